@@ -1,0 +1,32 @@
+"""saeforge: train, scale and audit sparse autoencoders over a whole language model.
+
+The public names; each is imported when first used, so that `import saeforge` stays fast.
+"""
+
+from importlib import import_module
+from typing import Any
+
+__version__ = "0.1.0"
+
+_PUBLIC = {
+    "ARCHS": "saeforge.dictionary.registry",
+    "build_sae": "saeforge.dictionary.registry",
+    "SAE": "saeforge.dictionary.base",
+    "SparseCode": "saeforge.dictionary.base",
+    "LanguageModel": "saeforge.lm.model",
+    "Suite": "saeforge.suite",
+    "load_suite": "saeforge.suite",
+    "UserError": "saeforge.errors",
+}
+
+__all__ = ["__version__", *_PUBLIC]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'saeforge' has no attribute {name!r}")
+    return getattr(import_module(_PUBLIC[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,291 @@
+"""Frozen dataclasses of every run, and the strict reading of them.
+
+Inert: no I/O but for the one function that reads YAML, no clock, no torch. The text under a field
+is its documentation, shown by `--help` and in the docs. An SAE's own options live with its
+architecture (`saeforge.dictionary`); here they are a mapping that the registry checks.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import field, fields, is_dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+
+from saeforge.errors import UserError
+
+STRICT = ConfigDict(extra="forbid", strict=True)
+
+DType = Literal["float32", "bfloat16"]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, config=STRICT)
+class ModelConfig:
+    """The language model."""
+
+    name: str = "embedded"
+    """A Hugging Face id, a folder, or `embedded` (the small model in the package)."""
+    revision: str | None = None
+    """Branch, tag or commit of a Hugging Face id."""
+    dtype: DType = "float32"
+    """Precision in which the language model runs."""
+
+
+@dataclass(frozen=True, config=STRICT)
+class TextConfig:
+    """The text, and how it becomes packed tokens."""
+
+    source: str = "embedded"
+    """A Hugging Face dataset id or folder, a .txt, .jsonl or .parquet file, or `embedded`."""
+    subset: str | None = None
+    """A Hugging Face dataset's configuration name."""
+    split: str = "train"
+    """A Hugging Face dataset's split."""
+    column: str = "text"
+    """The column or JSON key that holds a document's text."""
+    separator: str = "<|endoftext|>"
+    """The line that separates the documents of a .txt file."""
+    streaming: bool = False
+    """Stream a Hugging Face dataset instead of downloading it first."""
+    context: int = 128
+    """Tokens per packed sequence."""
+    bos: Literal["auto", "document", "context", "none"] = "auto"
+    """Where the BOS token goes: before each document, at the start of each context, or nowhere.
+    `auto`: before each document if the tokenizer has a BOS token."""
+    exclude_bos: bool = True
+    """Leave BOS (and padding) positions out of training and evaluation."""
+    exclude_first: int = 0
+    """Leave out also the first n positions of each context (attention sinks)."""
+    held_out: float = 0.05
+    """Share of the documents kept for evaluation, chosen by a hash of their text."""
+    max_documents: int | None = None
+    """Use only the first n documents of the source."""
+
+
+@dataclass(frozen=True, config=STRICT)
+class BufferConfig:
+    """The ring of activations between the language model and the SAEs."""
+
+    memory: str = "1GiB"
+    """Memory budget of the ring, over all sites (for example `512MiB`, `4GiB`)."""
+    dtype: DType = "float32"
+    """Precision in which activations are stored."""
+    lm_batch: int = 8192
+    """Tokens per forward pass of the language model."""
+    normaliser: Literal["centre-scale", "scale-only", "none"] = "centre-scale"
+    """The per-site affine map: mean 0 and E‖x‖² = d; scale alone; or the identity."""
+    normaliser_tokens: int = 100_000
+    """Tokens on which the normaliser is estimated (at most what the ring holds)."""
+
+
+@dataclass(frozen=True, config=STRICT)
+class TrainConfig:
+    """The one training loop."""
+
+    tokens: int = 1_000_000
+    """Tokens that every SAE is trained on."""
+    batch: int = 4096
+    """Tokens per step."""
+    lr: float | None = None
+    """Learning rate; by default 2e-4/√(M/2¹⁴), the 1/√M law (Gao et al. 2024; Marks et al. 2024)."""
+    warmup: float = 0.05
+    """Share of the steps over which the learning rate rises from 0."""
+    decay: float = 0.2
+    """Share of the steps at the end over which it falls linearly to 0."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """Adam's decay rates."""
+    eps: float = 1e-8
+    """Adam's epsilon."""
+    clip: float = 1.0
+    """Gradient norm, per SAE, above which the gradient is scaled down."""
+    dead_tokens: int | None = None
+    """Tokens without firing after which a latent is dead: by default 10M, or a tenth of the run
+    where that is less."""
+    log_every: int = 50
+    """Steps between lines of metrics.jsonl."""
+    eval_every: int = 500
+    """Steps between held-out evaluations (FVU and ΔCE) during training; 0 for none."""
+    eval_tokens: int = 8192
+    """Held-out tokens of each evaluation during training."""
+    checkpoint_every: int = 500
+    """Steps between checkpoints; 0 for only one, at the end or an interruption."""
+
+
+@dataclass(frozen=True, config=STRICT)
+class RunConfig:
+    """A training run: one language-model pass, every site, every variant."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    text: TextConfig = field(default_factory=TextConfig)
+    sites: tuple[str, ...] = ("layers.*",)
+    """Module names relative to the base model, with `*` within one segment, or aliases such as
+    `3@resid`, `*@attn`, `*@mlp`; `@in` at the end for a module's input."""
+    saes: tuple[dict[str, Any], ...] = (
+        {"arch": "topk", "expansion": 8, "k": 32},
+    )
+    """The variants: each a mapping with `arch`, `width` or `expansion` (times d) and the
+    architecture's own options; a list of values stands for one variant each."""
+    buffer: BufferConfig = field(default_factory=BufferConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    seed: int = 0
+    """Fixes initialisation, order of text and shuffling."""
+    device: str = "auto"
+    """`auto`, `cpu`, `cuda` or `cuda:i`."""
+    log: tuple[Literal["wandb", "tensorboard"], ...] = ()
+    """Loggers beside metrics.jsonl."""
+
+
+@dataclass(frozen=True, config=STRICT)
+class EvalConfig:
+    """Held-out evaluation of a suite."""
+
+    tokens: int = 200_000
+    """Held-out tokens (fewer where the text has fewer; said in the result)."""
+    splice: bool = True
+    """Also measure ΔCE, KL and loss recovered, one language-model pass per site."""
+    splice_tokens: int = 50_000
+    """Held-out tokens of the splice evaluation."""
+    latents: int = 64
+    """Latents per site for the browser of the report; 0 for none."""
+    bootstrap: int = 1000
+    """Resamples of the documents behind each interval."""
+    seed: int = 0
+    """Seed of the bootstrap and of the choice of latents."""
+    device: str = "auto"
+    """`auto`, `cpu`, `cuda` or `cuda:i`."""
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "quick": {
+        "sites": ["*@resid"],
+        "saes": [{"arch": "topk", "expansion": 8, "k": 32}],
+        "train": {"tokens": 500_000, "batch": 2048, "log_every": 20, "eval_every": 100},
+        "buffer": {"memory": "512MiB", "normaliser_tokens": 50_000},
+    },
+}
+"""Named starting points for `saeforge train --preset NAME`. `quick`: every layer, minutes on a
+CPU, whatever the model."""
+
+
+def from_mapping(cls: type[T], data: Mapping[str, Any], where: str) -> T:
+    """Build a config dataclass from plain data.
+
+    Args:
+        where: what the data is, for messages ("run.yaml", "--set", …).
+
+    Raises:
+        UserError: at the first unknown key or wrong type, naming it and what is allowed.
+    """
+    try:
+        text = json.dumps(data)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{where}: {error}; only plain YAML values are allowed") from error
+    try:
+        return TypeAdapter(cls).validate_json(text)
+    except ValidationError as error:
+        raise UserError(f"{where}: {_explain(cls, error)}") from None
+
+
+def _explain(cls: type, error: ValidationError) -> str:
+    first = error.errors(include_url=False)[0]
+    path = [str(part) for part in first["loc"]]
+    key = ".".join(path)
+    if first["type"] == "unexpected_keyword_argument":
+        allowed = [f.name for f in fields(_owner(cls, path))]
+        near = get_close_matches(path[-1], allowed, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        return f"unknown key {key!r}{hint} (allowed: {', '.join(allowed)})"
+    return f"{key!r} = {first['input']!r}: {first['msg'].lower()}"
+
+
+def _owner(cls: type, path: Sequence[str]) -> Any:
+    """The dataclass in which the last part of `path` would be a field."""
+    owner: Any = cls
+    for part in path[:-1]:
+        hint = get_type_hints(owner).get(part) if is_dataclass(owner) else None
+        while get_origin(hint) is not None:  # Optional and containers: look inside
+            hint = next((a for a in get_args(hint) if is_dataclass(a)), None)
+        owner = hint if is_dataclass(hint) else owner
+    return owner
+
+
+def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """`base` with the leaves of `over` put over it; mappings merge, all else is replaced."""
+    out = dict(base)
+    for key, value in over.items():
+        old = out.get(key)
+        both = isinstance(old, Mapping) and isinstance(value, Mapping)
+        out[key] = merge(old, value) if both else value  # type: ignore[arg-type]
+    return out
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Read a YAML mapping.
+
+    Raises:
+        UserError: if there is no such file, or it is not a YAML mapping.
+    """
+    import yaml
+
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror or error}; check the path") from error
+    except yaml.YAMLError as error:
+        line = " ".join(str(error).split())
+        raise UserError(f"{path} is not valid YAML: {line}") from None
+    if not isinstance(data, dict):
+        raise UserError(f"{path} must hold a mapping of options, not {type(data).__name__}")
+    return data
+
+
+def parse_override(text: str) -> dict[str, Any]:
+    """`"train.lr=1e-3"` → `{"train": {"lr": 0.001}}`; the value is read as YAML.
+
+    Raises:
+        UserError: if there is no `=`, or the value is not YAML.
+    """
+    import yaml
+
+    key, equals, raw = text.partition("=")
+    if not equals or not key:
+        raise UserError(f"--set {text!r}: write it as key.sub=value")
+    try:
+        value = yaml.safe_load(raw)
+    except yaml.YAMLError:
+        raise UserError(f"--set {text!r}: the value is not valid YAML") from None
+    if isinstance(value, str):
+        value = _number(value)
+    for part in reversed(key.split(".")):
+        value = {part: value}
+    return dict(value)
+
+
+def _number(text: str) -> str | float:
+    """YAML 1.1 reads `1e-3` as a string; a user means the number."""
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def parse_bytes(text: str) -> int:
+    """`"1.5GiB"` → bytes.
+
+    Raises:
+        UserError: if it is not a number with one of the units B, KiB, MiB, GiB, KB, MB, GB.
+    """
+    units = {"KIB": 2**10, "MIB": 2**20, "GIB": 2**30, "KB": 10**3, "MB": 10**6, "GB": 10**9}
+    stripped = text.strip().upper().replace(" ", "")
+    unit = next((u for u in units if stripped.endswith(u)), "B" if stripped.endswith("B") else "")
+    try:
+        size = int(float(stripped.removesuffix(unit)) * units.get(unit, 1))
+    except (ValueError, OverflowError):
+        size = 0
+    if size <= 0:
+        raise UserError(f"memory {text!r}: write a positive size such as '512MiB' or '4GiB'")
+    return size

@@ -1,0 +1,1 @@
+"""The maths of dictionaries. Pure torch: no files, no language model, no logging."""

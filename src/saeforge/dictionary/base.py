@@ -1,0 +1,152 @@
+"""The seams of every dictionary: SAE, SparseCode, Batch, Context, StepOut.
+
+Shapes: B tokens, D model width, M latents, K active latents per token.
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Self
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class SparseCode:
+    """The active latents of every token, as compressed rows.
+
+    With K active latents in every row (the fast case) `indices` and `values` are [B, K] and
+    `offsets` is None; K slots may hold zeros. Otherwise they are [nnz], and row b is
+    `offsets[b]:offsets[b + 1]`.
+
+    Attributes:
+        indices: latents, int64.
+        values: their activations.
+        width: M.
+        shape: the leading shape of the tokens; its product is B.
+        offsets: int64 [B + 1], or None.
+    """
+
+    indices: Int[Tensor, "*pairs"]
+    values: Float[Tensor, "*pairs"]
+    width: int
+    shape: tuple[int, ...]
+    offsets: Int[Tensor, " rows_plus_1"] | None = None
+
+    def dense(self) -> Float[Tensor, "*tokens M"]:
+        """f [..., M]: the code with its zeros; differentiable in the values."""
+        rows = 1
+        for size in self.shape:
+            rows *= size
+        f_BM = self.values.new_zeros(rows, self.width)
+        if self.offsets is None:
+            return f_BM.scatter_add(1, self.indices, self.values).view(*self.shape, self.width)
+        counts = self.offsets.diff()
+        row = torch.repeat_interleave(torch.arange(rows, device=counts.device), counts)
+        f_BM = f_BM.index_put((row, self.indices), self.values, accumulate=True)
+        return f_BM.view(*self.shape, self.width)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What an SAE is trained on: rows in normalised units (mean 0, E‖x‖² = D per site).
+
+    Attributes:
+        x: the input.
+        target: what x̂ is compared with; x itself for an SAE, another site for a transcoder.
+        site: index of the site each row comes from, or None where all come from one.
+    """
+
+    x: Float[Tensor, "B D"]
+    target: Float[Tensor, "B D"]
+    site: Int[Tensor, " B"] | None = None
+
+
+@dataclass(frozen=True)
+class Context:
+    """What the trainer knows and the SAE does not.
+
+    Attributes:
+        dead: latents that have not fired for a long time.
+        progress: share of the run that is done, in [0, 1].
+    """
+
+    dead: Bool[Tensor, " M"]
+    progress: float
+
+
+@dataclass(frozen=True)
+class StepOut:
+    """One training step's forward pass.
+
+    Attributes:
+        loss_terms: scalars that are summed, coefficients included.
+        x_hat: the reconstruction, in the graph.
+        fired: latents with a strictly positive activation somewhere in the batch.
+        stats: detached tensors for the log and for `after_step`: always `fvu` (the batch's, over
+            target variance) and `l0`.
+    """
+
+    loss_terms: dict[str, Float[Tensor, ""]]
+    x_hat: Float[Tensor, "B D"]
+    fired: Bool[Tensor, " M"]
+    stats: dict[str, Tensor] = field(default_factory=dict)
+
+
+class SAE(nn.Module, ABC):
+    """A dictionary: encoder, decoder and a rule of sparsity. Subclasses are final.
+
+    Parameters are named w_enc [M, D], b_enc [M], w_dec [M, D], b_dec [D]. Encoding a token never
+    depends on the rest of its batch; `forward`, `step` and the losses change no state.
+    """
+
+    Config: ClassVar[type[Any]]
+    """Frozen dataclass of the architecture's options; every one has `width`."""
+    arch: ClassVar[str]
+    """The name in ARCHS."""
+    unit_norm: ClassVar[tuple[str, ...]] = ()
+    """Parameters whose rows the optimiser keeps at norm 1, and whose gradient loses its component
+    along the row."""
+
+    def __init__(self, d: int, config: Any) -> None:
+        super().__init__()
+        self.d = d
+        self.config = config
+
+    @property
+    def width(self) -> int:
+        """M, the number of latents."""
+        return int(self.config.width)
+
+    @abstractmethod
+    def initialise(self, x_BD: Float[Tensor, "B D"], generator: torch.Generator) -> None:
+        """Set every parameter, from the run's first normalised rows and a CPU generator."""
+
+    @abstractmethod
+    def encode_sparse(self, x: Float[Tensor, "*tokens D"]) -> SparseCode:
+        """The code of x; differentiable in x and the parameters through its values."""
+
+    @abstractmethod
+    def decode(self, code: SparseCode | Float[Tensor, "*tokens M"]) -> Float[Tensor, "*tokens D"]:
+        """x̂ of a sparse or a dense code."""
+
+    @abstractmethod
+    def step(self, batch: Batch, context: Context) -> StepOut:
+        """The training forward: the same x̂ as `forward(batch.x)`, fused where that is faster."""
+
+    @abstractmethod
+    def folded(self, mean_D: Float[Tensor, " D"], scale: Float[Tensor, ""]) -> Self:
+        """A copy on raw activations: folded(r) = scale · self((r − mean)/scale) + mean, with the
+        same code."""
+
+    def after_step(self, stats: dict[str, Tensor]) -> None:  # noqa: B027 - an optional hook
+        """State that is not a gradient (thresholds, controllers, router bias); trainer only."""
+
+    def encode(self, x: Float[Tensor, "*tokens D"]) -> Float[Tensor, "*tokens M"]:
+        """f [..., M], dense: a convenience; `encode_sparse` is the fast one."""
+        return self.encode_sparse(x).dense()
+
+    def forward(self, x: Float[Tensor, "*tokens D"]) -> Float[Tensor, "*tokens D"]:
+        """x̂ = decode(encode_sparse(x))."""
+        return self.decode(self.encode_sparse(x))
