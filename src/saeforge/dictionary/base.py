@@ -140,7 +140,7 @@ class SAE(nn.Module, ABC):
         """A copy on raw activations: folded(r) = scale · self((r − mean)/scale) + mean, with the
         same code."""
 
-    def after_step(self, stats: dict[str, Tensor]) -> None:  # noqa: B027 - an optional hook
+    def after_step(self, stats: dict[str, Tensor]) -> None:
         """State that is not a gradient (thresholds, controllers, router bias); trainer only."""
 
     def encode(self, x: Float[Tensor, "*tokens D"]) -> Float[Tensor, "*tokens M"]:
