@@ -5,7 +5,11 @@ is its documentation, shown by `--help` and in the docs. An SAE's own options li
 architecture (`saeforge.dictionary`); here they are a mapping that the registry checks.
 """
 
+import ast
+import inspect
+import itertools
 import json
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import field, fields, is_dataclass
 from difflib import get_close_matches
@@ -124,9 +128,7 @@ class RunConfig:
     sites: tuple[str, ...] = ("layers.*",)
     """Module names relative to the base model, with `*` within one segment, or aliases such as
     `3@resid`, `*@attn`, `*@mlp`; `@in` at the end for a module's input."""
-    saes: tuple[dict[str, Any], ...] = (
-        {"arch": "topk", "expansion": 8, "k": 32},
-    )
+    saes: tuple[dict[str, Any], ...] = ({"arch": "topk", "expansion": 8, "k": 32},)
     """The variants: each a mapping with `arch`, `width` or `expansion` (times d) and the
     architecture's own options; a list of values stands for one variant each."""
     buffer: BufferConfig = field(default_factory=BufferConfig)
@@ -289,3 +291,29 @@ def parse_bytes(text: str) -> int:
     if size <= 0:
         raise UserError(f"memory {text!r}: write a positive size such as '512MiB' or '4GiB'")
     return size
+
+
+def field_docs(cls: type) -> dict[str, str]:
+    """The text under each field of a config dataclass, on one line."""
+    tree = ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0]
+    assert isinstance(tree, ast.ClassDef)
+    docs = {}
+    for statement, after in itertools.pairwise(tree.body):
+        if isinstance(statement, ast.AnnAssign) and isinstance(after, ast.Expr):
+            name, text = ast.unparse(statement.target), ast.literal_eval(after.value)
+            docs[name] = " ".join(text.split())
+    return docs
+
+
+def describe_fields(cls: type, prefix: str = "", indent: str = "") -> str:
+    """Every key of a config dataclass with its default and its documentation, a line each."""
+    docs, lines = field_docs(cls), []
+    defaults = cls()
+    for item in fields(cls):
+        value = getattr(defaults, item.name)
+        if is_dataclass(value):
+            lines.append(describe_fields(type(value), f"{prefix}{item.name}.", indent))
+        else:
+            shown = json.dumps(value, ensure_ascii=False)
+            lines.append(f"{indent}{prefix}{item.name} = {shown}: {docs[item.name]}")
+    return "\n".join(lines)

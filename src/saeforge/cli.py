@@ -1,0 +1,267 @@
+"""The command line: one function per command, no logic. `saeforge --help` imports no torch."""
+
+import io
+import json
+import os
+import re
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import redirect_stderr
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+from tyro.conf import (
+    DisallowNone,
+    FlagCreatePairsOff,
+    OmitArgPrefixes,
+    OmitSubcommandPrefixes,
+    Positional,
+    UseAppendAction,
+    subcommand,
+)
+
+from saeforge import __version__
+from saeforge.config import EvalConfig, RunConfig, describe_fields
+from saeforge.errors import UserError
+
+DONE, BAD_INPUT, INTERRUPTED = 0, 2, 130
+
+
+@dataclass(frozen=True)
+class Demo:
+    """Train, evaluate and report TopK SAEs on every layer of the embedded model: offline, minutes.
+
+    Ends with a table per layer and the path of the report.
+    """
+
+    out: Path = Path("runs/demo")
+    """Folder for the suite and its report; running again resumes or just shows it."""
+    tokens: int = 500_000
+    """Tokens that every SAE is trained on."""
+    device: str = "auto"
+    """`auto`, `cpu`, `cuda` or `cuda:i`."""
+    json: bool = False
+    """Print one JSON object on stdout instead of the table."""
+
+    def __call__(self) -> int:
+        """Run it."""
+        from saeforge import commands
+
+        return commands.demo(self.out, tokens=self.tokens, device=self.device, as_json=self.json)
+
+
+@dataclass(frozen=True)
+class Train:
+    """Train SAEs on every chosen site of a language model, in one pass of it.
+
+    Options are read in this order, later ones winning: defaults, --preset, RUN.yaml, the options
+    below, --set. Run the same command again to resume an interrupted run.
+    """
+
+    run: Annotated[Path | None, Positional] = None
+    """RUN.yaml: a file of the keys that --keys lists."""
+    keys: bool = False
+    """List every key of RUN.yaml and --set with its default and meaning, and stop."""
+    preset: str | None = None
+    """`quick`: every layer, minutes on a CPU, whatever the model."""
+    model: str | None = None
+    """A Hugging Face id, a folder, or `embedded`."""
+    text: str | None = None
+    """A Hugging Face dataset, a .txt, .jsonl or .parquet file, or `embedded`."""
+    out: Path | None = None
+    """Folder of the run: runs/<name of the YAML file, or of preset and model> by default."""
+    set: Annotated[tuple[str, ...], UseAppendAction] = ()
+    """key.sub=value, as often as needed; the value is YAML (`--set 'sites=[layers.1]'`)."""
+    device: str | None = None
+    """`auto`, `cpu`, `cuda` or `cuda:i`."""
+    seed: int | None = None
+    """Fixes initialisation, order of text and shuffling."""
+    json: bool = False
+    """Print one JSON object on stdout when done."""
+
+    def __call__(self) -> int:
+        """Run it."""
+        if self.keys:
+            print(describe_fields(RunConfig))
+            return DONE
+        from saeforge import commands
+
+        named = {
+            "model": {"name": self.model},
+            "text": {"source": self.text},
+            "device": self.device,
+            "seed": self.seed,
+        }
+        config, name = commands.run_config(self.run, self.preset, named, self.set)
+        return commands.train(config, self.out or Path("runs") / name, as_json=self.json)
+
+
+@dataclass(frozen=True)
+class Eval:
+    """Evaluate suites on held-out documents: reconstruction, splice, and latents for the report."""
+
+    suites: Annotated[tuple[Path, ...], Positional]
+    """Folders of suites, or of runs (all their suites); at least one."""
+    evaluation: Annotated[EvalConfig, OmitArgPrefixes] = field(default_factory=EvalConfig)
+    json: bool = False
+    """Print one JSON object on stdout instead of the table."""
+
+    def __call__(self) -> int:
+        """Run it."""
+        from saeforge import commands
+
+        return commands.evaluate(self.suites, self.evaluation, as_json=self.json)
+
+
+@dataclass(frozen=True)
+class Report:
+    """Write a static HTML report of one suite, or of several side by side."""
+
+    suites: Annotated[tuple[Path, ...], Positional]
+    """Folders of suites, or of runs (all their suites); at least one."""
+    out: Path | None = None
+    """Folder of the report: `report` in the first folder given, by default."""
+    json: bool = False
+    """Print one JSON object on stdout instead of a line."""
+
+    def __call__(self) -> int:
+        """Run it."""
+        from saeforge import commands
+
+        return commands.report(self.suites, self.out, as_json=self.json)
+
+
+@dataclass(frozen=True)
+class BenchStep:
+    """Time the trainer's own step on random data; one JSON line on stdout, split by stage."""
+
+    arch: str = "topk"
+    """An architecture's name."""
+    d: int = 768
+    """Width of the activations."""
+    width: int = 24576
+    """Latents, M."""
+    k: int | None = 32
+    """Active latents per token, where the architecture has it."""
+    batch: int = 8192
+    """Tokens per step."""
+    experts: int | None = None
+    """Experts, where the architecture has them."""
+    threads: int | None = None
+    """CPU threads: by default as many as torch chooses."""
+    dtype: Literal["float32"] = "float32"
+    """Precision of the parameters."""
+    device: str = "auto"
+    """`auto`, `cpu`, `cuda` or `cuda:i`."""
+    rounds: int = 5
+    """Timed steps, after one that is not counted."""
+
+    def __call__(self) -> int:
+        """Run it."""
+        from saeforge.bench import bench_step
+
+        print(json.dumps(bench_step(**asdict(self))), flush=True)
+        return DONE
+
+
+@dataclass(frozen=True)
+class BenchLM:
+    """Time the language model's forward, whole and stopped at one block; one JSON line on stdout."""
+
+    model: str = "embedded"
+    """A Hugging Face id, a folder, or `embedded`."""
+    site: str = "0@resid"
+    """The site whose capture is timed beside the whole forward."""
+    batch: int = 8192
+    """Tokens per forward."""
+    context: int = 128
+    """Tokens per sequence."""
+    threads: int | None = None
+    """CPU threads: by default as many as torch chooses."""
+    device: str = "auto"
+    """`auto`, `cpu`, `cuda` or `cuda:i`."""
+    rounds: int = 5
+    """Timed forwards, after one that is not counted."""
+
+    def __call__(self) -> int:
+        """Run it."""
+        from saeforge.bench import bench_lm
+
+        print(json.dumps(bench_lm(**asdict(self))), flush=True)
+        return DONE
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Benchmarks: one JSON line per measurement on stdout."""
+
+    what: OmitSubcommandPrefixes[
+        Annotated[BenchStep, subcommand("step")] | Annotated[BenchLM, subcommand("lm")]
+    ]
+
+    def __call__(self) -> int:
+        """Run it."""
+        return self.what()
+
+
+COMMANDS: dict[str, type[Callable[[], int]]] = {
+    "demo": Demo,
+    "train": Train,
+    "eval": Eval,
+    "report": Report,
+    "bench": Bench,
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit code (0 done, 2 bad input, 130 interrupted)."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if arguments in (["--version"], ["-V"]):
+        print(f"saeforge {__version__}")
+        return DONE
+    try:
+        command = parse(arguments or ["--help"])
+    except UserError as error:
+        print(f"saeforge: {error}", file=sys.stderr)
+        return BAD_INPUT
+    return run_command(command)
+
+
+def parse(arguments: Sequence[str]) -> Callable[[], int]:
+    """The command with its options.
+
+    Raises:
+        UserError: for options that do not parse; tyro's framed message, on one line.
+    """
+    said = io.StringIO()
+    try:
+        with redirect_stderr(said):
+            return tyro.extras.subcommand_cli_from_dict(
+                COMMANDS,
+                prog="saeforge",
+                description="Train, scale and audit sparse autoencoders over a whole language model.",
+                args=arguments,
+                config=(FlagCreatePairsOff, DisallowNone),
+            )
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        text = re.sub(r"[\u2500-\u257f]+", " ", said.getvalue())
+        raise UserError(" ".join(text.split())) from None
+
+
+def run_command(command: Callable[[], int]) -> int:
+    """Call it; what a user can mend becomes one line on stderr."""
+    try:
+        return command()
+    except UserError as error:
+        print(f"saeforge: {error}", file=sys.stderr)
+        return BAD_INPUT
+    except KeyboardInterrupt:
+        print("saeforge: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:  # the reader of our output has gone (`| head`)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
