@@ -5,7 +5,7 @@ Shapes: B tokens, D model width, M latents, K active latents per token.
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -136,7 +136,7 @@ class SAE(nn.Module, ABC):
         """The training forward: the same x̂ as `forward(batch.x)`, fused where that is faster."""
 
     @abstractmethod
-    def folded(self, mean_D: Float[Tensor, " D"], scale: Float[Tensor, ""]) -> Self:
+    def folded(self, mean_D: Float[Tensor, " D"], scale: Float[Tensor, ""]) -> "SAE":
         """A copy on raw activations: folded(r) = scale · self((r − mean)/scale) + mean, with the
         same code."""
 

@@ -1,0 +1,70 @@
+"""AuxK's value and gradient in one pass over tiles of tokens, on the dead latents alone.
+
+The target e is a constant, so the gradient is known as soon as the value is: nothing is kept for
+a backward pass, and memory is one tile plus the dead rows.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from saeforge.dictionary.losses import inverse_variation
+
+_TILE_BYTES = 16 * 2**20
+
+
+@dataclass(frozen=True)
+class AuxK:
+    """The loss and its gradients with respect to the dead latents' rows.
+
+    Attributes:
+        loss: Σ‖e − ê‖² / Σ‖e − ē‖².
+        w_enc, b_enc, w_dec: gradients, rows as in the `dead` it was computed for.
+    """
+
+    loss: Float[Tensor, ""]
+    w_enc: Float[Tensor, "n D"]
+    b_enc: Float[Tensor, " n"]
+    w_dec: Float[Tensor, "n D"]
+
+
+def auxk_with_gradients(
+    x_BD: Float[Tensor, "B D"],
+    error_BD: Float[Tensor, "B D"],
+    w_enc_nD: Float[Tensor, "n D"],
+    b_enc_n: Float[Tensor, " n"],
+    w_dec_nD: Float[Tensor, "n D"],
+    k: int,
+) -> AuxK:
+    """ê = W_decᵀ TopK_k(ReLU(W_enc x + b_enc)) over n dead latents, compared with e.
+
+    Args:
+        x_BD: the encoder's input, b_dec taken off.
+        error_BD: e, detached.
+        k: dead latents per token, at most n.
+
+    Matrices are dense within a tile: with k near n, as it is while few latents are dead, that is
+    much faster than gathering rows.
+    """
+    n = w_enc_nD.shape[0]
+    square = error_BD.new_zeros(())
+    grad_enc, grad_bias = torch.zeros_like(w_enc_nD), torch.zeros_like(b_enc_n)
+    grad_dec = torch.zeros_like(w_dec_nD)
+    tile = max(1, _TILE_BYTES // (n * x_BD.element_size()))
+    for x_tD, e_tD in zip(torch.split(x_BD, tile), torch.split(error_BD, tile), strict=True):
+        f_tn = torch.addmm(b_enc_n, x_tD, w_enc_nD.T).relu_()
+        if k < n:
+            values, indices = f_tn.topk(k, dim=1, sorted=False)
+            f_tn.zero_().scatter_(1, indices, values)
+        residual_tD = torch.addmm(e_tD, f_tn, w_dec_nD, beta=-1)
+        square += residual_tD.square().sum()
+        grad_dec.addmm_(f_tn.T, residual_tD)
+        grad_tn = (residual_tD @ w_dec_nD.T).mul_(f_tn > 0)
+        grad_enc.addmm_(grad_tn.T, x_tD)
+        grad_bias += grad_tn.sum(0)
+    inverse = inverse_variation(error_BD)
+    for grad in (grad_enc, grad_bias, grad_dec):
+        grad.mul_(2 * inverse)
+    return AuxK(square * inverse, grad_enc, grad_bias, grad_dec)

@@ -1,0 +1,48 @@
+"""One pure function per term of the loss. Activations are normalised to E‖x‖² = D, so every
+coefficient is free of scale."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.functional import mse_loss
+
+
+def reconstruction(
+    target_BD: Float[Tensor, "B D"], x_hat_BD: Float[Tensor, "B D"]
+) -> Float[Tensor, ""]:
+    """mean_b ‖x_b − x̂_b‖² / D; 1 for x̂ = 0 on normalised activations, 0 for an empty batch."""
+    if target_BD.numel() == 0:
+        return x_hat_BD.sum()
+    return mse_loss(x_hat_BD, target_BD)
+
+
+def auxk(error_BD: Float[Tensor, "B D"], error_hat_BD: Float[Tensor, "B D"]) -> Float[Tensor, ""]:
+    """Σ‖e − ê‖² / Σ‖e − ē‖²: how well the dead latents explain what the live ones miss.
+
+    e = x − x̂ and the denominator are constants; ê is the dead latents' reconstruction of e,
+    without b_dec (Gao et al. 2024, Scaling and evaluating sparse autoencoders, A.2). 0 where e
+    does not vary.
+    """
+    error_BD = error_BD.detach()
+    return (error_hat_BD - error_BD).square().sum() * inverse_variation(error_BD)
+
+
+def inverse_variation(error_BD: Float[Tensor, "B D"]) -> Float[Tensor, ""]:
+    """1 / Σ‖e − ē‖², or 0 where there is no variation to explain."""
+    variation = total_variation(error_BD.detach())
+    tiny = torch.finfo(variation.dtype).tiny
+    return torch.where(variation > tiny, 1 / variation.clamp_min(tiny), 0)
+
+
+def total_variation(x_BD: Float[Tensor, "B D"]) -> Float[Tensor, ""]:
+    """Σ_b ‖x_b − x̄‖²."""
+    if x_BD.numel() == 0:
+        return x_BD.new_zeros(())
+    return x_BD.var(dim=0, correction=0).sum() * x_BD.shape[0]
+
+
+def auxk_latents(d: int, dead: int) -> tuple[int, float]:
+    """How many dead latents AuxK uses per token, and its weight: (min(D/2, dead),
+    min(1, dead/(D/2))) (Gao et al. 2024, A.2; the weight lets few dead latents pull gently)."""
+    half = max(d // 2, 1)
+    return min(half, dead), min(1.0, dead / half)

@@ -1,0 +1,76 @@
+"""A site's affine map between raw activations and the units that SAEs are trained in."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from saeforge.errors import UserError
+
+Kind = Literal["centre-scale", "scale-only", "none"]
+_CHUNK = 8192
+
+
+@dataclass(frozen=True)
+class Normaliser:
+    """x ↦ (x − mean) / scale.
+
+    Attributes:
+        mean: μ [D], in raw units.
+        scale: the RMS norm of the centred x over √D, so that E‖x‖² = D afterwards.
+    """
+
+    mean: Float[Tensor, " D"]
+    scale: Float[Tensor, ""]
+
+    @classmethod
+    def identity(cls, d: int) -> "Normaliser":
+        """The map that changes nothing."""
+        return cls(torch.zeros(d), torch.ones(()))
+
+    @classmethod
+    def estimate(cls, x_ND: Float[Tensor, "N D"], kind: Kind = "centre-scale") -> "Normaliser":
+        """Estimate the map on raw activations; sums in float64, result in float32.
+
+        Args:
+            kind: `centre-scale`, `scale-only` (mean 0 is not enforced), or `none`.
+
+        Raises:
+            UserError: if there are no rows, or they are not finite, or all the same.
+        """
+        n, d = x_ND.shape
+        if kind == "none":
+            return cls(torch.zeros(d, device=x_ND.device), torch.ones((), device=x_ND.device))
+        if n == 0:
+            raise UserError(
+                "normaliser: there are no activations to estimate it on; give more text"
+            )
+        mean_D = torch.zeros(d, dtype=torch.float64, device=x_ND.device)
+        if kind == "centre-scale":
+            for rows in torch.split(x_ND, _CHUNK):
+                mean_D += rows.double().sum(0)
+            mean_D /= n
+        square = torch.zeros((), dtype=torch.float64, device=x_ND.device)
+        for rows in torch.split(x_ND, _CHUNK):
+            square += (rows.double() - mean_D).square().sum()
+        scale = (square / (n * d)).sqrt().float()
+        if not (scale.isfinite() and scale > 0):
+            raise UserError(
+                f"normaliser: the scale of {n} activations is {scale.item()}; they must be finite"
+                " and vary (normaliser: none trains on them as they are)"
+            )
+        return cls(mean_D.float(), scale)
+
+    def normalise(self, x: Float[Tensor, "*tokens D"]) -> Float[Tensor, "*tokens D"]:
+        """Raw activations to mean 0 and E‖x‖² = D."""
+        return (x - self.mean) / self.scale
+
+    def denormalise(self, x: Float[Tensor, "*tokens D"]) -> Float[Tensor, "*tokens D"]:
+        """Back to raw activations."""
+        return x * self.scale + self.mean
+
+    def to(self, device: torch.device | str) -> "Normaliser":
+        """The same map on another device."""
+        return Normaliser(self.mean.to(device), self.scale.to(device))

@@ -1,0 +1,139 @@
+"""The TopK SAE (Gao et al. 2024, Scaling and evaluating sparse autoencoders)."""
+
+import copy
+import math
+from typing import ClassVar, final
+
+import torch
+from jaxtyping import Float
+from pydantic.dataclasses import dataclass
+from torch import Tensor, nn
+
+from saeforge.config import STRICT
+from saeforge.dictionary.base import SAE, Batch, Context, SparseCode, StepOut
+from saeforge.dictionary.fused import decode_sparse, encode_topk, step_topk
+from saeforge.dictionary.initial import geometric_median, unit_rows
+from saeforge.dictionary.losses import auxk_latents, reconstruction, total_variation
+from saeforge.dictionary.stages import stage
+from saeforge.errors import UserError
+
+
+@dataclass(frozen=True, config=STRICT)
+class TopKConfig:
+    """Options of a TopK SAE."""
+
+    width: int
+    """M, the number of latents."""
+    k: int
+    """Active latents per token."""
+    aux_coefficient: float = 1 / 32
+    """Weight of AuxK, the loss that revives dead latents (Gao et al. 2024, A.2); 0 for none."""
+
+    def __post_init__(self) -> None:
+        if self.width < 1:
+            raise UserError(f"width = {self.width}: an SAE needs at least one latent")
+        if self.k < 1:
+            raise UserError(f"k = {self.k}: at least one latent must be active per token")
+        if self.k > self.width:
+            raise UserError(
+                f"k = {self.k} is more than width = {self.width}: a token cannot have more active"
+                " latents than there are; lower k or raise width"
+            )
+        if not (self.aux_coefficient >= 0 and math.isfinite(self.aux_coefficient)):
+            raise UserError(f"aux_coefficient = {self.aux_coefficient}: it must be 0 or more")
+
+
+@final
+class TopK(SAE):
+    """f = TopK_k(ReLU(W_enc(x − b_dec) + b_enc)),  x̂ = W_decᵀ f + b_dec.
+
+    Loss: mean‖x − x̂‖²/D + aux_coefficient · min(1, dead/(D/2)) · AuxK, where AuxK is
+    Σ‖e − ê‖²/Σ‖e − ē‖² and ê = W_decᵀ TopK_min(D/2, dead) over the dead latents. Rows of W_dec
+    have norm 1. (Gao et al. 2024, sections 2.3, 2.4 and A.)
+    """
+
+    Config: ClassVar[type[TopKConfig]] = TopKConfig
+    arch: ClassVar[str] = "topk"
+    unit_norm: ClassVar[tuple[str, ...]] = ("w_dec",)
+
+    def __init__(self, d: int, config: TopKConfig) -> None:
+        super().__init__(d, config)
+        w_MD = unit_rows(config.width, d)
+        self.w_enc = nn.Parameter(w_MD)
+        self.b_enc = nn.Parameter(torch.zeros(config.width))
+        self.w_dec = nn.Parameter(w_MD.clone())
+        self.b_dec = nn.Parameter(torch.zeros(d))
+
+    @torch.no_grad()
+    def initialise(self, x_BD: Float[Tensor, "B D"], generator: torch.Generator) -> None:
+        """Random unit decoder rows, the encoder their clone, b_enc = 0, b_dec the geometric
+        median of x."""
+        self.w_dec.copy_(unit_rows(self.width, self.d, generator))
+        self.w_enc.copy_(self.w_dec)
+        self.b_enc.zero_()
+        self.b_dec.copy_(geometric_median(x_BD))
+
+    def encode_sparse(self, x: Float[Tensor, "*tokens D"]) -> SparseCode:
+        """The k largest pre-activations of each token, negative ones as zeros."""
+        flat_BD = x.reshape(-1, self.d)
+        values, indices = encode_topk(flat_BD, self.w_enc, self.b_enc, self.b_dec, self.config.k)
+        return SparseCode(indices, values, self.width, tuple(x.shape[:-1]))
+
+    def decode(self, code: SparseCode | Float[Tensor, "*tokens M"]) -> Float[Tensor, "*tokens D"]:
+        """x̂ = W_decᵀ f + b_dec."""
+        if isinstance(code, Tensor):
+            return code @ self.w_dec + self.b_dec
+        x_hat_BD = decode_sparse(code.values, code.indices, self.w_dec, self.b_dec, code.offsets)
+        return x_hat_BD.view(*code.shape, self.d)
+
+    def step(self, batch: Batch, context: Context) -> StepOut:
+        """The fused forward; `auxk` is among the losses while there are dead latents."""
+        dead = context.dead.nonzero().squeeze(1) if self.config.aux_coefficient else None
+        k_aux, weight = auxk_latents(self.d, 0 if dead is None else dead.shape[0])
+        x_hat, values, indices, auxk = step_topk(
+            batch.x,
+            batch.target,
+            self.w_enc,
+            self.b_enc,
+            self.w_dec,
+            self.b_dec,
+            self.config.k,
+            context.dead.new_empty(0, dtype=torch.int64) if dead is None else dead,
+            k_aux,
+        )
+        with stage("loss"):
+            loss_terms = {"reconstruction": reconstruction(batch.target, x_hat)}
+            if k_aux:
+                loss_terms["auxk"] = self.config.aux_coefficient * weight * auxk
+        with stage("statistics"), torch.no_grad():
+            fired = self._fired(values, indices)
+            stats = _statistics(batch.target, loss_terms["reconstruction"], values)
+        return StepOut(loss_terms, x_hat, fired, stats)
+
+    def folded(self, mean_D: Float[Tensor, " D"], scale: Float[Tensor, ""]) -> "TopK":
+        """W_enc/s, W_dec·s, b_dec·s + μ: the same code from raw activations."""
+        folded = copy.deepcopy(self)
+        with torch.no_grad():
+            folded.w_enc.div_(scale)
+            folded.w_dec.mul_(scale)
+            folded.b_dec.mul_(scale).add_(mean_D)
+        return folded
+
+    def _fired(self, values: Tensor, indices: Tensor) -> Tensor:
+        """Latents with a positive value: zeros are sent to an extra slot, which needs no count of
+        them on the host."""
+        slots = indices.masked_fill(values <= 0, self.width).view(-1)
+        fired = slots.new_zeros(self.width + 1, dtype=torch.bool)
+        return fired.scatter_(0, slots, True)[: self.width]
+
+
+def _statistics(
+    target_BD: Float[Tensor, "B D"],
+    mse: Float[Tensor, ""],
+    values_BK: Float[Tensor, "B K"],
+) -> dict[str, Tensor]:
+    """The batch's FVU, and the mean number of positive latents per token."""
+    tokens = max(values_BK.shape[0], 1)
+    variation = total_variation(target_BD)
+    fvu = mse.detach() * target_BD.numel() / variation
+    return {"fvu": fvu, "l0": (values_BK > 0).sum() / tokens}

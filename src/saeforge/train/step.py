@@ -1,0 +1,40 @@
+"""One training step of one SAE: what the trainer runs and `saeforge bench step` times."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from saeforge.dictionary.base import SAE, Batch, Context
+from saeforge.train.optimiser import DictionaryAdam
+
+
+@dataclass(frozen=True)
+class Stepped:
+    """What is left of a step: detached tensors, none of the batch's size.
+
+    Attributes:
+        losses: the loss's terms, coefficients included.
+        fired: latents with a strictly positive activation in the batch.
+        stats: the architecture's numbers for the log; `fvu` and `l0` always.
+        grad_norm: before the clip.
+    """
+
+    losses: dict[str, Float[Tensor, ""]]
+    fired: Bool[Tensor, " M"]
+    stats: dict[str, Tensor]
+    grad_norm: Float[Tensor, ""]
+
+
+def train_step(
+    sae: SAE, optimiser: DictionaryAdam, batch: Batch, context: Context, lr: float
+) -> Stepped:
+    """Forward, backward, update, then the SAE's own `after_step`. Waits for no device."""
+    out = sae.step(batch, context)
+    torch.stack(list(out.loss_terms.values())).sum().backward()  # type: ignore[no-untyped-call]
+    grad_norm = optimiser.step(lr)
+    optimiser.zero_grad()
+    sae.after_step(out.stats)
+    losses = {name: term.detach() for name, term in out.loss_terms.items()}
+    return Stepped(losses, out.fired, out.stats, grad_norm)
