@@ -1,0 +1,224 @@
+"""What each command does: assembles the parts, prints the outcome, returns the exit code."""
+
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from saeforge.activations.live import LiveSource
+from saeforge.config import (
+    PRESETS,
+    EvalConfig,
+    RunConfig,
+    from_mapping,
+    merge,
+    parse_override,
+    read_yaml,
+)
+from saeforge.errors import UserError
+from saeforge.eval.probe import HeldOutProbe
+from saeforge.eval.result import Result, Value
+from saeforge.eval.run import evaluate as evaluate_suites
+from saeforge.lm.model import LanguageModel
+from saeforge.lm.text import Corpus
+from saeforge.report.build import write_report
+from saeforge.suite import find_suites
+from saeforge.train.trainer import Trainer
+from saeforge.train.variants import expand_variants
+
+DONE, INTERRUPTED = 0, 130
+
+
+def run_config(
+    path: Path | None, preset: str | None, named: Mapping[str, Any], overrides: Sequence[str]
+) -> tuple[RunConfig, str]:
+    """The run's configuration and a name for its folder.
+
+    Order, later ones winning: defaults, preset, YAML file, named options, `--set`.
+
+    Raises:
+        UserError: for an unknown preset, an unreadable file, an unknown key or a wrong type.
+    """
+    if preset is not None and preset not in PRESETS:
+        raise UserError(f"--preset {preset!r} is unknown; choose one of {', '.join(PRESETS)}")
+    data: dict[str, Any] = dict(PRESETS[preset]) if preset else {}
+    if path is not None:
+        data = merge(data, read_yaml(path))
+        from_mapping(RunConfig, data, str(path))  # so that a message names the file
+    data = merge(data, _given(named))
+    for override in overrides:
+        data = merge(data, parse_override(override))
+    config = from_mapping(RunConfig, data, "options")
+    model = Path(config.model.name).name
+    name = path.stem if path else f"{preset}-{model}" if preset else model
+    return config, name
+
+
+def _given(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options without those that were not given (None)."""
+    out: dict[str, Any] = {}
+    for key, value in options.items():
+        kept = _given(value) if isinstance(value, Mapping) else value
+        if kept is not None and kept != {}:
+            out[key] = kept
+    return out
+
+
+def train(config: RunConfig, out: Path, as_json: bool = False) -> int:
+    """Train every variant on every site in one pass of the language model."""
+    say = _speaker(as_json)
+    finished = _train(config, out, say)
+    suites = [str(path) for path in find_suites(out)] if finished else []
+    if as_json:
+        print(json.dumps({"out": str(out), "finished": finished, "suites": suites}))
+    elif finished:
+        print(f"Next: saeforge eval {out} && saeforge report {out}")
+    return DONE if finished else INTERRUPTED
+
+
+def evaluate(paths: Sequence[Path], config: EvalConfig, as_json: bool = False) -> int:
+    """Evaluate suites; prints a table per suite and leaves results/*.json in each."""
+    suites = _suites(paths)
+    results = evaluate_suites(suites, config, say=_speaker(as_json))
+    if as_json:
+        print(json.dumps({str(path): _values(found) for path, found in results.items()}))
+        return DONE
+    for path, suite_results in results.items():
+        _print_table(path, suite_results)
+    print(f"Next: saeforge report {' '.join(str(path) for path in paths)}")
+    return DONE
+
+
+def report(paths: Sequence[Path], out: Path | None, as_json: bool = False) -> int:
+    """Write the HTML report of the suites and name it."""
+    suites = _suites(paths)
+    page = write_report(suites, out or Path(paths[0]) / "report")
+    print(json.dumps({"report": str(page)}) if as_json else f"Report: {page}")
+    return DONE
+
+
+def demo(out: Path, tokens: int, device: str, as_json: bool = False) -> int:
+    """The main job on the embedded model: train every layer, evaluate, report."""
+    say = _speaker(as_json)
+    data = merge(PRESETS["quick"], {"train": {"tokens": tokens}, "device": device})
+    config = from_mapping(RunConfig, data, "demo")
+    if not _train(config, out, say):
+        return INTERRUPTED
+    suites = find_suites(out)
+    results = evaluate_suites(suites, EvalConfig(device=device, **DEMO_EVALUATION), say=say)
+    page = write_report(suites, out / "report")
+    if as_json:
+        values = {str(path): _values(found) for path, found in results.items()}
+        print(json.dumps({"out": str(out), "report": str(page), "results": values}))
+        return DONE
+    for path, suite_results in results.items():
+        _print_table(path, suite_results)
+    print(f"Report: {page}")
+    return DONE
+
+
+DEMO_EVALUATION: dict[str, Any] = {"tokens": 100_000, "splice_tokens": 30_000}
+
+
+def _train(config: RunConfig, out: Path, say: Callable[[str], None]) -> bool:
+    """Assemble model, text, source, SAEs and probe, and run the trainer; True when finished."""
+    device = _device(config.device)
+    lm = LanguageModel.load(config.model, device)
+    corpus = Corpus(
+        config.text,
+        lm.tokenizer,
+        bos_id=lm.bos_id,
+        max_context=lm.max_context,
+        seed=config.seed,
+    )
+    sites = lm.sites(config.sites)
+    variants = expand_variants(config.saes, {site: lm.width(site) for site in sites})
+    sequences = max(1, config.buffer.lm_batch // config.text.context)
+    source = LiveSource(
+        lm,
+        corpus.stream("train", sequences),
+        sites,
+        config.buffer,
+        batch=config.train.batch,
+        seed=config.seed,
+    )
+    probe = HeldOutProbe(
+        lm, corpus.stream("held_out", sequences, epochs=1), config.train.eval_tokens
+    )
+    trainer = Trainer(config, lm, corpus, source, variants, out, probe=probe, say=say)
+    return trainer.run() == "finished"
+
+
+def _device(name: str) -> torch.device:
+    """The torch device of `auto`, `cpu`, `cuda` or `cuda:i`.
+
+    Raises:
+        UserError: if it is another name, or there is no such GPU.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    kind, _, index = name.partition(":")
+    if kind not in ("cpu", "cuda") or (index and not index.isdigit()):
+        raise UserError(f"device {name!r} is unknown; choose auto, cpu, cuda or cuda:i")
+    if kind == "cuda" and int(index or 0) >= torch.cuda.device_count():
+        raise UserError(f"device {name!r}: this machine has {torch.cuda.device_count()} CUDA GPUs")
+    return torch.device(name)
+
+
+def _suites(paths: Sequence[Path]) -> list[Path]:
+    """Every suite in the folders given, each once, in order."""
+    if not paths:
+        raise UserError("name at least one folder of a suite or of a run")
+    return list(dict.fromkeys(suite for path in paths for suite in find_suites(path)))
+
+
+def _speaker(as_json: bool) -> Callable[[str], None]:
+    """Prints lines for a person: on stderr when stdout is for a machine."""
+    stream = sys.stderr if as_json else sys.stdout
+    return lambda line: print(line, file=stream, flush=True)
+
+
+def _values(results: Sequence[Result]) -> dict[str, Any]:
+    """Plain data of a suite's results, by evaluation."""
+    return {result.evaluation: result.values() for result in results if result.sites}
+
+
+def _print_table(path: Path, results: Sequence[Result]) -> None:
+    """A row per site: the values of reconstruction and splice."""
+    table = Table(
+        title=f"{path} on held-out documents: value ± half of the 95% interval",
+        title_justify="left",
+    )
+    table.add_column("site", no_wrap=True)
+    columns = [
+        (result, metric)
+        for metric in TABLE_METRICS
+        for result in results
+        if metric in result.metrics
+    ]
+    for result, metric in columns:
+        table.add_column(result.metrics[metric].title, justify="right")
+    sites = list(dict.fromkeys(site for result in results for site in result.sites))
+    for site in sites:
+        cells = [_cell(result.sites.get(site, {}).get(metric)) for result, metric in columns]
+        table.add_row(site, *cells)
+    width = None if sys.stdout.isatty() else 140  # a file or a pipe has no width to fit
+    Console(width=width).print(table)
+
+
+def _cell(value: Value | None) -> str:
+    """`0.123 ±0.002`, or a dash where nothing was measured."""
+    if value is None or value.value is None:
+        return "–"
+    text = f"{value.value:.4g}"
+    if value.low is None or value.high is None or value.low == value.high:
+        return text
+    return f"{text} ±{(value.high - value.low) / 2:.1g}"
+
+
+TABLE_METRICS = ("fvu", "l0", "dead_share", "delta_ce", "loss_recovered_zero", "kl")

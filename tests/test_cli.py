@@ -1,0 +1,160 @@
+"""The command line: the whole chain on the embedded model, and every bad input in one line."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from saeforge import __version__
+from saeforge.cli import main
+from saeforge.commands import run_config
+from saeforge.errors import UserError
+
+TINY = [
+    "--set", "train.tokens=4096", "--set", "train.batch=512", "--set", "train.eval_every=4",
+    "--set", "train.eval_tokens=512", "--set", "train.log_every=2", "--set", "buffer.memory=4MiB",
+    "--set", "buffer.lm_batch=1024", "--set", "buffer.normaliser_tokens=1024",
+    "--set", "text.max_documents=300", "--set", "sites=[0@resid, 1@mlp]",
+]  # fmt: skip
+SPARSITIES = ["--set", "saes=[{arch: topk, width: 64, k: [4, 8]}]"]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished tiny run with two suites."""
+    out = tmp_path_factory.mktemp("cli") / "run"
+    assert main(["train", *TINY, *SPARSITIES, "--out", str(out)]) == 0
+    return out
+
+
+def test_train_writes_a_suite_per_variant(run: Path) -> None:
+    metas = [json.loads(path.read_text()) for path in sorted(run.glob("*/suite.json"))]
+    assert [meta["variant"] for meta in metas] == ["topk-w64-k4", "topk-w64-k8"]
+    assert all(list(meta["sites"]) == ["layers.0", "layers.1.mlp"] for meta in metas)
+    lines = (run / "topk-w64-k4" / "metrics.jsonl").read_text().splitlines()
+    kinds = {json.loads(line)["kind"] for line in lines}
+    assert kinds == {"train", "held_out"}
+
+
+def test_a_finished_run_is_left_alone(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.is_file()}
+    assert main(["train", *TINY, *SPARSITIES, "--out", str(run)]) == 0
+    assert "finished" in capsys.readouterr().out
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def test_eval_and_report(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--tokens", "2000", "--splice-tokens", "1000", "--latents", "4"]
+    assert main(["eval", str(run), *options, "--json"]) == 0
+    values = json.loads(capsys.readouterr().out)
+    assert len(values) == 2
+    for found in values.values():
+        assert 0 < found["reconstruction"]["layers.0"]["fvu"]["value"]
+        assert "delta_ce" in found["splice"]["layers.1.mlp"]
+    assert main(["report", str(run)]) == 0
+    assert f"Report: {run / 'report' / 'index.html'}" in capsys.readouterr().out
+    assert "topk-w64-k8" in (run / "report" / "index.html").read_text()
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"saeforge {__version__}\n"
+
+
+def test_keys_lists_every_option(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "--keys"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert any(line.startswith("train.lr = null: ") for line in lines)
+    assert len(lines) > 30
+
+
+def test_order_of_options(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("train: {batch: 64, lr: 1.0e-3}\nseed: 1\n")
+    config, name = run_config(file, "quick", {"seed": 2, "device": None}, ["train.batch=32"])
+    assert (config.train.batch, config.train.lr, config.seed) == (32, 1e-3, 2)
+    assert config.train.tokens == 500_000  # the preset's
+    assert name == "mine"
+
+
+BAD = {
+    "unknown command": (["trian"], "trian"),
+    "unknown option": (["train", "--foo"], "--foo"),
+    "no value": (["train", "--seed"], "--seed"),
+    "not a number": (["train", "--seed", "one"], "--seed"),
+    "bench without a subject": (["bench"], "step"),
+    "unknown preset": (["train", "--preset", "qick"], "'qick' is unknown; choose one of quick"),
+    "missing yaml": (["train", "none.yaml"], "none.yaml: No such file"),
+    "unknown key": (["train", "--set", "train.bach=1"], "'train.bach'; did you mean 'batch'"),
+    "wrong type": (["train", "--set", "train.batch=many"], "'train.batch' = 'many'"),
+    "no equals": (["train", "--set", "seed"], "write it as key.sub=value"),
+    "unknown device": (["train", "--device", "gpu"], "device 'gpu'"),
+    "unknown architecture": (["train", "--set", "saes=[{arch: topp, width: 8, k: 1}]"], "'topp'"),
+    "k above width": (["train", "--set", "saes=[{arch: topk, width: 8, k: 9}]"], "k = 9"),
+    "option of no architecture": (
+        ["train", "--set", "saes=[{arch: topk, width: 8, k: 2, theta: 1}]"],
+        "theta",
+    ),
+    "unknown site": (["train", "--set", "sites=[layer.0]"], "layers.0"),
+    "missing model": (["train", "--model", "./no-such-folder"], "no-such-folder"),
+    "missing text": (["train", "--text", "./none.txt"], "none.txt"),
+    "too little memory": (["train", "--set", "buffer.memory=1KiB"], "memory"),
+    "no such suite": (["eval", "nowhere"], "nowhere"),
+    "nothing to evaluate": (["eval"], "at least one folder"),
+    "nothing to report": (["report", "nowhere"], "nowhere"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_one_line(
+    case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments, expected = BAD[case]
+    assert_refused(arguments, expected, tmp_path, monkeypatch, capsys)
+
+
+def assert_refused(
+    arguments: Sequence[str],
+    expected: str,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Exit code 2, one line on stderr that says it, no file written."""
+    monkeypatch.chdir(folder)
+    before = sorted(folder.rglob("*"))
+    assert main(arguments) == 2
+    error = capsys.readouterr().err.strip()
+    assert expected in error
+    assert "\n" not in error
+    assert sorted(folder.rglob("*")) == before
+
+
+TEXTS = {
+    "empty": ("", "empty"),
+    "shorter than a context": ("one two three", "context"),
+}
+
+
+@pytest.mark.parametrize("case", TEXTS)
+def test_bad_text_is_one_line(
+    case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content, expected = TEXTS[case]
+    (tmp_path / "text.txt").write_text(content)
+    assert_refused(["train", "--text", "text.txt"], expected, tmp_path, monkeypatch, capsys)
+
+
+def test_another_run_in_the_folder(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = sorted(run.rglob("*"))
+    assert main(["train", *TINY, *SPARSITIES, "--seed", "5", "--out", str(run)]) == 2
+    assert "seed: 0 → 5" in capsys.readouterr().err
+    assert sorted(run.rglob("*")) == before
+
+
+def test_yaml_is_named_in_the_message(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("train: {tokens: 1, epochs: 3}\n")
+    with pytest.raises(UserError, match=r"mine\.yaml: unknown key 'train\.epochs'"):
+        run_config(file, None, {}, [])
