@@ -1,0 +1,292 @@
+"""A trained suite on disk: one SAE per site, with what is needed to use and reproduce it.
+
+A folder of `suite.json`, `groups/<group>/{config.json, weights.safetensors}`,
+`normalisers.safetensors`, `metrics.jsonl`, `results/`, `report/`. `suite.json` is written last and
+holds the SHA-256 of the other files of the suite, so a half-written suite is no suite, and a
+changed one is noticed. A folder may come from anybody: nothing in it is executed, and no path in
+it leads outside it.
+"""
+
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from saeforge import __version__
+from saeforge.dictionary.base import SAE
+from saeforge.dictionary.normaliser import Normaliser
+from saeforge.dictionary.registry import ARCHS, sae_config
+from saeforge.errors import UserError
+from saeforge.files import read_json, read_tensors, sha256, write_json, write_tensors
+
+SCHEMA = 1
+_KEYS = (
+    "model",
+    "text",
+    "variant",
+    "arch",
+    "sites",
+    "groups",
+    "tokens",
+    "config",
+    "files",
+)
+
+
+class Suite:
+    """A suite that has been read and verified; SAEs are loaded when first asked for.
+
+    Attributes:
+        path: its folder.
+        meta: its `suite.json`.
+        sites: canonical site names, in the model's order.
+    """
+
+    def __init__(self, path: Path, meta: dict[str, Any]) -> None:
+        self.path, self.meta = path, meta
+        self.sites: list[str] = list(meta["sites"])
+        self._trained: dict[str, SAE] = {}
+        self._folded: dict[str, SAE] = {}
+        self._normalisers: dict[str, Normaliser] = {}
+
+    @property
+    def arch(self) -> str:
+        return str(self.meta["arch"])
+
+    @property
+    def variant(self) -> str:
+        return str(self.meta["variant"])
+
+    def at(self, site: str) -> SAE:
+        """The site's SAE on raw activations (its normaliser folded in).
+
+        Raises:
+            UserError: if the suite has no such site.
+        """
+        if site not in self._folded:
+            normaliser = self.normaliser(site)
+            self._folded[site] = self.trained(site).folded(normaliser.mean, normaliser.scale)
+        return self._folded[site]
+
+    def trained(self, site: str) -> SAE:
+        """The site's SAE in normalised units, as it was trained; sites of a group share it.
+
+        Raises:
+            UserError: if the suite has no such site, or the weights do not fit their config.
+        """
+        group = self._site(site)["group"]
+        if group not in self._trained:
+            self._trained[group] = self._load(group)
+        return self._trained[group]
+
+    def normaliser(self, site: str) -> Normaliser:
+        """The site's affine map from raw to normalised units."""
+        d = self._site(site)["d"]
+        if not self._normalisers:
+            tensors = read_tensors(self.path / "normalisers.safetensors")
+            self._normalisers = {
+                s: Normaliser(tensors[f"{s}.mean"].float(), tensors[f"{s}.scale"].float())
+                for s in self.sites
+                if f"{s}.mean" in tensors and f"{s}.scale" in tensors
+            }
+        found = self._normalisers.get(site)
+        if found is None or found.mean.shape != (d,) or found.scale.shape != ():
+            raise UserError(f"{self.path}: the normaliser of {site} is missing or ill-shaped")
+        return found
+
+    def bank(self) -> dict[str, SAE]:
+        """site → SAE on raw activations, for every site."""
+        return {site: self.at(site) for site in self.sites}
+
+    def _site(self, site: str) -> Any:
+        if site not in self.meta["sites"]:
+            raise UserError(
+                f"suite {self.path} has no site {site!r}; it has {', '.join(self.sites)}"
+            )
+        return self.meta["sites"][site]
+
+    def _load(self, group: str) -> SAE:
+        folder = self.path / "groups" / group
+        config = read_json(folder / "config.json", "SAE")
+        try:
+            arch, d, options = (
+                str(config["arch"]),
+                int(config["d"]),
+                dict(config["options"]),
+            )
+        except (KeyError, TypeError, ValueError):
+            raise UserError(f"{folder / 'config.json'} is not an SAE's config") from None
+        sae = ARCHS[arch](d, sae_config(arch, options, str(folder / "config.json")))
+        tensors = read_tensors(folder / "weights.safetensors")
+        try:
+            sae.load_state_dict(tensors)
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())
+            raise UserError(f"{folder}: weights do not fit config.json ({reason})") from None
+        return sae.requires_grad_(False).eval()
+
+
+def load_suite(path: str | Path) -> Suite:
+    """Read a suite, verifying that every file of it is the one that was written.
+
+    Raises:
+        UserError: if it is not a suite, is of a newer schema, or a file is missing or corrupt.
+    """
+    path = Path(path)
+    if not (path / "suite.json").is_file():
+        below = _below(path)
+        hint = f"; it holds the suites {', '.join(p.name for p in below)}" if below else ""
+        raise UserError(f"{path} is not a suite (it has no suite.json){hint}")
+    meta = read_json(path / "suite.json", "suite")
+    if not isinstance(meta, dict) or meta.get("schema") != SCHEMA:
+        found = meta.get("schema") if isinstance(meta, dict) else None
+        raise UserError(
+            f"{path / 'suite.json'} has schema {found!r}; this version reads {SCHEMA}: "
+            "use the saeforge that wrote it"
+        )
+    _check_shape(path, meta)
+    for name, digest in meta["files"].items():
+        file = _inside(path, name)
+        if not file.is_file():
+            raise UserError(f"{file} is missing; restore it from a copy or train the suite again")
+        if sha256(file) != digest:
+            raise UserError(
+                f"{file} is corrupt: its SHA-256 is not the recorded {str(digest)[:12]}…; "
+                "restore it from a copy or train the suite again"
+            )
+    return Suite(path, meta)
+
+
+def find_suites(path: str | Path) -> list[Path]:
+    """The suite at `path`, or those in the folders right below it.
+
+    Raises:
+        UserError: if there are none.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        raise UserError(f"{path}: no such folder; give a suite or the --out of a training run")
+    if (path / "suite.json").is_file():
+        return [path]
+    found = _below(path)
+    if not found:
+        unfinished = (path / "run.json").is_file()
+        hint = (
+            "its training is not finished: run the same command again"
+            if unfinished
+            else ("give a suite or the --out of a training run")
+        )
+        raise UserError(f"{path} holds no suite; {hint}")
+    return found
+
+
+def write_suite(
+    path: Path,
+    *,
+    variant: str,
+    groups: Mapping[str, tuple[SAE, Sequence[str]]],
+    normalisers: Mapping[str, Normaliser],
+    model: Mapping[str, Any],
+    text: Mapping[str, Any],
+    config: Mapping[str, Any],
+    seed: int,
+    tokens: int,
+    steps: int,
+    epochs: int | None = None,
+) -> None:
+    """Write a suite's folder; `suite.json` comes last.
+
+    Args:
+        groups: group → its SAE in normalised units, and its sites.
+        normalisers: by site.
+        model: name, revision, fingerprint, layers.
+        text: the fields of TextConfig.
+        config: the whole RunConfig.
+        epochs: whole passes over the text.
+
+    Raises:
+        UserError: if a group's name is no folder name, or the disk is full.
+    """
+    files: dict[str, str] = {}
+    sites: dict[str, dict[str, Any]] = {}
+    for group, (sae, group_sites) in groups.items():
+        folder = _inside(path, f"groups/{group}")
+        options = {"arch": sae.arch, "d": sae.d, "options": asdict(sae.config)}
+        write_json(folder / "config.json", options)
+        files[f"groups/{group}/config.json"] = sha256(folder / "config.json")
+        name = f"groups/{group}/weights.safetensors"
+        files[name] = write_tensors(path / name, sae.state_dict())
+        sites |= {site: {"group": group, "d": sae.d} for site in group_sites}
+    maps = {f"{s}.mean": n.mean for s, n in normalisers.items()}
+    maps |= {f"{s}.scale": n.scale for s, n in normalisers.items()}
+    files["normalisers.safetensors"] = write_tensors(path / "normalisers.safetensors", maps)
+    first, _ = next(iter(groups.values()))
+    meta = {
+        "schema": SCHEMA,
+        "model": dict(model),
+        "text": dict(text),
+        "variant": variant,
+        "arch": first.arch,
+        "sites": sites,
+        "groups": {group: {"sites": list(s)} for group, (_, s) in groups.items()},
+        "tokens": tokens,
+        "steps": steps,
+        "epochs": epochs,
+        "config": dict(config),
+        "seed": seed,
+        "versions": _versions(),
+        "files": files,
+    }
+    write_json(path / "suite.json", meta)
+
+
+def _check_shape(path: Path, meta: Mapping[str, Any]) -> None:
+    """Refuse a suite.json that lacks what the rest relies on, or lists less than it uses."""
+    missing = [key for key in _KEYS if key not in meta]
+    if missing:
+        raise UserError(f"{path / 'suite.json'} lacks {', '.join(missing)}; restore it from a copy")
+    files, sites = meta["files"], meta["sites"]
+    try:
+        needed = {"normalisers.safetensors"}
+        for site in sites.values():
+            _inside(path, f"groups/{site['group']}")
+            group = f"groups/{site['group']}"
+            needed |= {f"{group}/config.json", f"{group}/weights.safetensors"}
+            good = isinstance(site["d"], int) and site["d"] > 0
+            if not good:
+                raise TypeError
+        unlisted = sorted(needed - files.keys())
+    except (AttributeError, KeyError, TypeError):
+        raise UserError(f"{path / 'suite.json'} is not a suite's; restore it from a copy") from None
+    if unlisted:
+        raise UserError(f"{path / 'suite.json'} has no SHA-256 of {', '.join(unlisted)}")
+
+
+def _inside(root: Path, name: str) -> Path:
+    """`root/name`, if that is within `root`, also once links are followed."""
+    file = root / name
+    if Path(name).is_absolute() or not file.resolve().is_relative_to(root.resolve()):
+        raise UserError(f"{root}: the path {name!r} leads outside the suite; it was not opened")
+    return file
+
+
+def _below(path: Path) -> list[Path]:
+    return sorted(p.parent for p in path.glob("*/suite.json")) if path.is_dir() else []
+
+
+def _versions() -> dict[str, str | None]:
+    return {
+        "saeforge": __version__,
+        "torch": _installed("torch"),
+        "transformers": _installed("transformers"),
+        "python": platform.python_version(),
+    }
+
+
+def _installed(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

@@ -1,0 +1,148 @@
+"""metrics.jsonl, and the optional loggers beside it (imported only here, only when asked for)."""
+
+import json
+import math
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Protocol
+
+from saeforge.errors import UserError
+
+
+class Tracker(Protocol):
+    """A logger beside metrics.jsonl."""
+
+    def write(self, name: str, values: Mapping[str, float], step: int) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class MetricsLog:
+    """Lines of one suite's metrics.jsonl, and the same numbers to the trackers.
+
+    A resumed run cuts the file back to what it was at the checkpoint, so that no step is in it
+    twice.
+    """
+
+    def __init__(self, path: Path, variant: str, trackers: Sequence[Tracker] = ()) -> None:
+        self._path, self._variant, self._trackers = path, variant, trackers
+
+    def write(self, records: Sequence[Mapping[str, Any]]) -> None:
+        """Append records, each with `kind`, `step`, `site`."""
+        lines = "".join(f"{json.dumps(_plain(record))}\n" for record in records)
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write(lines)
+        except OSError as error:
+            raise UserError(
+                f"could not write {self._path}: {error.strerror or error}; free some space and "
+                "run the same command again"
+            ) from error
+        for record in records:
+            name = f"{self._variant}/{record['site']}/{record['kind']}"
+            for tracker in self._trackers:
+                tracker.write(name, _numbers(record), int(record["step"]))
+
+    def length(self) -> int:
+        """Bytes, after they are safely on the disk."""
+        if not self._path.exists():
+            return 0
+        with self._path.open("rb") as file:
+            os.fsync(file.fileno())
+        return self._path.stat().st_size
+
+    def truncate(self, length: int) -> None:
+        """Forget what was written after the file had `length` bytes."""
+        if self._path.exists() and self._path.stat().st_size > length:
+            os.truncate(self._path, length)
+
+
+def _plain(value: Any) -> Any:
+    """NaN and infinity, which are not JSON, become null."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    return value
+
+
+def _numbers(record: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
+    out: dict[str, float] = {}
+    for key, value in record.items():
+        if isinstance(value, Mapping):
+            out |= _numbers(value, f"{prefix}{key}/")
+        elif isinstance(value, int | float) and key != "step":
+            out[f"{prefix}{key}"] = float(value)
+    return out
+
+
+def rss_bytes() -> int:
+    """Memory of this process now (on Linux; elsewhere its peak)."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        import resource
+
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak if sys.platform == "darwin" else peak * 1024
+
+
+def open_trackers(
+    names: Sequence[str], run_dir: Path, config: Mapping[str, Any], step: int
+) -> list[Tracker]:
+    """The trackers of a configuration's `log`.
+
+    Raises:
+        UserError: if one is unknown or its package is not installed.
+    """
+    return [_tracker(name)(run_dir, config, step) for name in names]
+
+
+def _tracker(name: str) -> Callable[[Path, Mapping[str, Any], int], Tracker]:
+    if name == "tensorboard":
+        return _TensorBoard
+    if name == "wandb":
+        return _WandB
+    raise UserError(f"log {name!r} is unknown; choose among tensorboard, wandb")
+
+
+def _optional(module: str, extra: str) -> Any:
+    try:
+        return import_module(module)
+    except ImportError as error:
+        raise UserError(
+            f"log: {extra} is not installed ({error}); pip install 'saeforge[{extra}]' or leave "
+            "it out of log"
+        ) from None
+
+
+class _TensorBoard:
+    def __init__(self, run_dir: Path, config: Mapping[str, Any], step: int) -> None:
+        module = _optional("torch.utils.tensorboard", "tensorboard")
+        self._writer = module.SummaryWriter(str(run_dir / "tensorboard"), purge_step=step + 1)
+
+    def write(self, name: str, values: Mapping[str, float], step: int) -> None:
+        for key, value in values.items():
+            self._writer.add_scalar(f"{name}/{key}", value, step)
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+class _WandB:
+    def __init__(self, run_dir: Path, config: Mapping[str, Any], step: int) -> None:
+        module = _optional("wandb", "wandb")
+        self._run = module.init(
+            dir=str(run_dir), name=run_dir.name, config=dict(config), resume="allow"
+        )
+
+    def write(self, name: str, values: Mapping[str, float], step: int) -> None:
+        self._run.log({f"{name}/{key}": value for key, value in values.items()}, step=step)
+
+    def close(self) -> None:
+        self._run.finish()

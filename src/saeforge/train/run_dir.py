@@ -1,0 +1,127 @@
+"""A run's folder: whose it is, whether it is finished, and that one process at a time uses it."""
+
+import fcntl
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+from saeforge.errors import UserError
+from saeforge.files import read_json, write_json
+
+SCHEMA = 1
+FREE = frozenset(
+    {
+        "device",
+        "log",
+        "train.log_every",
+        "train.eval_every",
+        "train.eval_tokens",
+        "train.checkpoint_every",
+    }
+)
+"""Keys of the configuration that change no weight, and so may differ when a run is resumed."""
+
+State = Literal["new", "running", "finished"]
+
+
+class RunDir:
+    """`run.json` in the run's folder.
+
+    Args:
+        path: the folder (`--out`).
+        suites: where the run will write its suites.
+        identity: everything on which the weights depend, as nested plain values.
+    """
+
+    def __init__(self, path: Path, suites: Mapping[str, Path], identity: Mapping[str, Any]) -> None:
+        self.path = path
+        self._suites = tuple(suites.values())
+        self._identity = plain(identity)
+
+    @contextmanager
+    def opened(self) -> Iterator[State]:
+        """Claim the folder for this process and say what is in it.
+
+        Raises:
+            UserError: if it holds another run or suite, or another process is using it.
+        """
+        state = self._look()
+        if state == "finished":
+            yield state
+            return
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = (self.path / ".lock").open("w")
+        except OSError as error:
+            raise UserError(
+                f"cannot write to {self.path}: {error.strerror or error}; choose another --out"
+            ) from error
+        with lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise UserError(
+                    f"another process is training in {self.path}; wait for it or choose another "
+                    "--out"
+                ) from None
+            if state == "new":
+                self._write("running")
+            yield state
+
+    def finish(self) -> None:
+        """Record that all suites are written."""
+        self._write("finished")
+
+    def _look(self) -> State:
+        if not (self.path / "run.json").exists():
+            for suite in self._suites:
+                if (suite / "suite.json").exists():
+                    raise UserError(f"{suite} holds another suite; choose another --out")
+            return "new"
+        run = read_json(self.path / "run.json", "run")
+        if not isinstance(run, dict) or run.get("schema") != SCHEMA:
+            raise UserError(f"{self.path / 'run.json'} is not a run's; choose another --out")
+        different = differences(run.get("identity", {}), self._identity)
+        if different:
+            raise UserError(
+                f"{self.path} holds a run of another configuration ({'; '.join(different)}); "
+                "choose another --out, go back to that configuration, or delete the folder"
+            )
+        return "finished" if run.get("state") == "finished" else "running"
+
+    def _write(self, state: State) -> None:
+        value = {"schema": SCHEMA, "state": state, "identity": self._identity}
+        write_json(self.path / "run.json", value)
+
+
+def plain(value: Mapping[str, Any]) -> dict[str, Any]:
+    """The mapping as it is after a round through JSON (tuples are lists)."""
+    read: dict[str, Any] = json.loads(json.dumps(value))
+    return read
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any], most: int = 4) -> list[str]:
+    """`key: old → new` for each key that differs and matters; the rest counted."""
+    before, after = dict(_leaves(old)), dict(_leaves(new))
+    keys = [key for key in {**before, **after} if before.get(key) != after.get(key)]
+    keys = [key for key in keys if not any(key == f or key.startswith(f"{f}.") for f in FREE)]
+    shown = [f"{key}: {_show(before, key)} → {_show(after, key)}" for key in keys[:most]]
+    return shown + ([f"and {len(keys) - most} more"] if len(keys) > most else [])
+
+
+def _show(leaves: Mapping[str, Any], key: str) -> str:
+    return json.dumps(leaves[key], ensure_ascii=False) if key in leaves else "nothing"
+
+
+def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    items: Any = ()
+    if isinstance(value, Mapping):
+        items = value.items()
+    elif isinstance(value, list):
+        items = enumerate(value)
+    if not items:
+        yield path, value
+    for key, item in items:
+        yield from _leaves(item, f"{path}.{key}" if path else str(key))

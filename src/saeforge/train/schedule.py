@@ -1,0 +1,56 @@
+"""Numbers that follow from a run's configuration: learning rates, steps, the dead threshold."""
+
+from math import sqrt
+
+from saeforge.config import TrainConfig
+from saeforge.errors import UserError
+
+
+def check(config: TrainConfig) -> None:
+    """Raise a UserError, naming the key, if a value makes no run."""
+    for key in ("tokens", "batch", "log_every"):
+        if getattr(config, key) < 1:
+            raise UserError(f"train.{key} = {getattr(config, key)}: it must be at least 1")
+    for key in ("eval_every", "checkpoint_every"):
+        if getattr(config, key) < 0:
+            raise UserError(f"train.{key} = {getattr(config, key)}: it must be 0 (never) or more")
+    for key in ("lr", "clip", "eps", "dead_tokens"):
+        value = getattr(config, key)
+        if value is not None and not value > 0:
+            raise UserError(f"train.{key} = {value}: it must be positive")
+    if not (config.warmup >= 0 and config.decay >= 0 and config.warmup + config.decay <= 1):
+        raise UserError(
+            f"train.warmup = {config.warmup} and train.decay = {config.decay} are shares of the "
+            "run: neither may be negative, nor their sum above 1"
+        )
+    if not all(0 <= beta < 1 for beta in config.betas):
+        raise UserError(f"train.betas = {list(config.betas)}: each must be at least 0 and below 1")
+
+
+def steps(config: TrainConfig) -> int:
+    """Steps of the run: the last batch may go a little beyond the tokens asked for."""
+    return -(-config.tokens // config.batch)
+
+
+def base_lr(config: TrainConfig, width: int) -> float:
+    """2e-4/√(M/2¹⁴) unless a learning rate is given (Gao et al. 2024, §A.3: lr ∝ 1/√M)."""
+    return config.lr if config.lr is not None else 2e-4 / sqrt(width / 2**14)
+
+
+def lr_factor(config: TrainConfig, step: int) -> float:
+    """Share of the base learning rate at `step` (from 0): up, level, down linearly.
+
+    The first and the last step are not at 0, where they would do nothing.
+    """
+    total = steps(config)
+    up, down = config.warmup * total, config.decay * total
+    rising = (step + 1) / up if up > 0 else 1.0
+    falling = (total - step) / down if down > 0 else 1.0
+    return min(1.0, rising, falling)
+
+
+def dead_threshold(config: TrainConfig) -> int:
+    """Tokens without firing after which a latent is dead: min(10M, a tenth of the run)."""
+    if config.dead_tokens is not None:
+        return config.dead_tokens
+    return max(1, min(10_000_000, config.tokens // 10))

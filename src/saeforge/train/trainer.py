@@ -1,0 +1,404 @@
+"""The one training loop: every SAE of a run on one pass of the activations.
+
+Shapes: B tokens in a batch, D width of a plane, M latents.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from saeforge.activations.base import (
+    ActivationBatch,
+    ActivationSource,
+    refuse_nonfinite,
+)
+from saeforge.activations.seeds import derive_seed, generator
+from saeforge.config import BufferConfig, TrainConfig
+from saeforge.dictionary.base import SAE, Batch, Context
+from saeforge.dictionary.normaliser import Normaliser
+from saeforge.errors import UserError
+from saeforge.train import checkpoints, schedule
+from saeforge.train.interrupt import Stopped, StopRequest
+from saeforge.train.log import MetricsLog, Tracker, open_trackers, rss_bytes
+from saeforge.train.optimiser import DictionaryAdam
+from saeforge.train.progress import Progress
+from saeforge.train.run_dir import RunDir, differences, plain
+from saeforge.train.step import Stepped, train_step
+from saeforge.train.variants import Member
+
+Outcome = Literal["finished", "interrupted"]
+Bank = Mapping[str, SAE]
+Probe = Callable[[Bank], Mapping[str, Mapping[str, float]]]
+"""From the bank of one variant (site → SAE on raw activations) to numbers for the log per site."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a finished run hands over, once per variant.
+
+    Attributes:
+        groups: group → its SAE in normalised units, and the sites it serves.
+        normalisers: by site.
+        epochs: passes over the text that were begun before the last one, None where unknown.
+    """
+
+    variant: str
+    path: Path
+    groups: dict[str, tuple[SAE, tuple[str, ...]]]
+    normalisers: dict[str, Normaliser]
+    tokens: int
+    steps: int
+    epochs: int | None
+
+
+@dataclass
+class Learner:
+    """An SAE, its optimiser, and the tokens since each of its latents fired."""
+
+    member: Member
+    optimiser: DictionaryAdam
+    idle_M: Tensor
+    lr: float
+    last: Stepped | None = field(default=None, repr=False)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All that a checkpoint must hold, by name."""
+        sae = {f"sae.{name}": t for name, t in self.member.sae.state_dict().items()}
+        optimiser = {f"adam.{name}": t for name, t in self.optimiser.state_dict().items()}
+        return {**sae, **optimiser, "idle": self.idle_M}
+
+    def load(self, tensors: Mapping[str, Tensor]) -> None:
+        self.member.sae.load_state_dict(_under("sae.", tensors))
+        self.optimiser.load_state_dict(_under("adam.", tensors))
+        self.idle_M.copy_(tensors["idle"])
+
+
+class Trainer:
+    """Trains all members on the batches of one source, resumably.
+
+    A member's weights depend on the seed, its own variant and plane, and the source; not on the
+    other members, the log, the probe or where the run was interrupted.
+
+    Args:
+        members: the SAEs, on the device they are trained on; initialised here.
+        source: its batches are `config.batch` rows.
+        seed: of the initialisation.
+        run_dir: checkpoints and the record of the run.
+        suite_dirs: folder of each variant's metrics.jsonl and, in the end, suite.
+        identity: all on which the weights depend, as nested plain values (the whole RunConfig,
+            the model's fingerprint); a resume with another one is refused.
+        buffer: how normalisers are estimated, on the first rows of the source.
+        probe: held-out evaluation, every `config.eval_every` steps.
+        finish: writes a suite; called once per variant at the end, again if that is interrupted.
+        say: prints a line.
+        log: `tensorboard`, `wandb`.
+
+    Raises:
+        UserError: for a configuration that makes no run.
+    """
+
+    def __init__(
+        self,
+        members: Sequence[Member],
+        source: ActivationSource,
+        config: TrainConfig,
+        *,
+        seed: int,
+        run_dir: Path,
+        suite_dirs: Mapping[str, Path],
+        identity: Mapping[str, Any],
+        buffer: BufferConfig,
+        probe: Probe | None = None,
+        finish: Callable[[Trained], None] | None = None,
+        say: Callable[[str], None] = print,
+        log: Sequence[str] = (),
+    ) -> None:
+        schedule.check(config)
+        self.config, self.source, self.seed = config, source, seed
+        self.steps, self.step = schedule.steps(config), 0
+        self.normalisers: dict[str, Normaliser] = {}
+        self._learners = [self._learner(member) for member in members]
+        self._run_dir, self._suite_dirs = (
+            RunDir(run_dir, suite_dirs, identity),
+            dict(suite_dirs),
+        )
+        self._checkpoints = run_dir / "checkpoints"
+        self._identity, self._buffer, self._log_names = identity, buffer, log
+        self._probe, self._finish, self._say = probe, finish, say
+        self._logs: dict[str, MetricsLog] = {}
+        self._seconds, self._begun = 0.0, time.monotonic()
+        self._logged = (0, self._begun)
+
+    def run(self) -> Outcome:
+        """Train to the end, or until a signal asks to stop; resumes by itself.
+
+        Raises:
+            UserError: if the folder holds another run, or an activation is NaN or Inf (naming
+                plane and batch, the state before it checkpointed), or the disk is full.
+        """
+        with self._run_dir.opened() as state:
+            if state == "finished":
+                self._say(f"{self._run_dir.path} is finished already; nothing was changed")
+                return "finished"
+            with StopRequest() as stop:
+                try:
+                    self._begin(stop)
+                    self._loop(stop)
+                except Stopped:
+                    self._checkpoint()
+                    return self._interrupted()
+                except UserError:
+                    self._checkpoint()
+                    raise
+            self._end()
+        return "finished"
+
+    def _loop(self, stop: StopRequest) -> None:
+        config, batch = self.config, self.config.batch
+        with Progress(self.steps, self.step, batch, self._say) as progress:
+            self.source.tick = _both(progress.filling, stop)
+            while self.step < self.steps:
+                rows = next(self.source)
+                if not self.source.vetted:
+                    refuse_nonfinite(rows, self.step + 1)
+                self._train(rows)
+                self.step += 1
+                last = self.step == self.steps
+                if last or self.step % config.log_every == 0:
+                    self._log()
+                if self._probe and config.eval_every and (last or self._due(config.eval_every)):
+                    self._evaluate(self._probe)
+                if last or self._due(config.checkpoint_every):
+                    self._checkpoint()
+                progress.advance(self.step)
+                if not last:
+                    stop.check()
+
+    def _train(self, rows: ActivationBatch) -> None:
+        """One step of every SAE; each plane is normalised once."""
+        factor = schedule.lr_factor(self.config, self.step)
+        threshold = schedule.dead_threshold(self.config)
+        for plane, learners in self._by_plane().items():
+            x_BD = self.normalisers[plane].normalise(rows.x[plane])
+            batch = Batch(x_BD, x_BD)
+            for learner in learners:
+                context = Context(learner.idle_M >= threshold, self.step / self.steps)
+                sae, lr = learner.member.sae, learner.lr * factor
+                learner.last = train_step(sae, learner.optimiser, batch, context, lr)
+                learner.idle_M.add_(x_BD.shape[0]).masked_fill_(learner.last.fired, 0)
+
+    def _begin(self, stop: StopRequest) -> None:
+        """Resume from the newest good checkpoint, or initialise normalisers and SAEs."""
+        checkpoint = checkpoints.newest(self._checkpoints, self._say)
+        with Progress(self.steps, 0, self.config.batch, self._say) as progress:
+            self.source.tick = _both(progress.filling, stop)
+            if checkpoint is not None:
+                self._restore(checkpoint)
+            else:
+                torch.manual_seed(derive_seed(self.seed, "global"))
+                self._initialise()
+            facts = self.source.describe()
+        self._say(f"activations: {', '.join(f'{key} {_show(v)}' for key, v in facts.items())}")
+        trackers = open_trackers(
+            self._log_names, self._run_dir.path, dict(self._identity), self.step
+        )
+        lengths = checkpoint.state["metrics"] if checkpoint is not None else {}
+        for variant, path in self._suite_dirs.items():
+            self._logs[variant] = MetricsLog(path / "metrics.jsonl", variant, trackers)
+            self._logs[variant].truncate(int(lengths.get(variant, 0)))
+        self._trackers: list[Tracker] = trackers
+        self._begun = time.monotonic()
+        self._logged = (self.step, self._begun)
+
+    def _initialise(self) -> None:
+        for plane, learners in self._by_plane().items():
+            tokens = max(self._buffer.normaliser_tokens, self.config.batch)
+            x_ND = self.source.head(plane, tokens)
+            device = learners[0].idle_M.device
+            first_ND = x_ND[: self._buffer.normaliser_tokens].to(device)
+            normaliser = Normaliser.estimate(first_ND, self._buffer.normaliser)
+            self.normalisers[plane] = normaliser
+            x_BD = normaliser.normalise(x_ND[: self.config.batch].to(device))
+            for learner in learners:
+                member = learner.member
+                random = generator(self.seed, member.group, member.variant)
+                member.sae.initialise(x_BD, random)
+
+    def _restore(self, checkpoint: checkpoints.Checkpoint) -> None:
+        different = differences(checkpoint.state["identity"], plain(self._identity))
+        if different:
+            raise UserError(
+                f"{checkpoint.folder} is of another configuration ({'; '.join(different)}); choose "
+                "another --out or delete that folder"
+            )
+        self.step = int(checkpoint.state["step"])
+        shared = checkpoint.tensors("run")
+        for plane, learners in self._by_plane().items():
+            normaliser = Normaliser(shared[f"{plane}.mean"], shared[f"{plane}.scale"])
+            self.normalisers[plane] = normaliser.to(learners[0].idle_M.device)
+        torch.set_rng_state(shared["rng"])
+        for i, learner in enumerate(self._learners):
+            learner.load(checkpoint.tensors(f"sae-{i:04d}"))
+        self.source.load_state_dict(checkpoint.state["source"])
+        self._seconds = float(checkpoint.state["seconds"])
+        self._say(f"resuming {self._run_dir.path} at step {self.step:,} of {self.steps:,}")
+
+    def _checkpoint(self) -> None:
+        """Write the present state, unless there is none yet."""
+        if not self._logs:
+            return
+        state = {
+            "identity": plain(self._identity),
+            "source": self.source.state_dict(),
+            "metrics": {variant: log.length() for variant, log in self._logs.items()},
+            "seconds": self._elapsed(),
+        }
+        checkpoints.save(self._checkpoints, self.step, state, self._tensors())
+
+    def _tensors(self) -> Iterator[tuple[str, dict[str, Tensor]]]:
+        shared = {"rng": torch.get_rng_state()}
+        for plane, normaliser in self.normalisers.items():
+            shared |= {
+                f"{plane}.mean": normaliser.mean,
+                f"{plane}.scale": normaliser.scale,
+            }
+        yield "run", shared
+        for i, learner in enumerate(self._learners):
+            yield f"sae-{i:04d}", learner.tensors()
+
+    def _log(self) -> None:
+        """A line per SAE: the only place that waits for the device."""
+        now, (step, then) = time.monotonic(), self._logged
+        self._logged = (self.step, now)
+        shared = {
+            "step": self.step,
+            "tokens": self.step * self.config.batch,
+            "tokens_per_second": (self.step - step) * self.config.batch / max(now - then, 1e-9),
+            "seconds": self._elapsed(),
+            "rss_bytes": rss_bytes(),
+        }
+        factor = schedule.lr_factor(self.config, self.step - 1)
+        threshold = schedule.dead_threshold(self.config)
+        records: dict[str, list[dict[str, Any]]] = {variant: [] for variant in self._logs}
+        for learner in self._learners:
+            numbers = _numbers(learner, threshold)
+            for site in learner.member.sites:
+                record = {"kind": "train", "site": site, **shared, **numbers}
+                record["lr"] = learner.lr * factor
+                records[learner.member.variant].append(record)
+        for variant, lines in records.items():
+            self._logs[variant].write(lines)
+
+    def _evaluate(self, probe: Probe) -> None:
+        """Held-out numbers of every variant, without a trace in the random state."""
+        tokens = self.step * self.config.batch
+        with torch.random.fork_rng(), torch.no_grad():
+            for variant in self._suite_dirs:
+                held_out = probe(self._bank(variant))
+                self._logs[variant].write(
+                    [
+                        {
+                            "kind": "held_out",
+                            "site": s,
+                            "step": self.step,
+                            "tokens": tokens,
+                            **v,
+                        }
+                        for s, v in held_out.items()
+                    ]
+                )
+
+    def _bank(self, variant: str) -> dict[str, SAE]:
+        """site → SAE on raw activations."""
+        bank: dict[str, SAE] = {}
+        for member in self._members(variant):
+            normaliser = self.normalisers[member.group]
+            folded = member.sae.folded(normaliser.mean, normaliser.scale)
+            bank |= dict.fromkeys(member.sites, folded)
+        return bank
+
+    def _end(self) -> None:
+        epochs = self.source.describe().get("epoch")
+        for variant, path in self._suite_dirs.items():
+            members = self._members(variant)
+            trained = Trained(
+                variant,
+                path,
+                {member.group: (member.sae, member.sites) for member in members},
+                {site: self.normalisers[m.group] for m in members for site in m.sites},
+                self.steps * self.config.batch,
+                self.steps,
+                epochs,
+            )
+            if self._finish:
+                self._finish(trained)
+        self._run_dir.finish()
+        for tracker in self._trackers:
+            tracker.close()
+
+    def _interrupted(self) -> Outcome:
+        where = f"at step {self.step:,} of {self.steps:,}" if self._logs else "before step 1"
+        self._say(f"interrupted {where}; run the same command again to resume")
+        return "interrupted"
+
+    def _learner(self, member: Member) -> Learner:
+        config, sae = self.config, member.sae
+        lr = schedule.base_lr(config, sae.width)
+        optimiser = DictionaryAdam(sae, lr, config.betas, config.eps, config.clip)
+        device = next(sae.parameters()).device
+        return Learner(
+            member,
+            optimiser,
+            torch.zeros(sae.width, dtype=torch.int64, device=device),
+            lr,
+        )
+
+    def _by_plane(self) -> dict[str, list[Learner]]:
+        planes: dict[str, list[Learner]] = {}
+        for learner in self._learners:
+            planes.setdefault(learner.member.group, []).append(learner)
+        return planes
+
+    def _members(self, variant: str) -> list[Member]:
+        return [m.member for m in self._learners if m.member.variant == variant]
+
+    def _due(self, every: int) -> bool:
+        return every > 0 and self.step % every == 0
+
+    def _elapsed(self) -> float:
+        """Seconds of training, those before a resume included."""
+        return self._seconds + time.monotonic() - self._begun
+
+
+def _numbers(learner: Learner, threshold: int) -> dict[str, Any]:
+    """A learner's last step as plain numbers."""
+    last = learner.last
+    assert last is not None  # a step was made before it is logged
+    return {
+        "loss": {name: term.item() for name, term in last.losses.items()},
+        "fvu": last.stats["fvu"].item(),
+        "l0": last.stats["l0"].item(),
+        "dead": (learner.idle_M >= threshold).float().mean().item(),
+        "grad_norm": last.grad_norm.item(),
+    }
+
+
+def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}
+
+
+def _both(show: Callable[[float], None], stop: StopRequest) -> Callable[[float], None]:
+    def tick(share: float) -> None:
+        show(share)
+        stop.check()
+
+    return tick
+
+
+def _show(value: object) -> str:
+    return f"{value:,}" if isinstance(value, int) else str(value)

@@ -1,0 +1,138 @@
+"""Variants of a run: from the `saes` of its configuration to SAEs ready to be trained."""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from saeforge.dictionary.base import SAE
+from saeforge.dictionary.registry import ARCHS, sae_config
+from saeforge.errors import UserError
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One choice of architecture and options, for every site.
+
+    Attributes:
+        name: unique in the run, the same whenever the options are: `topk-x8-k32`.
+        arch: name in ARCHS.
+        options: the architecture's options at each site (`width` depends on its D).
+    """
+
+    name: str
+    arch: str
+    options: dict[str, dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Member:
+    """One SAE of a run: an element of the bank.
+
+    Attributes:
+        variant: name of its variant.
+        group: the plane it is trained on.
+        sites: the sites it serves.
+        sae: in normalised units.
+    """
+
+    variant: str
+    group: str
+    sites: tuple[str, ...]
+    sae: SAE
+
+
+def expand_variants(
+    saes: Sequence[Mapping[str, Any]], d_by_site: Mapping[str, int]
+) -> list[Variant]:
+    """One Variant per combination of the listed values; widths from `expansion` times D.
+
+    Raises:
+        UserError: if there is none, one has no `arch`, no width or two of them, an option is
+            unknown or impossible (as `sae_config`), or two are the same.
+    """
+    if not saes:
+        raise UserError("saes is empty; give at least one, such as {arch: topk, k: 32}")
+    variants = [
+        _variant(combination, d_by_site, f"saes[{i}]")
+        for i, options in enumerate(saes)
+        for combination in _combinations(options)
+    ]
+    seen: set[str] = set()
+    for variant in variants:
+        if variant.name in seen:
+            raise UserError(f"saes: two variants are the same, {variant.name}; leave one out")
+        seen.add(variant.name)
+    return variants
+
+
+def build_members(
+    variants: Sequence[Variant],
+    d_by_site: Mapping[str, int],
+    device: torch.device | str = "cpu",
+) -> list[Member]:
+    """An SAE (not yet initialised) per variant and site; sites are their own groups."""
+    return [
+        Member(variant.name, site, (site,), _build(variant, site, d).to(device))
+        for variant in variants
+        for site, d in d_by_site.items()
+    ]
+
+
+def suite_dirs(variants: Sequence[Variant], out: Path) -> dict[str, Path]:
+    """The suite folder of each variant: `out` itself where there is only one."""
+    if len(variants) == 1:
+        return {variants[0].name: out}
+    return {variant.name: out / variant.name for variant in variants}
+
+
+def _build(variant: Variant, site: str, d: int) -> SAE:
+    where = f"variant {variant.name} at {site}"
+    return ARCHS[variant.arch](d, sae_config(variant.arch, variant.options[site], where))
+
+
+def _combinations(options: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    choices = [value if isinstance(value, list) else [value] for value in options.values()]
+    for key, values in zip(options, choices, strict=True):
+        if not values:
+            raise UserError(f"saes: {key} is an empty list; give at least one value")
+    for combination in product(*choices):
+        yield dict(zip(options, combination, strict=True))
+
+
+def _variant(options: Mapping[str, Any], d_by_site: Mapping[str, int], where: str) -> Variant:
+    own = dict(options)
+    arch, expansion = own.pop("arch", None), own.pop("expansion", None)
+    if not isinstance(arch, str):
+        raise UserError(f"{where} has no arch; choose one of {', '.join(ARCHS)}")
+    if (expansion is None) == ("width" not in own):
+        raise UserError(f"{where} (arch {arch}): give either width or expansion (times d)")
+    if expansion is not None and not _positive(expansion):
+        raise UserError(f"{where}: expansion = {expansion!r} must be a positive number")
+    by_site = {
+        site: own if expansion is None else {"width": round(expansion * d), **own}
+        for site, d in d_by_site.items()
+    }
+    for site, site_options in by_site.items():
+        sae_config(arch, site_options, f"{where} at {site}")
+    return Variant(_name(arch, expansion, own), arch, by_site)
+
+
+def _positive(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and value > 0
+
+
+def _name(arch: str, expansion: float | None, own: Mapping[str, Any]) -> str:
+    rest = {key: value for key, value in own.items() if key not in ("width", "k")}
+    parts = [arch, f"x{expansion:g}" if expansion is not None else f"w{own['width']}"]
+    parts += [f"k{own['k']}"] if "k" in own else []
+    parts += [f"{key}{_short(rest[key])}" for key in sorted(rest)]
+    return re.sub(r"[^A-Za-z0-9._-]+", "_", "-".join(parts))
+
+
+def _short(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
