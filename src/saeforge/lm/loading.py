@@ -1,0 +1,102 @@
+"""Loading a Hugging Face model and tokenizer: quietly, without remote code, errors on one line."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from saeforge.config import ModelConfig
+from saeforge.errors import UserError
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+def load(config: ModelConfig) -> tuple[Any, Any]:
+    """The causal language model and the tokenizer that `config` names, on the CPU.
+
+    A folder is read without the network. Code from the model's repository is never run.
+
+    Raises:
+        UserError: if there is no such model, or it cannot be read whole.
+    """
+    if config.name == "embedded":
+        from saeforge.lm import embedded
+
+        model, tokenizer = embedded.load()
+        return model.to(_DTYPES[config.dtype]), tokenizer
+    folder = Path(config.name).expanduser()
+    if not folder.is_dir() and _looks_like_path(config.name):
+        raise UserError(
+            f"model {config.name!r}: no such folder; give a folder, an id or 'embedded'"
+        )
+    with quiet():
+        return _from_pretrained(config, folder)
+
+
+def _from_pretrained(config: ModelConfig, folder: Path) -> tuple[Any, Any]:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    local = folder.is_dir()
+    name = str(folder) if local else config.name
+    common: dict[str, Any] = {
+        "revision": config.revision or "main",
+        "trust_remote_code": False,
+        "local_files_only": local,
+    }
+    try:
+        model, info = AutoModelForCausalLM.from_pretrained(
+            name, dtype=_DTYPES[config.dtype], output_loading_info=True, **common
+        )
+        tokenizer = AutoTokenizer.from_pretrained(name, **common)
+    except (
+        Exception
+    ) as error:  # outside files: whatever they make the library raise is bad input
+        raise UserError(
+            f"model {config.name!r} could not be loaded: {one_line(error)}; give a folder with a "
+            "causal language model, a Hugging Face id (with network access) or 'embedded'"
+        ) from error
+    if info["missing_keys"]:
+        missing = ", ".join(sorted(info["missing_keys"])[:3])
+        raise UserError(
+            f"model {config.name!r} lacks {len(info['missing_keys'])} weights ({missing}, …); "
+            "restore its files or choose another model"
+        )
+    return model, tokenizer
+
+
+def _looks_like_path(name: str) -> bool:
+    return name.startswith(("/", ".", "~")) or name.count("/") > 1 or "\\" in name
+
+
+def one_line(error: BaseException, limit: int = 240) -> str:
+    """An exception's text on one line, cut at its first full stop beyond half the limit."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    if len(text) > limit:
+        text = text[:limit].rsplit(" ", 1)[0] + " …"
+    return text.rstrip(".;: ")
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Silence the Hugging Face libraries' notices and the bars of reading weights.
+
+    Bars of downloads stay: they are the only sign of life during minutes.
+    """
+    from huggingface_hub.utils import logging as hub
+    from transformers.utils import logging as transformers
+
+    before, hub_before = transformers.get_verbosity(), hub.get_verbosity()
+    bars = transformers.is_progress_bar_enabled()
+    transformers.set_verbosity(logging.CRITICAL)
+    hub.set_verbosity(logging.CRITICAL)
+    transformers.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers.set_verbosity(before)
+        hub.set_verbosity(hub_before)
+        if bars:
+            transformers.enable_progress_bar()

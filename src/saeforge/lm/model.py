@@ -1,0 +1,345 @@
+"""The language model: capture at any sites, stop early, splice replacements in."""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Self
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int, Shaped
+from torch import Tensor, nn
+
+from saeforge.config import ModelConfig
+from saeforge.errors import UserError
+from saeforge.lm import loading
+from saeforge.lm.sites import IN, SiteMap
+
+Hook = Callable[[Tensor], Tensor | None]
+"""Gets a site's activations [B, T, D]; returns None (observe) or a replacement (splice)."""
+
+_NO_HOOKS: Mapping[str, Hook] = {}
+_UNBOUNDED = 1 << 30
+_VOLATILE = {
+    "_name_or_path",
+    "architectures",
+    "dtype",
+    "torch_dtype",
+    "transformers_version",
+    "use_cache",
+}
+
+
+class _Stop(Exception):
+    """Raised in the last hook to leave the forward pass: nothing after it is needed."""
+
+
+class LanguageModel:
+    """A causal language model whose activations can be read and replaced at named sites.
+
+    The model is in eval mode and its parameters need no gradient, so a forward pass builds no
+    graph unless a splice brings in a tensor that needs one; then gradients flow through.
+
+    Attributes:
+        name, revision: where it came from.
+        fingerprint: SHA-256 of configuration and weights, the same in every process.
+        model, tokenizer: the Hugging Face objects.
+        device: where the model is.
+        layers: number of transformer blocks.
+        max_context: the longest sequence it takes (2³⁰ where the model sets no limit).
+        bos_id, pad_id: the tokenizer's, or None.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        name: str,
+        revision: str | None,
+        device: str | torch.device,
+    ) -> None:
+        self.name = name
+        self.revision = revision
+        self.tokenizer = tokenizer
+        self.device = torch.device(device)
+        self.model = model.eval().requires_grad_(False)
+        self.fingerprint = fingerprint(self.model)
+        self.model.to(self.device)
+        self.base: nn.Module = self.model.base_model
+        text_config = self.model.config.get_text_config()
+        self.layers = int(text_config.num_hidden_layers)
+        self.vocabulary = int(self.model.get_input_embeddings().num_embeddings)
+        self.max_context = int(
+            getattr(text_config, "max_position_embeddings", None)
+            or getattr(text_config, "max_seq_len", None)
+            or _UNBOUNDED
+        )
+        self.bos_id: int | None = getattr(tokenizer, "bos_token_id", None)
+        self.pad_id: int | None = getattr(tokenizer, "pad_token_id", None)
+        self._sites = SiteMap(self.base, self.layers)
+        self._widths: dict[str, int] = {}
+
+    @classmethod
+    def load(cls, config: ModelConfig, device: str | torch.device = "cpu") -> Self:
+        """Load the model that `config` names: a Hugging Face id, a folder, or `embedded`.
+
+        Raises:
+            UserError: if it cannot be loaded.
+        """
+        model, tokenizer = loading.load(config)
+        return cls(model, tokenizer, config.name, config.revision, device)
+
+    @classmethod
+    def wrap(
+        cls,
+        model: Any,
+        tokenizer: Any,
+        name: str = "custom",
+        device: str | torch.device = "cpu",
+    ) -> Self:
+        """Use a Hugging Face model and tokenizer that are already in memory.
+
+        The model is put in eval mode, its parameters are frozen, and it moves to `device`.
+        """
+        return cls(model, tokenizer, name, None, device)
+
+    def sites(self, patterns: Sequence[str]) -> list[str]:
+        """Canonical names, in model order, of the sites that the patterns select.
+
+        A pattern is a module's name relative to the base model, in which `*` stays within one
+        dotted segment (`layers.*` is every block's output and nothing inside), with `@in` for the
+        module's input; or an alias: `3@resid`, `3@attn`, `3@mlp` (`*@resid` for all blocks), the
+        block's output and what its attention and MLP add to the residual stream, in every family.
+
+        Raises:
+            UserError: if a pattern selects nothing, listing the nearest names.
+        """
+        return self._sites.match([patterns] if isinstance(patterns, str) else patterns)
+
+    def width(self, site: str) -> int:
+        """D of a site, measured with a forward pass over one token."""
+        if site not in self._widths:
+            token = torch.zeros(1, 1, dtype=torch.long)
+            self._widths[site] = self.capture(token, [site])[site].shape[-1]
+        return self._widths[site]
+
+    def run(
+        self,
+        tokens_BT: Int[Tensor, "B T"],
+        hooks: Mapping[str, Hook] = _NO_HOOKS,
+        *,
+        logits: bool = False,
+        attention_mask: Shaped[Tensor, "B T"] | None = None,
+    ) -> Float[Tensor, "B T V"] | None:
+        """One forward pass with a hook at each of the given sites.
+
+        A hook gets the site's activations [B, T, D] (of a tuple, its first tensor). If it returns
+        a tensor of the same shape, the model goes on with that in its place. Without `logits` the
+        pass stops right after the last of the hooks has run.
+
+        Args:
+            tokens_BT: token ids, on any device.
+            hooks: by canonical site name.
+            logits: run to the end and return the logits, in the model's precision.
+            attention_mask: 1 for tokens, 0 for padding (not needed for padding on the right).
+
+        Raises:
+            UserError: if a site is unknown, never runs, or is not of shape [B, T, D]; if a
+                replacement has another shape; if tokens do not fit the model.
+        """
+        self._check_tokens(tokens_BT)
+        waiting = set(self.sites(list(hooks)) if hooks else [])
+        unknown = [site for site in hooks if site not in waiting]
+        if unknown:
+            raise UserError(
+                f"{unknown[0]!r} is a pattern; resolve it with sites() first"
+            )
+        handles = [
+            self._register(site, hook, waiting, stop=not logits)
+            for site, hook in hooks.items()
+        ]
+        inputs: dict[str, Any] = {
+            "input_ids": tokens_BT.to(self.device),
+            "use_cache": False,
+        }
+        if attention_mask is not None:
+            inputs["attention_mask"] = attention_mask.to(self.device)
+        try:
+            if logits:
+                out: Tensor | None = self.model(**inputs).logits
+            elif hooks:
+                self.base(**inputs)
+                out = None
+            else:
+                return None
+        except _Stop:
+            return None
+        finally:
+            for handle in handles:
+                handle.remove()
+        if waiting:
+            raise UserError(
+                f"site {min(waiting)!r}: the forward pass never runs this module"
+            )
+        return out
+
+    def capture(
+        self,
+        tokens_BT: Int[Tensor, "B T"],
+        sites: Sequence[str],
+        *,
+        attention_mask: Shaped[Tensor, "B T"] | None = None,
+    ) -> dict[str, Tensor]:
+        """Activations [B, T, D] at canonical sites, from one forward pass that stops early.
+
+        Copies: models that add in place do not change them afterwards.
+        """
+        found: dict[str, Tensor] = {}
+
+        def keep(site: str) -> Hook:
+            return lambda x_BTD: found.update({site: x_BTD.clone()})
+
+        self.run(
+            tokens_BT,
+            {site: keep(site) for site in sites},
+            attention_mask=attention_mask,
+        )
+        return {site: found[site] for site in sites}
+
+    def cross_entropy(
+        self,
+        tokens_BT: Int[Tensor, "B T"],
+        hooks: Mapping[str, Hook] = _NO_HOOKS,
+        *,
+        attention_mask: Shaped[Tensor, "B T"] | None = None,
+    ) -> Float[Tensor, "B T-1"]:
+        """−log p(token t+1 | tokens ≤ t) in nats, for every predicted token.
+
+        Predictions of padding are in it too; leave them out by the batch's `document`.
+        """
+        logits_BTV = self.run(
+            tokens_BT, hooks, logits=True, attention_mask=attention_mask
+        )
+        assert logits_BTV is not None
+        return next_token_nats(logits_BTV, tokens_BT)
+
+    def _check_tokens(self, tokens_BT: Tensor) -> None:
+        length = tokens_BT.shape[1]
+        if length > self.max_context:
+            raise UserError(
+                f"a sequence of {length} tokens is longer than the {self.max_context} of model "
+                f"{self.name!r}; use a shorter context"
+            )
+        if tokens_BT.device.type == "cpu" and tokens_BT.numel():
+            highest = int(tokens_BT.max())
+            if highest >= self.vocabulary:
+                raise UserError(
+                    f"token {highest} is outside the vocabulary of {self.vocabulary} of model "
+                    f"{self.name!r}; tokenizer and model do not belong together"
+                )
+
+    def _register(self, site: str, hook: Hook, waiting: set[str], *, stop: bool) -> Any:
+        module = self._sites.module(site)
+
+        def apply(x: Any) -> Tensor | None:
+            replacement = hook(_checked(site, x))
+            waiting.discard(site)
+            if stop and not waiting:
+                raise _Stop
+            return None if replacement is None else _fitting(site, x, replacement)
+
+        if not site.endswith(IN):
+
+            def after(_module: nn.Module, _args: Any, output: Any) -> Any:
+                first = output[0] if isinstance(output, tuple) else output
+                new = apply(first)
+                if new is None:
+                    return None
+                return (new, *output[1:]) if isinstance(output, tuple) else new
+
+            return module.register_forward_hook(after)
+
+        def before(
+            _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+        ) -> Any:
+            if args:
+                new = apply(args[0])
+                return None if new is None else ((new, *args[1:]), kwargs)
+            key = next((k for k, v in kwargs.items() if isinstance(v, Tensor)), None)
+            new = apply(kwargs[key] if key else None)
+            return None if new is None else (args, {**kwargs, str(key): new})
+
+        return module.register_forward_pre_hook(before, with_kwargs=True)
+
+
+def _checked(site: str, x: Any) -> Tensor:
+    if not isinstance(x, Tensor) or x.dim() != 3 or not x.is_floating_point():
+        shape = list(x.shape) if isinstance(x, Tensor) else type(x).__name__
+        raise UserError(
+            f"site {site!r} gives {shape}, not activations [B, T, D]; choose another, such as a "
+            "block's output (*@resid)"
+        )
+    return x
+
+
+def _fitting(site: str, x_BTD: Tensor, replacement: Tensor) -> Tensor:
+    if replacement.shape != x_BTD.shape:
+        raise UserError(
+            f"the replacement at site {site!r} has shape {list(replacement.shape)}, "
+            f"not {list(x_BTD.shape)}"
+        )
+    return replacement.to(x_BTD)
+
+
+def next_token_nats(
+    logits_BTV: Float[Tensor, "B T V"],
+    tokens_BT: Int[Tensor, "B T"],
+    rows: int = 4096,
+) -> Float[Tensor, "B T-1"]:
+    """−log softmax(logits_t)[token_{t+1}] in nats, in float32.
+
+    `rows` positions at a time, so that no float32 copy of all the logits exists at once.
+    """
+    tokens_BT = tokens_BT.to(logits_BTV.device)
+    flat = logits_BTV.flatten(0, 1)
+    target = tokens_BT.roll(
+        -1, dims=1
+    ).flatten()  # the last column's is meaningless, and dropped
+    parts = [
+        F.cross_entropy(
+            flat[i : i + rows].float(), target[i : i + rows], reduction="none"
+        )
+        for i in range(0, len(flat), rows)
+    ]
+    return torch.cat(parts).view(tokens_BT.shape)[:, :-1]
+
+
+def fingerprint(model: Any) -> str:
+    """SHA-256 of a model's configuration and weights, in milliseconds per hundred megabytes.
+
+    Of each tensor it takes name, type, shape, the sum of all its bits read as integers (exact and
+    so independent of the order of summing and the number of threads, and changed by any flipped
+    bit) and a strided sample of its bytes (changed by most permutations).
+    """
+    settings = {
+        key: value
+        for key, value in model.config.to_dict().items()
+        if key not in _VOLATILE and value is not None
+    }
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
+    for name, tensor in sorted(model.state_dict().items()):
+        bits = _as_integers(tensor.detach())
+        sample = bits[:: max(1, bits.numel() // 1024)].cpu().numpy()
+        digest.update(
+            f"{name} {tensor.dtype} {list(tensor.shape)} {int(bits.sum())}".encode()
+        )
+        digest.update(sample.tobytes())
+    return digest.hexdigest()
+
+
+def _as_integers(tensor: Tensor) -> Tensor:
+    kinds = {8: torch.int64, 4: torch.int32, 2: torch.int16, 1: torch.uint8}
+    flat = tensor.contiguous().flatten()
+    if flat.dtype == torch.bool:
+        return flat.to(torch.uint8)
+    return flat.view(kinds[flat.element_size()])
