@@ -1,0 +1,1 @@
+"""Suites' recorded numbers → one static HTML report. Reads JSON alone: no torch, no weights."""

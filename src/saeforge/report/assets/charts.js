@@ -1,0 +1,173 @@
+/* Charts by the page's theme, and loading of the data files. */
+/* global Plotly */
+"use strict";
+
+var saeforge = (function () {
+  const data = JSON.parse(document.getElementById("data").textContent);
+  const shapes = ["circle", "square", "diamond", "triangle-up", "cross", "x", "star", "pentagon"];
+  const signs = ["●", "■", "◆", "▲", "✚", "✖", "★", "⬟"];
+  const viridis = [[68, 1, 84], [65, 68, 135], [42, 120, 142], [34, 168, 132], [122, 209, 81], [220, 227, 25]];
+  const dark = window.matchMedia("(prefers-color-scheme: dark)");
+  const drawn = new Map(); // element → its chart, to draw again when the theme changes
+  const legends = new Map();
+  const waiting = {};
+
+  /* A file on disk can be had by a script element alone: no fetch on file://. */
+  function load(name) {
+    if (!data.files.includes(name)) return Promise.resolve(null);
+    waiting[name] = waiting[name] || {};
+    waiting[name].promise = waiting[name].promise || new Promise(function (resolve, reject) {
+      const script = document.createElement("script");
+      waiting[name].resolve = resolve;
+      script.onerror = () => reject(new Error("data/" + name + ".js is missing"));
+      script.src = "data/" + name + ".js";
+      document.head.append(script);
+    });
+    return waiting[name].promise;
+  }
+
+  function receive(name, value) {
+    waiting[name].resolve(value);
+  }
+
+  function number(value) {
+    if (value === null || value === undefined || !Number.isFinite(value)) return "–";
+    if (value === 0) return "0";
+    const size = Math.abs(value);
+    if (size >= 1e6) return number(value / 1e6) + "M";
+    const text = size >= 100 ? Math.round(value).toLocaleString("en") : size >= 1e-3 ? value.toPrecision(3) : value.toExponential(1);
+    return text.replace(/-/g, "−");
+  }
+
+  /* Plotly reads a little HTML in its labels; names are to be shown, not read. */
+  function plain(text) {
+    return String(text).replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
+  }
+
+  function style(name) {
+    return getComputedStyle(document.documentElement).getPropertyValue(name).trim();
+  }
+
+  function colour(series) {
+    if (series.site === undefined) return style("--c" + series.suite % 8);
+    const share = data.sites.length > 1 ? series.site / (data.sites.length - 1) : 0.5;
+    const place = (dark.matches ? 0.25 + 0.75 * share : 0.86 * share) * (viridis.length - 1);
+    const from = Math.min(Math.floor(place), viridis.length - 2);
+    const part = viridis[from].map((c, i) => Math.round(c + (viridis[from + 1][i] - c) * (place - from)));
+    return "rgb(" + part.join(",") + ")";
+  }
+
+  function hover(series, i, chart) {
+    const end = series.low && series.low[i] !== null ? " (" + number(series.low[i]) + " to " + number(series.high[i]) + ")" : "";
+    const place = series.text ? series.text[i] : number(series.x[i]) + " " + (chart.x.title || "");
+    return plain(series.name) + "<br>" + plain(place) + ": <b>" + number(series.y[i]) + "</b>" + end;
+  }
+
+  function trace(series, chart) {
+    const ink = colour(series);
+    const steps = series.kind === "steps";
+    const out = {
+      type: "scatter", x: series.x, y: series.y, name: plain(series.name),
+      mode: { both: "lines+markers", points: "markers" }[series.kind] || "lines",
+      line: { color: ink, width: 1.8, shape: steps ? "hv" : "linear" },
+      marker: { color: ink, size: 7, symbol: shapes[(series.shape || 0) % shapes.length] },
+      text: series.x.map((_, i) => hover(series, i, chart)), hovertemplate: "%{text}<extra></extra>"
+    };
+    if (steps && chart.series.length === 1) Object.assign(out, { fill: "tozeroy", fillcolor: ink.replace(/^#(..)(..)(..)$/, (_, r, g, b) => "rgba(" + [r, g, b].map((c) => parseInt(c, 16)) + ",0.18)") });
+    if (series.low && series.low.some((v) => v !== null)) {
+      out.error_y = {
+        type: "data", symmetric: false, thickness: 1.3, width: 3, color: ink,
+        array: series.y.map((y, i) => (series.high[i] === null ? 0 : Math.max(0, series.high[i] - y))),
+        arrayminus: series.y.map((y, i) => (series.low[i] === null ? 0 : Math.max(0, y - series.low[i])))
+      };
+    }
+    return out;
+  }
+
+  function axis(spec, values) {
+    const out = {
+      gridcolor: style("--grid"), zerolinecolor: style("--line"), linecolor: style("--line"),
+      title: { text: plain(spec.title || ""), standoff: 6 }, automargin: true, fixedrange: true, nticks: 6
+    };
+    if (spec.ticks) Object.assign(out, { tickvals: spec.ticks.values, ticktext: spec.ticks.text.map(plain) });
+    if (spec.whole && new Set(values).size <= 12) out.tickvals = [...new Set(values)];
+    if (spec.zero && !spec.log) out.rangemode = "tozero";
+    if (spec.log) Object.assign(out, { type: "log" }, spec.powers ? {} : logTicks(values));
+    return out;
+  }
+
+  /* Plotly labels a short logarithmic axis with lone digits; these are round numbers 1, 2, 5. */
+  function logTicks(values) {
+    const known = values.filter((v) => v > 0);
+    if (!known.length) return {};
+    const ticks = [];
+    for (let e = Math.floor(Math.log10(Math.min(...known))) - 1; e <= Math.log10(Math.max(...known)) + 1; e += 1) {
+      for (const m of [1, 2, 5]) ticks.push(Number((m * 10 ** e).toPrecision(2)));
+    }
+    const many = Math.max(...known) / Math.min(...known) > 500;
+    const kept = many ? ticks.filter((_, i) => i % 3 === 0) : ticks;
+    return { tickvals: kept, ticktext: kept.map((t) => (t >= 1e6 ? t / 1e6 + "M" : t >= 1e-4 ? String(t) : t.toExponential(0))) };
+  }
+
+  function draw(element, chart) {
+    drawn.set(element, chart);
+    const all = (key) => chart.series.flatMap((s) => s[key]).filter((v) => v !== null);
+    const layout = {
+      margin: { l: 44, r: 10, t: 8, b: 40 }, showlegend: false, hovermode: "closest", dragmode: false,
+      paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
+      font: { family: style("--sans"), size: 12, color: style("--quiet") },
+      hoverlabel: { bgcolor: style("--card"), bordercolor: style("--line"), font: { color: style("--text"), size: 13 } },
+      xaxis: axis(chart.x, all("x")), yaxis: axis(Object.assign({}, chart.y, { title: "" }), all("y"))
+    };
+    return Plotly.react(element, chart.series.map((s) => trace(s, chart)), layout, { displayModeBar: false, responsive: true });
+  }
+
+  function legend(element, series) {
+    legends.set(element, series);
+    const names = new Map(series.map((s) => [s.name, s]));
+    element.replaceChildren(...(names.size < 2 ? [] : [...names.values()].map(function (s) {
+      const item = document.createElement("span");
+      const sign = document.createElement("span");
+      sign.textContent = (s.kind === "both" ? signs[(s.shape || 0) % signs.length] : "●") + " ";
+      sign.style.color = colour(s);
+      item.append(sign, s.name);
+      return item;
+    })));
+  }
+
+  /* What is out of sight is not drawn until it comes near. */
+  const near = new IntersectionObserver(function (entries) {
+    for (const entry of entries) {
+      if (!entry.isIntersecting) continue;
+      near.unobserve(entry.target);
+      draw(entry.target, entry.target.chart);
+    }
+  }, { rootMargin: "600px" });
+
+  function drawWhenNear(element, chart) {
+    element.chart = chart;
+    near.observe(element);
+  }
+
+  function forget(element) {
+    near.unobserve(element);
+    drawn.delete(element);
+    Plotly.purge(element);
+  }
+
+  for (const element of document.querySelectorAll("[data-chart]")) {
+    drawWhenNear(element, data[element.dataset.chart][Number(element.dataset.index)]);
+  }
+  for (const element of document.querySelectorAll("[data-legend]")) {
+    legend(element, data[element.dataset.legend].flatMap((chart) => chart.series));
+  }
+  dark.addEventListener("change", function () {
+    for (const [element, chart] of drawn) draw(element, chart);
+    for (const [element, series] of legends) legend(element, series);
+  });
+  window.addEventListener("beforeprint", function () {
+    for (const element of document.querySelectorAll(".plot")) if (element.chart) draw(element, element.chart);
+  });
+
+  return { data, load, receive, number, draw, drawWhenNear, forget, legend };
+})();

@@ -1,0 +1,207 @@
+"""The report's one entrance: suites in, a folder that any browser opens from disk out."""
+
+import json
+import re
+import shutil
+from collections.abc import Mapping, Sequence
+from importlib.resources import as_file, files
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from saeforge import __version__
+from saeforge.errors import UserError
+from saeforge.files import replacing, write_text
+from saeforge.report import charts, summary
+from saeforge.report.inputs import SuiteData, read_suites
+from saeforge.report.latents import browser
+from saeforge.report.numbers import count
+
+SCRIPTS = ("charts.js", "tables.js", "training.js", "latents.js")
+_DATA_FILE = re.compile(r"(training-\d+|latents-\d+-\d+)\.js")
+
+
+def write_report(suite_paths: Sequence[Path], out: Path) -> Path:
+    """Write a static report of one suite, or of several side by side.
+
+    Reads suite.json, metrics.jsonl and results/*.json of each suite; parts that are not there are
+    left out. The report is `out/index.html` with `out/assets/` and `out/data/` beside it; it
+    needs no server and no network.
+
+    Returns:
+        The path of index.html.
+
+    Raises:
+        UserError: if a folder is no suite, a file in it is broken, or `out` cannot be written.
+    """
+    suites = read_suites([Path(path) for path in suite_paths])
+    sites = summary.all_sites(suites)
+    data = _data_files(suites, sites)
+    page = _page(suites, sites, data)
+    if out.exists() and not out.is_dir():
+        raise UserError(f"--out {out} is a file; name a folder for the report")
+    try:
+        _write_assets(out / "assets")
+        _write_data(out / "data", data)
+        write_text(out / "index.html", page)
+    except OSError as error:
+        raise UserError(f"could not write the report to {out}: {error.strerror or error}") from None
+    return out / "index.html"
+
+
+def _data_files(suites: Sequence[SuiteData], sites: Sequence[str]) -> dict[str, Any]:
+    """What is loaded when it is looked at, by name of file: one suite's curves, one site's latents.
+
+    Names are made of numbers alone: a site's name comes from outside.
+    """
+    data: dict[str, Any] = {}
+    for s, suite in enumerate(suites):
+        if curves := charts.training(suite):
+            data[f"training-{s}"] = curves
+        for i, site in enumerate(sites):
+            if latents := browser(suite, site):
+                data[f"latents-{s}-{i}"] = latents
+    return data
+
+
+def _page(suites: Sequence[SuiteData], sites: Sequence[str], data: Mapping[str, Any]) -> str:
+    headline = summary.columns(suites, headline=True)
+    every = summary.columns(suites, headline=False)
+    shown = {
+        "suites": [suite.label for suite in suites],
+        "sites": list(sites),
+        "files": list(data),
+        "by_layer": charts.by_layer(suites),
+        "frontier": charts.frontier(suites),
+        "histograms": charts.histograms(suites),
+    }
+    environment = Environment(
+        loader=PackageLoader("saeforge.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("index.html.jinja").render(
+        title=_title(suites),
+        facts=_facts(suites, sites),
+        commands=_commands(suites),
+        sentences=summary.sentences(suites),
+        suites=suites,
+        count=count,
+        headline=headline,
+        headline_rows=summary.rows(suites, headline),
+        every=every,
+        every_rows=summary.rows(suites, every),
+        shown=shown,
+        has_training=any(name.startswith("training") for name in data),
+        has_latents=any(name.startswith("latents") for name in data),
+        embedded=embedded_json(shown),
+        scripts=SCRIPTS,
+        version=__version__,
+    )
+
+
+def _title(suites: Sequence[SuiteData]) -> str:
+    return ", ".join(dict.fromkeys(_short(suite.meta.model.name) for suite in suites))
+
+
+def _short(name: str) -> str:
+    """A model's id as it is; the last part of a folder's path."""
+    return Path(name).name if name.startswith(("/", ".", "~")) or name.count("/") > 1 else name
+
+
+def _facts(suites: Sequence[SuiteData], sites: Sequence[str]) -> list[tuple[str, str]]:
+    """What was trained on what; where suites differ, each value once."""
+    metas = [suite.meta for suite in suites]
+    evaluated = [
+        f"{r.title}: {count(r.tokens)} tokens of {count(r.documents)} documents"
+        for suite in suites
+        for r in suite.results.values()
+        if r.tokens
+    ]
+    versions = [", ".join(f"{k} {v}" for k, v in m.versions.items() if v) for m in metas]
+    rows = [
+        ("Model", [_model(suite) for suite in suites]),
+        ("Text", [_short(str(m.text.get("source", "–"))) for m in metas]),
+        ("Trained on", [_trained(suite) for suite in suites]),
+        (
+            "Sites",
+            [f"{len(sites)}: {', '.join(sites)}" if len(sites) < 9 else _ends(sites)],
+        ),
+        ("SAEs", [m.arch for m in metas]),
+        ("Variants", [suite.label for suite in suites]),
+        ("Evaluated on", evaluated),
+        ("Seed", [str(m.seed) for m in metas if m.seed is not None]),
+        ("Versions", versions),
+    ]
+    return [(name, "; ".join(dict.fromkeys(filter(None, v)))) for name, v in rows if any(v)]
+
+
+def _ends(sites: Sequence[str]) -> str:
+    return f"{len(sites)}: {sites[0]} … {sites[-1]}"
+
+
+def _model(suite: SuiteData) -> str:
+    model = suite.meta.model
+    layers = f", {model.layers} layers" if model.layers else ""
+    revision = f", revision {model.revision}" if model.revision else ""
+    print_ = f" (fingerprint {model.fingerprint[:12]})" if model.fingerprint else ""
+    return f"{_short(model.name)}{layers}{revision}{print_}"
+
+
+def _trained(suite: SuiteData) -> str:
+    meta = suite.meta
+    steps = f" in {meta.steps:,} steps" if meta.steps else ""
+    epochs = f", {meta.epochs:.3g} epochs of the text" if meta.epochs else ""
+    return f"{count(meta.tokens)} tokens{steps}{epochs}" if meta.tokens else ""
+
+
+def _commands(suites: Sequence[SuiteData]) -> list[tuple[str, str]]:
+    """(run.yaml, the commands that use it) for every different configuration."""
+    configs: dict[str, None] = {}
+    for suite in suites:
+        if suite.meta.config:
+            text = yaml.safe_dump(suite.meta.config, sort_keys=False, allow_unicode=True)
+            configs[text] = None
+    out = []
+    for number, config in enumerate(configs, start=1):
+        name = "run" if len(configs) == 1 else f"run-{number}"
+        lines = f"saeforge train {name}.yaml --out {name}\nsaeforge eval {name}\n"
+        out.append((config, f"{lines}saeforge report {name}"))
+    return out
+
+
+def embedded_json(value: object) -> str:
+    """JSON that may stand inside a <script> element and in JavaScript: no <, >, &, line ends."""
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    for character in "<>&\u2028\u2029":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return text
+
+
+def _write_assets(folder: Path) -> None:
+    ours = files("saeforge.report") / "assets"
+    for name in ("report.css", *SCRIPTS):
+        _copy(ours / name, folder / name)
+    _copy(files("plotly") / "package_data" / "plotly.min.js", folder / "plotly.min.js")
+
+
+def _copy(source: Traversable, target: Path) -> None:
+    with as_file(source) as real, replacing(target) as temporary:
+        shutil.copyfile(real, temporary)
+
+
+def _write_data(folder: Path, data: Mapping[str, Any]) -> None:
+    if folder.is_dir():
+        for old in folder.iterdir():  # of an earlier report with more sites
+            if _DATA_FILE.fullmatch(old.name):
+                old.unlink()
+    for name, value in data.items():
+        write_text(
+            folder / f"{name}.js",
+            f'saeforge.receive("{name}",{embedded_json(value)});\n',
+        )

@@ -1,0 +1,198 @@
+"""Charts as data: what is drawn, without colours or sizes, which the page chooses by its theme.
+
+A chart is {id, title, description, better, x: axis, y: axis, series: [...]}; a series has name,
+x, y, low and high (or null), `suite` and `site` numbers for its colour, and `shape`, `kind`.
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from saeforge.report.inputs import Logged, Metric, SuiteData
+from saeforge.report.numbers import rounded
+from saeforge.report.summary import all_metrics, all_sites
+
+Chart = dict[str, Any]
+
+POINTS = 300
+"""Points of a training curve that are kept: more than a chart's pixels can tell apart."""
+
+CURVES = ("fvu", "l0", "dead", "lr", "tokens_per_second")
+HELD_OUT = ("held_out_fvu", "delta_ce")
+
+
+def by_layer(suites: Sequence[SuiteData]) -> list[Chart]:
+    """One chart per metric: its value and interval at every site, a line per suite."""
+    sites = all_sites(suites)
+    axis, places = _layer_axis(sites)
+    return [
+        {
+            "id": f"metric-{name}",
+            "title": metric.title,
+            "description": metric.description,
+            "better": metric.better,
+            "x": axis,
+            "y": {"title": metric.unit, "zero": metric.better == "lower"},
+            "series": [
+                series
+                for index, suite in enumerate(suites)
+                for series in _layer_series(suite, index, name, places)
+            ],
+        }
+        for name, metric in all_metrics(suites).items()
+    ]
+
+
+def _layer_axis(sites: Sequence[str]) -> tuple[Chart, dict[str, tuple[str, float]]]:
+    """The axis and each site's (family, place on it).
+
+    Sites that differ in one number (`layers.3`) stand at that number, a line per family
+    (`layers.*`, `layers.*.mlp`); where a name has no number all stand in a row, by name.
+    """
+    numbers = {site: re.search(r"\d+", site) for site in sites}
+    families = {site: re.sub(r"\d+", "*", site, count=1) for site in sites}
+    if all(numbers.values()):
+        distinct = sorted(set(families.values()))
+        title = f"layer ({distinct[0]})" if len(distinct) == 1 else "layer"
+        places = {s: (families[s], float(n.group())) for s, n in numbers.items() if n}
+        return {"title": title, "whole": True}, places
+    ticks = {"values": list(range(len(sites))), "text": list(sites)}
+    return {"title": "site", "ticks": ticks}, {s: ("", float(i)) for i, s in enumerate(sites)}
+
+
+def _layer_series(
+    suite: SuiteData, index: int, metric: str, places: dict[str, tuple[str, float]]
+) -> Iterable[Chart]:
+    families = list(dict.fromkeys(family for family, _ in places.values()))
+    for shape, family in enumerate(families):
+        points = sorted(
+            (place, site, value)
+            for site, (own, place) in places.items()
+            if own == family and (value := suite.value(site, metric)) is not None
+        )
+        if points:
+            yield {
+                "name": suite.label if len(families) == 1 else f"{suite.label} {family}",
+                "x": [place for place, _, _ in points],
+                "y": [rounded(v.value) for _, _, v in points],
+                "low": [rounded(v.low) for _, _, v in points],
+                "high": [rounded(v.high) for _, _, v in points],
+                "text": [site for _, site, _ in points],
+                "suite": index,
+                "shape": index if len(families) == 1 else shape,
+                "kind": "both",
+            }
+
+
+def frontier(suites: Sequence[SuiteData]) -> list[Chart]:
+    """What a site's error costs in active latents: a line per site through the suites."""
+    metrics = all_metrics(suites)
+    if len(suites) < 2 or "l0" not in metrics:
+        return []
+    charts = [_frontier(suites, name, metrics) for name in ("fvu", "delta_ce") if name in metrics]
+    return [chart for chart in charts if any(len(s["x"]) > 1 for s in chart["series"])]
+
+
+def _frontier(suites: Sequence[SuiteData], name: str, metrics: dict[str, Metric]) -> Chart:
+    series = []
+    for index, site in enumerate(all_sites(suites)):
+        both = [(suite.value(site, "l0"), suite.value(site, name), suite.label) for suite in suites]
+        points = sorted(
+            (l0.value, label, value)
+            for l0, value, label in both
+            if l0 is not None and l0.value is not None and value is not None
+        )
+        if points:
+            series.append(
+                {
+                    "name": site,
+                    "x": [rounded(x) for x, _, _ in points],
+                    "y": [rounded(v.value) for _, _, v in points],
+                    "low": [rounded(v.low) for _, _, v in points],
+                    "high": [rounded(v.high) for _, _, v in points],
+                    "text": [label for _, label, _ in points],
+                    "site": index,
+                    "shape": index,
+                    "kind": "both",
+                }
+            )
+    return {
+        "id": f"frontier-{name}",
+        "title": f"{metrics[name].title} against {metrics['l0'].title}",
+        "description": "Each line is a site, each point a suite. Further down and to the left is "
+        "better.",
+        "better": None,
+        "x": {"title": "active latents per token", "log": True},
+        "y": {"title": metrics[name].unit, "zero": True},
+        "series": series,
+    }
+
+
+def histograms(suites: Sequence[SuiteData]) -> list[Chart]:
+    """One chart per site and recorded histogram, the suites over one another."""
+    names = {name for suite in suites for found in suite.histograms.values() for name in found}
+    out = []
+    for name in sorted(names):
+        for number, site in enumerate(all_sites(suites)):
+            series = [
+                {
+                    "name": suite.label,
+                    "x": [rounded(edge) for edge in found.edges],
+                    "y": [*found.counts, found.counts[-1]],
+                    "suite": index,
+                    "kind": "steps",
+                }
+                for index, suite in enumerate(suites)
+                if (found := suite.histograms.get(site, {}).get(name)) and found.counts
+            ]
+            if series:
+                out.append(
+                    {
+                        "id": f"{name}-{number}",
+                        "title": site,
+                        "description": "",
+                        "better": None,
+                        "x": {"title": _spoken(name)},
+                        "y": {"title": "latents", "zero": True},
+                        "series": series,
+                    }
+                )
+    return out
+
+
+def _spoken(name: str) -> str:
+    words = name.removesuffix("_histogram").replace("_", " ")
+    return words.replace("log10 ", "log₁₀ ")
+
+
+def training(suite: SuiteData) -> dict[str, Any]:
+    """Curves by site: {site: {"train": {name: [...]}, "held_out": {name: [...]}}}.
+
+    Every group has `tokens`; names without a number are left out.
+    """
+    out: dict[str, Any] = {}
+    for site in all_sites([suite]):
+        lines = [line for line in suite.logged if line.site == site]
+        train = _thinned([line for line in lines if line.kind == "train"])
+        held_out = [line for line in lines if line.kind == "held_out"]
+        losses = dict.fromkeys(name for line in train for name in line.loss)
+        curves = {name: [getattr(line, name) for line in train] for name in CURVES}
+        curves |= {f"loss: {name}": [line.loss.get(name) for line in train] for name in losses}
+        checks = {name: [getattr(line, name) for line in held_out] for name in HELD_OUT}
+        if lines:
+            out[site] = {
+                "train": _with_tokens(curves, [line.tokens for line in train]),
+                "held_out": _with_tokens(checks, [line.tokens for line in held_out]),
+            }
+    return out
+
+
+def _thinned(lines: Sequence[Logged]) -> list[Logged]:
+    """Every n-th from the end, so that the last is there."""
+    stride = -(-len(lines) // POINTS) or 1
+    return list(lines[::-1][::stride][::-1])
+
+
+def _with_tokens(curves: dict[str, list[Any]], tokens: list[int]) -> dict[str, list[Any]]:
+    known = {k: [rounded(v) for v in c] for k, c in curves.items() if any(v is not None for v in c)}
+    return {"tokens": tokens, **known} if known else {}

@@ -1,0 +1,270 @@
+"""Reading what a report is made of: suite.json, metrics.jsonl and results/*.json."""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from saeforge.errors import UserError
+from saeforge.files import read_json
+
+SCHEMA = 1
+
+T = TypeVar("T")
+
+
+class _Record(BaseModel):
+    """Keys that a report does not show are ignored, so that results may grow."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True, allow_inf_nan=False)
+
+
+class Metric(_Record):
+    """What a number means."""
+
+    title: str
+    unit: str = ""
+    description: str = ""
+    better: str | None = None
+
+
+class Value(_Record):
+    """A number with the ends of its 95% interval, where it has one."""
+
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+
+
+class Histogram(_Record):
+    """Counts between consecutive edges."""
+
+    edges: list[float]
+    counts: list[float]
+
+
+class Neighbour(_Record):
+    """Another latent of the same SAE and the cosine of their decoder rows."""
+
+    latent: int
+    cosine: float | None
+
+
+class TokenContext(_Record):
+    """A stretch of text with one latent's activation on each token."""
+
+    tokens: list[str]
+    activations: list[float | None]
+    peak: int
+    document: int | str | None = None
+
+
+class Latent(_Record):
+    """One latent of the browser."""
+
+    latent: int
+    frequency: float | None = None
+    mean_activation: float | None = None
+    max_activation: float | None = None
+    histogram: Histogram | None = None
+    neighbours: list[Neighbour] = []
+    contexts: list[TokenContext] = []
+
+
+class Result(_Record):
+    """One file of results/."""
+
+    evaluation: str
+    title: str
+    config: dict[str, Any] = {}
+    tokens: int | None = None
+    documents: int | None = None
+    metrics: dict[str, Metric] = {}
+    sites: dict[str, dict[str, Value]] = {}
+    series: dict[str, dict[str, Any]] = {}
+
+
+class Model(_Record):
+    """The language model of a suite."""
+
+    name: str
+    revision: str | None = None
+    fingerprint: str | None = None
+    layers: int | None = None
+
+
+class Meta(_Record):
+    """suite.json."""
+
+    model: Model
+    text: dict[str, Any] = {}
+    variant: str
+    arch: str = ""
+    sites: dict[str, dict[str, Any]]
+    tokens: int | None = None
+    steps: int | None = None
+    epochs: float | None = None
+    config: dict[str, Any] = {}
+    seed: int | None = None
+    versions: dict[str, str | None] = {}
+
+
+class Logged(_Record):
+    """One line of metrics.jsonl."""
+
+    kind: str
+    step: int
+    tokens: int
+    site: str
+    loss: dict[str, float | None] = Field(default_factory=dict)
+    fvu: float | None = None
+    l0: float | None = None
+    dead: float | None = None
+    lr: float | None = None
+    grad_norm: float | None = None
+    tokens_per_second: float | None = None
+    held_out_fvu: float | None = None
+    delta_ce: float | None = None
+
+
+@dataclass(frozen=True)
+class SuiteData:
+    """All that a report knows of one suite."""
+
+    path: Path
+    label: str
+    """The variant's name, made longer where two suites share it."""
+    meta: Meta
+    results: dict[str, Result]
+    logged: list[Logged]
+    histograms: dict[str, dict[str, Histogram]]
+    """site → name of the series → histogram."""
+    latents: dict[str, list[Latent]]
+    """site → latents of the browser."""
+
+    def metrics(self) -> dict[str, Metric]:
+        """Every metric of every evaluation, in the order of the results."""
+        return {key: m for result in self.results.values() for key, m in result.metrics.items()}
+
+    def value(self, site: str, metric: str) -> Value | None:
+        """A site's number, or None where it was not measured or is not finite."""
+        for result in self.results.values():
+            found = result.sites.get(site, {}).get(metric)
+            if found is not None and found.value is not None:
+                return found
+        return None
+
+
+def read_suites(paths: Sequence[Path]) -> list[SuiteData]:
+    """Read the suites, each with a label that is its own.
+
+    Raises:
+        UserError: if there is none, a folder holds no suite, or a file is not what it should be.
+    """
+    if not paths:
+        raise UserError("report: no suite given; name at least one suite folder")
+    if len({path.resolve() for path in paths}) < len(paths):
+        raise UserError("report: the same suite is named twice; name each suite once")
+    metas = [_read_meta(path) for path in paths]
+    labels = _labels(paths, metas)
+    return [
+        _read_suite(path, label, meta)
+        for path, label, meta in zip(paths, labels, metas, strict=True)
+    ]
+
+
+def _read_meta(path: Path) -> Meta:
+    file = path / "suite.json"
+    if not file.is_file():
+        raise UserError(
+            f"{path} holds no finished suite (no suite.json); name a folder that "
+            "`saeforge train` has finished"
+        )
+    return _parse(Meta, _checked(read_json(file, "suite"), file), file)
+
+
+def _labels(paths: Sequence[Path], metas: Sequence[Meta]) -> list[str]:
+    folders = [path.resolve().name for path in paths]
+    choices = [
+        [meta.variant for meta in metas],
+        [f"{meta.model.name} {meta.variant}" for meta in metas],
+        [f"{meta.variant} ({name})" for meta, name in zip(metas, folders, strict=True)],
+        [f"{meta.variant} ({path})" for meta, path in zip(metas, paths, strict=True)],
+    ]
+    return next((labels for labels in choices if len(set(labels)) == len(labels)), choices[-1])
+
+
+def _read_suite(path: Path, label: str, meta: Meta) -> SuiteData:
+    histograms: dict[str, dict[str, Histogram]] = {}
+    latents: dict[str, list[Latent]] = {}
+    results = {}
+    for file in sorted((path / "results").glob("[!.]*.json"), key=_result_order):
+        result = _parse(Result, _checked(read_json(file, "result"), file), file)
+        results[result.evaluation] = result
+        for site, series in result.series.items():
+            for name, value in series.items():
+                if name == "latents":
+                    latents[site] = _parse(list[Latent], value, file)
+                elif isinstance(value, dict) and {"edges", "counts"} <= value.keys():
+                    histograms.setdefault(site, {})[name] = _parse(Histogram, value, file)
+    return SuiteData(path, label, meta, results, _read_log(path), histograms, latents)
+
+
+def _result_order(file: Path) -> tuple[int, str]:
+    first = {"reconstruction": 0, "splice": 1}
+    return first.get(file.stem, 2), file.name
+
+
+def _read_log(path: Path) -> list[Logged]:
+    """The log's lines in order; where a step was logged again after a resumption, the last."""
+    file = path / "metrics.jsonl"
+    if not file.is_file():
+        return []
+    lines = {(line.kind, line.site, line.step): line for line in _parse_lines(file)}
+    return sorted(lines.values(), key=lambda line: line.step)
+
+
+def _parse_lines(file: Path) -> Iterator[Logged]:
+    adapter = TypeAdapter(Logged)
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{file} cannot be read ({error}); restore it or remove it") from None
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            yield adapter.validate_python(json.loads(line))
+        except ValidationError as error:
+            raise UserError(f"{file}, line {number}: {_explain(error)}") from None
+        except ValueError as error:
+            raise UserError(
+                f"{file}, line {number} is not valid JSON ({error}); remove the line"
+            ) from None
+
+
+def _checked(data: Any, file: Path) -> dict[str, Any]:
+    if not isinstance(data, dict):
+        raise UserError(f"{file} must hold a JSON object, not a {type(data).__name__}")
+    if data.get("schema") != SCHEMA:
+        raise UserError(
+            f"{file} has schema {data.get('schema')!r} and this saeforge reads {SCHEMA}; "
+            "use the saeforge that wrote it, or write it anew"
+        )
+    return data
+
+
+def _parse(cls: type[T], data: Any, file: Path) -> T:
+    try:
+        return TypeAdapter(cls).validate_python(data)
+    except ValidationError as error:
+        raise UserError(f"{file}: {_explain(error)}; restore it or write it anew") from None
+
+
+def _explain(error: ValidationError) -> str:
+    first = error.errors(include_url=False)[0]
+    key = ".".join(str(part) for part in first["loc"])
+    return f"{key!r}: {first['msg'].lower()}"

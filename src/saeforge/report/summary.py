@@ -1,0 +1,189 @@
+"""What the numbers say, in a few careful sentences, and the tables."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+from saeforge.report.inputs import Metric, SuiteData, Value
+from saeforge.report.numbers import count, measured, number
+
+HEADLINE = (
+    "fvu",
+    "delta_ce",
+    "loss_recovered_zero",
+    "loss_recovered_mean",
+    "l0",
+    "dead_share",
+)
+"""The metrics of the summary table, in its order."""
+
+MANY_DEAD = 0.1
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One number of a table: as text, as its interval, and as the key to sort by."""
+
+    text: str
+    interval: str
+    key: float | None
+
+
+@dataclass(frozen=True)
+class Column:
+    """One metric of a table."""
+
+    id: str
+    metric: Metric
+
+
+@dataclass(frozen=True)
+class Row:
+    """One site of one suite."""
+
+    site: str
+    order: int
+    suite: int
+    label: str
+    cells: list[Cell]
+
+
+def all_sites(suites: Sequence[SuiteData]) -> list[str]:
+    """The suites' sites in the order of their model, then any that only results name."""
+    names = [site for suite in suites for site in suite.meta.sites]
+    names += [site for suite in suites for r in suite.results.values() for site in r.sites]
+    return list(dict.fromkeys(names))
+
+
+def all_metrics(suites: Sequence[SuiteData]) -> dict[str, Metric]:
+    """Every metric that some suite has, by name."""
+    return {key: metric for suite in suites for key, metric in suite.metrics().items()}
+
+
+def columns(suites: Sequence[SuiteData], headline: bool) -> list[Column]:
+    """The headline metrics that were measured, or all of them."""
+    metrics = all_metrics(suites)
+    names = [n for n in HEADLINE if n in metrics] if headline else list(metrics)
+    return [Column(name, metrics[name]) for name in names]
+
+
+def rows(suites: Sequence[SuiteData], shown: Sequence[Column]) -> list[Row]:
+    """A row per site and suite, site by site."""
+    out = []
+    for order, site in enumerate(all_sites(suites)):
+        for index, suite in enumerate(suites):
+            values = [suite.value(site, column.id) for column in shown]
+            if any(values):
+                cells = [Cell(*measured(v), v.value if v else None) for v in values]
+                out.append(Row(site, order, index, suite.label, cells))
+    return out
+
+
+def sentences(suites: Sequence[SuiteData]) -> list[tuple[str, list[str]]]:
+    """(label, sentences) per suite, then what holds of all of them under an empty label."""
+    said = [(suite.label, _about(suite)) for suite in suites]
+    together = [*_comparison(suites), *_caution(suites)]
+    return [(label, lines) for label, lines in [*said, ("", together)] if lines]
+
+
+def _values(suite: SuiteData, metric: str) -> dict[str, float]:
+    found = {site: suite.value(site, metric) for site in all_sites([suite])}
+    return {site: v.value for site, v in found.items() if v is not None and v.value is not None}
+
+
+def _span(values: dict[str, float]) -> str:
+    """`0.08 (layers.0) to 0.21 (layers.5)`, or the one value."""
+    low, high = min(values, key=values.__getitem__), max(values, key=values.__getitem__)
+    if len(values) == 1:
+        return f"{number(values[low])} ({low})"
+    return f"{number(values[low])} ({low}) to {number(values[high])} ({high})"
+
+
+def _about(suite: SuiteData) -> list[str]:
+    lines = []
+    if fvu := _values(suite, "fvu"):
+        l0 = _values(suite, "l0")
+        active = f", with {number(fmean(l0.values()))} active latents per token" if l0 else ""
+        lines.append(
+            f"The share of the variance of held-out activations left unexplained (FVU) is "
+            f"{_span(fvu)}{active}."
+        )
+    if delta := _values(suite, "delta_ce"):
+        lines.append(
+            "Putting the reconstruction in the place of one site's activations changes the "
+            f"model's loss by {_span(delta)} nats per token."
+        )
+    if dead := _values(suite, "dead_share"):
+        lines.append(_about_dead(dead))
+    return lines
+
+
+def _about_dead(dead: dict[str, float]) -> str:
+    worst = max(dead, key=dead.__getitem__)
+    if dead[worst] == 0:
+        return "Every latent fired at least once on the held-out tokens."
+    many = [site for site, share in dead.items() if share > MANY_DEAD]
+    text = f"At most {dead[worst]:.1%} of a site's latents never fired on these tokens ({worst})"
+    if not many:
+        return f"{text}."
+    where = "one site" if len(many) == 1 else f"{len(many)} sites"
+    return (
+        f"{text}; more than {MANY_DEAD:.0%} at {where}, so part of the width is unused there, or "
+        "fires too rarely for a sample of this size."
+    )
+
+
+def _comparison(suites: Sequence[SuiteData]) -> list[str]:
+    """The sparsest suite against the densest."""
+    means = {i: fmean(v.values()) for i, s in enumerate(suites) if (v := _values(s, "l0"))}
+    if len(means) < 2:
+        return []
+    sparse, dense = (
+        suites[min(means, key=means.__getitem__)],
+        suites[max(means, key=means.__getitem__)],
+    )
+    if sparse is dense:
+        return []
+    lines = []
+    for metric, name in (("fvu", "FVU"), ("delta_ce", "ΔCE")):
+        pairs = _pairs(dense, sparse, metric)
+        if not pairs:
+            continue
+        lower = sum(_below(a, b) for a, b in pairs)
+        apart = sum(_apart(a, b) for a, b in pairs)
+        lines.append(
+            f"{dense.label} against {sparse.label}: lower {name} at {lower} of {len(pairs)} "
+            f"sites; the intervals do not overlap at {apart}."
+        )
+    return lines
+
+
+def _pairs(a: SuiteData, b: SuiteData, metric: str) -> list[tuple[Value, Value]]:
+    both = [(a.value(site, metric), b.value(site, metric)) for site in all_sites([a, b])]
+    return [(x, y) for x, y in both if x is not None and y is not None]
+
+
+def _below(a: Value, b: Value) -> bool:
+    return a.value is not None and b.value is not None and a.value < b.value
+
+
+def _apart(a: Value, b: Value) -> bool:
+    if a.low is None or a.high is None or b.low is None or b.high is None:
+        return False
+    return a.high < b.low or b.high < a.low
+
+
+def _caution(suites: Sequence[SuiteData]) -> list[str]:
+    results = [r for suite in suites for r in suite.results.values() if r.sites]
+    if not results:
+        return ["These suites have not been evaluated yet: `saeforge eval` adds the numbers."]
+    documents = [r.documents for r in results if r.documents]
+    over = f" over {count(min(documents))}" if documents else " over the"
+    if documents and min(documents) != max(documents):
+        over = f" over {count(min(documents))} to {count(max(documents))}"
+    said = (
+        f"Intervals are 95% bootstrap intervals{over} held-out documents: they show how much "
+        "hangs on the choice of documents, not on the seed or the training text. Each suite is "
+        "one seed, so small differences between suites may not repeat."
+    )
+    return [said]
