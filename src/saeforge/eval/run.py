@@ -1,0 +1,165 @@
+"""`saeforge eval`: every evaluation of any number of suites, each language model loaded once."""
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from saeforge.config import EvalConfig, ModelConfig, RunConfig, TextConfig, from_mapping
+from saeforge.device import choose_device
+from saeforge.errors import UserError
+from saeforge.eval.banks import LM_TOKENS, Bank, site_means, sites_of
+from saeforge.eval.held_out import HeldOut
+from saeforge.eval.latents import latents
+from saeforge.eval.progress import Tracker, tracker
+from saeforge.eval.reconstruction import summarise, tally
+from saeforge.eval.result import Result
+from saeforge.eval.splice import splice
+from saeforge.lm.model import LanguageModel
+from saeforge.lm.text import Corpus
+from saeforge.suite import Suite, load_suite
+
+
+@dataclass(frozen=True)
+class _Work:
+    """Suites that share a language model and held-out tokens."""
+
+    model: ModelConfig
+    text: TextConfig
+    seed: int
+    suites: tuple[Suite, ...]
+
+
+def evaluate(
+    suite_paths: Sequence[Path],
+    config: EvalConfig,
+    say: Callable[[str], None] | None = None,
+    *,
+    model: ModelConfig | None = None,
+    text: TextConfig | None = None,
+) -> dict[Path, list[Result]]:
+    """Evaluate suites and write `results/<evaluation>.json` into each.
+
+    Suites of the same model and text are evaluated together, in the same passes of the language
+    model and on the same tokens.
+
+    Args:
+        say: where lines about progress go; None for silence.
+        model: another language model than the suite's own, such as the same one moved to another
+            folder, or a fine-tuned one.
+        text: another text than the suite's own. With another model or text the results go to
+            `results/<their names>/`, and the suite's own results stay.
+
+    Raises:
+        UserError: if a suite is missing or corrupt, its language model is not the one it was
+            trained on, an SAE does not fit its site, there is no held-out text, or an activation
+            is NaN or infinite.
+    """
+    if config.tokens < 1 or config.splice_tokens < 1:
+        raise UserError("tokens and splice_tokens of an evaluation must be at least 1")
+    suites = [load_suite(path) for path in dict.fromkeys(suite_paths)]
+    found: dict[Path, list[Result]] = {}
+    for work in _grouped(suites, model, text):
+        found |= _evaluate(work, config, say, fingerprinted=model is None)
+    for suite in suites:
+        folder = suite.path / "results"
+        if model is not None or text is not None:
+            folder /= _label(model, text)
+        for result in found[suite.path]:
+            result.write(folder / f"{result.evaluation}.json")
+    return {suite.path: found[suite.path] for suite in suites}
+
+
+def _grouped(
+    suites: Sequence[Suite], model: ModelConfig | None, text: TextConfig | None
+) -> list[_Work]:
+    works: dict[str, _Work] = {}
+    for suite in suites:
+        run = from_mapping(RunConfig, suite.meta["config"], f"{suite.path / 'suite.json'}: config")
+        work = _Work(model or run.model, text or run.text, run.seed, (suite,))
+        key = json.dumps([asdict(work.model), asdict(work.text), work.seed])
+        known = works.get(key)
+        works[key] = work if known is None else replace(known, suites=(*known.suites, suite))
+    return list(works.values())
+
+
+def _evaluate(
+    work: _Work, config: EvalConfig, say: Callable[[str], None] | None, fingerprinted: bool
+) -> dict[Path, list[Result]]:
+    lm = LanguageModel.load(work.model, choose_device(config.device))
+    banks: dict[str, Bank] = {}
+    for suite in work.suites:
+        if fingerprinted:
+            _check_fingerprint(suite, lm)
+        banks[str(suite.path)] = {site: sae.to(lm.device) for site, sae in suite.bank().items()}
+    sites_of(banks, lm)
+    corpus = Corpus(
+        work.text, lm.tokenizer, bos_id=lm.bos_id, max_context=lm.max_context, seed=work.seed
+    )
+    sequences = max(1, LM_TOKENS // work.text.context)
+    held_out = HeldOut.take(corpus.stream("held_out", sequences, epochs=1), config.tokens)
+    if say is not None:
+        say(_announcement(work, lm, held_out, config))
+    results = _measure(banks, lm, held_out, config, tracker(say))
+    about = {
+        "model": {"name": lm.name, "revision": lm.revision, "fingerprint": lm.fingerprint},
+        "text": asdict(work.text),
+    }
+    return {
+        suite.path: [
+            replace(result, config=result.config | about) for result in results[str(suite.path)]
+        ]
+        for suite in work.suites
+    }
+
+
+def _measure(
+    banks: dict[str, Bank],
+    lm: LanguageModel,
+    held_out: HeldOut,
+    config: EvalConfig,
+    progress: Tracker,
+) -> dict[str, list[Result]]:
+    """Reconstruction, splice and latents, sharing the sites' means and the latents' counts."""
+    sites = sites_of(banks, lm)
+    with torch.no_grad(), progress("reconstruction", 2 * held_out.tokens_NT.numel()) as tick:
+        means = site_means(lm, sites, held_out, tick)
+        tallies = tally(banks, lm, held_out, means, tick)
+    found = [summarise(tallies, banks, held_out, config)]
+    if config.splice:
+        part = held_out.first(config.splice_tokens)
+        found.append(splice(banks, lm, part, config, progress, means))
+    if config.latents > 0:
+        found.append(latents(banks, lm, held_out, config, progress, tallies))
+    return {name: [results[name] for results in found] for name in banks}
+
+
+def _check_fingerprint(suite: Suite, lm: LanguageModel) -> None:
+    trained_on: Any = suite.meta["model"]
+    recorded = trained_on.get("fingerprint") if isinstance(trained_on, dict) else None
+    if recorded != lm.fingerprint:
+        raise UserError(
+            f"{suite.path} was trained on a model with fingerprint {str(recorded)[:12]}, but "
+            f"{lm.name} is now {lm.fingerprint[:12]}: its weights or config have changed; restore "
+            "that model, or name the one to evaluate on"
+        )
+
+
+def _announcement(work: _Work, lm: LanguageModel, held_out: HeldOut, config: EvalConfig) -> str:
+    asked = config.tokens
+    short = f" (of {asked:,} asked for: the text has no more)" if held_out.kept < asked else ""
+    return (
+        f"{len(work.suites)} suite(s) of {lm.name} on {held_out.kept:,} held-out tokens{short} "
+        f"of {held_out.documents:,} documents of {work.text.source}"
+    )
+
+
+def _label(model: ModelConfig | None, text: TextConfig | None) -> str:
+    """A folder's name for results on another model or text."""
+    names = [Path(model.name).name] if model is not None else []
+    names += [Path(text.source).stem] if text is not None else []
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", "-".join(names)).strip(".-") or "other"
