@@ -6,7 +6,7 @@ Shapes: B tokens in a batch, D model width (of one plane).
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -51,12 +51,17 @@ class ActivationSource(ABC):
     """Called with the share that is done while the source is long at work (filling its ring); it
     may raise to break off, which leaves the state as it was."""
 
-    def __iter__(self) -> Self:
+    def __iter__(self) -> "ActivationSource":
         return self
 
     @abstractmethod
     def __next__(self) -> ActivationBatch:
         """The next batch."""
+
+    @property
+    def epoch(self) -> int | None:
+        """Whole passes over the text that have been read; None where that means nothing."""
+        return None
 
     @abstractmethod
     def head(self, plane: str, tokens: int) -> Float[Tensor, "N D"]:

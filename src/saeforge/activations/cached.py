@@ -101,7 +101,9 @@ def _write_rows(
         done = 0
         while done < tokens:
             room, number = min(stage, tokens - done), reader.batches
-            n = reader.read({s: p[:room] for s, p in planes.items()}, document[:room], position)
+            n = reader.read(
+                {s: p[:room] for s, p in planes.items()}, document[:room], position[:room]
+            )
             if n:
                 flags = torch.stack([finite(p[:n]) for p in planes.values()])
                 reader.refuse_nonfinite({number: flags})
@@ -171,6 +173,10 @@ class CachedSource(ActivationSource):
         self._drawn += self.batch
         x = {site: plane[rows].float() for site, plane in self._planes.items()}
         return ActivationBatch(x, self._document[rows], self._position[rows])
+
+    @property
+    def epoch(self) -> int:
+        return self._epoch
 
     def head(self, plane: str, tokens: int) -> Float[Tensor, "N D"]:
         return self._planes[plane][self._order[:tokens]].float()

@@ -213,19 +213,21 @@ class LiveSource(ActivationSource):
         self._mixing: dict[str, int] | None = None
 
     def __next__(self) -> ActivationBatch:
-        if self._drawn == self.slots:
-            self._start = self._reader.position()
-            self._fill_number, self._drawn, self._filled = (
-                self._fill_number + 1,
-                0,
-                False,
-            )
         self._fill()
         rows = self._order[self._drawn : self._drawn + self.batch]
         self._drawn += self.batch
         there = {device: rows.to(device) for device in {p.device for p in self._planes.values()}}
         x = {site: plane[there[plane.device]].float() for site, plane in self._planes.items()}
-        return ActivationBatch(x, self._document[rows], self._position[rows])
+        batch = ActivationBatch(x, self._document[rows], self._position[rows])
+        if self._drawn == self.slots:
+            self._start = self._reader.position()
+            self._fill_number += 1
+            self._drawn, self._filled = 0, False
+        return batch
+
+    @property
+    def epoch(self) -> int:
+        return self._reader.epoch
 
     def head(self, plane: str, tokens: int) -> Float[Tensor, "N D"]:
         self._fill()
@@ -250,7 +252,7 @@ class LiveSource(ActivationSource):
             "slots": self.slots,
             "bytes": self.slots * (widths + _SLOT_OVERHEAD),
             "batch": self.batch,
-            "epoch": self._reader.epoch,
+            "epoch": self.epoch,
             **self._mixing,
         }
 

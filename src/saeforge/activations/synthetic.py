@@ -65,7 +65,7 @@ class SyntheticSource(ActivationSource):
             raise UserError(
                 f"active = {config.active}: it must be between 1 and features = {config.features}"
             )
-        self.planes = {site: config.d for site in config.sites}
+        self.planes = dict.fromkeys(config.sites, config.d)
         self.batch, self.config, self._seed = batch, config, seed
         self.dictionaries: dict[str, Tensor] = {}
         for site in config.sites:
@@ -137,7 +137,7 @@ class SyntheticSource(ActivationSource):
         return torch.zeros(batch, features).scatter_(1, active_BK, c_BK)
 
 
-def power_law(features: int, total: float, exponent: float) -> Float[Tensor, " F"]:
+def power_law(features: int, total: float | int, exponent: float | int) -> Float[Tensor, " F"]:
     """Frequencies p_i ∝ i^-a with Σp = total, none above 0.99.
 
     What the cap takes from the first is given to the others.

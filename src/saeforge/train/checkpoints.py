@@ -117,8 +117,8 @@ def _intact(folder: Path) -> bool:
 def _verified(folder: Path) -> dict[str, Any]:
     """The state of a checkpoint, after every file has shown its recorded SHA-256."""
     try:
-        recorded = (folder / "state.sha256").read_text(encoding="utf-8").strip()
-        genuine = sha256(folder / "state.json") == recorded
+        recorded = (folder / "state.sha256").read_text(encoding="utf-8")
+        genuine = f"{sha256(folder / 'state.json')}\n" == recorded
     except (OSError, ValueError):
         genuine = False
     if not genuine:

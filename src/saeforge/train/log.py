@@ -7,11 +7,12 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from saeforge.errors import UserError
 
 
+@runtime_checkable
 class Tracker(Protocol):
     """A logger beside metrics.jsonl."""
 

@@ -4,7 +4,7 @@ import sys
 import time
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 _PLAIN_SECONDS = 15.0
 
@@ -14,7 +14,6 @@ class Progress:
 
     Args:
         steps: steps of the run.
-        done: steps done before this process.
         batch: tokens per step.
         say: prints a line.
         terminal: whether to draw a bar; by default, whether stderr is a terminal.
@@ -23,19 +22,18 @@ class Progress:
     def __init__(
         self,
         steps: int,
-        done: int,
         batch: int,
         say: Callable[[str], None],
         terminal: bool | None = None,
     ) -> None:
-        self._steps, self._done, self._batch, self._say = steps, done, batch, say
+        self._steps, self._batch, self._say = steps, batch, say
         self._terminal = sys.stderr.isatty() if terminal is None else terminal
-        self._first, self._start = done, time.monotonic()
+        self._done, self._first, self._start = 0, 0, time.monotonic()
         self._spoken = self._start
         self._bar: Any = None
         self._task: Any = None
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Progress":
         if self._terminal:
             from rich import progress
             from rich.console import Console
@@ -49,9 +47,7 @@ class Progress:
                 console=Console(stderr=True),
             )
             self._bar.start()
-            self._task = self._bar.add_task(
-                "training", total=self._steps, completed=self._done, note=""
-            )
+            self._task = self._bar.add_task("training", total=self._steps, note="")
         return self
 
     def __exit__(
@@ -62,6 +58,13 @@ class Progress:
     ) -> None:
         if self._bar is not None:
             self._bar.stop()
+
+    def begin(self, step: int) -> None:
+        """Training begins, with `step` steps done before."""
+        self._done = self._first = step
+        self._start = time.monotonic()
+        if self._bar is not None:
+            self._bar.update(self._task, completed=step)
 
     def filling(self, share: float) -> None:
         """The source is filling its ring."""

@@ -30,6 +30,7 @@ from saeforge.train.progress import Progress
 from saeforge.train.run_dir import RunDir, differences, plain
 from saeforge.train.step import Stepped, train_step
 from saeforge.train.variants import Member
+from saeforge.train.workers import Workers
 
 Outcome = Literal["finished", "interrupted"]
 Bank = Mapping[str, SAE]
@@ -44,7 +45,7 @@ class Trained:
     Attributes:
         groups: group → its SAE in normalised units, and the sites it serves.
         normalisers: by site.
-        epochs: passes over the text that were begun before the last one, None where unknown.
+        epochs: whole passes over the text that were read, None where that means nothing.
     """
 
     variant: str
@@ -82,7 +83,8 @@ class Trainer:
     """Trains all members on the batches of one source, resumably.
 
     A member's weights depend on the seed, its own variant and plane, and the source; not on the
-    other members, the log, the probe or where the run was interrupted.
+    log, the probe or where the run was interrupted, and on the other members only in rounding
+    (several SAEs are stepped side by side, a thread each; a single one has all threads).
 
     Args:
         members: the SAEs, on the device they are trained on; initialised here.
@@ -131,6 +133,8 @@ class Trainer:
         self._identity, self._buffer, self._log_names = identity, buffer, log
         self._probe, self._finish, self._say = probe, finish, say
         self._logs: dict[str, MetricsLog] = {}
+        self._trackers: list[Tracker] = []
+        self._position: dict[str, Any] = {}
         self._seconds, self._begun = 0.0, time.monotonic()
         self._logged = (0, self._begun)
 
@@ -145,65 +149,78 @@ class Trainer:
             if state == "finished":
                 self._say(f"{self._run_dir.path} is finished already; nothing was changed")
                 return "finished"
-            with StopRequest() as stop:
+            progress = Progress(self.steps, self.config.batch, self._say)
+            workers = Workers(len(self._learners), self._learners[0].idle_M.device)
+            with StopRequest() as stop, progress, workers:
+                self.source.tick = _both(progress.filling, stop)
                 try:
-                    self._begin(stop)
-                    self._loop(stop)
+                    self._begin()
+                    progress.begin(self.step)
+                    self._loop(stop, progress, workers)
                 except Stopped:
                     self._checkpoint()
                     return self._interrupted()
-                except UserError:
-                    self._checkpoint()
-                    raise
             self._end()
         return "finished"
 
-    def _loop(self, stop: StopRequest) -> None:
-        config, batch = self.config, self.config.batch
-        with Progress(self.steps, self.step, batch, self._say) as progress:
-            self.source.tick = _both(progress.filling, stop)
-            while self.step < self.steps:
-                rows = next(self.source)
-                if not self.source.vetted:
-                    refuse_nonfinite(rows, self.step + 1)
-                self._train(rows)
-                self.step += 1
-                last = self.step == self.steps
-                if last or self.step % config.log_every == 0:
-                    self._log()
-                if self._probe and config.eval_every and (last or self._due(config.eval_every)):
-                    self._evaluate(self._probe)
-                if last or self._due(config.checkpoint_every):
-                    self._checkpoint()
-                progress.advance(self.step)
-                if not last:
-                    stop.check()
+    def _loop(self, stop: StopRequest, progress: Progress, workers: Workers) -> None:
+        config = self.config
+        while self.step < self.steps:
+            self._train(self._next(), workers)
+            self.step, self._position = self.step + 1, self.source.state_dict()
+            last = self.step == self.steps
+            if last or self._due(config.log_every):
+                self._log()
+            if self._probe and config.eval_every and (last or self._due(config.eval_every)):
+                self._evaluate(self._probe)
+            if last or self._due(config.checkpoint_every):
+                self._checkpoint()
+            progress.advance(self.step)
+            if not last:
+                stop.check()
 
-    def _train(self, rows: ActivationBatch) -> None:
+    def _next(self) -> ActivationBatch:
+        """The next batch; if it is refused, the state before it is kept."""
+        try:
+            rows = next(self.source)
+            if not self.source.vetted:
+                refuse_nonfinite(rows, self.step + 1)
+        except UserError:
+            self._checkpoint()
+            raise
+        return rows
+
+    def _train(self, rows: ActivationBatch, workers: Workers) -> None:
         """One step of every SAE; each plane is normalised once."""
         factor = schedule.lr_factor(self.config, self.step)
         threshold = schedule.dead_threshold(self.config)
+        progress = self.step / self.steps
+
+        def step(job: tuple[Learner, Batch]) -> None:
+            learner, batch = job
+            context = Context(learner.idle_M >= threshold, progress)
+            sae, lr = learner.member.sae, learner.lr * factor
+            learner.last = train_step(sae, learner.optimiser, batch, context, lr)
+            learner.idle_M.add_(batch.x.shape[0]).masked_fill_(learner.last.fired, 0)
+
+        jobs = []
         for plane, learners in self._by_plane().items():
             x_BD = self.normalisers[plane].normalise(rows.x[plane])
-            batch = Batch(x_BD, x_BD)
-            for learner in learners:
-                context = Context(learner.idle_M >= threshold, self.step / self.steps)
-                sae, lr = learner.member.sae, learner.lr * factor
-                learner.last = train_step(sae, learner.optimiser, batch, context, lr)
-                learner.idle_M.add_(x_BD.shape[0]).masked_fill_(learner.last.fired, 0)
+            jobs += [(learner, Batch(x_BD, x_BD)) for learner in learners]
+        workers.run(step, jobs)
 
-    def _begin(self, stop: StopRequest) -> None:
+    def _begin(self) -> None:
         """Resume from the newest good checkpoint, or initialise normalisers and SAEs."""
         checkpoint = checkpoints.newest(self._checkpoints, self._say)
-        with Progress(self.steps, 0, self.config.batch, self._say) as progress:
-            self.source.tick = _both(progress.filling, stop)
-            if checkpoint is not None:
-                self._restore(checkpoint)
-            else:
-                torch.manual_seed(derive_seed(self.seed, "global"))
-                self._initialise()
+        if checkpoint is not None:
+            self._restore(checkpoint)
+        else:
+            torch.manual_seed(derive_seed(self.seed, "global"))
+            self._initialise()
+        if self.step < self.steps:
             facts = self.source.describe()
-        self._say(f"activations: {', '.join(f'{key} {_show(v)}' for key, v in facts.items())}")
+            self._say(f"activations: {', '.join(f'{k} {_show(v)}' for k, v in facts.items())}")
+        self._position = self.source.state_dict()
         trackers = open_trackers(
             self._log_names, self._run_dir.path, dict(self._identity), self.step
         )
@@ -211,7 +228,7 @@ class Trainer:
         for variant, path in self._suite_dirs.items():
             self._logs[variant] = MetricsLog(path / "metrics.jsonl", variant, trackers)
             self._logs[variant].truncate(int(lengths.get(variant, 0)))
-        self._trackers: list[Tracker] = trackers
+        self._trackers = trackers
         self._begun = time.monotonic()
         self._logged = (self.step, self._begun)
 
@@ -254,7 +271,7 @@ class Trainer:
             return
         state = {
             "identity": plain(self._identity),
-            "source": self.source.state_dict(),
+            "source": self._position,
             "metrics": {variant: log.length() for variant, log in self._logs.items()},
             "seconds": self._elapsed(),
         }
@@ -323,7 +340,6 @@ class Trainer:
         return bank
 
     def _end(self) -> None:
-        epochs = self.source.describe().get("epoch")
         for variant, path in self._suite_dirs.items():
             members = self._members(variant)
             trained = Trained(
@@ -333,7 +349,7 @@ class Trainer:
                 {site: self.normalisers[m.group] for m in members for site in m.sites},
                 self.steps * self.config.batch,
                 self.steps,
-                epochs,
+                self.source.epoch,
             )
             if self._finish:
                 self._finish(trained)

@@ -118,15 +118,24 @@ def _variant(options: Mapping[str, Any], d_by_site: Mapping[str, int], where: st
         for site, d in d_by_site.items()
     }
     for site, site_options in by_site.items():
-        sae_config(arch, site_options, f"{where} at {site}")
+        _check(arch, site_options, f"{where} at {site}")
     return Variant(_name(arch, expansion, own), arch, by_site)
+
+
+def _check(arch: str, options: Mapping[str, Any], where: str) -> None:
+    """Raise a UserError that says where, also for options that only the architecture can judge."""
+    try:
+        sae_config(arch, options, where)
+    except UserError as error:
+        message = str(error)
+        raise UserError(message if where in message else f"{where}: {message}") from None
 
 
 def _positive(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and value > 0
 
 
-def _name(arch: str, expansion: float | None, own: Mapping[str, Any]) -> str:
+def _name(arch: str, expansion: float | int | None, own: Mapping[str, Any]) -> str:
     rest = {key: value for key, value in own.items() if key not in ("width", "k")}
     parts = [arch, f"x{expansion:g}" if expansion is not None else f"w{own['width']}"]
     parts += [f"k{own['k']}"] if "k" in own else []
