@@ -1,0 +1,60 @@
+# Every target sets up its own environment in .venv; a fresh machine needs python3 ≥ 3.11, make, git.
+PYTHON ?= python3
+VENV   := .venv
+PY     := $(VENV)/bin/python
+READY  := $(VENV)/.ready
+PEERS  := .venv-peers/.ready
+# Many single-threaded test processes are faster than few that share threads.
+PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -n auto --maxprocesses 8 --dist loadfile
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint types docs bench golden peers clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+# torch goes first and alone, so that no other package can choose its version.
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "saeforge needs Python 3.11 or newer; say which with PYTHON=..."; exit 1; }
+	test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --quiet "$$(grep '^torch==' constraints.txt)"
+	$(PY) -m pip install --quiet -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: $(READY)  ## SAEs on every layer of the embedded model, and their report
+	$(PY) -m saeforge demo
+
+test: $(READY)  ## all tests (PYTEST_ARGS="-k name" for some)
+	$(PYTEST) $(PYTEST_ARGS)
+
+golden: $(READY)  ## the losses of tiny runs, compared with those stored in tests/golden
+	OMP_NUM_THREADS=1 $(PY) -m pytest -q tests/golden
+
+lint: $(READY)  ## ruff: rules and format
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+
+types: $(READY)  ## mypy, strict, on src
+	$(PY) -m mypy
+
+docs: $(READY)  ## the documentation, into site/
+	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict --quiet
+
+bench: $(READY)  ## one training step, by stage, at a small size
+	$(PY) -m saeforge bench step --arch topk --d 288 --width 4608 --k 32 --batch 4096
+
+# The peers need other versions of the same packages, so they live in an environment of their own.
+$(PEERS): benchmarks/peers.txt
+	test -x .venv-peers/bin/python || $(PYTHON) -m venv .venv-peers
+	.venv-peers/bin/python -m pip install --quiet "$$(grep '^torch==' benchmarks/peers.txt)"
+	.venv-peers/bin/python -m pip install --quiet -r benchmarks/peers.txt
+	-.venv-peers/bin/python -m pip uninstall --quiet --yes torchvision
+	@touch $@
+
+peers: $(PEERS)  ## the environment of the packages we compare with
+
+clean:  ## remove what the targets made, but not runs/
+	rm -rf $(VENV) .venv-peers site build dist src/*.egg-info
+	rm -rf .pytest_cache .mypy_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,150 @@
+"""Imports point down only; some libraries have one importer; the light paths stay light."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+SRC = Path(__file__).resolve().parent.parent / "src" / "saeforge"
+
+LEAVES = {"errors", "config", "files", "machine", "device"}
+"""Modules at the root that every package may import."""
+
+ARROWS: dict[str, set[str]] = {
+    "errors": set(),
+    "config": {"errors"},
+    "files": {"errors"},
+    "machine": {"errors"},
+    "device": {"errors"},
+    "dictionary": LEAVES,
+    "lm": LEAVES,
+    "activations": LEAVES | {"lm", "dictionary"},
+    "suite": LEAVES | {"dictionary"},
+    "train": LEAVES | {"dictionary", "activations", "suite"},
+    "eval": LEAVES | {"dictionary", "activations", "lm", "suite"},
+    "report": LEAVES,
+    "bench": LEAVES | {"dictionary", "train"},
+    "commands": LEAVES | {"dictionary", "lm", "activations", "suite", "train", "eval", "report"},
+    "cli": {"commands", "bench", "config", "errors"},
+    "__main__": {"cli"},
+}
+"""What each part may import, besides itself and the package's version."""
+
+
+def sources() -> list[Path]:
+    return sorted(SRC.rglob("*.py"))
+
+
+def part(path: Path) -> str:
+    """The package or root module that a file belongs to."""
+    return path.relative_to(SRC).parts[0].removesuffix(".py")
+
+
+def imported(path: Path) -> Iterator[tuple[int, str]]:
+    """Every module a file imports, anywhere in it: (line, dotted name)."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from ((node.lineno, alias.name) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno}: relative imports hide the arrows"
+            module = node.module or ""
+            if module == "saeforge":  # `from saeforge import commands` imports saeforge.commands
+                yield from ((node.lineno, f"saeforge.{alias.name}") for alias in node.names)
+            else:
+                yield node.lineno, module
+
+
+@pytest.mark.parametrize("path", sources(), ids=lambda p: str(p.relative_to(SRC)))
+def test_imports_point_down(path: Path) -> None:
+    own = part(path)
+    if own == "__init__":
+        return  # imports by name, when asked
+    assert own in ARROWS, f"{own} is new: say in ARROWS what it may import"
+    for line, module in imported(path):
+        names = module.split(".")
+        if names[0] != "saeforge" or module in {"saeforge", "saeforge.__version__"}:
+            continue
+        assert names[1] in ARROWS[own] | {own}, f"{path}:{line}: {own} must not import {module}"
+
+
+def test_arrows_have_no_cycle() -> None:
+    done: set[str] = set()
+    while len(done) < len(ARROWS):
+        ready = {name for name, below in ARROWS.items() if below <= done} - done
+        assert ready, f"a cycle among {sorted(set(ARROWS) - done)}"
+        done |= ready
+
+
+def importers(library: str) -> set[str]:
+    return {
+        part(path)
+        for path in sources()
+        for _, module in imported(path)
+        if module.split(".")[0] == library
+    }
+
+
+def test_only_lm_imports_transformers() -> None:
+    assert importers("transformers") == {"lm"}
+
+
+@pytest.mark.parametrize("library", ["transformer_lens", "nnsight", "pickle", "dill", "joblib"])
+def test_nobody_imports(library: str) -> None:
+    assert importers(library) == set()
+
+
+def test_training_names_no_architecture() -> None:
+    """Everything but the dictionary reaches an architecture through ARCHS."""
+    for path in sources():
+        for line, module in imported(path):
+            if module.startswith("saeforge.dictionary.") and part(path) != "dictionary":
+                leaf = module.split(".")[2]
+                assert leaf in {"base", "registry", "normaliser", "stages", "kernels", "losses"}, (
+                    f"{path}:{line}: {module} is an architecture's own file"
+                )
+
+
+def test_registration_is_in_one_place() -> None:
+    """A `module:Class` reference to an architecture stands in the registry and nowhere else."""
+    for path in sources():
+        if path != SRC / "dictionary" / "registry.py":
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                    assert not node.value.startswith("saeforge.dictionary.topk:"), path
+
+
+def test_no_eager_pickle() -> None:
+    """torch.load reads pickles; so does numpy with allow_pickle."""
+    for path in sources():
+        text = path.read_text(encoding="utf-8")
+        assert "torch.load(" not in text, path
+        assert "allow_pickle=True" not in text, path
+
+
+HEAVY = ("torch", "transformers", "datasets", "sklearn", "scipy", "pandas")
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import saeforge; saeforge.__version__; dir(saeforge)",
+        "import saeforge.config",
+        "import saeforge.report.build",
+        "from saeforge.dictionary.registry import ARCHS; list(ARCHS)",
+        "import sys; sys.argv = ['saeforge', '--help']\n"
+        "from saeforge.cli import main\n"
+        "try: main()\n"
+        "except SystemExit: pass",
+    ],
+    ids=["package", "config", "report", "archs", "help"],
+)
+def test_light_paths_import_no_torch(code: str) -> None:
+    check = f"\nimport sys; print([m for m in {HEAVY!r} if m in sys.modules], file=sys.stderr)"
+    done = subprocess.run(
+        [sys.executable, "-c", code + check], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.strip().splitlines()[-1] == "[]", done.stderr
