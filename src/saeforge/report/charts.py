@@ -32,7 +32,7 @@ def by_layer(suites: Sequence[SuiteData]) -> list[Chart]:
             "description": metric.description,
             "better": metric.better,
             "x": axis,
-            "y": {"title": metric.unit, "zero": metric.better == "lower"},
+            "y": {"title": metric.unit, "zero": _from_zero(suites, name, metric)},
             "series": [
                 series
                 for index, suite in enumerate(suites)
@@ -41,6 +41,16 @@ def by_layer(suites: Sequence[SuiteData]) -> list[Chart]:
         }
         for name, metric in all_metrics(suites).items()
     ]
+
+
+def _from_zero(suites: Sequence[SuiteData], name: str, metric: Metric) -> bool:
+    """Whether the axis starts at 0: not where 1 is the goal, nor where 0 would flatten the line."""
+    if metric.better in ("higher", "one"):
+        return False
+    found = [suite.value(site, name) for suite in suites for site in all_sites(suites)]
+    values = [v.value for v in found if v is not None and v.value is not None]
+    flat = bool(values) and min(values) == max(values)
+    return flat or not values or max(values) > 1.5 * min(values)
 
 
 def _layer_axis(sites: Sequence[str]) -> tuple[Chart, dict[str, tuple[str, float]]]:

@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
@@ -60,6 +60,7 @@ class TokenContext(_Record):
     activations: list[float | None]
     peak: int
     document: int | str | None = None
+    kind: Literal["top", "quantile"] = "top"
 
 
 class Latent(_Record):

@@ -70,6 +70,7 @@ def _context(context: TokenContext) -> dict[str, Any]:
         "tokens": [legible(token) for token in context.tokens],
         "activations": [float(f"{value or 0.0:.3g}") for value in context.activations],
         "peak": context.peak,
+        "kind": context.kind,
         "document": context.document,
     }
 

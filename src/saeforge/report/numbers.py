@@ -1,6 +1,8 @@
 """Numbers as a reader wants them."""
 
 import math
+from collections.abc import Iterable
+from statistics import median
 
 from saeforge.report.inputs import Value
 
@@ -13,6 +15,8 @@ def number(value: float | None) -> str:
         return "0"
     if abs(value) >= 100:
         text = f"{value:,.0f}"
+    elif value == int(value):
+        text = f"{value:.0f}"
     elif abs(value) >= 1e-3:
         text = f"{value:#.3g}"
     else:
@@ -20,15 +24,26 @@ def number(value: float | None) -> str:
     return text.replace("-", "−")
 
 
-def measured(value: Value | None) -> tuple[str, str]:
-    """A value and its interval, both to two digits of the interval's half-width."""
+def decimals(values: Iterable[Value | None]) -> int | None:
+    """Decimals that show two digits of the median interval's half-width; None without intervals."""
+    known = [v for v in values if v is not None and v.low is not None and v.high is not None]
+    halves = [(v.high - v.low) / 2 for v in known if v.high > v.low]  # type: ignore[operator]
+    if not halves:
+        return None
+    return min(6, max(0, 1 - math.floor(math.log10(median(halves)))))
+
+
+def measured(value: Value | None, digits: int | None) -> tuple[str, str]:
+    """A value and its interval as text, with `digits` decimals if given."""
     if value is None or value.value is None:
         return "–", ""
+
+    def shown(x: float) -> str:
+        return number(x) if digits is None else f"{x:,.{digits}f}".replace("-", "−")
+
     if value.low is None or value.high is None or not value.high > value.low:
-        return number(value.value), ""
-    decimals = min(6, max(0, 1 - math.floor(math.log10((value.high - value.low) / 2))))
-    shown = [f"{x:,.{decimals}f}".replace("-", "−") for x in (value.value, value.low, value.high)]
-    return shown[0], f"{shown[1]} to {shown[2]}"
+        return shown(value.value), ""
+    return shown(value.value), f"{shown(value.low)} to {shown(value.high)}"
 
 
 def count(value: float | None) -> str:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from saeforge.report.inputs import Metric, SuiteData, Value
-from saeforge.report.numbers import count, measured, number
+from saeforge.report.numbers import count, decimals, measured, number
 
 HEADLINE = (
     "fvu",
@@ -68,22 +68,21 @@ def columns(suites: Sequence[SuiteData], headline: bool) -> list[Column]:
 
 
 def rows(suites: Sequence[SuiteData], shown: Sequence[Column]) -> list[Row]:
-    """A row per site and suite, site by site."""
+    """A row per site and suite, site by site; a column's numbers have the same decimals."""
+    places = [(site, suite) for site in all_sites(suites) for suite in suites]
+    digits = [decimals([suite.value(site, c.id) for site, suite in places]) for c in shown]
     out = []
-    for order, site in enumerate(all_sites(suites)):
-        for index, suite in enumerate(suites):
-            values = [suite.value(site, column.id) for column in shown]
-            if any(values):
-                cells = [Cell(*measured(v), v.value if v else None) for v in values]
-                out.append(Row(site, order, index, suite.label, cells))
+    for at, (site, suite) in enumerate(places):
+        order, index = divmod(at, len(suites))
+        values = [suite.value(site, column.id) for column in shown]
+        if any(values):
+            cells = [_cell(v, d) for v, d in zip(values, digits, strict=True)]
+            out.append(Row(site, order, index, suite.label, cells))
     return out
 
 
-def sentences(suites: Sequence[SuiteData]) -> list[tuple[str, list[str]]]:
-    """(label, sentences) per suite, then what holds of all of them under an empty label."""
-    said = [(suite.label, _about(suite)) for suite in suites]
-    together = [*_comparison(suites), *_caution(suites)]
-    return [(label, lines) for label, lines in [*said, ("", together)] if lines]
+def _cell(value: Value | None, digits: int | None) -> Cell:
+    return Cell(*measured(value, digits), value.value if value else None)
 
 
 def _values(suite: SuiteData, metric: str) -> dict[str, float]:
@@ -99,7 +98,8 @@ def _span(values: dict[str, float]) -> str:
     return f"{number(values[low])} ({low}) to {number(values[high])} ({high})"
 
 
-def _about(suite: SuiteData) -> list[str]:
+def about(suite: SuiteData) -> list[str]:
+    """What one suite's numbers say."""
     lines = []
     if fvu := _values(suite, "fvu"):
         l0 = _values(suite, "l0")
@@ -133,7 +133,7 @@ def _about_dead(dead: dict[str, float]) -> str:
     )
 
 
-def _comparison(suites: Sequence[SuiteData]) -> list[str]:
+def comparison(suites: Sequence[SuiteData]) -> list[str]:
     """The sparsest suite against the densest."""
     means = {i: fmean(v.values()) for i, s in enumerate(suites) if (v := _values(s, "l0"))}
     if len(means) < 2:
@@ -173,17 +173,17 @@ def _apart(a: Value, b: Value) -> bool:
     return a.high < b.low or b.high < a.low
 
 
-def _caution(suites: Sequence[SuiteData]) -> list[str]:
+def caution(suites: Sequence[SuiteData]) -> str:
+    """What the numbers do not say."""
     results = [r for suite in suites for r in suite.results.values() if r.sites]
     if not results:
-        return ["These suites have not been evaluated yet: `saeforge eval` adds the numbers."]
+        return "Not evaluated yet: `saeforge eval` adds the numbers."
     documents = [r.documents for r in results if r.documents]
     over = f" over {count(min(documents))}" if documents else " over the"
     if documents and min(documents) != max(documents):
         over = f" over {count(min(documents))} to {count(max(documents))}"
-    said = (
+    return (
         f"Intervals are 95% bootstrap intervals{over} held-out documents: they show how much "
         "hangs on the choice of documents, not on the seed or the training text. Each suite is "
         "one seed, so small differences between suites may not repeat."
     )
-    return [said]

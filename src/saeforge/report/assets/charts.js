@@ -51,7 +51,7 @@ var saeforge = (function () {
   function colour(series) {
     if (series.site === undefined) return style("--c" + series.suite % 8);
     const share = data.sites.length > 1 ? series.site / (data.sites.length - 1) : 0.5;
-    const place = (dark.matches ? 0.25 + 0.75 * share : 0.86 * share) * (viridis.length - 1);
+    const place = (dark.matches ? 0.3 + 0.7 * share : 0.86 * share) * (viridis.length - 1);
     const from = Math.min(Math.floor(place), viridis.length - 2);
     const part = viridis[from].map((c, i) => Math.round(c + (viridis[from + 1][i] - c) * (place - from)));
     return "rgb(" + part.join(",") + ")";
@@ -92,7 +92,8 @@ var saeforge = (function () {
     if (spec.ticks) Object.assign(out, { tickvals: spec.ticks.values, ticktext: spec.ticks.text.map(plain) });
     if (spec.whole && new Set(values).size <= 12) out.tickvals = [...new Set(values)];
     if (spec.zero && !spec.log) out.rangemode = "tozero";
-    if (spec.log) Object.assign(out, { type: "log" }, spec.powers ? {} : logTicks(values));
+    if (spec.log) Object.assign(out, { type: "log" }, logTicks(values));
+    out.exponentformat = values.some((v) => Math.abs(v) >= 1000) ? "SI" : "e";
     return out;
   }
 
@@ -101,6 +102,7 @@ var saeforge = (function () {
     const known = values.filter((v) => v > 0);
     if (!known.length) return {};
     const ticks = [];
+    if (new Set(values).size <= 4) return { tickvals: [...new Set(values)], ticktext: [...new Set(values)].map(number) };
     for (let e = Math.floor(Math.log10(Math.min(...known))) - 1; e <= Math.log10(Math.max(...known)) + 1; e += 1) {
       for (const m of [1, 2, 5]) ticks.push(Number((m * 10 ** e).toPrecision(2)));
     }

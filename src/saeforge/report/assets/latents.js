@@ -9,7 +9,6 @@
   const page = section.querySelector("article");
   const value = document.getElementById("value");
   const orders = {
-    given: () => 0,
     frequent: (a, b) => b.frequency - a.frequency,
     rare: (a, b) => a.frequency - b.frequency,
     max: (a, b) => b.max - a.max,
@@ -66,7 +65,7 @@
   }
 
   function token(text, activation, largest, isPeak) {
-    const element = make("span", /^[↵⇥␍∅⍽]+$/.test(text) ? "sign" : "", text);
+    const element = make("span", /^ ?[↵⇥␍∅⍽]+$/.test(text) ? "sign" : "", text);
     if (activation > 0) {
       element.classList.add("on");
       element.style.setProperty("--heat", (0.1 + 0.5 * Math.min(1, activation / largest)).toFixed(2));
@@ -77,7 +76,7 @@
   }
 
   function context(found, largest) {
-    const tokens = make("div", "tokens", ...found.tokens.map((text, i) => token(text, found.activations[i], largest, i === found.peak)));
+    const tokens = make("div", "tokens", ...found.tokens.map((text, i) => token(i === 0 ? text.replace(/^ +(?=\S)/, "") : text, found.activations[i], largest, i === found.peak)));
     const peak = make("span", "peak", saeforge.number(found.activations[found.peak]));
     if (found.document !== null) peak.title = "document " + found.document;
     return make("li", "", peak, tokens);
@@ -88,7 +87,7 @@
     const name = make(known ? "a" : "span", "", String(id));
     if (known) name.href = address(id);
     else name.title = "not among the latents kept for this report";
-    return make("li", "", name, make("span", "", saeforge.number(cosine)));
+    return make("li", "", name, " ", make("small", "", cosine === null ? "–" : cosine.toFixed(2).replace("-", "−")));
   }
 
   function stats(latent) {
@@ -120,7 +119,10 @@
     }
     page.append(make("div", "halves", left, right));
     const largest = Math.max(latent.max || 0, ...latent.contexts.flatMap((c) => c.activations), 1e-30);
-    if (latent.contexts.length) page.append(make("h4", "", "Where it is most active"), make("ol", "contexts", ...latent.contexts.map((c) => context(c, largest))));
+    for (const [kind, title] of [["top", "Where it is most active"], ["quantile", "Elsewhere, from strong to weak"]]) {
+      const kept = latent.contexts.filter((c) => c.kind === kind);
+      if (kept.length) page.append(make("h4", "", title), make("ol", "contexts", ...kept.map((c) => context(c, largest))));
+    }
     if (plot) saeforge.draw(plot, histogram(latent.histogram));
     mark();
   }
