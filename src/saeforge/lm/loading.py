@@ -51,9 +51,7 @@ def _from_pretrained(config: ModelConfig, folder: Path) -> tuple[Any, Any]:
             name, dtype=_DTYPES[config.dtype], output_loading_info=True, **common
         )
         tokenizer = AutoTokenizer.from_pretrained(name, **common)
-    except (
-        Exception
-    ) as error:  # outside files: whatever they make the library raise is bad input
+    except Exception as error:  # outside files: whatever they make the library raise is bad input
         raise UserError(
             f"model {config.name!r} could not be loaded: {one_line(error)}; give a folder with a "
             "causal language model, a Hugging Face id (with network access) or 'embedded'"

@@ -151,12 +151,9 @@ class LanguageModel:
         waiting = set(self.sites(list(hooks)) if hooks else [])
         unknown = [site for site in hooks if site not in waiting]
         if unknown:
-            raise UserError(
-                f"{unknown[0]!r} is a pattern; resolve it with sites() first"
-            )
+            raise UserError(f"{unknown[0]!r} is a pattern; resolve it with sites() first")
         handles = [
-            self._register(site, hook, waiting, stop=not logits)
-            for site, hook in hooks.items()
+            self._register(site, hook, waiting, stop=not logits) for site, hook in hooks.items()
         ]
         inputs: dict[str, Any] = {
             "input_ids": tokens_BT.to(self.device),
@@ -178,9 +175,7 @@ class LanguageModel:
             for handle in handles:
                 handle.remove()
         if waiting:
-            raise UserError(
-                f"site {min(waiting)!r}: the forward pass never runs this module"
-            )
+            raise UserError(f"site {min(waiting)!r}: the forward pass never runs this module")
         return out
 
     def capture(
@@ -217,9 +212,7 @@ class LanguageModel:
 
         Predictions of padding are in it too; leave them out by the batch's `document`.
         """
-        logits_BTV = self.run(
-            tokens_BT, hooks, logits=True, attention_mask=attention_mask
-        )
+        logits_BTV = self.run(tokens_BT, hooks, logits=True, attention_mask=attention_mask)
         assert logits_BTV is not None
         return next_token_nats(logits_BTV, tokens_BT)
 
@@ -259,9 +252,7 @@ class LanguageModel:
 
             return module.register_forward_hook(after)
 
-        def before(
-            _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-        ) -> Any:
+        def before(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             if args:
                 new = apply(args[0])
                 return None if new is None else ((new, *args[1:]), kwargs)
@@ -302,13 +293,9 @@ def next_token_nats(
     """
     tokens_BT = tokens_BT.to(logits_BTV.device)
     flat = logits_BTV.flatten(0, 1)
-    target = tokens_BT.roll(
-        -1, dims=1
-    ).flatten()  # the last column's is meaningless, and dropped
+    target = tokens_BT.roll(-1, dims=1).flatten()  # the last column's is meaningless, and dropped
     parts = [
-        F.cross_entropy(
-            flat[i : i + rows].float(), target[i : i + rows], reduction="none"
-        )
+        F.cross_entropy(flat[i : i + rows].float(), target[i : i + rows], reduction="none")
         for i in range(0, len(flat), rows)
     ]
     return torch.cat(parts).view(tokens_BT.shape)[:, :-1]
@@ -330,9 +317,7 @@ def fingerprint(model: Any) -> str:
     for name, tensor in sorted(model.state_dict().items()):
         bits = _as_integers(tensor.detach())
         sample = bits[:: max(1, bits.numel() // 1024)].cpu().numpy()
-        digest.update(
-            f"{name} {tensor.dtype} {list(tensor.shape)} {int(bits.sum())}".encode()
-        )
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)} {int(bits.sum())}".encode())
         digest.update(sample.tobytes())
     return digest.hexdigest()
 

@@ -43,9 +43,7 @@ class SiteMap:
         self.names = [
             name
             for name in _in_model_order(base)
-            if not isinstance(
-                self.modules[_module_name(name)], nn.ModuleList | nn.ModuleDict
-            )
+            if not isinstance(self.modules[_module_name(name)], nn.ModuleList | nn.ModuleDict)
         ]
 
     def module(self, site: str) -> nn.Module:
@@ -92,10 +90,7 @@ class SiteMap:
             return block + IN if is_input else block
         if not is_input:
             for attention, mlp in _SANDWICH:
-                if (
-                    f"{block}.{attention}" in self.modules
-                    and f"{block}.{mlp}" in self.modules
-                ):
+                if f"{block}.{attention}" in self.modules and f"{block}.{mlp}" in self.modules:
                     return f"{block}.{attention if kind == 'attn' else mlp}"
         for child in _ATTENTION if kind == "attn" else _MLP:
             if f"{block}.{child}" in self.modules:
