@@ -1,6 +1,8 @@
 """SAEs whose evaluation is known by hand, a tiny random Llama, and held-out tokens for it."""
 
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -66,6 +68,7 @@ class ToyTokenizer:
         return " ".join(f"w{i}" for i in ids)
 
 
+@cache
 def tiny_llama(seed: int = 0) -> LanguageModel:
     """Three blocks, d = 16, weights large enough that a splice matters."""
     from transformers import LlamaConfig, LlamaForCausalLM
@@ -84,6 +87,31 @@ def tiny_llama(seed: int = 0) -> LanguageModel:
         torch.manual_seed(seed)
         model = LlamaForCausalLM(config)
     return LanguageModel.wrap(model, ToyTokenizer(), name="tiny")
+
+
+def saved_llama(folder: Path, seed: int = 0) -> None:
+    """The tiny Llama and a word-level tokenizer of w0 … w63 (w0 is BOS) in a folder."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    vocabulary = {f"w{i}": i for i in range(VOCABULARY)}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="w63"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token="w0", unk_token="w63"
+    ).save_pretrained(folder)
+    tiny_llama(seed).model.save_pretrained(folder)
+
+
+def random_text(documents: int, seed: int = 0) -> str:
+    """Documents of 20 to 60 words, with the separator's line between them."""
+    generator = torch.Generator().manual_seed(seed)
+    texts = []
+    for _ in range(documents):
+        length = int(torch.randint(20, 60, (), generator=generator))
+        words = torch.randint(1, VOCABULARY, (length,), generator=generator).tolist()
+        texts.append(" ".join(f"w{i}" for i in words))
+    return "\n<|endoftext|>\n".join(texts) + "\n"
 
 
 def token_batch(sequences: int = 12, documents: int = 30, seed: int = 0) -> TokenBatch:

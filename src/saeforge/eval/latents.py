@@ -271,6 +271,7 @@ def _describe(
     fired, total, peak = (tensor.tolist() for tensor in (sums.fired, sums.total, sums.peak))
     counts = watcher.histogram.view(-1, BINS).tolist()
     neighbours = _neighbours(watcher.sae, chosen)
+    numbers = _document_numbers(held_out)
     return [
         {
             "latent": latent,
@@ -282,7 +283,7 @@ def _describe(
                 "counts": counts[slot],
             },
             "neighbours": neighbours[slot],
-            "contexts": _contexts(watcher, slot, pieces, _document_numbers(held_out)),
+            "contexts": _contexts(watcher, slot, pieces, numbers),
         }
         for slot, latent in enumerate(chosen)
     ]

@@ -1,0 +1,158 @@
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+import torch
+from toys import random_text, saved_llama
+
+from saeforge.config import EvalConfig, ModelConfig, RunConfig, TextConfig
+from saeforge.dictionary.normaliser import Normaliser
+from saeforge.dictionary.registry import build_sae
+from saeforge.errors import UserError
+from saeforge.eval.result import Result
+from saeforge.eval.run import evaluate
+from saeforge.lm.model import LanguageModel
+from saeforge.suite import write_suite
+
+SITES = ("layers.0", "layers.2")
+QUICK = EvalConfig(tokens=2000, splice_tokens=500, latents=3, bootstrap=50, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def lm_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("lm")
+    saved_llama(folder)
+    (folder / "text.txt").write_text(random_text(300))
+    return folder
+
+
+def write(path: Path, lm_folder: Path, d: int = 16, k: int = 4, text: str = "text.txt") -> Path:
+    lm = LanguageModel.load(ModelConfig(str(lm_folder)))
+    run = RunConfig(
+        model=ModelConfig(str(lm_folder)),
+        text=TextConfig(str(lm_folder / text), context=32, held_out=0.3),
+        sites=SITES,
+    )
+    torch.manual_seed(k)
+    write_suite(
+        path,
+        variant=f"topk-k{k}",
+        groups={site: (build_sae("topk", d=d, width=48, k=k), [site]) for site in SITES},
+        normalisers={site: Normaliser(torch.zeros(d), torch.tensor(2.0)) for site in SITES},
+        model={"name": lm.name, "revision": None, "fingerprint": lm.fingerprint, "layers": 3},
+        text=asdict(run.text),
+        config=json.loads(json.dumps(asdict(run))),
+        seed=0,
+        tokens=0,
+        steps=0,
+    )
+    return path
+
+
+def test_suites_of_a_model_are_evaluated_together(tmp_path: Path, lm_folder: Path) -> None:
+    paths = [write(tmp_path / f"k{k}", lm_folder, k=k) for k in (2, 4)]
+    lines: list[str] = []
+    found = evaluate(paths, QUICK, say=lines.append)
+    assert list(found) == paths
+    for path in paths:
+        assert [r.evaluation for r in found[path]] == ["reconstruction", "splice", "latents"]
+        for result in found[path]:
+            assert Result.read(path / "results" / f"{result.evaluation}.json") == result
+            assert result.tokens >= 500
+            assert result.config["text"]["context"] == 32
+        assert set(found[path][0].sites) == set(SITES)
+    l0 = [found[path][0].sites["layers.0"]["l0"].value for path in paths]
+    assert l0 == pytest.approx([2.0, 4.0], abs=0.2)
+    assert any("held-out tokens" in line for line in lines)
+    assert any("tokens/s" in line for line in lines)
+    alone = evaluate(paths[1:], QUICK)
+    assert alone[paths[1]] == found[paths[1]]
+
+
+def test_splice_and_latents_can_be_left_out(tmp_path: Path, lm_folder: Path) -> None:
+    path = write(tmp_path / "s", lm_folder)
+    config = EvalConfig(tokens=500, splice=False, latents=0, bootstrap=0, device="cpu")
+    assert [r.evaluation for r in evaluate([path], config)[path]] == ["reconstruction"]
+
+
+def test_another_text_leaves_the_suites_own_results(tmp_path: Path, lm_folder: Path) -> None:
+    path = write(tmp_path / "s", lm_folder)
+    config = EvalConfig(tokens=500, splice=False, latents=0, bootstrap=0, device="cpu")
+    evaluate([path], config)
+    own = (path / "results" / "reconstruction.json").read_bytes()
+    other = tmp_path / "other.txt"
+    other.write_text(random_text(60, seed=5))
+    evaluate([path], config, text=TextConfig(str(other), context=16, held_out=0.5))
+    assert (path / "results" / "reconstruction.json").read_bytes() == own
+    result = Result.read(path / "results" / "other" / "reconstruction.json")
+    assert result.config["text"]["source"] == str(other)
+
+
+def test_fewer_tokens_than_asked_for_is_said(tmp_path: Path, lm_folder: Path) -> None:
+    path = write(tmp_path / "s", lm_folder)
+    lines: list[str] = []
+    config = EvalConfig(tokens=10**7, splice=False, latents=0, bootstrap=0, device="cpu")
+    result = evaluate([path], config, say=lines.append)[path][0]
+    assert 0 < result.tokens < 10**6
+    assert "the text has no more" in lines[0]
+
+
+def bad(path: Path, message: str, config: EvalConfig = QUICK) -> None:
+    with pytest.raises(UserError, match=message) as error:
+        evaluate([path], config)
+    assert "\n" not in str(error.value)
+    assert not (path / "results").exists()
+
+
+def test_wrong_width(tmp_path: Path, lm_folder: Path) -> None:
+    bad(write(tmp_path / "s", lm_folder, d=12), r"layers\.0 .* width 12, .* has 16")
+
+
+def test_changed_model(tmp_path: Path, lm_folder: Path) -> None:
+    path = write(tmp_path / "s", lm_folder)
+    meta = json.loads((path / "suite.json").read_text())
+    meta["model"]["fingerprint"] = "0" * 64
+    (path / "suite.json").write_text(json.dumps(meta))
+    bad(path, "fingerprint 000000000000")
+    found = evaluate([path], QUICK, model=ModelConfig(str(lm_folder)))
+    assert found[path][0].config["model"]["fingerprint"] != "0" * 64
+    assert not list((path / "results").glob("*.json"))
+
+
+def test_corrupted_weights(tmp_path: Path, lm_folder: Path) -> None:
+    path = write(tmp_path / "s", lm_folder)
+    file = path / "groups" / "layers.0" / "weights.safetensors"
+    raw = bytearray(file.read_bytes())
+    raw[-7] ^= 1
+    file.write_bytes(raw)
+    bad(path, "weights.safetensors is corrupt")
+
+
+def test_no_held_out_text(tmp_path: Path, lm_folder: Path) -> None:
+    (lm_folder / "one.txt").write_text(random_text(1))
+    with pytest.raises(UserError) as error:
+        evaluate([write(tmp_path / "s", lm_folder, text="one.txt")], QUICK)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"sites": {}, "groups": {}}, "has no SAE to evaluate"),
+        ({"config": {"surprise": 1}}, "unknown key 'surprise'"),
+    ],
+)
+def test_broken_suite(
+    tmp_path: Path, lm_folder: Path, change: dict[str, object], message: str
+) -> None:
+    path = write(tmp_path / "s", lm_folder)
+    meta = json.loads((path / "suite.json").read_text())
+    (path / "suite.json").write_text(json.dumps(meta | change))
+    bad(path, message)
+
+
+def test_no_tokens_or_device(tmp_path: Path, lm_folder: Path) -> None:
+    path = write(tmp_path / "s", lm_folder)
+    bad(path, "at least 1", EvalConfig(tokens=0))
+    bad(path, "device 'tpu'", EvalConfig(device="tpu"))
