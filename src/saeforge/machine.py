@@ -3,6 +3,7 @@
 import os
 import platform
 import resource
+from contextlib import suppress
 from pathlib import Path
 from time import perf_counter
 
@@ -24,10 +25,8 @@ def peak_bytes() -> int:
 
 def forget_peak() -> None:
     """Let the peak start again from now, where the system can (Linux)."""
-    try:
+    with suppress(OSError):  # where it cannot, the peak covers the whole process: an upper bound
         Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        pass  # the peak then covers the whole process: an upper bound
 
 
 def _status(key: str) -> int | None:

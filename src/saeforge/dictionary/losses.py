@@ -38,7 +38,8 @@ def total_variation(x_BD: Float[Tensor, "B D"]) -> Float[Tensor, ""]:
     """Σ_b ‖x_b − x̄‖²."""
     if x_BD.numel() == 0:
         return x_BD.new_zeros(())
-    return x_BD.var(dim=0, correction=0).sum() * x_BD.shape[0]
+    norm: Tensor = torch.linalg.vector_norm(x_BD - x_BD.mean(0))
+    return norm.square()
 
 
 def auxk_latents(d: int, dead: int) -> tuple[int, float]:

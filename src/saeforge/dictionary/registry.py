@@ -1,4 +1,4 @@
-"""ARCHS: the sole place where architectures are registered. Imports torch only when one is built."""
+"""ARCHS: the sole place where architectures are registered; torch is imported with the first."""
 
 from collections.abc import Iterator, Mapping
 from importlib import import_module

@@ -5,7 +5,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from time import perf_counter
 
 _OFF = nullcontext()
-_clock: "_Clock | None" = None
+_clocks: "list[_Clock]" = []  # the last one runs
 
 
 class _Clock:
@@ -24,7 +24,7 @@ class _Clock:
 
 def stage(name: str) -> AbstractContextManager[None]:
     """Mark a stage: `with stage("encoder"): …`. Stages do not nest."""
-    return _OFF if _clock is None else _clock.measure(name)
+    return _clocks[-1].measure(name) if _clocks else _OFF
 
 
 @contextmanager
@@ -36,9 +36,8 @@ def measured(
     Args:
         synchronise: waits for the device, so that its work falls in the stage that queued it.
     """
-    global _clock
-    outer, _clock = _clock, _Clock(synchronise)
+    _clocks.append(_Clock(synchronise))
     try:
-        yield _clock.seconds
+        yield _clocks[-1].seconds
     finally:
-        _clock = outer
+        _clocks.pop()

@@ -20,8 +20,8 @@ class DictionaryAdam:
     """Adam (Kingma & Ba 2015) on one SAE, keeping its `unit_norm` rows on the sphere.
 
     Each step: g ← g − (g·w)w for unit-norm rows; g ← g · min(1, clip/‖g‖) with ‖g‖ over all
-    parameters; Adam; w ← w/‖w‖. A step whose gradient norm is not finite changes nothing; its
-    norm is returned all the same, so that the caller sees it.
+    parameters; Adam; w ← w/‖w‖. A step whose gradient norm is not finite is skipped
+    (unit rows may be normalised once more); its norm is returned, so that the caller sees it.
 
     Raises:
         UserError: if clip, a beta or eps is out of range.

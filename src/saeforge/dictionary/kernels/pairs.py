@@ -44,8 +44,8 @@ def sort_pairs(
         indices: [B, K], or [nnz] with `offsets`.
         width: M.
     """
-    latent, order = indices.reshape(-1).sort(stable=True)
-    bounds = torch.arange(width + 1, device=indices.device)
+    latent, order = indices.reshape(-1).int().sort(stable=True)  # half the time of int64
+    bounds = torch.arange(width + 1, dtype=torch.int32, device=indices.device)
     starts = torch.searchsorted(latent, bounds)
     if offsets is None:
         row = order.div(max(indices.shape[-1], 1), rounding_mode="floor")

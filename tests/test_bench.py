@@ -1,0 +1,81 @@
+"""`saeforge bench step`: the shape of its answer, not the clock."""
+
+import json
+import time
+
+import pytest
+import torch
+
+from saeforge import UserError
+from saeforge.bench import bench_step
+from saeforge.dictionary.stages import measured, stage
+from saeforge.machine import Neighbours
+
+TINY = {"d": 8, "width": 64, "k": 4, "batch": 32, "device": "cpu"}
+
+
+def test_answer_has_every_key_and_is_json():
+    threads = torch.get_num_threads()
+    answer = json.loads(json.dumps(bench_step(**TINY, rounds=2, threads=1)))
+    assert torch.get_num_threads() == threads
+    assert {"arch", "d", "width", "k", "batch", "experts", "threads", "device", "dtype"} <= set(
+        answer
+    )
+    assert answer["threads"] == 1
+    seconds = answer["seconds_per_step"]
+    assert 0 < seconds["min"] <= seconds["median"] <= seconds["max"]
+    assert answer["tokens_per_second"] == pytest.approx(32 / seconds["median"])
+    assert answer["peak_rss_bytes"] > 0
+    assert {"encoder", "topk", "decode", "sparse backward", "projection", "adam"} <= set(
+        answer["stages"]
+    )
+    assert isinstance(answer["quiet"], bool)
+    assert answer["quiet_reason"]
+
+
+@pytest.mark.parametrize(
+    ("options", "word"),
+    [
+        ({"rounds": 0}, "rounds"),
+        ({"threads": 0}, "threads"),
+        ({"batch": 0}, "batch"),
+        ({"dtype": "float8"}, "float8"),
+        ({"device": "abacus"}, "abacus"),
+        ({"k": 65}, "k = 65"),
+        ({"arch": "topk", "experts": 4}, "experts"),
+        ({"arch": "nothing"}, "nothing"),
+    ],
+)
+def test_bad_options_are_refused(options, word):
+    with pytest.raises(UserError, match=word):
+        bench_step(**{**TINY, **options})
+
+
+def test_a_busy_neighbour_is_noticed(monkeypatch):
+    clock = iter([(0.0, 0.0, 0.0), *[(1.0, 1.5, 0.5)] * 2])
+    monkeypatch.setattr(Neighbours, "_now", staticmethod(lambda: next(clock)))
+    quiet, reason = Neighbours().verdict()
+    assert not quiet
+    assert "1.00 cores" in reason
+
+
+def test_own_work_is_not_a_neighbours(monkeypatch):
+    clock = iter([(0.0, 0.0, 0.0), *[(1.0, 4.0, 3.98)] * 2])
+    monkeypatch.setattr(Neighbours, "_now", staticmethod(lambda: next(clock)))
+    assert Neighbours().verdict()[0]
+
+
+def test_nothing_is_called_quiet_unseen(monkeypatch):
+    monkeypatch.setattr(Neighbours, "_now", staticmethod(lambda: None))
+    assert not Neighbours().verdict()[0]
+
+
+def test_stages_add_up_only_while_measured():
+    with measured() as seconds:
+        for _ in range(2):
+            with stage("nap"):
+                time.sleep(0.001)
+    assert seconds["nap"] >= 0.002
+    with stage("nap"):
+        pass
+    assert len(seconds) == 1

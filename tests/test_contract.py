@@ -1,0 +1,193 @@
+"""What every architecture promises (DESIGN §4), checked for each one in ARCHS."""
+
+import copy
+
+import pytest
+import torch
+
+from saeforge import ARCHS, build_sae
+from saeforge.dictionary.base import Batch, Context
+from saeforge.dictionary.losses import reconstruction
+
+D = 12
+TINY = {"topk": {"width": 40, "k": 5}}
+"""A small configuration of each architecture; one that is missing fails `test_every_…`."""
+
+archs = pytest.mark.parametrize("arch", list(ARCHS))
+
+
+def build(arch, dtype=torch.float32):
+    torch.manual_seed(0)
+    sae = build_sae(arch, d=D, **TINY[arch])
+    sae.initialise(rows(64), torch.Generator().manual_seed(1))
+    generator = torch.Generator().manual_seed(2)
+    with torch.no_grad():
+        for parameter in sae.parameters():  # away from encoder = decoder and zero biases
+            parameter += 0.1 * torch.randn(parameter.shape, generator=generator)
+    return sae.to(dtype)
+
+
+def rows(n, seed=0, dtype=torch.float32):
+    return torch.randn(n, D, generator=torch.Generator().manual_seed(seed)).to(dtype)
+
+
+def context(sae, dead=0):
+    mask = torch.zeros(sae.width, dtype=torch.bool)
+    mask[:dead] = True
+    return Context(mask, 0.5)
+
+
+def test_every_architecture_has_a_tiny_configuration():
+    assert set(TINY) == set(ARCHS)
+
+
+@archs
+def test_names_and_declarations(arch):
+    sae = build(arch)
+    assert sae.arch == arch
+    assert sae.width == TINY[arch]["width"]
+    names = dict(sae.named_parameters())
+    assert {"w_enc", "w_dec", "b_dec"} <= set(names)
+    assert set(sae.unit_norm) <= set(names)
+
+
+@archs
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_pieces_compose(arch, dtype):
+    sae, x = build(arch, dtype), rows(9, dtype=dtype)
+    code = sae.encode_sparse(x)
+    assert sae(x).dtype == dtype
+    torch.testing.assert_close(sae.encode(x), code.dense())
+    torch.testing.assert_close(sae(x), sae.decode(code))
+    torch.testing.assert_close(sae(x), sae.decode(sae.encode(x)))
+    assert (sae.encode(x) >= 0).all()
+
+
+@archs
+@pytest.mark.parametrize("shape", [(), (1,), (0,), (2, 3), (2, 0), (2, 1, 3)])
+def test_any_leading_shape(arch, shape):
+    sae = build(arch)
+    x = rows(int(torch.tensor(shape).prod())).reshape(*shape, D)
+    assert sae.encode(x).shape == (*shape, sae.width)
+    assert sae(x).shape == x.shape
+    flat = sae(x.reshape(-1, D))
+    torch.testing.assert_close(sae(x).reshape(-1, D), flat)
+
+
+@archs
+def test_a_token_is_encoded_alone(arch):
+    sae, x = build(arch, torch.float64), rows(50, dtype=torch.float64)
+    whole = sae.encode(x)
+    for i in (0, 17, 49):
+        torch.testing.assert_close(sae.encode(x[i : i + 1])[0], whole[i])
+    torch.testing.assert_close(sae.encode(x.flip(0)).flip(0), whole)
+
+
+@archs
+def test_initialisation_follows_its_generator(arch):
+    sae, x = build(arch), rows(64)
+    states = []
+    for seed in (1, 1, 2):
+        sae.initialise(x, torch.Generator().manual_seed(seed))
+        states.append(copy.deepcopy(sae.state_dict()))
+    assert all(torch.equal(states[0][n], states[1][n]) for n in states[0])
+    assert not all(torch.equal(states[0][n], states[2][n]) for n in states[0])
+    for name in sae.unit_norm:
+        norms = states[0][name].norm(dim=1)
+        torch.testing.assert_close(norms, torch.ones_like(norms))
+
+
+def gradients(sae, output):
+    return torch.autograd.grad(output, list(sae.parameters()), allow_unused=True)
+
+
+@archs
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_step_equals_the_plain_path(arch, dtype, seed):
+    sae, x = build(arch, dtype), rows(33, seed, dtype)
+    out = sae.step(Batch(x, x), context(sae))
+    plain = sae(x)
+    torch.testing.assert_close(out.x_hat, plain)
+    torch.testing.assert_close(out.loss_terms["reconstruction"], reconstruction(x, plain))
+    weights = rows(33, seed + 10, dtype)
+    for ours, theirs in (
+        ((out.x_hat * weights).sum(), (plain * weights).sum()),
+        (
+            sae.step(Batch(x, x), context(sae)).loss_terms["reconstruction"],
+            reconstruction(x, sae(x)),
+        ),
+    ):
+        for mine, expected in zip(gradients(sae, ours), gradients(sae, theirs), strict=True):
+            torch.testing.assert_close(mine, expected)
+
+
+@archs
+def test_step_passes_gradients_to_the_input(arch):
+    sae, x = build(arch, torch.float64), rows(7, dtype=torch.float64)
+    a, b = (x.clone().requires_grad_() for _ in range(2))
+    sae.step(Batch(a, x), context(sae)).x_hat.square().sum().backward()
+    sae(b).square().sum().backward()
+    torch.testing.assert_close(a.grad, b.grad)
+
+
+@archs
+def test_step_compares_with_the_target(arch):
+    sae, x, target = build(arch), rows(9), rows(9, seed=5)
+    out = sae.step(Batch(x, target), context(sae))
+    expected = reconstruction(target, sae(x))
+    torch.testing.assert_close(out.loss_terms["reconstruction"], expected)
+
+
+@archs
+def test_step_reports_what_fired(arch):
+    sae, x = build(arch), rows(9)
+    out = sae.step(Batch(x, x), context(sae))
+    f = sae.encode(x)
+    assert torch.equal(out.fired, (f > 0).any(0))
+    torch.testing.assert_close(out.stats["l0"], (f > 0).sum(1).float().mean())
+    fvu = (x - sae(x)).square().sum() / (x - x.mean(0)).square().sum()
+    torch.testing.assert_close(out.stats["fvu"], fvu)
+    assert not any(value.requires_grad for value in out.stats.values())
+
+
+@archs
+def test_forward_and_step_change_no_state(arch):
+    sae, x = build(arch), rows(9)
+    before = copy.deepcopy(sae.state_dict())
+    random = torch.get_rng_state()
+    sae(x)
+    sum(sae.step(Batch(x, x), context(sae, dead=3)).loss_terms.values()).backward()
+    assert all(torch.equal(before[name], value) for name, value in sae.state_dict().items())
+    assert torch.equal(random, torch.get_rng_state())
+
+
+@archs
+def test_state_dict_round_trip(arch):
+    sae, x = build(arch), rows(9)
+    torch.manual_seed(9)
+    other = build_sae(arch, d=D, **TINY[arch])
+    assert not torch.equal(other(x), sae(x))
+    other.load_state_dict(sae.state_dict())
+    assert torch.equal(other(x), sae(x))
+
+
+@archs
+def test_folding_gives_the_same_code_on_raw_activations(arch):
+    sae, x = build(arch), rows(40)
+    mean, scale = 3 * torch.randn(D, generator=torch.Generator().manual_seed(3)), torch.tensor(2.5)
+    raw = x * scale + mean
+    before = copy.deepcopy(sae.state_dict())
+    folded = sae.folded(mean, scale)
+    torch.testing.assert_close(folded.encode(raw), sae.encode(x), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(folded(raw), sae(x) * scale + mean, atol=1e-4, rtol=1e-5)
+    assert all(torch.equal(before[name], value) for name, value in sae.state_dict().items())
+
+
+@archs
+def test_an_empty_batch_is_harmless(arch):
+    sae, x = build(arch), rows(0)
+    out = sae.step(Batch(x, x), context(sae, dead=3))
+    sum(out.loss_terms.values()).backward()
+    assert not out.fired.any()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in sae.parameters())
