@@ -162,8 +162,8 @@ def _trained(suite: SuiteData) -> str:
     return f"{count(meta.tokens)} tokens{steps}{epochs}" if meta.tokens else ""
 
 
-def _commands(suites: Sequence[SuiteData]) -> list[tuple[str, str]]:
-    """(run.yaml, the commands that use it) for every different configuration."""
+def _commands(suites: Sequence[SuiteData]) -> list[tuple[str, str, str]]:
+    """(name, text, the commands that use it) of every different configuration."""
     configs: dict[str, None] = {}
     for suite in suites:
         if suite.meta.config:
@@ -173,7 +173,7 @@ def _commands(suites: Sequence[SuiteData]) -> list[tuple[str, str]]:
     for number, config in enumerate(configs, start=1):
         name = "run" if len(configs) == 1 else f"run-{number}"
         lines = f"saeforge train {name}.yaml --out {name}\nsaeforge eval {name}\n"
-        out.append((config, f"{lines}saeforge report {name}"))
+        out.append((f"{name}.yaml", config, f"{lines}saeforge report {name}"))
     return out
 
 

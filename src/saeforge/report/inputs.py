@@ -208,10 +208,16 @@ def _read_suite(path: Path, label: str, meta: Meta) -> SuiteData:
         for site, series in result.series.items():
             for name, value in series.items():
                 if name == "latents":
-                    latents[site] = _parse(list[Latent], value, file)
+                    latents[site] = [_parse(Latent, item, file) for item in _items(value, file)]
                 elif isinstance(value, dict) and {"edges", "counts"} <= value.keys():
                     histograms.setdefault(site, {})[name] = _parse(Histogram, value, file)
     return SuiteData(path, label, meta, results, _read_log(path), histograms, latents)
+
+
+def _items(value: Any, file: Path) -> list[Any]:
+    if isinstance(value, list):
+        return value
+    raise UserError(f"{file}: latents must be a list, not a {type(value).__name__}; write it anew")
 
 
 def _result_order(file: Path) -> tuple[int, str]:

@@ -53,6 +53,12 @@ def _latent(suite: SuiteData, site: str, latent: Latent) -> dict[str, Any]:
                 f"{len(context.tokens)} tokens and {len(context.activations)} activations; "
                 "run `saeforge eval` again"
             )
+        if not 0 <= context.peak < len(context.tokens):
+            raise UserError(
+                f"{suite.path / 'results'}: latent {latent.latent} of {site} has a context of "
+                f"{len(context.tokens)} tokens with its peak at {context.peak}; "
+                "run `saeforge eval` again"
+            )
     histogram = latent.histogram
     return {
         "id": latent.latent,

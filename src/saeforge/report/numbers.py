@@ -7,7 +7,7 @@ from statistics import median
 from saeforge.report.inputs import Value
 
 
-def number(value: float | None) -> str:
+def number(value: int | float | None) -> str:
     """Three significant digits; powers of ten only below a thousandth."""
     if value is None or not math.isfinite(value):
         return "–"
@@ -46,7 +46,7 @@ def measured(value: Value | None, digits: int | None) -> tuple[str, str]:
     return shown(value.value), f"{shown(value.low)} to {shown(value.high)}"
 
 
-def count(value: float | None) -> str:
+def count(value: int | float | None) -> str:
     """`3300000` → `3.30 million`; small counts in full."""
     if value is None:
         return "–"

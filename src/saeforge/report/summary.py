@@ -103,7 +103,9 @@ def about(suite: SuiteData) -> list[str]:
     lines = []
     if fvu := _values(suite, "fvu"):
         l0 = _values(suite, "l0")
-        active = f", with {number(fmean(l0.values()))} active latents per token" if l0 else ""
+        active = (
+            f", with {number(fmean(l0.values()))} active latents per token on average" if l0 else ""
+        )
         lines.append(
             f"The share of the variance of held-out activations left unexplained (FVU) is "
             f"{_span(fvu)}{active}."
@@ -152,8 +154,8 @@ def comparison(suites: Sequence[SuiteData]) -> list[str]:
         lower = sum(_below(a, b) for a, b in pairs)
         apart = sum(_apart(a, b) for a, b in pairs)
         lines.append(
-            f"{dense.label} against {sparse.label}: lower {name} at {lower} of {len(pairs)} "
-            f"sites; the intervals do not overlap at {apart}."
+            f"{dense.label} has a lower {name} than {sparse.label} at {lower} of {len(pairs)} "
+            f"sites; their intervals do not overlap at {apart} of them."
         )
     return lines
 
