@@ -21,6 +21,7 @@ from saeforge.dictionary.kernels import (
     segment_outer,
     sort_pairs,
 )
+from saeforge.dictionary.select import padded_width, topk_rows
 from saeforge.dictionary.stages import stage
 
 _TILE_BYTES = {"cpu": 64 * 2**20, "cuda": 2**30}
@@ -86,14 +87,16 @@ def select_topk(
     indices = torch.empty(rows, k, dtype=torch.int64, device=x_BD.device)
     budget = _TILE_BYTES.get(x_BD.device.type, 2**28)
     tile = max(1, min(rows, budget // (width * x_BD.element_size())))
-    pre_tM = x_BD.new_empty(tile, width)
+    padded = padded_width(width, k, x_BD.device)
+    pre_tP = x_BD.new_empty(tile, padded)
+    pre_tP[:, width:] = -torch.inf
     for start in range(0, rows, tile):
         end = min(start + tile, rows)
-        pre = pre_tM[: end - start]
+        pre = pre_tP[: end - start]
         with stage("encoder"):
-            torch.addmm(b_enc_M, x_BD[start:end] - b_dec_D, w_enc_MD.T, out=pre)
+            torch.addmm(b_enc_M, x_BD[start:end] - b_dec_D, w_enc_MD.T, out=pre[:, :width])
         with stage("topk"):
-            torch.topk(pre, k, dim=1, sorted=False, out=(values[start:end], indices[start:end]))
+            values[start:end], indices[start:end] = topk_rows(pre, k)
     return values.relu_(), indices
 
 
