@@ -25,7 +25,8 @@ def load(config: ModelConfig) -> tuple[Any, Any]:
     if config.name == "embedded":
         from saeforge.lm import embedded
 
-        model, tokenizer = embedded.load()
+        with quiet():
+            model, tokenizer = embedded.load()
         return model.to(_DTYPES[config.dtype]), tokenizer
     folder = Path(config.name).expanduser()
     if not folder.is_dir() and _looks_like_path(config.name):
@@ -50,19 +51,24 @@ def _from_pretrained(config: ModelConfig, folder: Path) -> tuple[Any, Any]:
         model, info = AutoModelForCausalLM.from_pretrained(
             name, dtype=_DTYPES[config.dtype], output_loading_info=True, **common
         )
-        tokenizer = AutoTokenizer.from_pretrained(name, **common)
+        _check_whole(config.name, sorted(info["missing_keys"]))
+        return model, AutoTokenizer.from_pretrained(name, **common)
+    except UserError:
+        raise
     except Exception as error:  # outside files: whatever they make the library raise is bad input
         raise UserError(
             f"model {config.name!r} could not be loaded: {one_line(error)}; give a folder with a "
             "causal language model, a Hugging Face id (with network access) or 'embedded'"
         ) from error
-    if info["missing_keys"]:
-        missing = ", ".join(sorted(info["missing_keys"])[:3])
+
+
+def _check_whole(name: str, missing: list[str]) -> None:
+    """Transformers would fill missing weights with random numbers and a notice."""
+    if missing:
         raise UserError(
-            f"model {config.name!r} lacks {len(info['missing_keys'])} weights ({missing}, …); "
+            f"model {name!r} lacks {len(missing)} weights ({', '.join(missing[:3])}); "
             "restore its files or choose another model"
         )
-    return model, tokenizer
 
 
 def _looks_like_path(name: str) -> bool:
@@ -70,7 +76,7 @@ def _looks_like_path(name: str) -> bool:
 
 
 def one_line(error: BaseException, limit: int = 240) -> str:
-    """An exception's text on one line, cut at its first full stop beyond half the limit."""
+    """An exception's text on one line, at most about `limit` characters of it."""
     text = " ".join(str(error).split()) or type(error).__name__
     if len(text) > limit:
         text = text[:limit].rsplit(" ", 1)[0] + " …"
