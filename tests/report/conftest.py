@@ -5,6 +5,7 @@ import math
 import random
 import re
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -217,17 +218,7 @@ def _meta(sites: Sequence[str], k: int, steps: int) -> dict[str, Any]:
     }
 
 
-@pytest.fixture
-def make_suite(tmp_path: Path) -> MakeSuite:
-    """`make_suite(k=32, layers=4, latents=6, …) -> Path` of a suite below tmp_path."""
-
-    def make(**options: Any) -> Path:
-        return fake_suite(tmp_path / "run", **options)
-
-    return make
-
-
-def fake_suite(
+def write_fake_suite(
     root: Path,
     k: int = 32,
     sites: Sequence[str] = ("layers.0", "layers.1", "layers.2", "layers.3"),
@@ -260,3 +251,15 @@ def fake_suite(
             text = json.dumps(build(), ensure_ascii=False)
             (path / "results" / f"{name}.json").write_text(text, encoding="utf-8")
     return path
+
+
+@pytest.fixture
+def make_suite(tmp_path: Path) -> MakeSuite:
+    """`make_suite(k=32, sites=…, latents=6, …) -> Path` of a suite below tmp_path."""
+    return partial(write_fake_suite, tmp_path / "run")
+
+
+@pytest.fixture(scope="module")
+def fake_suite() -> MakeSuite:
+    """The same below a folder of one's own, for what a module builds once."""
+    return write_fake_suite

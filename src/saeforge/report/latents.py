@@ -21,6 +21,8 @@ _SIGNS = {
 
 def legible(token: str) -> str:
     """A token as it can be seen: newlines as ↵, tabs as ⇥, invisible characters by their code."""
+    if token.isprintable() and token:
+        return token
     if not token:
         return _SIGNS[""]
     return "".join(_sign(character) for character in token)
@@ -40,7 +42,7 @@ def browser(suite: SuiteData, site: str) -> list[dict[str, Any]]:
     """A site's latents as the page reads them, tokens made legible.
 
     Raises:
-        UserError: if a context has not one activation per token.
+        UserError: if a context has not one activation per token, or its peak is not one of them.
     """
     return [_latent(suite, site, latent) for latent in suite.latents.get(site, [])]
 

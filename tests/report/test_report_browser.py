@@ -1,0 +1,206 @@
+"""The report in a real browser: read from disk, at a desk and on a telephone."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from saeforge.report.build import write_report
+
+webdriver = pytest.importorskip("selenium.webdriver")
+CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
+
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="no chromium and chromedriver here"),
+]
+
+HOSTILE = '<img src=x onerror="document.title=1"><script>document.title=1</script>'
+FLAGS = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--disable-dev-shm-usage",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM
+    for flag in FLAGS:
+        options.add_argument(flag)
+    options.add_argument(f"--user-data-dir={tmp_path_factory.mktemp('chromium')}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    service = webdriver.ChromeService(DRIVER)
+    driver = webdriver.Chrome(options=options, service=service)
+    try:
+        yield driver
+    finally:
+        driver.quit()
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory, fake_suite: Any) -> str:
+    root = tmp_path_factory.mktemp("browser")
+    suites = [fake_suite(root, k=k, latents=12, hostile=HOSTILE) for k in (16, 64)]
+    return write_report(suites, root / "out").as_uri()
+
+
+def resize(browser: Any, width: int) -> None:
+    """A window of Chromium cannot be as narrow as a telephone; an emulated screen can."""
+    screen = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
+
+
+def wait(browser: Any, condition: str) -> None:
+    """Until a JavaScript expression holds."""
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    ask = f"return Boolean({condition})"
+    WebDriverWait(browser, 30).until(lambda b: b.execute_script(ask), message=condition)
+
+
+def show(browser: Any, page: str, width: int = 1280) -> None:
+    resize(browser, width)
+    browser.get("about:blank")
+    browser.get(page)
+    wait(browser, "document.querySelector('.latent h3')")
+
+
+def errors(browser: Any) -> list[str]:
+    return [line["message"] for line in browser.get_log("browser")]
+
+
+def texts(browser: Any, selector: str) -> list[str]:
+    code = "return [...document.querySelectorAll(arguments[0])].map(e => e.textContent.trim())"
+    found: list[str] = browser.execute_script(code, selector)
+    return found
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_it_reads_well(browser, page, width, theme):
+    media = {"features": [{"name": "prefers-color-scheme", "value": theme}]}
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
+    show(browser, page, width)
+    browser.execute_script("document.querySelectorAll('details').forEach(d => { d.open = true })")
+    browser.execute_script("window.dispatchEvent(new Event('beforeprint'))")
+    wait(browser, "[...document.querySelectorAll('.plot')].every(p => p.querySelector('.trace'))")
+    assert browser.execute_script("return document.querySelectorAll('.plot').length") > 20
+    empty = "[...document.querySelectorAll('.plot .js-line, .plot .point')]"
+    empty += ".some(p => /NaN/.test(p.getAttribute('d')))"
+    assert not browser.execute_script(f"return {empty}")
+    root = "document.documentElement"  # a scroll bar takes its part of the width
+    assert browser.execute_script(f"return {root}.scrollWidth <= {root}.clientWidth")
+    assert width - 20 <= browser.execute_script(f"return {root}.clientWidth") <= width
+    assert errors(browser) == []
+
+
+def test_it_asks_for_nothing_from_the_network(browser, page):
+    browser.get_log("performance")
+    show(browser, page)
+    wait(browser, "document.querySelector('.plot .trace')")
+    events = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
+    asked = [e["params"]["request"]["url"] for e in events if e["method"].endswith("BeSent")]
+    assert sum(url.startswith("file://") for url in asked) > 5
+    assert [u for u in asked if not u.startswith(("file://", "data:", "about:"))] == []
+
+
+def test_text_is_never_code(browser, page):
+    show(browser, page)
+    assert browser.title.endswith("saeforge report")
+    assert HOSTILE in texts(browser, ".tokens .top")[0]
+    assert browser.execute_script("return document.querySelectorAll('img').length") == 0
+
+
+def test_a_heading_sorts_the_table_and_then_turns_it(browser, page):
+    show(browser, page)
+
+    def column() -> list[float]:
+        cells = texts(browser, "#summary tbody td:nth-child(3)")
+        return [float(cell.split()[0].split("\n")[0]) for cell in cells]
+
+    def press() -> str:
+        code = "const h = document.querySelector('#summary thead th:nth-child(3)');"
+        code += "h.querySelector('button').click(); return h.getAttribute('aria-sort')"
+        found: str = browser.execute_script(code)
+        return found
+
+    before = column()
+    assert press() == "ascending"
+    assert column() == sorted(before) != before
+    assert press() == "descending"
+    assert column() == sorted(before, reverse=True)
+
+
+def test_curves_follow_the_choice(browser, page):
+    show(browser, page)
+    wait(browser, "document.querySelectorAll('#training-figures figure').length")
+    assert texts(browser, "#training-legend > span") == [f"● layers.{i}" for i in range(4)]
+    choose(browser, "#training [name=suite]", "all")
+    choose(browser, "#training [name=site]", "2")
+    wait(browser, "document.querySelectorAll('#training-legend > span').length === 2")
+    assert texts(browser, "#training-legend > span") == ["● topk-x8-k16", "● topk-x8-k64"]
+    assert errors(browser) == []
+
+
+def choose(browser: Any, selector: str, value: str) -> None:
+    code = "const e = document.querySelector(arguments[0]); e.value = arguments[1];"
+    code += "for (const t of ['input', 'change']) e.dispatchEvent(new Event(t, {bubbles: true}))"
+    browser.execute_script(code, selector, value)
+
+
+def test_the_browser_of_latents(browser, page):
+    show(browser, page)
+    rates = [float(text.rstrip("%")) for text in texts(browser, ".list small")]
+    assert len(rates) == 12
+    assert rates == sorted(rates, reverse=True)
+    browser.execute_script("document.querySelectorAll('.list a')[3].click()")
+    chosen = texts(browser, ".list b")[3]
+    wait(
+        browser, f"document.querySelector('.latent h3').textContent.startsWith('Latent {chosen} ')"
+    )
+    assert texts(browser, ".list a[aria-current] b") == [chosen]
+
+    browser.execute_script("document.querySelector('.neighbours a[href$=\"/0\"]').click()")
+    wait(browser, "document.querySelector('.latent h3').textContent.startsWith('Latent 0 ')")
+    browser.back()
+    wait(
+        browser, f"document.querySelector('.latent h3').textContent.startsWith('Latent {chosen} ')"
+    )
+
+    choose(browser, "#latents [name=find]", "33")
+    assert texts(browser, ".list b") == ["33"]
+    choose(browser, "#latents [name=find]", "no such text")
+    assert texts(browser, ".listed") == ["0 of 12 latents"]
+
+    choose(browser, "#latents [name=suite]", "1")
+    choose(browser, "#latents [name=site]", "2")
+    wait(
+        browser,
+        "document.querySelector('.latent h3').textContent.includes('layers.2, topk-x8-k64')",
+    )
+    assert len(texts(browser, ".list b")) == 12
+    assert errors(browser) == []
+
+
+def test_an_address_leads_to_its_latent(browser, page):
+    show(browser, page + "#latents/1/3/6")
+    assert texts(browser, ".latent h3") == ["Latent 6 layers.3, topk-x8-k64"]
+
+
+def test_a_token_tells_its_value(browser, page):
+    show(browser, page, 390)
+    code = "document.querySelector('.tokens .top').dispatchEvent("
+    code += "new MouseEvent('click', {bubbles: true, clientX: 100, clientY: 100}))"
+    browser.execute_script(code)
+    largest = texts(browser, ".contexts .peak")[0]
+    assert texts(browser, "#value:not([hidden])") == [largest]
