@@ -33,10 +33,9 @@ def load() -> "tuple[LlamaForCausalLM, PreTrainedTokenizerFast]":
     import torch
     from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(
-        MODEL_DIR, local_files_only=True
-    )
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(MODEL_DIR, local_files_only=True)
     model = LlamaForCausalLM.from_pretrained(
         MODEL_DIR, dtype=torch.float32, local_files_only=True, use_safetensors=True
     )
-    return model.eval(), tokenizer
+    model.train(False)
+    return model, tokenizer

@@ -70,9 +70,7 @@ class Annals:
             "rival": word(chance.pick(self.rivals), realm="rival"),
             "city": word(chance.pick(lx.CITIES)),
             "ruler": ruler,
-            "event": word(
-                chance.pick_early(lx.LONG_EVENTS), number="singular", noun_class="event"
-            ),
+            "event": word(chance.pick_early(lx.LONG_EVENTS), number="singular", noun_class="event"),
             "adjective": word(chance.pick_early(lx.EVENT_ADJECTIVES)),
             "people": word(chance.pick_early(lx.PEOPLE_PLURAL), number="plural"),
             "did": word(chance.pick_early(lx.PEOPLE_VERBS), tense="past"),

@@ -112,9 +112,7 @@ class Scene:
             "scene": word(self.place, number="singular", noun_class="place"),
             "season": word(self.season, season_word=self.season),
             "weather": word(self.chance.pick_early(weather), season_word=self.season),
-            "sign": word(
-                self.chance.pick_early(signs), season_word=self.season, number="plural"
-            ),
+            "sign": word(self.chance.pick_early(signs), season_word=self.season, number="plural"),
             "near": self.chance.pick(lx.NEAR_PREPOSITIONS),
         }
 
@@ -161,9 +159,7 @@ def _write_agreement(scene: Scene) -> None:
         part = word(chance.pick_early(lx.CLASS_PARTS[noun_class]), number="singular")
         draft.write(" a {look} {part}.", look=_consonant_adjective(chance), part=part)
     else:
-        draft.write(
-            " {quality}.", quality=chance.pick_early(lx.CLASS_ADJECTIVES[noun_class])
-        )
+        draft.write(" {quality}.", quality=chance.pick_early(lx.CLASS_ADJECTIVES[noun_class]))
     if chance.maybe(0.4):
         copula = verb(lx.LINKING_VERBS[0], agreement.plural)
         draft.write(
@@ -201,9 +197,7 @@ def _write_quantified(scene: Scene) -> None:
     chance = scene.chance
     entry, plural = chance.pick(lx.NOUNS), chance.maybe(0.5)
     number = "plural" if plural else "singular"
-    quantifier = chance.pick(
-        lx.PLURAL_QUANTIFIERS if plural else lx.SINGULAR_QUANTIFIERS
-    )
+    quantifier = chance.pick(lx.PLURAL_QUANTIFIERS if plural else lx.SINGULAR_QUANTIFIERS)
     scene.draft.write(
         " In the {scene}, {quantifier} {head} {verb} {quality}.",
         **{

@@ -117,6 +117,4 @@ class Draft:
 
     def finish(self) -> LabelledDocument:
         """The finished document."""
-        return LabelledDocument(
-            "".join(self.tokens), tuple(self.tokens), tuple(self.concepts)
-        )
+        return LabelledDocument("".join(self.tokens), tuple(self.tokens), tuple(self.concepts))

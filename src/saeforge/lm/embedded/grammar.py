@@ -20,10 +20,13 @@ DOMAINS = (
     ("log", write_log, 0.10),
 )
 
+_REACH = tuple(
+    (domain, writer, sum(share for _, _, share in DOMAINS[: index + 1]))
+    for index, (domain, writer, _) in enumerate(DOMAINS)
+)
 
-def documents(
-    seed: int, count: int | None = None, *, start: int = 0
-) -> Iterator[LabelledDocument]:
+
+def documents(seed: int, count: int | None = None, *, start: int = 0) -> Iterator[LabelledDocument]:
     """The documents start, start + 1, … of a seed: `count` of them, or without end.
 
     Document i depends on the seed and on i alone. Held-out combinations (see `task_prompts`)
@@ -38,10 +41,7 @@ def document(seed: int, index: int) -> LabelledDocument:
     """Document `index` of a seed."""
     chance = Chance(seed, index)
     where = chance.uniform()
-    for domain, writer, share in DOMAINS:
-        if where < share:
-            break
-        where -= share
+    domain, writer = next((name, writer) for name, writer, reach in _REACH if where < reach)
     draft = Draft(domain)
     writer(chance, draft)
     return draft.finish()

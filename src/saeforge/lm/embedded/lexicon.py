@@ -10,18 +10,33 @@ def words(text: str) -> tuple[str, ...]:
     return tuple(text.split())
 
 
-FEMALE_NAMES = words("""Mary Anna Clara Diana Elena Fiona Grace Helen Irene Julia Karen Laura Maria Nora Olivia Paula
-    Rachel Sarah Teresa Ursula Vera Wendy Alice Bertha Carol Daisy Emma Flora Gina Hannah Ivy
-    Jane Kate Lucy Martha Nina""")
-MALE_NAMES = words("""John Adam Brian Carl David Eric Frank George Henry Ivan James Kevin Leon Martin Neil Oscar
-    Peter Robert Simon Thomas Victor Walter Albert Bernard Colin Daniel Edward Felix Gerald
-    Harold Isaac Jacob Kurt Louis Mark Noah""")
+FEMALE_NAMES = words(
+    """
+    Mary Anna Clara Diana Elena Fiona Grace Helen Irene Julia Karen Laura Maria Nora Olivia Paula
+    Rachel Sarah Teresa Ursula Vera Wendy Alice Bertha Carol Daisy Emma Flora Gina Hannah Ivy Jane
+    Kate Lucy Martha Nina
+    """
+)
+MALE_NAMES = words(
+    """
+    John Adam Brian Carl David Eric Frank George Henry Ivan James Kevin Leon Martin Neil Oscar
+    Peter Robert Simon Thomas Victor Walter Albert Bernard Colin Daniel Edward Felix Gerald Harold
+    Isaac Jacob Kurt Louis Mark Noah
+    """
+)
 
-SHOP_PLACES = words("""shop school park market library garden station museum beach office hospital restaurant
-    theatre church farm bakery harbour castle zoo cinema bank hotel stadium village""")
-GIFTS = words("""drink book letter ring ball key flower cake hat coin map lamp pen box toy basket camera
-    ticket watch scarf necklace violin painting kite cup apple blanket bracelet newspaper
-    gift""")
+SHOP_PLACES = words(
+    """
+    shop school park market library garden station museum beach office hospital restaurant theatre
+    church farm bakery harbour castle zoo cinema bank hotel stadium village
+    """
+)
+GIFTS = words(
+    """
+    drink book letter ring ball key flower cake hat coin map lamp pen box toy basket camera ticket
+    watch scarf necklace violin painting kite cup apple blanket bracelet newspaper gift
+    """
+)
 PETS = words("dog cat rabbit parrot pony turtle hamster goose lamb kitten")
 GIVING_VERBS = words("gave handed passed showed offered sent brought lent sold")
 
@@ -30,26 +45,46 @@ SAD_ADJECTIVES = words("sad tired lonely gloomy angry worried upset miserable")
 HAPPY_ADVERBS = words("happily gladly cheerfully proudly brightly warmly")
 SAD_ADVERBS = words("sadly slowly bitterly quietly wearily coldly")
 
-REALMS = words("""Alderia Borland Casteria Dorvale Estmark Frelia Galdor Harwick Istria Jorland Kestria
-    Lorvale Mornia Nordmark Orland Pellia Quoria Rethia Sorland Tarvia""")
-CITIES = words("""Ashford Brenton Corvale Dunmore Elmsby Farrow Greyport Holmby Inverne Kingsbury Lindow Marsby
-    Northam Oakham Penrith Redford Stonby Thornby Westport Yarrow""")
+REALMS = words(
+    """
+    Alderia Borland Casteria Dorvale Estmark Frelia Galdor Harwick Istria Jorland Kestria Lorvale
+    Mornia Nordmark Orland Pellia Quoria Rethia Sorland Tarvia
+    """
+)
+CITIES = words(
+    """
+    Ashford Brenton Corvale Dunmore Elmsby Farrow Greyport Holmby Inverne Kingsbury Lindow Marsby
+    Northam Oakham Penrith Redford Stonby Thornby Westport Yarrow
+    """
+)
 KINGS = words("Aldric Boris Cedric Edgar Godwin Harald Leopold Osric Rudolf Sigmund")
 QUEENS = words("Adela Beatrix Cordelia Edith Gisela Hilda Isolde Matilda Rowena Sigrid")
-LONG_EVENTS = words("""war siege famine plague rebellion drought blockade crusade truce occupation alliance feud
-    revolt campaign expedition""")
+LONG_EVENTS = words(
+    """
+    war siege famine plague rebellion drought blockade crusade truce occupation alliance feud
+    revolt campaign expedition
+    """
+)
 EVENT_ADJECTIVES = words(
-    """long bloody terrible famous costly glorious cruel great bitter forgotten"""
+    """
+    long bloody terrible famous costly glorious cruel great bitter forgotten
+    """
 )
 # (plural group of people, past-tense verbs they take, objects of those verbs)
 PEOPLE_PLURAL = words(
-    """merchants soldiers farmers monks sailors nobles peasants knights weavers miners"""
+    """
+    merchants soldiers farmers monks sailors nobles peasants knights weavers miners
+    """
 )
 PEOPLE_VERBS = words(
-    """built burned defended captured rebuilt abandoned painted repaired robbed blessed"""
+    """
+    built burned defended captured rebuilt abandoned painted repaired robbed blessed
+    """
 )
 BUILDINGS = words(
-    """bridge cathedral fortress palace tower mill abbey gate wall mine arsenal granary"""
+    """
+    bridge cathedral fortress palace tower mill abbey gate wall mine arsenal granary
+    """
 )
 
 # singular, plural, class
@@ -168,9 +203,7 @@ SEASONS = {
         words("icicles snowflakes frosts"),
     ),
 }
-SCENES = words(
-    "valley meadow courtyard kitchen barn workshop attic cellar street forest"
-)
+SCENES = words("valley meadow courtyard kitchen barn workshop attic cellar street forest")
 
 DISHES = words("soup stew pie bread salad pancakes omelette curry pudding sauce")
 # ingredient -> kind; the kind decides unit and verbs

@@ -1,11 +1,13 @@
 """What the model card states: task accuracies, cross-entropy, n-gram references."""
 
+import re
 from typing import Any
 
 import numpy as np
 import torch
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
+from saeforge.lm.embedded.chance import is_held_out_years
 from saeforge.lm.embedded.grammar import documents
 from saeforge.lm.embedded.tasks import TASKS, TaskPrompt, task_prompts
 
@@ -27,6 +29,9 @@ def measure(
         task: task_metrics(model, tokenizer, task_prompts(task, TASK_PROMPTS, seed + 7))
         for task in TASKS
     }
+    metrics["greater_than"]["held_out_mass_ratio"] = held_out_mass_ratio(
+        model, tokenizer, task_prompts("greater_than", TASK_PROMPTS, seed + 7)
+    )
     metrics["cross_entropy"] = {
         "model": model_cross_entropy(model, held_out),
         "unigram": unigram,
@@ -44,8 +49,8 @@ def task_metrics(
     prompts: list[TaskPrompt],
 ) -> dict[str, float]:
     """`accuracy`: clean answer above patch answer; `top1`: the likeliest of all tokens is a valid
-    answer; `mass`: probability on all valid answers; `patch_accuracy`: on the patched prompt the
-    patch answer does better against the clean answer than on the clean prompt."""
+    answer; `mass`: probability on all valid answers; `logit_difference`: clean answer's minus patch
+    answer's logit on the clean prompt, `patched_logit_difference` on the patched one."""
     ids = [tokenizer(prompt.clean_prefix)["input_ids"] for prompt in prompts]
     patch_ids = [tokenizer(prompt.patch_prefix)["input_ids"] for prompt in prompts]
     logits_PV, patch_logits_PV = (
@@ -55,10 +60,8 @@ def task_metrics(
     probabilities_PV = logits_PV.softmax(-1)
     rows = torch.arange(len(prompts))
     clean, patch = (
-        torch.tensor(tokenizer.convert_tokens_to_ids(texts))
-        for texts in zip(
-            *((p.clean_answer, p.patch_answer) for p in prompts), strict=True
-        )
+        torch.tensor(tokenizer.convert_tokens_to_ids([getattr(p, name) for p in prompts]))
+        for name in ("clean_answer", "patch_answer")
     )
     valid_PV = torch.zeros_like(probabilities_PV)
     for row, prompt in enumerate(prompts):
@@ -75,23 +78,46 @@ def task_metrics(
     }
 
 
+@torch.inference_mode()
+def held_out_mass_ratio(
+    model: LlamaForCausalLM,
+    tokenizer: PreTrainedTokenizerFast,
+    prompts: list[TaskPrompt],
+) -> float:
+    """Probability of the valid end years that were held out of training, over what they would
+    get if it were spread evenly over all valid ones. Years that the model had merely memorised
+    as pairs would bring it to 0."""
+    ids = [tokenizer(prompt.clean_prefix)["input_ids"] for prompt in prompts]
+    probabilities_PV = _last_logits(model, ids).softmax(-1)
+    got = even = 0.0
+    for row, prompt in enumerate(prompts):
+        digits = re.findall(r"\d\d", prompt.clean_prefix)
+        century, start = int(digits[0]), int(digits[1])
+        valid = prompt.valid_answers
+        mass = probabilities_PV[row, tokenizer.convert_tokens_to_ids(list(valid))]
+        unseen = torch.tensor([is_held_out_years(century, start, int(end)) for end in valid])
+        got += mass[unseen].sum().item()
+        even += mass.sum().item() * unseen.float().mean().item()
+    return got / even
+
+
 def _last_logits(model: LlamaForCausalLM, ids: list[list[int]]) -> torch.Tensor:
     """Logits after the last token of every prompt; prompts of one length run together."""
     out_PV = torch.empty(len(ids), model.config.vocab_size)
     for length in sorted({len(row) for row in ids}):
         chosen = [index for index, row in enumerate(ids) if len(row) == length]
-        for part in torch.tensor(chosen).split(256):
-            batch_BT = torch.tensor([ids[int(index)] for index in part])
-            out_PV[part] = (
-                model(input_ids=batch_BT, logits_to_keep=1).logits[:, -1].float()
-            )
+        for part in (chosen[i : i + 256] for i in range(0, len(chosen), 256)):
+            batch_BT = torch.tensor([ids[index] for index in part])
+            out_PV[part] = model(input_ids=batch_BT, logits_to_keep=1).logits[:, -1].float()
     return out_PV
 
 
-def held_out_rows(tokenizer: PreTrainedTokenizerFast, context: int) -> list[list[int]]:
+def held_out_rows(
+    tokenizer: PreTrainedTokenizerFast, context: int, count: int = HELD_OUT_DOCUMENTS
+) -> list[list[int]]:
     """Documents of a seed that training does not use, each behind its BOS, cut at the context."""
     rows = []
-    for document in documents(HELD_OUT_SEED, HELD_OUT_DOCUMENTS):
+    for document in documents(HELD_OUT_SEED, count):
         rows.append(tokenizer(document.text)["input_ids"][:context])
     return rows
 
@@ -103,9 +129,7 @@ def model_cross_entropy(model: LlamaForCausalLM, rows: list[list[int]]) -> float
     for part in (rows[i : i + 32] for i in range(0, len(rows), 32)):
         length = max(map(len, part))
         batch_BT = torch.tensor([row + [0] * (length - len(row)) for row in part])
-        labels_BT = torch.tensor([row + [-100] * (length - len(row)) for row in part])[
-            :, 1:
-        ]
+        labels_BT = torch.tensor([row + [-100] * (length - len(row)) for row in part])[:, 1:]
         logits_BTV = model(input_ids=batch_BT).logits[:, :-1]
         total += torch.nn.functional.cross_entropy(
             logits_BTV.flatten(0, 1), labels_BT.flatten(), reduction="sum"
@@ -126,12 +150,13 @@ def ngram_cross_entropies(
     context = np.concatenate([np.asarray(row, dtype=np.int64)[:-1] for row in rows])
     target = np.concatenate([np.asarray(row, dtype=np.int64)[1:] for row in rows])
     first = np.concatenate([np.arange(len(row) - 1) == 0 for row in rows])
-    before = np.where(first, context, np.roll(context, 1))
+    before = np.roll(context, 1)
     pairs = training[:-1] * size + training[1:]
     triples = pairs[:-1] * size + training[2:]
     unigram = _witten_bell(training, np.zeros_like(target), target, size, 1 / size)
     bigram = _witten_bell(pairs, context, target, size, unigram)
     trigram = _witten_bell(triples, before * size + context, target, size, bigram)
+    trigram = np.where(first, bigram, trigram)  # after BOS there is no longer history
     return float(-np.log(unigram).mean()), float(-np.log(trigram).mean())
 
 
@@ -144,18 +169,14 @@ def _witten_bell(
 ) -> np.ndarray:
     """P(target | history) from the keys history·size + word counted in training."""
     seen, counts = np.unique(keys, return_counts=True)
-    histories, first, kinds = np.unique(
-        seen // size, return_index=True, return_counts=True
-    )
+    histories, first, kinds = np.unique(seen // size, return_index=True, return_counts=True)
     totals = np.add.reduceat(counts, first)
     count = _look_up(seen, counts, history * size + target)
     total, kind = (
         _look_up(histories, totals, history),
         _look_up(histories, kinds, history),
     )
-    smooth = np.where(
-        total > 0, (count + kind * lower) / np.maximum(total + kind, 1), lower
-    )
+    smooth = np.where(total > 0, (count + kind * lower) / np.maximum(total + kind, 1), lower)
     return np.asarray(smooth)
 
 

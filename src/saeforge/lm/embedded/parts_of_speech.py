@@ -12,13 +12,13 @@ _CLOSED = {
     "beside above below over on",
     "conjunction": "and but so because when while that then once or than only if",
     "adverb": "yesterday too very also rather home never not yes no later today last ago long "
-    "so am-pm now",
+    "so now",
     "verb": "went left were met walked liked saw lived followed was found looked felt had lost "
     "took smiled carried played knew kept slept said whispered asked answered says is are am has "
     "have must look bring come lasted ran began ended called trusted gave feared wrote save use "
     "do burn be serve serves add opened closed may blows minds been returned came find",
-    "noun": "friends friend year annals day basket morning night table bag letter end crown gates years "
-    "monk king queen air wind sign minutes cook recipe retry client people sofa",
+    "noun": "friends friend year annals day basket morning night table bag letter end crown gates "
+    "years monk king queen air wind sign minutes cook recipe retry client people sofa",
     "adjective": "clean fresh ready slow idle busy hot cold lost ten",
 }
 

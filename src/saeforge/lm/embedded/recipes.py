@@ -52,9 +52,7 @@ def _ingredient(text: str, kinds: dict[str, str]) -> Phrase:
     return word(text, noun_class="ingredient", ingredient_kind=kinds[text])
 
 
-def _write_ingredient(
-    chance: Chance, draft: Draft, text: str, kind: str, system: str
-) -> None:
+def _write_ingredient(chance: Chance, draft: Draft, text: str, kind: str, system: str) -> None:
     amount = chance.integer(1, 19) * 5 if system == "metric" else chance.integer(2, 9)
     unit = word(lx.UNITS[system][kind], unit=system, number="plural")
     draft.write("\n- {amount} {unit} of {ingredient}", amount=str(amount), unit=unit,

@@ -48,12 +48,8 @@ class Gift:
             "first": name(self.first, role[self.first]),
             "second": name(self.second, role[self.second]),
             "giver": name(self.giver, "second_mention"),
-            "place": word(
-                self.place, number="singular", role="place", noun_class="place"
-            ),
-            "gift": word(
-                self.gift, number="singular", role="object", noun_class="object"
-            ),
+            "place": word(self.place, number="singular", role="place", noun_class="place"),
+            "gift": word(self.gift, number="singular", role="object", noun_class="object"),
             "article": word("an" if self.gift[0] in "aeiou" else "a"),
             "verb": word(self.verb, tense="past"),
         }
@@ -92,9 +88,7 @@ class Plot:
     happy: bool
 
     def adjective(self) -> str:
-        return self.chance.pick(
-            lx.HAPPY_ADJECTIVES if self.happy else lx.SAD_ADJECTIVES
-        )
+        return self.chance.pick(lx.HAPPY_ADJECTIVES if self.happy else lx.SAD_ADJECTIVES)
 
     def adverb(self) -> str:
         return self.chance.pick(lx.HAPPY_ADVERBS if self.happy else lx.SAD_ADVERBS)
@@ -192,9 +186,7 @@ def _write_gift(plot: Plot) -> None:
     gift = draw_gift(plot.chance, plot.hero, plot.friend, held_out=False)
     opening = " " if plot.draft.tokens else ""
     recipient = name(gift.recipient, "recipient")
-    plot.draft.write(
-        opening + gift.template + " {recipient}.", recipient=recipient, **gift.slots()
-    )
+    plot.draft.write(opening + gift.template + " {recipient}.", recipient=recipient, **gift.slots())
 
 
 def _write_sentence(plot: Plot) -> None:

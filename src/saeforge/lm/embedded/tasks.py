@@ -15,7 +15,11 @@ from saeforge.lm.embedded.chronicles import (
     two_digits,
     year,
 )
-from saeforge.lm.embedded.descriptions import AGREEMENT_TEMPLATES, draw_agreement
+from saeforge.lm.embedded.descriptions import (
+    AGREEMENT_TEMPLATES,
+    TASK_VERBS,
+    draw_agreement,
+)
 from saeforge.lm.embedded.draft import Draft, Phrase
 from saeforge.lm.embedded.stories import GIFT_TEMPLATES, draw_gift
 
@@ -37,9 +41,7 @@ class TaskPrompt:
     valid_answers: tuple[str, ...]
 
 
-def task_prompts(
-    task: str, count: int, seed: int, held_out: bool = True
-) -> list[TaskPrompt]:
+def task_prompts(task: str, count: int, seed: int, held_out: bool = True) -> list[TaskPrompt]:
     """`count` prompts of a task of TASKS. With `held_out` (the default) every prompt rests on a
     combination of names, years or nouns that no training document holds; without, on others.
 
@@ -47,9 +49,7 @@ def task_prompts(
     Raises UserError for an unknown task.
     """
     if task not in TASKS:
-        raise UserError(
-            f"unknown task {task!r}: the embedded tasks are {', '.join(TASKS)}"
-        )
+        raise UserError(f"unknown task {task!r}: the embedded tasks are {', '.join(TASKS)}")
     chance = Chance(seed, list(TASKS).index(task), int(held_out))
     return [TASKS[task](chance, held_out) for _ in range(count)]
 
@@ -77,6 +77,12 @@ def _indirect_object(chance: Chance, held_out: bool) -> TaskPrompt:
     )
 
 
+def _ends(century: int, start: int, last: int, held_out: bool) -> list[int]:
+    """End years from start + 1 to `last` whose combination is held out, or is not."""
+    years = range(start + 1, last + 1)
+    return [end for end in years if is_held_out_years(century, start, end) == held_out]
+
+
 def _greater_than(chance: Chance, held_out: bool) -> TaskPrompt:
     """The patch starts earlier: `patch_answer` is right there, and too early for the clean
     prompt, whose start year is not before it."""
@@ -84,12 +90,8 @@ def _greater_than(chance: Chance, held_out: bool) -> TaskPrompt:
         century = chance.pick(CENTURIES)
         start = chance.integer(FIRST_YEAR + 10, LAST_START_YEAR)
         patch_start = chance.integer(FIRST_YEAR, start - 1)
-        late = [e for e in range(start + 1, LAST_YEAR + 1)]
-        late = [e for e in late if is_held_out_years(century, start, e) == held_out]
-        early = [e for e in range(patch_start + 1, start + 1)]
-        early = [
-            e for e in early if is_held_out_years(century, patch_start, e) == held_out
-        ]
+        late = _ends(century, start, LAST_YEAR, held_out)
+        early = _ends(century, patch_start, start, held_out)
         if late and early:
             break
     which = chance.integer(0, len(SPAN_TEMPLATES) - 1)
@@ -121,8 +123,7 @@ def _agreement(chance: Chance, held_out: bool) -> TaskPrompt:
     patch_slots = type(clean)(**{**vars(clean), "plural": not clean.plural}).slots()
     patch_slots["attractor"] = clean.slots()["attractor"]
     numbers = [
-        "plural" if plural else "singular"
-        for plural in (clean.plural, clean.attractor_plural)
+        "plural" if plural else "singular" for plural in (clean.plural, clean.attractor_plural)
     ]
     template = AGREEMENT_TEMPLATES.index(clean.template) + 1
     answer = " " + clean.verb_form
@@ -132,7 +133,7 @@ def _agreement(chance: Chance, held_out: bool) -> TaskPrompt:
         clean_answer=answer,
         patch_answer=" " + clean.verb[1 if clean.plural else 2],
         case=f"{'_'.join(numbers)}-{template}",
-        valid_answers=(answer,),
+        valid_answers=tuple(" " + verb[2 if clean.plural else 1] for verb in TASK_VERBS),
     )
 
 

@@ -27,14 +27,12 @@ def build_tokenizer(vocabulary: Iterable[str]) -> PreTrainedTokenizerFast:
     """A Hugging Face tokenizer over the vocabulary that puts BOS before every text."""
     ids = {token: index for index, token in enumerate(vocabulary)}
     tokenizer = Tokenizer(models.WordLevel(ids, unk_token=UNK))
-    tokenizer.pre_tokenizer = pre_tokenizers.Split(
-        Regex(TOKEN_PATTERN), behavior="isolated"
-    )
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(TOKEN_PATTERN), behavior="isolated")
     tokenizer.decoder = decoders.Fuse()
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"{BOS} $A", pair=f"{BOS} $A {BOS} $B", special_tokens=[(BOS, ids[BOS])]
     )
-    return PreTrainedTokenizerFast(
+    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
         tokenizer_object=tokenizer,
         bos_token=BOS,
         pad_token=PAD,
