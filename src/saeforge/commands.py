@@ -3,10 +3,10 @@
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
 from rich.table import Table
 
@@ -20,6 +20,7 @@ from saeforge.config import (
     parse_override,
     read_yaml,
 )
+from saeforge.device import choose_device
 from saeforge.errors import UserError
 from saeforge.eval.probe import HeldOutProbe
 from saeforge.eval.result import Result, Value
@@ -27,9 +28,9 @@ from saeforge.eval.run import evaluate as evaluate_suites
 from saeforge.lm.model import LanguageModel
 from saeforge.lm.text import Corpus
 from saeforge.report.build import write_report
-from saeforge.suite import find_suites
-from saeforge.train.trainer import Trainer
-from saeforge.train.variants import expand_variants
+from saeforge.suite import find_suites, write_suite
+from saeforge.train.trainer import Trained, Trainer
+from saeforge.train.variants import build_members, expand_variants, suite_dirs
 
 DONE, INTERRUPTED = 0, 130
 
@@ -127,8 +128,10 @@ DEMO_EVALUATION: dict[str, Any] = {"tokens": 100_000, "splice_tokens": 30_000}
 
 def _train(config: RunConfig, out: Path, say: Callable[[str], None]) -> bool:
     """Assemble model, text, source, SAEs and probe, and run the trainer; True when finished."""
-    device = _device(config.device)
+    device = choose_device(config.device)
     lm = LanguageModel.load(config.model, device)
+    widths = {site: lm.width(site) for site in lm.sites(config.sites)}
+    variants = expand_variants(config.saes, widths)
     corpus = Corpus(
         config.text,
         lm.tokenizer,
@@ -136,38 +139,57 @@ def _train(config: RunConfig, out: Path, say: Callable[[str], None]) -> bool:
         max_context=lm.max_context,
         seed=config.seed,
     )
-    sites = lm.sites(config.sites)
-    variants = expand_variants(config.saes, {site: lm.width(site) for site in sites})
     sequences = max(1, config.buffer.lm_batch // config.text.context)
     source = LiveSource(
         lm,
         corpus.stream("train", sequences),
-        sites,
+        list(widths),
         config.buffer,
         batch=config.train.batch,
         seed=config.seed,
+        tokens=config.train.tokens,
     )
-    probe = HeldOutProbe(
-        lm, corpus.stream("held_out", sequences, epochs=1), config.train.eval_tokens
+    probe = None
+    if config.train.eval_every:
+        held_out = corpus.stream("held_out", sequences, epochs=1)
+        probe = HeldOutProbe(lm, held_out, config.train.eval_tokens)
+    trainer = Trainer(
+        build_members(variants, widths, device),
+        source,
+        config.train,
+        seed=config.seed,
+        run_dir=out,
+        suite_dirs=suite_dirs(variants, out),
+        identity={**asdict(config), "model_fingerprint": lm.fingerprint},
+        buffer=config.buffer,
+        probe=probe,
+        finish=lambda trained: _write_suite(trained, config, lm),
+        say=say,
+        log=config.log,
     )
-    trainer = Trainer(config, lm, corpus, source, variants, out, probe=probe, say=say)
     return trainer.run() == "finished"
 
 
-def _device(name: str) -> torch.device:
-    """The torch device of `auto`, `cpu`, `cuda` or `cuda:i`.
-
-    Raises:
-        UserError: if it is another name, or there is no such GPU.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    kind, _, index = name.partition(":")
-    if kind not in ("cpu", "cuda") or (index and not index.isdigit()):
-        raise UserError(f"device {name!r} is unknown; choose auto, cpu, cuda or cuda:i")
-    if kind == "cuda" and int(index or 0) >= torch.cuda.device_count():
-        raise UserError(f"device {name!r}: this machine has {torch.cuda.device_count()} CUDA GPUs")
-    return torch.device(name)
+def _write_suite(trained: Trained, config: RunConfig, lm: LanguageModel) -> None:
+    """One variant's suite, with all that is needed to use it and to train it again."""
+    write_suite(
+        trained.path,
+        variant=trained.variant,
+        groups=trained.groups,
+        normalisers=trained.normalisers,
+        model={
+            "name": lm.name,
+            "revision": lm.revision,
+            "fingerprint": lm.fingerprint,
+            "layers": lm.layers,
+        },
+        text=asdict(config.text),
+        config=asdict(config),
+        seed=config.seed,
+        tokens=trained.tokens,
+        steps=trained.steps,
+        epochs=trained.epochs,
+    )
 
 
 def _suites(paths: Sequence[Path]) -> list[Path]:
