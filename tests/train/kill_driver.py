@@ -1,0 +1,52 @@
+"""Small runs, each in a process of its own: reads `OUT SEED` lines, forks, prints the pid.
+
+When the process has ended, its exit status is printed. One import for many processes: torch is
+slow to start. Steps are slowed a little, so that a kill can fall on any of them.
+"""
+
+import os
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from fakes import CONFIG, fake_source, fake_trainer, shorter
+
+from saeforge.activations.live import LiveSource
+
+
+class SlowSource(LiveSource):
+    """A live source with a pause before every batch."""
+
+    def __next__(self):  # type: ignore[no-untyped-def]
+        time.sleep(0.01)
+        return super().__next__()
+
+
+def train(out: Path, seed: int) -> None:
+    config, source = shorter(CONFIG, tokens=64 * 100), fake_source(seed)
+    source.__class__ = SlowSource
+    (out.parent / f"{out.name}.said").touch()
+    with (out.parent / f"{out.name}.said").open("a") as said:
+        outcome = fake_trainer(out, config, seed, source, say=lambda line: _say(said, line)).run()
+        _say(said, outcome)
+
+
+def _say(file, line: str) -> None:  # type: ignore[no-untyped-def]
+    print(line, file=file, flush=True)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    print("ready", flush=True)
+    for line in sys.stdin:
+        folder, number = line.split()
+        pid = os.fork()
+        if pid == 0:
+            train(Path(folder), int(number))
+            os._exit(0)
+        print(pid, flush=True)
+        print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
