@@ -120,11 +120,10 @@ class TopK(SAE):
         return folded
 
     def _fired(self, values: Tensor, indices: Tensor) -> Tensor:
-        """Latents with a positive value: zeros are sent to an extra slot, which needs no count of
-        them on the host."""
-        slots = indices.masked_fill(values <= 0, self.width).view(-1)
-        fired = slots.new_zeros(self.width + 1, dtype=torch.bool)
-        return fired.scatter_(0, slots, True)[: self.width]
+        """Latents with a positive value: those whose sum over the batch is, no value being
+        negative."""
+        total_M = values.new_zeros(self.width).index_add_(0, indices.view(-1), values.view(-1))
+        return total_M > 0
 
 
 def _statistics(
