@@ -1,0 +1,176 @@
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from saeforge.dictionary.normaliser import Normaliser
+from saeforge.dictionary.registry import build_sae
+from saeforge.errors import UserError
+from saeforge.suite import find_suites, load_suite, write_suite
+
+D, SITES = 8, ("layers.0", "layers.1@in")
+
+
+def write(path: Path) -> None:
+    random = torch.Generator().manual_seed(0)
+    groups, normalisers = {}, {}
+    for site in SITES:
+        sae = build_sae("topk", D, width=32, k=3)
+        sae.initialise(torch.randn(64, D, generator=random), random)
+        groups[site] = (sae, (site,))
+        normalisers[site] = Normaliser(torch.randn(D, generator=random), torch.tensor(2.5))
+    write_suite(
+        path,
+        variant="topk-w32-k3",
+        groups=groups,
+        normalisers=normalisers,
+        model={"name": "fake", "revision": None, "fingerprint": "f", "layers": 2},
+        text={"source": "embedded"},
+        config={"seed": 0},
+        seed=0,
+        tokens=100,
+        steps=10,
+        epochs=1,
+    )
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    write(tmp_path / "suite")
+    return tmp_path / "suite"
+
+
+def test_a_suite_reads_back_as_it_was_written(path: Path):
+    suite = load_suite(path)
+    assert suite.sites == list(SITES)
+    assert (suite.arch, suite.variant) == ("topk", "topk-w32-k3")
+    assert suite.meta["tokens"] == 100
+    assert suite.meta["versions"]["torch"] .startswith("2.")
+    assert suite.trained("layers.0").config.k == 3
+    assert not suite.trained("layers.0").w_dec.requires_grad  # type: ignore[union-attr]
+
+
+def test_the_sae_at_a_site_works_on_raw_activations(path: Path):
+    suite, site = load_suite(path), "layers.1@in"
+    raw = 5 + 3 * torch.randn(20, D, generator=torch.Generator().manual_seed(1))
+    normaliser, trained = suite.normaliser(site), suite.trained(site)
+    expected = normaliser.denormalise(trained(normaliser.normalise(raw)))
+    torch.testing.assert_close(suite.at(site)(raw), expected, rtol=1e-5, atol=1e-5)
+    assert suite.at(site) is suite.at(site)
+    assert list(suite.bank()) == list(SITES)
+
+
+def flip(file: Path) -> None:
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+
+
+def truncate(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-1])
+
+
+@pytest.mark.parametrize("damage", [flip, truncate, Path.unlink])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "groups/layers.0/weights.safetensors",
+        "groups/layers.0/config.json",
+        "normalisers.safetensors",
+    ],
+)
+def test_damage_is_noticed_before_anything_is_loaded(
+    path: Path, damage: Callable[[Path], None], name: str
+):
+    damage(path / name)
+    with pytest.raises(UserError, match=rf"{name} is (corrupt|missing)"):
+        load_suite(path)
+
+
+def edit(path: Path, change: Callable[[dict], object]) -> None:  # type: ignore[type-arg]
+    meta = json.loads((path / "suite.json").read_text())
+    change(meta)
+    (path / "suite.json").write_text(json.dumps(meta))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda m: m.update(schema=2), "has schema 2; this version reads 1"),
+        (lambda m: m.pop("sites"), "lacks sites"),
+        (lambda m: m.update(sites=[1]), "is not a suite's"),
+        (lambda m: m["sites"]["layers.0"].pop("group"), "is not a suite's"),
+        (lambda m: m["sites"]["layers.0"].update(group="../../x"), "leads outside the suite"),
+        (lambda m: m["sites"]["layers.0"].update(group="/etc"), "leads outside|no SHA-256"),
+        (lambda m: m["files"].update({"../outside": "0"}), "leads outside the suite"),
+        (lambda m: m["files"].update({"/etc/passwd": "0"}), "leads outside the suite"),
+        (lambda m: m["files"].pop("normalisers.safetensors"), "has no SHA-256 of normalisers"),
+    ],
+)
+def test_an_untrusted_suite_json_is_checked(
+    path: Path,
+    change: Callable[[dict], object],  # type: ignore[type-arg]
+    message: str,
+):
+    edit(path, change)
+    with pytest.raises(UserError, match=message):
+        load_suite(path)
+
+
+def test_links_do_not_lead_outside(path: Path, tmp_path: Path):
+    target = tmp_path / "elsewhere.safetensors"
+    (path / "normalisers.safetensors").rename(target)
+    os.symlink(target, path / "normalisers.safetensors")
+    with pytest.raises(UserError, match="leads outside the suite"):
+        load_suite(path)
+
+
+def test_text_that_is_no_json_or_no_suite_is_refused(path: Path, tmp_path: Path):
+    (path / "suite.json").write_text("{")
+    with pytest.raises(UserError, match="not valid JSON"):
+        load_suite(path)
+    with pytest.raises(UserError, match=r"has no suite\.json"):
+        load_suite(tmp_path)
+
+
+def test_a_suite_half_written_is_no_suite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def full(path: Path, tensors: object) -> str:
+        raise UserError("could not write")
+
+    monkeypatch.setattr("saeforge.suite.write_tensors", full)
+    with pytest.raises(UserError):
+        write(tmp_path / "suite")
+    with pytest.raises(UserError, match="holds no suite"):
+        find_suites(tmp_path / "suite")
+
+
+def test_weights_that_do_not_fit_their_config_are_refused(path: Path):
+    from saeforge.files import sha256
+
+    file = path / "groups" / "layers.0" / "config.json"
+    config = json.loads(file.read_text())
+    config["options"]["width"] = 16
+    file.write_text(json.dumps(config))
+    edit(path, lambda m: m["files"].update({"groups/layers.0/config.json": sha256(file)}))
+    with pytest.raises(UserError, match=r"weights do not fit config\.json"):
+        load_suite(path).at("layers.0")
+
+
+def test_an_unknown_site_is_refused_with_those_there_are(path: Path):
+    with pytest.raises(UserError, match=r"no site 'layers\.7'; it has layers\.0, layers\.1@in"):
+        load_suite(path).at("layers.7")
+
+
+def test_suites_are_found_at_or_below_a_folder(path: Path, tmp_path: Path):
+    assert find_suites(path) == [path]
+    write(tmp_path / "another")
+    assert find_suites(tmp_path) == [tmp_path / "another", path]
+    with pytest.raises(UserError, match="no such folder"):
+        find_suites(tmp_path / "nowhere")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "run.json").write_text("{}")
+    with pytest.raises(UserError, match="training is not finished"):
+        find_suites(tmp_path / "run")
