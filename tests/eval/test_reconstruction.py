@@ -67,6 +67,7 @@ def test_closed_forms() -> None:
 
 def test_equals_brute_force_per_site_and_bank(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(banks_module, "LM_TOKENS", 5 * 24)
+    monkeypatch.setattr(banks_module, "_ROWS", 7)
     monkeypatch.setattr(banks_module, "_ACTIVATIONS", 40)
     lm, sample = tiny_llama(), held_out()
     sites = ["layers.0", "layers.2"]

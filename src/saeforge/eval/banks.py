@@ -16,8 +16,10 @@ Bank = Mapping[str, SAE]
 
 LM_TOKENS = 8192
 """Tokens per forward pass of the language model where no logits are kept."""
-_ACTIVATIONS = 2**24
-"""Elements of an SAE's pre-activations in memory at once."""
+_ACTIVATIONS = 2**22
+"""Elements of an SAE's pre-activations in memory at once,"""
+_ROWS = 256
+"""but never fewer rows than this, so that its weights are not read for a handful of tokens."""
 
 
 def sites_of(banks: Mapping[str, Bank], lm: LanguageModel) -> list[str]:
@@ -63,7 +65,7 @@ def kept_rows(
 
 def row_chunks(rows: int, width: int) -> Iterator[slice]:
     """Slices of the rows such that an SAE of that width needs bounded memory."""
-    step = max(64, _ACTIVATIONS // width)
+    step = max(_ROWS, _ACTIVATIONS // width)
     for start in range(0, rows, step):
         yield slice(start, min(rows, start + step))
 
