@@ -1,3 +1,5 @@
+from functools import partial
+
 import pytest
 import torch
 from fakes import CONTEXT, FakeLM, FakeStream, fake_source
@@ -24,7 +26,7 @@ def test_every_row_is_the_models_own_at_every_site():
     for _ in range(30):
         tokens = next(stream)
         seen: dict[str, torch.Tensor] = {}
-        lm.run(tokens.tokens, {site: lambda x, s=site: seen.update({s: x}) for site in lm.widths})
+        lm.run(tokens.tokens, {site: partial(seen.__setitem__, site) for site in lm.widths})
         for row in range(stream.sequences):
             for position in range(CONTEXT):
                 key = (int(tokens.document[row, 0]), position)

@@ -59,7 +59,7 @@ def test_a_damaged_one_is_never_believed(tmp_path: Path, damage: Callable[[Path]
 def test_when_all_are_damaged_nothing_is_thrown_away(tmp_path: Path):
     flip(save(tmp_path, 1) / "state.json")
     flip(save(tmp_path, 2) / "run.safetensors")
-    with pytest.raises(UserError, match="no checkpoint in .* is intact; delete that folder"):
+    with pytest.raises(UserError, match=r"no checkpoint in .* is intact; delete that folder"):
         checkpoints.newest(tmp_path, say=lambda line: None)
     assert len(checkpoints.folders(tmp_path)) == 2
 
