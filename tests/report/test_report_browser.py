@@ -85,8 +85,7 @@ def texts(browser: Any, selector: str) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("width", [1280, 390])
-@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize(("width", "theme"), [(1280, "light"), (390, "dark")])
 def test_it_reads_well(browser, page, width, theme):
     media = {"features": [{"name": "prefers-color-scheme", "value": theme}]}
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
@@ -204,3 +203,21 @@ def test_a_token_tells_its_value(browser, page):
     browser.execute_script(code)
     largest = texts(browser, ".contexts .peak")[0]
     assert texts(browser, "#value:not([hidden])") == [largest]
+
+
+def test_charts_follow_the_theme(browser, page):
+    light = {"features": [{"name": "prefers-color-scheme", "value": "light"}]}
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", light)
+    show(browser, page)
+    line = "document.querySelector('#layers .js-line').style.stroke"
+    code = "document.querySelector('#layers').scrollIntoView({behavior: 'instant'})"
+    browser.execute_script(code)
+    wait(browser, "document.querySelector('#layers .js-line')")
+    colours = set()
+    for theme in ("light", "dark"):
+        media = {"features": [{"name": "prefers-color-scheme", "value": theme}]}
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
+        known = json.dumps(sorted(colours))
+        wait(browser, f"!{known}.includes({line})")
+        colours.add(browser.execute_script(f"return {line}"))
+    assert len(colours) == 2

@@ -63,7 +63,10 @@ def test_several_suites(make_suite, tmp_path):
     data = shown(page)
     assert data["suites"] == ["topk-x8-k64", "topk-x8-k16"]
     assert [series["x"] for series in data["frontier"][0]["series"]] == [[16, 64]] * 4
-    assert "topk-x8-k64 has a lower FVU than topk-x8-k16 at 4 of 4 sites" in text
+    assert (
+        "topk-x8-k64 has a lower FVU than topk-x8-k16 at 4 of 4 sites (intervals apart at 4)"
+        in text
+    )
     assert {"training-0", "training-1", "latents-1-3"} <= set(data["files"])
 
 

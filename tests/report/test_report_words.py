@@ -100,4 +100,4 @@ def test_intervals_that_touch_are_not_apart(make_suite):
         values["fvu"]["low"] = 0.0
     file.write_text(json.dumps(result), encoding="utf-8")
     fvu, _ = summary.comparison(read_suites([wide, narrow]))
-    assert "at 4 of 4 sites; their intervals do not overlap at 0 of them" in fvu
+    assert "at 4 of 4 sites (intervals apart at 0) and a higher one at 0 of 4 sites." in fvu

@@ -94,6 +94,7 @@ def _page(suites: Sequence[SuiteData], sites: Sequence[str], data: Mapping[str, 
         caution=summary.caution(suites),
         suites=suites,
         count=count,
+        short=_short,
         headline=headline,
         headline_rows=summary.rows(suites, headline),
         every=every,
@@ -120,7 +121,7 @@ def _facts(suites: Sequence[SuiteData], sites: Sequence[str]) -> list[tuple[str,
     """What was trained on what; where suites differ, each value once."""
     metas = [suite.meta for suite in suites]
     evaluated = [
-        f"{r.title}: {count(r.tokens)} tokens of {count(r.documents)} documents"
+        f"{count(r.tokens)} tokens of {count(r.documents)} documents ({r.evaluation})"
         for suite in suites
         for r in suite.results.values()
         if r.tokens

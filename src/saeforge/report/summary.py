@@ -18,6 +18,7 @@ HEADLINE = (
 """The metrics of the summary table, in its order."""
 
 MANY_DEAD = 0.1
+FEW_DOCUMENTS = 50
 
 
 @dataclass(frozen=True)
@@ -151,13 +152,19 @@ def comparison(suites: Sequence[SuiteData]) -> list[str]:
         pairs = _pairs(dense, sparse, metric)
         if not pairs:
             continue
-        lower = sum(_below(a, b) for a, b in pairs)
-        apart = sum(_apart(a, b) for a, b in pairs)
+        lower = [(a, b) for a, b in pairs if _below(a, b)]
+        higher = [(a, b) for a, b in pairs if _below(b, a)]
         lines.append(
-            f"{dense.label} has a lower {name} than {sparse.label} at {lower} of {len(pairs)} "
-            f"sites; their intervals do not overlap at {apart} of them."
+            f"{dense.label} has a lower {name} than {sparse.label} at {_of(lower, pairs)} and a "
+            f"higher one at {_of(higher, pairs)}."
         )
     return lines
+
+
+def _of(some: Sequence[tuple[Value, Value]], pairs: Sequence[tuple[Value, Value]]) -> str:
+    """`3 of 5 sites (intervals apart at 2)`."""
+    apart = sum(_apart(a, b) for a, b in some)
+    return f"{len(some)} of {len(pairs)} sites" + (f" (intervals apart at {apart})" if some else "")
 
 
 def _pairs(a: SuiteData, b: SuiteData, metric: str) -> list[tuple[Value, Value]]:
@@ -184,8 +191,10 @@ def caution(suites: Sequence[SuiteData]) -> str:
     over = f" over {count(min(documents))}" if documents else " over the"
     if documents and min(documents) != max(documents):
         over = f" over {count(min(documents))} to {count(max(documents))}"
+    few = documents and min(documents) < FEW_DOCUMENTS
     return (
         f"Intervals are 95% bootstrap intervals{over} held-out documents: they show how much "
         "hangs on the choice of documents, not on the seed or the training text. Each suite is "
         "one seed, so small differences between suites may not repeat."
+        + (" With so few documents the intervals themselves are rough." if few else "")
     )

@@ -35,7 +35,7 @@ var saeforge = (function () {
     if (value === 0) return "0";
     const size = Math.abs(value);
     if (size >= 1e6) return number(value / 1e6) + "M";
-    const text = size >= 100 ? Math.round(value).toLocaleString("en") : size >= 1e-3 ? value.toPrecision(3) : value.toExponential(1);
+    const text = Number.isInteger(value) || size >= 100 ? Math.round(value).toLocaleString("en") : size >= 1e-3 ? value.toPrecision(3) : value.toExponential(1);
     return text.replace(/-/g, "−");
   }
 
