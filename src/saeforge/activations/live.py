@@ -57,7 +57,8 @@ class Tokens(Protocol):
 class Stream(Protocol):
     """An iterator of packed sequences with a state (`saeforge.lm.text.TokenStream`)."""
 
-    epoch: int
+    @property
+    def epoch(self) -> int: ...
 
     def __next__(self) -> Tokens: ...
 
