@@ -27,8 +27,9 @@ ARROWS: dict[str, set[str]] = {
     "eval": LEAVES | {"dictionary", "activations", "lm", "suite"},
     "report": LEAVES,
     "bench": LEAVES | {"dictionary", "train"},
+    "bench_lm": LEAVES | {"lm"},
     "commands": LEAVES | {"dictionary", "lm", "activations", "suite", "train", "eval", "report"},
-    "cli": {"commands", "bench", "config", "errors"},
+    "cli": {"commands", "bench", "bench_lm", "config", "errors"},
     "__main__": {"cli"},
 }
 """What each part may import, besides itself and the package's version."""

@@ -187,7 +187,7 @@ class BenchLM:
 
     def __call__(self) -> int:
         """Run it."""
-        from saeforge.bench import bench_lm
+        from saeforge.bench_lm import bench_lm
 
         print(json.dumps(bench_lm(**asdict(self))), flush=True)
         return DONE

@@ -125,7 +125,7 @@ class RunConfig:
 
     model: ModelConfig = field(default_factory=ModelConfig)
     text: TextConfig = field(default_factory=TextConfig)
-    sites: tuple[str, ...] = ("layers.*",)
+    sites: tuple[str, ...] = ("*@resid",)
     """Module names relative to the base model, with `*` within one segment, or aliases such as
     `3@resid`, `*@attn`, `*@mlp`; `@in` at the end for a module's input."""
     saes: tuple[dict[str, Any], ...] = ({"arch": "topk", "expansion": 8, "k": 32},)
@@ -163,7 +163,7 @@ class EvalConfig:
 
 PRESETS: dict[str, dict[str, Any]] = {
     "quick": {
-        "sites": ["*@resid"],
+        "text": {"max_documents": 10_000},
         "saes": [{"arch": "topk", "expansion": 8, "k": 32}],
         "train": {"tokens": 500_000, "batch": 2048, "log_every": 20, "eval_every": 100},
         "buffer": {"memory": "512MiB", "normaliser_tokens": 50_000},

@@ -8,6 +8,7 @@ it leads outside it.
 """
 
 import platform
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
@@ -273,7 +274,14 @@ def _inside(root: Path, name: str) -> Path:
 
 
 def _below(path: Path) -> list[Path]:
-    return sorted(p.parent for p in path.glob("*/suite.json")) if path.is_dir() else []
+    folders = [p.parent for p in path.glob("*/suite.json")] if path.is_dir() else []
+    return sorted(folders, key=lambda folder: _natural(folder.name))
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    """A sorting key in which k8 comes before k16."""
+    parts = re.findall(r"\d+|\D+", name)
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts]
 
 
 def _versions() -> dict[str, str | None]:
