@@ -3,7 +3,7 @@
     .venv/bin/python benchmarks/step.py            # the size of the claim: d 768, M 24576, B 8192
 
 Each trainer lives in its own process; only one works at a time, in turns (saeforge, sparsify,
-SAELens, …, saeforge, …), so that whatever happens to the machine happens to all. Needs `make peers`.
+SAELens, …, saeforge, …), so that what happens to the machine happens to all. Needs `make peers`.
 """
 
 import argparse

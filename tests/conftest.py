@@ -14,8 +14,8 @@ from jaxtyping import install_import_hook
 # Before anything imports saeforge: from here on, every jaxtyping annotation is checked.
 install_import_hook("saeforge", "annotations.checked")
 
-import pytest
-import torch
+import pytest  # noqa: E402
+import torch  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
 
