@@ -168,7 +168,7 @@ class BenchStep:
 
 @dataclass(frozen=True)
 class BenchLM:
-    """Time the language model's forward, whole and stopped at one block; one JSON line on stdout."""
+    """Time the language model's forward, whole and stopped at one block; prints a JSON line."""
 
     model: str = "embedded"
     """A Hugging Face id, a folder, or `embedded`."""
@@ -206,7 +206,7 @@ class Bench:
         return self.what()
 
 
-COMMANDS: dict[str, type[Callable[[], int]]] = {
+COMMANDS: dict[str, Callable[..., Callable[[], int]]] = {
     "demo": Demo,
     "train": Train,
     "eval": Eval,
@@ -238,13 +238,14 @@ def parse(arguments: Sequence[str]) -> Callable[[], int]:
     said = io.StringIO()
     try:
         with redirect_stderr(said):
-            return tyro.extras.subcommand_cli_from_dict(
+            command: Callable[[], int] = tyro.extras.subcommand_cli_from_dict(
                 COMMANDS,
                 prog="saeforge",
-                description="Train, scale and audit sparse autoencoders over a whole language model.",
+                description="Train, scale and audit sparse autoencoders over a whole model.",
                 args=arguments,
                 config=(FlagCreatePairsOff, DisallowNone),
             )
+        return command
     except SystemExit as stop:
         if not stop.code:
             raise

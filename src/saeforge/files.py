@@ -102,8 +102,7 @@ def write_tensors(path: Path, tensors: "Mapping[str, Tensor]") -> str:
 def _write_hashed(path: Path, save: Callable[[Path], None]) -> str:
     with replacing(path) as temporary:
         save(temporary)
-        digest = sha256(temporary)
-    return digest
+        return sha256(temporary)
 
 
 def read_tensors(path: Path, expected_sha256: str | None = None) -> "dict[str, Tensor]":

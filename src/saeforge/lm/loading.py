@@ -27,7 +27,7 @@ def load(config: ModelConfig) -> tuple[Any, Any]:
 
         with quiet():
             model, tokenizer = embedded.load()
-        return model.to(_DTYPES[config.dtype]), tokenizer
+        return torch.nn.Module.to(model, _DTYPES[config.dtype]), tokenizer
     folder = Path(config.name).expanduser()
     if not folder.is_dir() and _looks_like_path(config.name):
         raise UserError(
@@ -47,8 +47,9 @@ def _from_pretrained(config: ModelConfig, folder: Path) -> tuple[Any, Any]:
         "trust_remote_code": False,
         "local_files_only": local,
     }
+    load: Any = AutoModelForCausalLM.from_pretrained  # its type forgets the loading info
     try:
-        model, info = AutoModelForCausalLM.from_pretrained(
+        model, info = load(
             name, dtype=_DTYPES[config.dtype], output_loading_info=True, **common
         )
         _check_whole(config.name, sorted(info["missing_keys"]))
@@ -90,8 +91,9 @@ def quiet() -> Iterator[None]:
     Bars of downloads stay: they are the only sign of life during minutes.
     """
     from huggingface_hub.utils import logging as hub
-    from transformers.utils import logging as transformers
+    from transformers.utils import logging as transformers_logging
 
+    transformers: Any = transformers_logging  # without types
     before, hub_before = transformers.get_verbosity(), hub.get_verbosity()
     bars = transformers.is_progress_bar_enabled()
     transformers.set_verbosity(logging.CRITICAL)

@@ -48,7 +48,8 @@ class SiteMap:
 
     def module(self, site: str) -> nn.Module:
         """The module whose output (or input) the canonical `site` is."""
-        return self.modules[_module_name(site)]
+        module: nn.Module = self.modules[_module_name(site)]
+        return module
 
     def match(self, patterns: Sequence[str]) -> list[str]:
         """Canonical names of all sites that any of the patterns selects, in model order.

@@ -59,6 +59,7 @@ class DatasetStream(TokenStream):
         self._epochs = epochs
         self._identity = identity
         self._block_size = block
+        self._used: int
         self._rewind()
 
     @property
