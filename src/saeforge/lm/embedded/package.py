@@ -101,8 +101,9 @@ training tokens:
     {training["command"]}
 
 seed {training["seed"]}, {training["tokens"]:,} tokens (every one seen once) in \
-{training["steps"]:,} steps of {training["rows"]} × {model["context"]}, AdamW, peak learning rate \
-{training["lr"]:g}, in {training["minutes"]:.1f} minutes with {training["threads"]} threads
+{training["steps"]:,} steps of {training["rows"]} × {model["context"]}, Muon (peak learning rate \
+{training["lr"]:g}) for the blocks' matrices and AdamW for the rest, in {training["minutes"]:.1f} \
+minutes with {training["threads"]} threads
 ({training["processor"]}, torch {training["torch"]}). {training["note"]}
 Same machine, same number of threads, same versions: same bytes.
 
