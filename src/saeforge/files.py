@@ -22,11 +22,12 @@ def replacing(path: Path) -> Iterator[Path]:
     The file's bytes are on disk before the rename, so that a crash leaves the old file or the new
     one, never a part. An error while writing (a full disk, say) leaves the old file as it was.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
+    temporary = None
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+        os.close(handle)
+        temporary = Path(name)
         yield temporary
         temporary.chmod(0o644)  # mkstemp makes files private; results are meant to be shared
         with temporary.open("rb") as written:
@@ -38,7 +39,8 @@ def replacing(path: Path) -> Iterator[Path]:
             "free some space or choose another --out"
         ) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
 
 
 def sha256(path: Path) -> str:

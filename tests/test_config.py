@@ -1,0 +1,151 @@
+from dataclasses import FrozenInstanceError, asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from saeforge.config import (
+    PRESETS,
+    EvalConfig,
+    ModelConfig,
+    RunConfig,
+    TrainConfig,
+    describe_fields,
+    from_mapping,
+    merge,
+    parse_bytes,
+    parse_override,
+    read_yaml,
+)
+from saeforge.errors import UserError
+
+
+def test_defaults_are_frozen_and_survive_a_round_trip():
+    config = RunConfig()
+    assert from_mapping(RunConfig, asdict(config), "here") == config
+    with pytest.raises(FrozenInstanceError):
+        config.seed = 1  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_are_valid(name: str):
+    from_mapping(RunConfig, PRESETS[name], name)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ({"sed": 1}, "run.yaml: unknown key 'sed'; did you mean 'seed'? (allowed: model, text, "),
+        (
+            {"train": {"warm_up": 1}},
+            "run.yaml: unknown key 'train.warm_up'; did you mean 'warmup'? (allowed: tokens, ",
+        ),
+        ({"train": {"zzz": 1}}, "run.yaml: unknown key 'train.zzz' (allowed: tokens, batch, "),
+        ({"seed": "one"}, "run.yaml: 'seed' = 'one': input should be a valid integer"),
+        ({"train": {"tokens": 1.5}}, "run.yaml: 'train.tokens' = 1.5: "),
+        ({"train": {"batch": True}}, "run.yaml: 'train.batch' = True: "),
+        ({"buffer": {"dtype": "float16"}}, "run.yaml: 'buffer.dtype' = 'float16': "),
+        ({"sites": "layers.*"}, "run.yaml: 'sites' = 'layers.*': "),
+        ({"train": 3}, "run.yaml: 'train' = 3: "),
+        ({"seed": {1, 2}}, "run.yaml: Object of type set is not JSON serializable; only plain"),
+    ],
+)
+def test_bad_keys_and_types_are_one_line(data: dict[str, Any], message: str):
+    with pytest.raises(UserError) as caught:
+        from_mapping(RunConfig, data, "run.yaml")
+    assert str(caught.value).startswith(message)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_integer_is_a_float_but_not_the_other_way():
+    assert from_mapping(TrainConfig, {"lr": 1}, "here").lr == 1.0
+    with pytest.raises(UserError, match="'tokens'"):
+        from_mapping(TrainConfig, {"tokens": 1e6 + 0.5}, "here")
+
+
+def test_merge_replaces_leaves_only():
+    base = {"a": {"b": 1, "c": 2}, "d": [1, 2]}
+    assert merge(base, {"a": {"b": 3}, "d": [4]}) == {"a": {"b": 3, "c": 2}, "d": [4]}
+    assert base == {"a": {"b": 1, "c": 2}, "d": [1, 2]}
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("seed=3", {"seed": 3}),
+        ("train.lr=1e-3", {"train": {"lr": 1e-3}}),
+        ("sites=[layers.1, '*@mlp']", {"sites": ["layers.1", "*@mlp"]}),
+        ("model.name=org/model=x", {"model": {"name": "org/model=x"}}),
+        ("train.lr=null", {"train": {"lr": None}}),
+        ("text.streaming=true", {"text": {"streaming": True}}),
+    ],
+)
+def test_overrides(text: str, value: dict[str, Any]):
+    assert parse_override(text) == value
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("seed", "--set 'seed': write it as key.sub=value"),
+        ("=3", "--set '=3': write it as key.sub=value"),
+        ("sites=[a", "--set 'sites=[a': the value is not valid YAML"),
+    ],
+)
+def test_bad_overrides_are_one_line(text: str, message: str):
+    with pytest.raises(UserError) as caught:
+        parse_override(text)
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"a: [1", "is not valid YAML: "),
+        (b"- 1\n- 2\n", "must hold a mapping of options, not list"),
+        (b"", "must hold a mapping of options, not NoneType"),
+        (b"\xff\xfe\x00binary", "is not valid YAML: "),
+        (b"a: !!python/object:os.system {}", "is not valid YAML: "),
+    ],
+)
+def test_bad_yaml_is_one_line(tmp_path: Path, content: bytes, message: str):
+    path = tmp_path / "run.yaml"
+    path.write_bytes(content)
+    with pytest.raises(UserError) as caught:
+        read_yaml(path)
+    assert str(caught.value).startswith(f"{path} {message}")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_yaml_is_one_line(tmp_path: Path):
+    with pytest.raises(UserError, match=r"run\.yaml: No such file or directory; check the path"):
+        read_yaml(tmp_path / "run.yaml")
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("1.5GiB", 3 * 2**29),
+        ("512 MiB", 2**29),
+        ("10kb", 10_000),
+        ("7B", 7),
+        ("7", 7),
+        ("2GB", 2 * 10**9),
+    ],
+)
+def test_sizes(text: str, size: int):
+    assert parse_bytes(text) == size
+
+
+@pytest.mark.parametrize(
+    "text", ["", "GiB", "0MiB", "-1GiB", "1TB", "nanGiB", "infGiB", "1e400GiB"]
+)
+def test_bad_sizes_are_one_line(text: str):
+    with pytest.raises(UserError, match="write a positive size such as '512MiB' or '4GiB'"):
+        parse_bytes(text)
+
+
+@pytest.mark.parametrize("cls", [RunConfig, EvalConfig, ModelConfig])
+def test_every_field_is_documented(cls: type):
+    lines = describe_fields(cls).splitlines()
+    assert all(" = " in line and not line.endswith(": ") for line in lines)
