@@ -86,6 +86,7 @@ def timeless(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that was never interrupted."""
+    torch.set_num_threads(1)
     out = tmp_path_factory.mktemp("whole") / "run"
     assert fake_trainer(out).run() == "finished"
     return out
@@ -183,6 +184,14 @@ def test_an_sae_does_not_depend_on_its_neighbours_in_the_run(whole: Path, tmp_pa
     alone, together = weights(tmp_path), weights(whole)
     for file, data in alone.items():
         assert together[f"topk-x2-k4/{file}"] == data
+
+
+def test_saes_stepped_side_by_side_give_the_same_bytes_every_time(tmp_path: Path):
+    torch.set_num_threads(2)
+    config = replace(CONFIG, tokens=64 * 10, checkpoint_every=0)
+    fake_trainer(tmp_path / "a", config).run()
+    fake_trainer(tmp_path / "b", config).run()
+    assert weights(tmp_path / "a") == weights(tmp_path / "b")
 
 
 def test_neither_probe_nor_log_nor_checkpoints_change_training(whole: Path, tmp_path: Path):
