@@ -21,7 +21,7 @@ VALUES = {concept.name: set(concept.values) for concept in CONCEPTS}
 
 @pytest.fixture(scope="module")
 def some_documents():
-    return list(documents(11, 3_000))
+    return list(documents(11, 2_000))
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +81,7 @@ def test_number_labels_match_the_words(some_documents):
                 number = labels["number"]
                 assert token.strip() not in (plural if number == "singular" else singular)
                 checked += 1
-    assert checked > 5_000
+    assert checked > 3_000
 
 
 def test_years_are_two_labelled_tokens(some_documents):
@@ -109,7 +109,7 @@ def _gifts(document):
 
 def test_gift_sentences_name_the_other_person(some_documents):
     gifts = [gift for document in some_documents for gift in _gifts(document)]
-    assert len(gifts) > 1_000
+    assert len(gifts) > 500
     for gift in gifts:
         assert gift["recipient"] == gift["indirect_object"] != gift["subject"]
         assert gift["second_mention"] == gift["subject"]
@@ -138,7 +138,7 @@ def test_held_out_combinations_never_occur(some_documents):
                 combination = words["head"], words["attractor"], labels["verb_lemma"]
                 assert not is_held_out_agreement(*combination)
                 agreements += 1
-    assert min(gifts, years, agreements) > 1_000
+    assert min(gifts, years, agreements) > 500
 
 
 def test_a_tenth_of_the_combinations_is_held_out():
