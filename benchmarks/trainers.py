@@ -82,7 +82,8 @@ class Saeforge:
 
         if self.done == 0:
             self.sae.initialise(x_BD, torch.Generator().manual_seed(self.o.seed))
-        context = Context(self.idle_M >= self.o.dead_tokens, self.done / self.o.steps)
+        dead = (self.idle_M >= self.o.dead_tokens).nonzero().squeeze(1)
+        context = Context(dead, self.done / self.o.steps)
         lr = self.o.lr * lr_factor(self.config, min(self.done, self.o.steps - 1))
         out = train_step(self.sae, self.optimiser, Batch(x_BD, x_BD), context, lr)
         self.idle_M = torch.where(out.fired, 0, self.idle_M + len(x_BD))

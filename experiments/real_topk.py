@@ -73,7 +73,8 @@ def table(name: str, found: dict[str, Any]) -> str:
         lines += [
             f"### {variant}",
             "",
-            f"{suite['tokens']:,} training tokens, {suite['epochs']:.2f} epochs. Held out: {held_out}.",
+            f"{suite['tokens']:,} training tokens, {suite['epochs']} whole epochs and part of "
+            f"the next. Held out: {held_out}.",
             "",
             "| site | " + " | ".join(COLUMNS.values()) + " |",
             "|---|" + "---|" * len(COLUMNS),

@@ -50,7 +50,7 @@ def test_eval_and_report(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     values = json.loads(capsys.readouterr().out)
     assert len(values) == 2
     for found in values.values():
-        assert 0 < found["reconstruction"]["layers.0"]["fvu"]["value"]
+        assert found["reconstruction"]["layers.0"]["fvu"]["value"] > 0
         assert "delta_ce" in found["splice"]["layers.1.mlp"]
     assert main(["report", str(run)]) == 0
     assert f"Report: {run / 'report' / 'index.html'}" in capsys.readouterr().out
@@ -99,7 +99,10 @@ BAD = {
     "unknown site": (["train", "--set", "sites=[layer.0]"], "layers.0"),
     "missing model": (["train", "--model", "./no-such-folder"], "no-such-folder"),
     "missing text": (["train", "--text", "./none.txt"], "none.txt"),
-    "too little memory": (["train", "--set", "buffer.memory=1KiB"], "memory"),
+    "too little memory": (
+        ["train", "--set", "buffer.memory=1KiB", "--set", "text.max_documents=50"],
+        "memory",
+    ),
     "no such suite": (["eval", "nowhere"], "nowhere"),
     "nothing to evaluate": (["eval"], "at least one folder"),
     "nothing to report": (["report", "nowhere"], "nowhere"),
@@ -133,7 +136,7 @@ def assert_refused(
 
 TEXTS = {
     "empty": ("", "empty"),
-    "shorter than a context": ("one two three", "context"),
+    "shorter than a context": ("one two\n<|endoftext|>\nthree four", "one context of 128"),
 }
 
 

@@ -32,9 +32,7 @@ def rows(n, seed=0, dtype=torch.float32):
 
 
 def context(sae, dead=0):
-    mask = torch.zeros(sae.width, dtype=torch.bool)
-    mask[:dead] = True
-    return Context(mask, 0.5)
+    return Context(torch.arange(dead), 0.5)
 
 
 def test_every_architecture_has_a_tiny_configuration():

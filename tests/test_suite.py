@@ -48,7 +48,7 @@ def test_a_suite_reads_back_as_it_was_written(path: Path):
     assert suite.sites == list(SITES)
     assert (suite.arch, suite.variant) == ("topk", "topk-w32-k3")
     assert suite.meta["tokens"] == 100
-    assert suite.meta["versions"]["torch"] .startswith("2.")
+    assert suite.meta["versions"]["torch"].startswith("2.")
     assert suite.trained("layers.0").config.k == 3
     assert not suite.trained("layers.0").w_dec.requires_grad  # type: ignore[union-attr]
 

@@ -91,7 +91,7 @@ class _Step:
         x_BD = torch.randn(rows, d, generator=generator)
         sae.initialise(x_BD[:1024], generator)
         x_BD = x_BD.to(device)
-        dead = torch.zeros(sae.width, dtype=torch.bool, device=device)
+        dead = torch.empty(0, dtype=torch.int64, device=device)
         return cls(sae.to(device), Batch(x_BD, x_BD), Context(dead, 0.5), device)
 
     def synchronise(self) -> None:

@@ -57,6 +57,10 @@ def dead_mask(count, width=WIDTH):
     return mask
 
 
+def context(mask):
+    return Context(mask.nonzero().squeeze(1), 0.0)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize(("d", "width", "k"), [(1, 1, 1), (D, WIDTH, K), (7, 13, 13), (5, 200, 1)])
 def test_code_and_reconstruction(d, width, k, dtype):
@@ -72,7 +76,7 @@ def test_losses_and_gradients_with_dead_latents(monkeypatch, dead, tile):
     monkeypatch.setitem(fused._TILE_BYTES, "cpu", tile * WIDTH * 8)
     monkeypatch.setattr("saeforge.dictionary.auxk._TILE_BYTES", tile * dead * 8)
     sae, x, mask = build(), rows(31), dead_mask(dead)
-    ours = sae.step(Batch(x, x), Context(mask, 0.0)).loss_terms
+    ours = sae.step(Batch(x, x), context(mask)).loss_terms
     plain = dense_losses(sae, x, mask)
     assert ours.keys() == plain.keys()
     for name in ours:
@@ -89,7 +93,7 @@ def test_picks_below_zero_get_no_gradient():
     sae, x = build(width=13, k=13), rows(9)
     assert (sae.encode(x) == 0).any()
     outputs = (
-        sae.step(Batch(x, x), Context(dead_mask(0, 13), 0.0)).x_hat,
+        sae.step(Batch(x, x), context(dead_mask(0, 13))).x_hat,
         sae(x),
         dense_code(sae, x) @ sae.w_dec + sae.b_dec,
     )
@@ -103,7 +107,7 @@ def test_picks_below_zero_get_no_gradient():
 
 def test_auxk_revives_dead_latents_and_touches_nothing_else():
     sae, x, mask = build(), rows(31), dead_mask(12)
-    auxk = sae.step(Batch(x, x), Context(mask, 0.0)).loss_terms["auxk"]
+    auxk = sae.step(Batch(x, x), context(mask)).loss_terms["auxk"]
     names = [name for name, _ in sae.named_parameters()]
     grads = dict(zip(names, torch.autograd.grad(auxk, list(sae.parameters())), strict=True))
     assert grads["b_dec"].abs().max() == 0
@@ -142,9 +146,9 @@ def test_plain_functions_pass_gradcheck():
 
 def test_no_dead_latents_no_auxk():
     sae, x = build(), rows(9)
-    assert set(sae.step(Batch(x, x), Context(dead_mask(0), 0.0)).loss_terms) == {"reconstruction"}
+    assert set(sae.step(Batch(x, x), context(dead_mask(0))).loss_terms) == {"reconstruction"}
     off = build(aux_coefficient=0.0)
-    assert "auxk" not in off.step(Batch(x, x), Context(dead_mask(3), 0.0)).loss_terms
+    assert "auxk" not in off.step(Batch(x, x), context(dead_mask(3))).loss_terms
 
 
 def test_auxk_of_a_perfect_reconstruction_is_zero():
@@ -153,7 +157,7 @@ def test_auxk_of_a_perfect_reconstruction_is_zero():
         sae.w_enc.zero_()
         sae.b_enc.fill_(-1)
         x = sae.b_dec.expand(9, D).clone()
-    terms = sae.step(Batch(x, x), Context(dead_mask(3), 0.0)).loss_terms
+    terms = sae.step(Batch(x, x), context(dead_mask(3))).loss_terms
     assert terms["reconstruction"] == 0
     assert terms["auxk"] == 0
 
@@ -163,7 +167,7 @@ def test_zero_picks_have_not_fired():
     with torch.no_grad():
         sae.b_enc.fill_(-100)
         sae.b_enc[7] = 100
-    out = sae.step(Batch(x, x), Context(dead_mask(0), 0.0))
+    out = sae.step(Batch(x, x), context(dead_mask(0)))
     assert out.fired.nonzero().flatten().tolist() == [7]
     assert out.stats["l0"] == 1
 

@@ -263,9 +263,10 @@ def test_dead_latents_are_those_that_have_not_fired_for_long(tmp_path: Path):
         out = plain_step(learner.member.sae, batch, context)
         recent = torch.stack(fired[-4:]).any(0) if fired else out.fired
         if len(fired) >= 5:  # dead_tokens = 300: after five steps of 64 tokens without firing
-            assert torch.equal(context.dead, ~(recent | fired[-5]))
+            expected = (~(recent | fired[-5])).nonzero().squeeze(1)
+            assert torch.equal(context.dead, expected)
         else:
-            assert not context.dead.any()
+            assert len(context.dead) == 0
         fired.append(out.fired)
         return out
 

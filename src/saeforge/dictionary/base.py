@@ -68,11 +68,12 @@ class Context:
     """What the trainer knows and the SAE does not.
 
     Attributes:
-        dead: latents that have not fired for a long time.
+        dead: latents that have not fired for a long time, ascending: a list and not a mask, so
+            that a step never has to ask the device how many there are.
         progress: share of the run that is done, in [0, 1].
     """
 
-    dead: Bool[Tensor, " M"]
+    dead: Int[Tensor, " n"]
     progress: float
 
 

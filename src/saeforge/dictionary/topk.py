@@ -88,8 +88,8 @@ class TopK(SAE):
 
     def step(self, batch: Batch, context: Context) -> StepOut:
         """The fused forward; `auxk` is among the losses while there are dead latents."""
-        dead = context.dead.nonzero().squeeze(1) if self.config.aux_coefficient else None
-        k_aux, weight = auxk_latents(self.d, 0 if dead is None else dead.shape[0])
+        dead = context.dead if self.config.aux_coefficient else context.dead[:0]
+        k_aux, weight = auxk_latents(self.d, dead.shape[0])
         x_hat, values, indices, auxk = step_topk(
             batch.x,
             batch.target,
@@ -98,7 +98,7 @@ class TopK(SAE):
             self.w_dec,
             self.b_dec,
             self.config.k,
-            context.dead.new_empty(0, dtype=torch.int64) if dead is None else dead,
+            dead,
             k_aux,
         )
         with stage("loss"):

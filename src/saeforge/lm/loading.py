@@ -49,9 +49,7 @@ def _from_pretrained(config: ModelConfig, folder: Path) -> tuple[Any, Any]:
     }
     load: Any = AutoModelForCausalLM.from_pretrained  # its type forgets the loading info
     try:
-        model, info = load(
-            name, dtype=_DTYPES[config.dtype], output_loading_info=True, **common
-        )
+        model, info = load(name, dtype=_DTYPES[config.dtype], output_loading_info=True, **common)
         _check_whole(config.name, sorted(info["missing_keys"]))
         return model, AutoTokenizer.from_pretrained(name, **common)
     except UserError:

@@ -32,6 +32,9 @@ from saeforge.train.step import Stepped, train_step
 from saeforge.train.variants import Member
 from saeforge.train.workers import Workers
 
+DEAD_EVERY = 16
+"""Steps between recounts of the dead latents on a GPU, where each one waits for the device."""
+
 Outcome = Literal["finished", "interrupted"]
 Bank = Mapping[str, SAE]
 Probe = Callable[[Bank], Mapping[str, Mapping[str, float]]]
@@ -59,11 +62,12 @@ class Trained:
 
 @dataclass
 class Learner:
-    """An SAE, its optimiser, and the tokens since each of its latents fired."""
+    """An SAE, its optimiser, the tokens since each of its latents fired, and the dead ones."""
 
     member: Member
     optimiser: DictionaryAdam
     idle_M: Tensor
+    dead: Tensor
     lr: float
     last: Stepped | None = field(default=None, repr=False)
 
@@ -71,12 +75,13 @@ class Learner:
         """All that a checkpoint must hold, by name."""
         sae = {f"sae.{name}": t for name, t in self.member.sae.state_dict().items()}
         optimiser = {f"adam.{name}": t for name, t in self.optimiser.state_dict().items()}
-        return {**sae, **optimiser, "idle": self.idle_M}
+        return {**sae, **optimiser, "idle": self.idle_M, "dead": self.dead}
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
         self.member.sae.load_state_dict(_under("sae.", tensors))
         self.optimiser.load_state_dict(_under("adam.", tensors))
         self.idle_M.copy_(tensors["idle"])
+        self.dead = tensors["dead"].to(self.idle_M.device)
 
 
 class Trainer:
@@ -196,9 +201,13 @@ class Trainer:
         threshold = schedule.dead_threshold(self.config)
         progress = self.step / self.steps
 
+        recount = self._learners[0].idle_M.device.type == "cpu" or self.step % DEAD_EVERY == 0
+
         def step(job: tuple[Learner, Batch]) -> None:
             learner, batch = job
-            context = Context(learner.idle_M >= threshold, progress)
+            if recount:
+                learner.dead = (learner.idle_M >= threshold).nonzero().squeeze(1)
+            context = Context(learner.dead, progress)
             sae, lr = learner.member.sae, learner.lr * factor
             learner.last = train_step(sae, learner.optimiser, batch, context, lr)
             learner.idle_M.add_(batch.x.shape[0]).masked_fill_(learner.last.fired, 0)
@@ -371,6 +380,7 @@ class Trainer:
             member,
             optimiser,
             torch.zeros(sae.width, dtype=torch.int64, device=device),
+            torch.empty(0, dtype=torch.int64, device=device),
             lr,
         )
 
