@@ -30,7 +30,8 @@ class Workers:
             ready = Barrier(threads + 1)
 
             def start() -> None:
-                torch.set_num_threads(1)
+                torch.get_num_threads()  # a thread's first use of torch sets it to the default,
+                torch.set_num_threads(1)  # which would undo this if it came later
                 ready.wait()
 
             self._pool = ThreadPoolExecutor(threads, "sae", initializer=start)

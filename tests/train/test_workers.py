@@ -1,0 +1,56 @@
+"""Steps side by side: a thread each where there are enough of them, and every error is told."""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from saeforge.train.workers import Workers
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def _three_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    yield
+    torch.set_num_threads(before)
+
+
+def threads_seen(jobs: int) -> set[int]:
+    """How many threads torch uses inside a job, after the job has used torch."""
+    seen = set()
+
+    def work(_: int) -> None:
+        x = torch.ones(300, 300)
+        (x @ x).sort()
+        seen.add(torch.get_num_threads())
+
+    with Workers(jobs, CPU) as workers:
+        for _ in range(2):
+            workers.run(work, range(jobs))
+    return seen
+
+
+def test_as_many_jobs_as_threads_get_one_each():
+    assert threads_seen(3) == {1}
+    assert threads_seen(7) == {1}
+    assert torch.get_num_threads() == 3
+
+
+def test_fewer_jobs_get_all_threads_in_turn():
+    assert threads_seen(2) == {3}
+
+
+def test_the_first_error_is_raised_when_all_jobs_have_ended():
+    done = []
+
+    def work(job: int) -> None:
+        if job == 1:
+            raise ValueError("job 1")
+        done.append(job)
+
+    with Workers(5, CPU) as workers, pytest.raises(ValueError, match="job 1"):
+        workers.run(work, range(5))
+    assert sorted(done) == [0, 2, 3, 4]
