@@ -181,7 +181,8 @@ def test_a_step_never_waits_for_the_device(device: torch.device, dead: int) -> N
 
 @pytest.mark.parametrize("dead", [0, 3, 20])
 def test_a_step_needs_no_tensor_of_another_device(dead: int) -> None:
-    """`meta` takes every path of a GPU, has no values to wait for, and mixes with nothing."""
+    """`meta` takes every path of a GPU, has no values to wait for, and in most operators refuses
+    tensors of another device."""
     meta = torch.device("meta")
     sae = build(meta)
     stepped = train_step(sae, DictionaryAdam(sae, 1e-3), batch(meta), context(dead, meta), 1e-3)
