@@ -47,6 +47,9 @@ def test_presets_are_valid(name: str):
         ({"buffer": {"dtype": "float16"}}, "run.yaml: 'buffer.dtype' = 'float16': "),
         ({"sites": "layers.*"}, "run.yaml: 'sites' = 'layers.*': "),
         ({"train": 3}, "run.yaml: 'train' = 3: "),
+        ({"seed": -1}, "run.yaml: seed = -1: it must be at least 0 and below 2^63"),
+        ({"buffer": {"lm_batch": 0}}, "run.yaml: buffer.lm_batch = 0: it must be at least 1"),
+        ({"buffer": {"normaliser_tokens": 0}}, "run.yaml: buffer.normaliser_tokens = 0: "),
         ({"seed": {1, 2}}, "run.yaml: Object of type set is not JSON serializable; only plain"),
     ],
 )
@@ -77,6 +80,11 @@ def test_merge_replaces_leaves_only():
         ("sites=[layers.1, '*@mlp']", {"sites": ["layers.1", "*@mlp"]}),
         ("model.name=org/model=x", {"model": {"name": "org/model=x"}}),
         ("train.lr=null", {"train": {"lr": None}}),
+        ("train.lr=1E5", {"train": {"lr": 1e5}}),
+        ("train.tokens=1000", {"train": {"tokens": 1000}}),
+        ("model.revision='1e3'", {"model": {"revision": "1e3"}}),
+        ("model.revision=1e3f", {"model": {"revision": "1e3f"}}),
+        ("model.name=nan", {"model": {"name": "nan"}}),
         ("text.streaming=true", {"text": {"streaming": True}}),
     ],
 )
@@ -115,6 +123,22 @@ def test_bad_yaml_is_one_line(tmp_path: Path, content: bytes, message: str):
         read_yaml(path)
     assert str(caught.value).startswith(f"{path} {message}")
     assert "\n" not in str(caught.value)
+
+
+def test_a_file_and_an_override_read_numbers_alike(tmp_path: Path):
+    path = tmp_path / "run.yaml"
+    path.write_text("train: {lr: 1e-3, clip: null, eps: 1.e-8}\n")
+    assert read_yaml(path)["train"] == {"lr": 1e-3, "clip": None, "eps": 1e-8}
+    from_mapping(RunConfig, read_yaml(path), "run.yaml")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("tokens", 0), ("splice_tokens", 0), ("latents", -1), ("bootstrap", -1), ("seed", -1)],
+)
+def test_an_evaluation_out_of_range_is_refused(key: str, value: int):
+    with pytest.raises(UserError, match=rf"^{key} = {value}: it must be at least"):
+        EvalConfig(**{key: value})
 
 
 def test_a_missing_yaml_is_one_line(tmp_path: Path):

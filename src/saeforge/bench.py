@@ -42,17 +42,20 @@ def bench_step(
     Raises:
         UserError: if an option is out of range.
     """
-    for name, value in {"batch": batch, "rounds": rounds, "threads": threads}.items():
+    sizes = {"d": d, "batch": batch, "rounds": rounds, "threads": threads}
+    options = {"width": width, "k": k, "experts": experts}
+    for name, value in (sizes | options).items():
         if value is not None and value < 1:
             raise UserError(f"bench step: {name} = {value} must be at least 1")
     if dtype != "float32":
         raise UserError(f"bench step: dtype {dtype!r} is unknown; choose float32")
     target = choose_device(device)
-    options = {"width": width, "k": k, "experts": experts}
     before = torch.get_num_threads()
     torch.set_num_threads(threads or before)
     try:
-        bench = _Step.build(arch, d, {n: v for n, v in options.items() if v}, batch, target)
+        bench = _Step.build(
+            arch, d, {n: v for n, v in options.items() if v is not None}, batch, target
+        )
         measures = bench.measure(rounds)
         used = torch.get_num_threads()
     finally:

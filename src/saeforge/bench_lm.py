@@ -28,7 +28,8 @@ def bench_lm(
     Raises:
         UserError: if an option is out of range, or `site` is not exactly one site.
     """
-    for name, value in {"batch": batch, "rounds": rounds, "threads": threads}.items():
+    sizes = {"batch": batch, "context": context, "rounds": rounds, "threads": threads}
+    for name, value in sizes.items():
         if value is not None and value < 1:
             raise UserError(f"bench lm: {name} = {value} must be at least 1")
     lm = LanguageModel.load(ModelConfig(name=model), choose_device(device))

@@ -105,6 +105,12 @@ class Eval:
     suites: Annotated[tuple[Path, ...], Positional]
     """Folders of suites, or of runs (all their suites); at least one."""
     evaluation: Annotated[EvalConfig, OmitArgPrefixes] = field(default_factory=EvalConfig)
+    model: str | None = None
+    """Another language model than the suites' own: a Hugging Face id, a folder, or `embedded`.
+    With it, or with --text, results go to a folder of their own, `results/<name>/`."""
+    text: str | None = None
+    """Another text than the suites' own, packed as theirs is: a Hugging Face dataset, a .txt,
+    .jsonl or .parquet file, or `embedded`."""
     json: bool = False
     """Print one JSON object on stdout instead of the table."""
 
@@ -112,7 +118,9 @@ class Eval:
         """Run it."""
         from saeforge import commands
 
-        return commands.evaluate(self.suites, self.evaluation, as_json=self.json)
+        return commands.evaluate(
+            self.suites, self.evaluation, model=self.model, text=self.text, as_json=self.json
+        )
 
 
 @dataclass(frozen=True)

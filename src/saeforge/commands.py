@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from saeforge.activations.live import LiveSource
@@ -25,6 +26,7 @@ from saeforge.errors import UserError
 from saeforge.eval.probe import HeldOutProbe
 from saeforge.eval.result import Result, Value
 from saeforge.eval.run import evaluate as evaluate_suites
+from saeforge.eval.run import results_folder
 from saeforge.lm.model import LanguageModel
 from saeforge.lm.text import Corpus
 from saeforge.report.build import write_report
@@ -82,16 +84,25 @@ def train(config: RunConfig, out: Path, as_json: bool = False) -> int:
     return DONE if finished else INTERRUPTED
 
 
-def evaluate(paths: Sequence[Path], config: EvalConfig, as_json: bool = False) -> int:
+def evaluate(
+    paths: Sequence[Path],
+    config: EvalConfig,
+    model: str | None = None,
+    text: str | None = None,
+    as_json: bool = False,
+) -> int:
     """Evaluate suites; prints a table per suite and leaves results/*.json in each."""
     suites = _suites(paths)
-    results = evaluate_suites(suites, config, say=_speaker(as_json))
+    results = evaluate_suites(suites, config, say=_speaker(as_json), model=model, text=text)
     if as_json:
         print(json.dumps({str(path): _values(found) for path, found in results.items()}))
         return DONE
     for path, suite_results in results.items():
         _print_table(path, suite_results)
-    print(f"Next: saeforge report {' '.join(str(path) for path in paths)}")
+    if model is None and text is None:
+        print(f"Next: saeforge report {' '.join(str(path) for path in paths)}")
+    else:
+        print(f"Results: {results_folder(model, text)}/ in each suite")
     return DONE
 
 
@@ -213,7 +224,7 @@ def _values(results: Sequence[Result]) -> dict[str, Any]:
 def _print_table(path: Path, results: Sequence[Result]) -> None:
     """A row per site: the values of reconstruction and splice."""
     table = Table(
-        title=f"{path} on held-out documents: value ± half of the 95% interval",
+        title=f"{escape(str(path))} on held-out documents: value ± half of the 95% interval",
         title_justify="left",
     )
     table.add_column("site", no_wrap=True)
@@ -228,7 +239,7 @@ def _print_table(path: Path, results: Sequence[Result]) -> None:
     sites = list(dict.fromkeys(site for result in results for site in result.sites))
     for site in sites:
         cells = [_cell(result.sites.get(site, {}).get(metric)) for result, metric in columns]
-        table.add_row(site, *cells)
+        table.add_row(escape(site), *cells)
     width = None if sys.stdout.isatty() else 140  # a file or a pipe has no width to fit
     Console(width=width).print(table)
 

@@ -6,9 +6,11 @@ architecture (`saeforge.dictionary`); here they are a mapping that the registry 
 """
 
 import ast
+import functools
 import inspect
 import itertools
 import json
+import re
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import field, fields, is_dataclass
@@ -85,6 +87,10 @@ class BufferConfig:
     normaliser_tokens: int = 100_000
     """Tokens on which the normaliser is estimated (at most what the ring holds)."""
 
+    def __post_init__(self) -> None:
+        _at_least(1, "buffer.lm_batch", self.lm_batch)
+        _at_least(1, "buffer.normaliser_tokens", self.normaliser_tokens)
+
 
 @dataclass(frozen=True, config=STRICT)
 class TrainConfig:
@@ -104,8 +110,8 @@ class TrainConfig:
     """Adam's decay rates."""
     eps: float = 1e-8
     """Adam's epsilon."""
-    clip: float = 1.0
-    """Gradient norm, per SAE, above which the gradient is scaled down."""
+    clip: float | None = 1.0
+    """Gradient norm, per SAE, above which the gradient is scaled down; `null` for no clipping."""
     dead_tokens: int | None = None
     """Tokens without firing after which a latent is dead: by default 10M, or a tenth of the run
     where that is less."""
@@ -140,6 +146,9 @@ class RunConfig:
     log: tuple[Literal["wandb", "tensorboard"], ...] = ()
     """Loggers beside metrics.jsonl."""
 
+    def __post_init__(self) -> None:
+        _check_seed(self.seed)
+
 
 @dataclass(frozen=True, config=STRICT)
 class EvalConfig:
@@ -159,6 +168,24 @@ class EvalConfig:
     """Seed of the bootstrap and of the choice of latents."""
     device: str = "auto"
     """`auto`, `cpu`, `cuda` or `cuda:i`."""
+
+    def __post_init__(self) -> None:
+        _at_least(1, "tokens", self.tokens)
+        _at_least(1, "splice_tokens", self.splice_tokens)
+        _at_least(0, "latents", self.latents)
+        _at_least(0, "bootstrap", self.bootstrap)
+        _check_seed(self.seed)
+
+
+def _at_least(least: int, key: str, value: int) -> None:
+    if value < least:
+        raise UserError(f"{key} = {value}: it must be at least {least}")
+
+
+def _check_seed(seed: int) -> None:
+    """What both NumPy and torch take as a seed."""
+    if not 0 <= seed < 2**63:
+        raise UserError(f"seed = {seed}: it must be at least 0 and below 2^63")
 
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -180,7 +207,8 @@ def from_mapping(cls: type[T], data: Mapping[str, Any], where: str) -> T:
         where: what the data is, for messages ("run.yaml", "--set", …).
 
     Raises:
-        UserError: at the first unknown key or wrong type, naming it and what is allowed.
+        UserError: at the first unknown key, wrong type or value out of range, naming it and what
+            is allowed.
     """
     try:
         text = json.dumps(data)
@@ -190,6 +218,8 @@ def from_mapping(cls: type[T], data: Mapping[str, Any], where: str) -> T:
         return TypeAdapter(cls).validate_json(text)
     except ValidationError as error:
         raise UserError(f"{where}: {_explain(cls, error)}") from None
+    except UserError as error:  # of a __post_init__, which knows the value but not its place
+        raise UserError(f"{where}: {error}") from None
 
 
 def _explain(cls: type, error: ValidationError) -> str:
@@ -234,7 +264,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     import yaml
 
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        data = _load_yaml(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"{path}: {error.strerror or error}; check the path") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -257,22 +287,31 @@ def parse_override(text: str) -> dict[str, Any]:
     if not equals or not key:
         raise UserError(f"--set {text!r}: write it as key.sub=value")
     try:
-        value = yaml.safe_load(raw)
+        value = _load_yaml(raw)
     except yaml.YAMLError:
         raise UserError(f"--set {text!r}: the value is not valid YAML") from None
-    if isinstance(value, str):
-        value = _number(value)
     for part in reversed(key.split(".")):
         value = {part: value}
     return dict(value)
 
 
-def _number(text: str) -> str | float:
-    """YAML 1.1 reads `1e-3` as a string; a user means the number."""
-    try:
-        return float(text)
-    except ValueError:
-        return text
+def _load_yaml(text: str) -> Any:
+    import yaml
+
+    return yaml.load(text, _loader())
+
+
+@functools.cache
+def _loader() -> Any:
+    """SafeLoader that reads `1e-3` as the number a user means, as YAML 1.2 does and 1.1 does not."""
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        pass
+
+    number = re.compile(r"^[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?$")
+    Loader.add_implicit_resolver("tag:yaml.org,2002:float", number, list("-+.0123456789"))
+    return Loader
 
 
 def parse_bytes(text: str) -> int:

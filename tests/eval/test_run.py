@@ -154,5 +154,4 @@ def test_broken_suite(
 
 def test_no_tokens_or_device(tmp_path: Path, lm_folder: Path) -> None:
     path = write(tmp_path / "s", lm_folder)
-    bad(path, "at least 1", EvalConfig(tokens=0))
     bad(path, "device 'tpu'", EvalConfig(device="tpu"))

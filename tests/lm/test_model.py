@@ -169,6 +169,21 @@ def test_splices(lm: LanguageModel, tokens: torch.Tensor, kind: str) -> None:
     assert torch.equal(lm.run(tokens, logits=True), clean)  # no hook stays behind
 
 
+@pytest.mark.parametrize("kind", ["resid", "attn", "mlp"])
+def test_a_reconstruction_with_its_error_is_the_clean_pass(
+    lm: LanguageModel, tokens: torch.Tensor, kind: str
+) -> None:
+    """Splicing x̂ + (x − x̂) leaves the logits as they were, to rounding."""
+    site = lm.sites([f"1@{kind}"])[0]
+    x = lm.capture(tokens, [site])[site]
+    x_hat = x + x.std() * torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
+    clean = lm.run(tokens, logits=True)
+    both = lm.run(tokens, {site: lambda x: x_hat + (x - x_hat)}, logits=True)
+    alone = lm.run(tokens, {site: lambda x: x_hat}, logits=True)
+    torch.testing.assert_close(both, clean, rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(alone, clean, rtol=1e-4, atol=1e-5)  # type: ignore[arg-type]
+
+
 def test_gradients_flow_through_a_splice(lm: LanguageModel, tokens: torch.Tensor) -> None:
     site = lm.sites(["1@resid"])[0]
     x_hat = lm.capture(tokens, [site])[site].requires_grad_()

@@ -36,6 +36,10 @@ def test_steps_and_dead_threshold():
     assert schedule.dead_threshold(replace(CONFIG, dead_tokens=7)) == 7
 
 
+def test_no_clipping_and_no_evaluation_are_allowed():
+    schedule.check(replace(CONFIG, clip=None, eval_every=0, eval_tokens=0))
+
+
 @pytest.mark.parametrize(
     ("key", "value"),
     [
@@ -46,7 +50,11 @@ def test_steps_and_dead_threshold():
         ("checkpoint_every", -5),
         ("lr", 0.0),
         ("lr", float("nan")),
+        ("lr", float("inf")),
         ("clip", -1.0),
+        ("clip", float("inf")),
+        ("eps", float("inf")),
+        ("eval_tokens", 0),
         ("dead_tokens", 0),
         ("warmup", -0.1),
         ("decay", 0.95),

@@ -1,3 +1,4 @@
+import math
 from pathlib import Path
 from typing import Any
 
@@ -59,8 +60,9 @@ def test_one_variant_is_written_to_the_run_folder_itself():
         ([{"arch": "topk", "k": 2, "width": 8, "expansion": 2}], "either width or expansion"),
         ([{"arch": "topk", "k": 2, "expansion": "8"}], "expansion = '8'"),
         ([{"arch": "topk", "k": 2, "expansion": -1}], "expansion = -1"),
+        ([{"arch": "topk", "k": 2, "expansion": math.inf}], "expansion = inf"),
         ([{"arch": "topk", "k": 2, "expansion": []}], "expansion is an empty list"),
-        ([{"arch": "topk", "k": 64, "expansion": 2}], r"saes\[0\] at layers\.0: k = 64"),
+        ([{"arch": "topk", "k": 64, "expansion": 2}], r"saes\[0\] at layers\.0 .*: k = 64"),
         ([{"arch": "topk", "k": 0, "expansion": 2}], "k"),
         ([{"arch": "topk", "k": "2", "expansion": 2}], "'k'"),
         ([{"arch": "topk", "kk": 2, "k": 2, "expansion": 2}], "unknown key 'kk'"),

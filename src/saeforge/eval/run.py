@@ -39,8 +39,8 @@ def evaluate(
     config: EvalConfig,
     say: Callable[[str], None] | None = None,
     *,
-    model: ModelConfig | None = None,
-    text: TextConfig | None = None,
+    model: ModelConfig | str | None = None,
+    text: TextConfig | str | None = None,
 ) -> dict[Path, list[Result]]:
     """Evaluate suites and write `results/<evaluation>.json` into each.
 
@@ -50,41 +50,50 @@ def evaluate(
     Args:
         say: where lines about progress go; None for silence.
         model: another language model than the suite's own, such as the same one moved to another
-            folder, or a fine-tuned one.
-        text: another text than the suite's own. With another model or text the results go to
-            `results/<their names>/`, and the suite's own results stay.
+            folder, or a fine-tuned one; a name alone keeps the suite's precision.
+        text: another text than the suite's own; a source alone keeps the suite's way of packing.
+            With another model or text the results go to `results/<their names>/`
+            (`results_folder`), and the suite's own results stay.
 
     Raises:
         UserError: if a suite is missing or corrupt, its language model is not the one it was
             trained on, an SAE does not fit its site, there is no held-out text, or an activation
             is NaN or infinite.
     """
-    if config.tokens < 1 or config.splice_tokens < 1:
-        raise UserError("tokens and splice_tokens of an evaluation must be at least 1")
     suites = [load_suite(path) for path in dict.fromkeys(suite_paths)]
     found: dict[Path, list[Result]] = {}
     for work in _grouped(suites, model, text):
         found |= _evaluate(work, config, say, fingerprinted=model is None)
     for suite in suites:
-        folder = suite.path / "results"
-        if model is not None or text is not None:
-            folder /= _label(model, text)
+        folder = suite.path / results_folder(model, text)
         for result in found[suite.path]:
             result.write(folder / f"{result.evaluation}.json")
     return {suite.path: found[suite.path] for suite in suites}
 
 
 def _grouped(
-    suites: Sequence[Suite], model: ModelConfig | None, text: TextConfig | None
+    suites: Sequence[Suite], model: ModelConfig | str | None, text: TextConfig | str | None
 ) -> list[_Work]:
     works: dict[str, _Work] = {}
     for suite in suites:
         run = from_mapping(RunConfig, suite.meta["config"], f"{suite.path / 'suite.json'}: config")
-        work = _Work(model or run.model, text or run.text, run.seed, (suite,))
+        work = _Work(_model(model, run.model), _text(text, run.text), run.seed, (suite,))
         key = json.dumps([asdict(work.model), asdict(work.text), work.seed])
         known = works.get(key)
         works[key] = work if known is None else replace(known, suites=(*known.suites, suite))
     return list(works.values())
+
+
+def _model(asked: ModelConfig | str | None, own: ModelConfig) -> ModelConfig:
+    if isinstance(asked, str):
+        return replace(own, name=asked, revision=None)
+    return asked or own
+
+
+def _text(asked: TextConfig | str | None, own: TextConfig) -> TextConfig:
+    if isinstance(asked, str):
+        return replace(own, source=asked, subset=None, split=TextConfig.split)
+    return asked or own
 
 
 def _evaluate(
@@ -145,7 +154,7 @@ def _check_fingerprint(suite: Suite, lm: LanguageModel) -> None:
         raise UserError(
             f"{suite.path} was trained on a model with fingerprint {str(recorded)[:12]}, but "
             f"{lm.name} is now {lm.fingerprint[:12]}: its weights or config have changed; restore "
-            "that model, or name the one to evaluate on"
+            "that model, or name the one to evaluate on with --model"
         )
 
 
@@ -158,8 +167,14 @@ def _announcement(work: _Work, lm: LanguageModel, held_out: HeldOut, config: Eva
     )
 
 
-def _label(model: ModelConfig | None, text: TextConfig | None) -> str:
-    """A folder's name for results on another model or text."""
-    names = [Path(model.name).name] if model is not None else []
-    names += [Path(text.source).stem] if text is not None else []
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", "-".join(names)).strip(".-") or "other"
+def results_folder(model: ModelConfig | str | None, text: TextConfig | str | None) -> Path:
+    """Where in a suite `evaluate` puts its results: with another model or text, in a folder named
+    after them."""
+    if model is None and text is None:
+        return Path("results")
+    name = model.name if isinstance(model, ModelConfig) else model
+    source = text.source if isinstance(text, TextConfig) else text
+    names = [Path(name).name] if name is not None else []
+    names += [Path(source).stem] if source is not None else []
+    label = re.sub(r"[^A-Za-z0-9._-]+", "-", "-".join(names)).strip(".-")
+    return Path("results") / (label or "other")

@@ -171,7 +171,7 @@ def _text_in(row: dict[str, Any], config: TextConfig, where: str) -> str:
             f"{where}: column {config.column!r} holds {type(text).__name__}, not text; "
             "choose another with text.column"
         )
-    return text
+    return text.encode("utf-8", "replace").decode()  # JSON can escape half a surrogate pair
 
 
 def _no_column(where: str, column: str, names: list[str]) -> str:

@@ -112,8 +112,10 @@ class LanguageModel:
         block's output and what its attention and MLP add to the residual stream, in every family.
 
         Raises:
-            UserError: if a pattern selects nothing, listing the nearest names.
+            UserError: if there is no pattern, or one selects nothing, listing the nearest names.
         """
+        if not patterns:
+            raise UserError("sites is empty; give at least one, such as '*@resid'")
         return self._sites.match([patterns] if isinstance(patterns, str) else patterns)
 
     def width(self, site: str) -> int:

@@ -22,8 +22,9 @@ class DictionaryAdam:
     """Adam (Kingma & Ba 2015) on one SAE, keeping its `unit_norm` rows on the sphere.
 
     Each step: g ← g − (g·w)w for unit-norm rows; g ← g · min(1, clip/‖g‖) with ‖g‖ over all
-    parameters; Adam; w ← w/‖w‖. A step whose gradient norm is not finite is skipped
-    (unit rows may be normalised once more); its norm is returned, so that the caller sees it.
+    parameters (not at all for clip None); Adam; w ← w/‖w‖. A step whose gradient norm is not finite
+    is skipped (unit rows may be normalised once more); its norm is returned, so that the caller
+    sees it.
 
     Raises:
         UserError: if clip, a beta or eps is out of range.
@@ -35,10 +36,11 @@ class DictionaryAdam:
         lr: float,
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
-        clip: float = 1.0,
+        clip: float | None = 1.0,
     ) -> None:
+        clip = math.inf if clip is None else clip
         if not clip > 0:
-            raise UserError(f"clip = {clip}: it must be positive (inf for no clipping)")
+            raise UserError(f"clip = {clip}: it must be positive (null or None for no clipping)")
         if not all(0 <= beta < 1 for beta in betas):
             raise UserError(f"betas = {list(betas)}: each must be at least 0 and below 1")
         if not (eps >= 0 and math.isfinite(eps)):

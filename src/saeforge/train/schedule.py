@@ -1,6 +1,6 @@
 """Numbers that follow from a run's configuration: learning rates, steps, the dead threshold."""
 
-from math import sqrt
+from math import isfinite, sqrt
 
 from saeforge.config import TrainConfig
 from saeforge.errors import UserError
@@ -16,8 +16,11 @@ def check(config: TrainConfig) -> None:
             raise UserError(f"train.{key} = {getattr(config, key)}: it must be 0 (never) or more")
     for key in ("lr", "clip", "eps", "dead_tokens"):
         value = getattr(config, key)
-        if value is not None and not value > 0:
-            raise UserError(f"train.{key} = {value}: it must be positive")
+        if value is not None and not (value > 0 and isfinite(value)):
+            default = {"lr": " (null: by the width)", "clip": " (null: no clipping)"}.get(key, "")
+            raise UserError(f"train.{key} = {value}: it must be positive and finite{default}")
+    if config.eval_every and config.eval_tokens < 1:
+        raise UserError(f"train.eval_tokens = {config.eval_tokens}: it must be at least 1")
     if not (config.warmup >= 0 and config.decay >= 0 and config.warmup + config.decay <= 1):
         raise UserError(
             f"train.warmup = {config.warmup} and train.decay = {config.decay} are shares of the "

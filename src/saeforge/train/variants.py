@@ -1,5 +1,6 @@
 """Variants of a run: from the `saes` of its configuration to SAEs ready to be trained."""
 
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -112,27 +113,20 @@ def _variant(options: Mapping[str, Any], d_by_site: Mapping[str, int], where: st
     if (expansion is None) == ("width" not in own):
         raise UserError(f"{where} (arch {arch}): give either width or expansion (times d)")
     if expansion is not None and not _positive(expansion):
-        raise UserError(f"{where}: expansion = {expansion!r} must be a positive number")
+        raise UserError(f"{where}: expansion = {expansion!r} must be a positive, finite number")
     by_site = {
         site: own if expansion is None else {"width": round(expansion * d), **own}
         for site, d in d_by_site.items()
     }
     for site, site_options in by_site.items():
-        _check(arch, site_options, f"{where} at {site}")
+        sae_config(arch, site_options, f"{where} at {site}")
     return Variant(_name(arch, expansion, own), arch, by_site)
 
 
-def _check(arch: str, options: Mapping[str, Any], where: str) -> None:
-    """Raise a UserError that says where, also for options that only the architecture can judge."""
-    try:
-        sae_config(arch, options, where)
-    except UserError as error:
-        message = str(error)
-        raise UserError(message if where in message else f"{where}: {message}") from None
-
-
 def _positive(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and value > 0
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return 0 < value < math.inf
 
 
 def _name(arch: str, expansion: float | int | None, own: Mapping[str, Any]) -> str:
