@@ -8,7 +8,7 @@ import pytest
 
 from saeforge import __version__
 from saeforge.cli import main
-from saeforge.commands import run_config
+from saeforge.commands import _print_table, run_config
 from saeforge.errors import UserError
 
 TINY = [
@@ -57,6 +57,27 @@ def test_eval_and_report(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "topk-w64-k8" in (run / "report" / "index.html").read_text()
 
 
+def test_eval_on_another_text(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    suite = run / "topk-w64-k4"
+    other = tmp_path / "other.jsonl"
+    lines = [json.dumps({"text": f"the cat {i} sat \ud800 " * 40}) for i in range(100)]
+    other.write_text("\n".join(lines))
+    options = ["--tokens", "500", "--no-splice", "--latents", "0", "--bootstrap", "0"]
+    command = ["eval", str(suite), *options, "--model", "embedded", "--text", str(other)]
+    assert main(command) == 0
+    assert "results/embedded-other/ in each suite" in capsys.readouterr().out
+    result = json.loads((suite / "results/embedded-other/reconstruction.json").read_text())
+    assert result["config"]["text"]["source"] == str(other)
+    assert result["config"]["text"]["max_documents"] == 300  # the rest is the suite's own
+
+
+def test_a_folder_named_like_markup(capsys: pytest.CaptureFixture[str]) -> None:
+    _print_table(Path("[bold]/a[/red]"), [])
+    assert "[bold]/a[/red]onheld-out" in "".join(capsys.readouterr().out.split())
+
+
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--version"]) == 0
     assert capsys.readouterr().out == f"saeforge {__version__}\n"
@@ -89,6 +110,16 @@ BAD = {
     "unknown key": (["train", "--set", "train.bach=1"], "'train.bach'; did you mean 'batch'"),
     "wrong type": (["train", "--set", "train.batch=many"], "'train.batch' = 'many'"),
     "no equals": (["train", "--set", "seed"], "write it as key.sub=value"),
+    "no site": (["train", "--set", "sites=[]"], "sites is empty"),
+    "negative seed": (["train", "--seed", "-1"], "seed = -1"),
+    "seed of an evaluation": (["eval", "run", "--seed", "-1"], "seed = -1"),
+    "infinite clip": (["train", "--set", "train.clip=.inf"], "train.clip = inf"),
+    "infinite width": (
+        ["train", "--set", "saes=[{arch: topk, expansion: .inf, k: 2}]"],
+        "expansion = inf",
+    ),
+    "no latents to time": (["bench", "step", "--width", "0"], "width = 0"),
+    "no context to time": (["bench", "lm", "--context", "0"], "context = 0"),
     "unknown device": (["train", "--device", "gpu"], "device 'gpu'"),
     "unknown architecture": (["train", "--set", "saes=[{arch: topp, width: 8, k: 1}]"], "'topp'"),
     "k above width": (["train", "--set", "saes=[{arch: topk, width: 8, k: 9}]"], "k = 9"),

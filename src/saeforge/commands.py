@@ -31,6 +31,7 @@ from saeforge.lm.model import LanguageModel
 from saeforge.lm.text import Corpus
 from saeforge.report.build import write_report
 from saeforge.suite import find_suites, write_suite
+from saeforge.train import schedule
 from saeforge.train.trainer import Trained, Trainer
 from saeforge.train.variants import build_members, expand_variants, suite_dirs
 
@@ -139,6 +140,7 @@ DEMO_EVALUATION: dict[str, Any] = {"tokens": 100_000, "splice_tokens": 30_000}
 
 def _train(config: RunConfig, out: Path, say: Callable[[str], None]) -> bool:
     """Assemble model, text, source, SAEs and probe, and run the trainer; True when finished."""
+    schedule.check(config.train)  # before anything is loaded
     device = choose_device(config.device)
     lm = LanguageModel.load(config.model, device)
     widths = {site: lm.width(site) for site in lm.sites(config.sites)}
