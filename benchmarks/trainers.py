@@ -71,7 +71,8 @@ class Saeforge:
         self.o = o
         self.config = TrainConfig(tokens=o.steps * o.batch, batch=o.batch, lr=o.lr)
         self.sae = build_sae("topk", o.d, width=o.width, k=o.k)
-        self.optimiser = DictionaryAdam(self.sae, lr=o.lr)
+        c = self.config
+        self.optimiser = DictionaryAdam(self.sae, o.lr, c.betas, c.eps, c.clip)
         self.idle_M = torch.zeros(o.width, dtype=torch.int64)
         self.done = 0
 

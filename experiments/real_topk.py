@@ -38,7 +38,7 @@ def run(name: str) -> dict[str, Any]:
     """Train and evaluate one YAML file; what each of its suites measured."""
     out = f"runs/{name}"
     saeforge("train", f"experiments/{name}.yaml", "--out", out)
-    saeforge("eval", out, "--tokens", "150000", "--splice-tokens", "50000")
+    saeforge("eval", out, "--tokens", "100000", "--splice-tokens", "25000")
     saeforge("report", out)
     suites = {}
     for meta_path in sorted(Path(out).glob("*/suite.json")):

@@ -108,10 +108,12 @@ class TrainConfig:
     """Share of the steps at the end over which it falls linearly to 0."""
     betas: tuple[float, float] = (0.9, 0.999)
     """Adam's decay rates."""
-    eps: float = 1e-8
-    """Adam's epsilon."""
-    clip: float | None = 1.0
-    """Gradient norm, per SAE, above which the gradient is scaled down; `null` for no clipping."""
+    eps: float = 6.25e-10
+    """Adam's epsilon (Gao et al. 2024, where the loss is normalised as it is here)."""
+    clip: float | None = 0.01
+    """Gradient norm, per SAE, above which the gradient is scaled down; `null` for no clipping. The
+    loss is near the FVU, so at 0.01 it nearly always is, and every step weighs the same in Adam's
+    moments, as it does for a loss that sums over D and a clip at 1."""
     dead_tokens: int | None = None
     """Tokens without firing after which a latent is dead: by default 10M, or a tenth of the run
     where that is less."""

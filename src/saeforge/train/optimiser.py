@@ -35,8 +35,8 @@ class DictionaryAdam:
         sae: SAE,
         lr: float,
         betas: tuple[float, float] = (0.9, 0.999),
-        eps: float = 1e-8,
-        clip: float | None = 1.0,
+        eps: float = 6.25e-10,
+        clip: float | None = 0.01,
     ) -> None:
         clip = math.inf if clip is None else clip
         if not clip > 0:
