@@ -69,6 +69,14 @@ def test_a_resumed_source_continues_to_the_bit(drawn: int):
     assert all(same(a, b) for a, b in zip(take(source, 15), take(resumed, 15), strict=True))
 
 
+def test_a_resumed_source_knows_its_epoch_before_it_reads():
+    source = fake_source()
+    take(source, 50)
+    resumed = fake_source()
+    resumed.load_state_dict(source.state_dict())
+    assert resumed.epoch == source.epoch == 1
+
+
 def test_breaking_off_a_fill_leaves_the_state_good():
     class Enough(Exception):
         pass

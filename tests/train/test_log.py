@@ -1,6 +1,8 @@
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -49,6 +51,21 @@ def test_a_logger_that_is_not_installed_is_named(
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(UserError, match=rf"log: {name} is not installed.*saeforge\[{name}\]"):
         open_trackers([name], tmp_path, {}, step=0)
+
+
+def test_a_resumed_run_is_the_same_run_in_wandb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    seen: list[dict[str, Any]] = []
+    monkeypatch.setitem(sys.modules, "wandb", SimpleNamespace(init=lambda **o: seen.append(o)))
+    config = {"seed": 0, "train": {"lr": 1e-3, "log_every": 10}}
+    other_log = {"seed": 0, "train": {"lr": 1e-3, "log_every": 20}}
+    monkeypatch.chdir(tmp_path)
+    open_trackers(["wandb"], tmp_path / "a", config, step=0)
+    open_trackers(["wandb"], Path("a"), other_log, step=5)
+    open_trackers(["wandb"], tmp_path / "b", config, step=0)
+    open_trackers(["wandb"], tmp_path / "a", {**config, "seed": 1}, step=0)
+    first, resumed, elsewhere, other = (options["id"] for options in seen)
+    assert first == resumed and len({first, elsewhere, other}) == 3
+    assert all(options["resume"] == "allow" for options in seen)
 
 
 def test_an_unknown_logger_is_refused(tmp_path: Path):

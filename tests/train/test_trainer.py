@@ -1,8 +1,10 @@
 import errno
 import json
 import os
+import shutil
 import signal
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -170,6 +172,47 @@ def test_a_signal_before_the_first_step_leaves_nothing_to_resume(whole: Path, tm
     assert weights(tmp_path) == weights(whole)
 
 
+def test_a_signal_while_a_resume_refills_names_the_step(whole: Path, tmp_path: Path):
+    interrupted(tmp_path, 9)
+    lm, said = FakeLM(), list[str]()
+    plain_run = lm.run
+
+    def run(tokens_BT: torch.Tensor, hooks: Any) -> None:
+        plain_run(tokens_BT, hooks)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    lm.run = run  # type: ignore[method-assign]
+    trainer = fake_trainer(tmp_path, source=fake_source(lm=lm), say=said.append)
+    assert trainer.run() == "interrupted"
+    assert said[-1].startswith("interrupted at step 9 of 40;")
+    fake_trainer(tmp_path).run()
+    assert weights(tmp_path) == weights(whole)
+
+
+class Kept:
+    """A tracker that remembers whether it was closed."""
+
+    closed = 0
+
+    def write(self, name: str, values: Mapping[str, float], step: int) -> None: ...
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+@pytest.mark.parametrize("how", ["finished", "interrupted", "refused"])
+def test_trackers_are_closed_however_the_run_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+):
+    tracker = Kept()
+    monkeypatch.setattr("saeforge.train.trainer.open_trackers", lambda *_: [tracker])
+    sources = {"interrupted": StopAt(fake_source(), 3, signal.SIGINT)}
+    source = {**sources, "refused": NaNAt(fake_source(), 3)}.get(how)
+    with pytest.raises(UserError) if how == "refused" else nullcontext():
+        assert fake_trainer(tmp_path, source=source).run() == how
+    assert tracker.closed == 1
+
+
 def test_a_finished_run_says_so_and_changes_nothing(whole: Path):
     before = {f: (f.stat().st_mtime_ns, f.read_bytes()) for f in whole.rglob("*") if f.is_file()}
     said: list[str] = []
@@ -241,6 +284,21 @@ def test_the_probe_gets_saes_on_raw_activations(tmp_path: Path):
     trainer = fake_trainer(tmp_path, config, source=Shifted(source), probe=probe)
     trainer.run()
     assert fvu[-1] < 0.6
+
+
+def test_the_probe_leaves_the_gpus_it_does_not_use_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    asked: list[Any] = []
+    plain_fork = torch.random.fork_rng
+
+    def fork(devices: Any = None) -> Any:
+        asked.append(devices)
+        return plain_fork(devices)
+
+    monkeypatch.setattr(torch.random, "fork_rng", fork)
+    fake_trainer(tmp_path, probe=lambda bank: {}).run()
+    assert asked == [[]] * 4
 
 
 def test_normalisers_bring_the_first_rows_to_mean_0_and_power_d(tmp_path: Path):
@@ -358,6 +416,34 @@ def test_a_folder_of_another_suite_is_refused(whole: Path, tmp_path: Path):
         fake_trainer(tmp_path / "file").run()
 
 
+@pytest.mark.parametrize("place", [".", "any-name"])
+def test_a_suite_of_nobody_knows_whom_is_refused_and_nothing_written(tmp_path: Path, place: str):
+    (tmp_path / place).mkdir(exist_ok=True)
+    (tmp_path / place / "suite.json").write_text("{}")
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(UserError, match="holds another suite; choose another --out"):
+        fake_trainer(tmp_path).run()
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_run_that_failed_before_its_first_checkpoint_does_not_keep_its_folder(
+    whole: Path, tmp_path: Path
+):
+    with pytest.raises(UserError, match="in batch 1;"):
+        fake_trainer(tmp_path, source=NaNAt(fake_source(), 1), seed=1).run()
+    assert fake_trainer(tmp_path).run() == "finished"
+    assert weights(tmp_path) == weights(whole)
+
+
+def test_a_run_of_another_configuration_keeps_its_suites_without_checkpoints(tmp_path: Path):
+    fake_trainer(tmp_path).run()
+    shutil.rmtree(tmp_path / "checkpoints")
+    record = json.loads((tmp_path / "run.json").read_text())
+    (tmp_path / "run.json").write_text(json.dumps({**record, "state": "running"}))
+    with pytest.raises(UserError, match="a run of another configuration"):
+        fake_trainer(tmp_path, seed=1).run()
+
+
 def test_two_processes_do_not_share_a_folder(tmp_path: Path):
     other = fake_trainer(tmp_path)
     with (
@@ -416,3 +502,21 @@ def test_a_resumed_finished_step_count_needs_no_more_batches(tmp_path: Path):
     before = weights(tmp_path)
     assert fake_trainer(tmp_path).run() == "finished"
     assert weights(tmp_path) == before
+
+
+def test_a_finished_run_whose_suite_is_gone_writes_it_again(whole: Path, tmp_path: Path):
+    fake_trainer(tmp_path).run()
+    shutil.rmtree(tmp_path / "topk-x2-k4")
+    assert fake_trainer(tmp_path).run() == "finished"
+    assert weights(tmp_path) == weights(whole)
+    assert len(find_suites(tmp_path)) == 2
+
+
+def test_a_run_that_ends_after_a_resume_at_its_last_step_records_its_epochs(tmp_path: Path):
+    config = replace(CONFIG, tokens=64 * 50, checkpoint_every=0)
+    for _ in range(2):
+        trained: list[Any] = []
+        fake_trainer(tmp_path, config, finish=trained.append).run()  # writes no suites
+        assert [t.epochs for t in trained] == [1, 1]
+        record = json.loads((tmp_path / "run.json").read_text())
+        (tmp_path / "run.json").write_text(json.dumps({**record, "state": "running"}))

@@ -209,7 +209,7 @@ class LiveSource(ActivationSource):
         self._position = torch.empty(self.slots, dtype=torch.int32)
         self._order = torch.empty(0, dtype=torch.int64)
         self._start = self._reader.position()
-        self._fill_number, self._drawn = 0, 0
+        self._fill_number, self._drawn, self._epoch = 0, 0, 0
         self._filled, self._astray = False, False
         self._mixing: dict[str, int] | None = None
 
@@ -228,7 +228,7 @@ class LiveSource(ActivationSource):
 
     @property
     def epoch(self) -> int:
-        return self._reader.epoch
+        return self._epoch
 
     def head(self, plane: str, tokens: int) -> Float[Tensor, "N D"]:
         self._fill()
@@ -236,11 +236,17 @@ class LiveSource(ActivationSource):
         return rows_ND[self._order[:tokens].to(rows_ND.device)].float()
 
     def state_dict(self) -> dict[str, Any]:
-        return {"start": self._start, "fill": self._fill_number, "drawn": self._drawn}
+        return {
+            "start": self._start,
+            "fill": self._fill_number,
+            "drawn": self._drawn,
+            "epoch": self._epoch,
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self._start = dict(state["start"])
         self._fill_number, self._drawn = int(state["fill"]), int(state["drawn"])
+        self._epoch = int(state["epoch"])  # the stream is sought only when a batch is asked for
         self._filled, self._astray = False, True
 
     def describe(self) -> dict[str, Any]:
@@ -284,7 +290,8 @@ class LiveSource(ActivationSource):
         order = torch.randperm(
             self.slots, generator=generator(self._seed, "ring", self._fill_number)
         )
-        self._order, self._filled, self._astray = order, True, False
+        self._order, self._epoch = order, self._reader.epoch
+        self._filled, self._astray = True, False
 
 
 def ring_slots(

@@ -1,5 +1,6 @@
 """metrics.jsonl, and the optional loggers beside it (imported only here, only when asked for)."""
 
+import hashlib
 import json
 import math
 import os
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from saeforge.errors import UserError
+from saeforge.train.run_dir import fixed
 
 
 @runtime_checkable
@@ -101,7 +103,20 @@ def open_trackers(
     Raises:
         UserError: if one is unknown or its package is not installed.
     """
-    return [_tracker(name)(run_dir, config, step) for name in names]
+    trackers: list[Tracker] = []
+    try:
+        for name in names:
+            trackers.append(_tracker(name)(run_dir, config, step))
+    except BaseException:
+        close_all(trackers)
+        raise
+    return trackers
+
+
+def close_all(trackers: Sequence[Tracker]) -> None:
+    """Let each tracker hand over what it still holds."""
+    for tracker in trackers:
+        tracker.close()
 
 
 def _tracker(name: str) -> Callable[[Path, Mapping[str, Any], int], Tracker]:
@@ -139,7 +154,11 @@ class _WandB:
     def __init__(self, run_dir: Path, config: Mapping[str, Any], step: int) -> None:
         module = _optional("wandb", "wandb")
         self._run = module.init(
-            dir=str(run_dir), name=run_dir.name, config=dict(config), resume="allow"
+            dir=str(run_dir),
+            id=_run_id(run_dir, config),
+            name=run_dir.name,
+            config=dict(config),
+            resume="allow",
         )
 
     def write(self, name: str, values: Mapping[str, float], step: int) -> None:
@@ -147,3 +166,9 @@ class _WandB:
 
     def close(self) -> None:
         self._run.finish()
+
+
+def _run_id(run_dir: Path, config: Mapping[str, Any]) -> str:
+    """The same for a run and all its resumes, so that they are one run in Weights & Biases."""
+    whose = json.dumps([str(run_dir.resolve()), fixed(config)], sort_keys=True)
+    return hashlib.sha256(whose.encode()).hexdigest()[:32]

@@ -66,6 +66,7 @@ class RunDir:
                     f"another process is training in {self.path}; wait for it or choose another "
                     "--out"
                 ) from None
+            state = self._look()  # another process may have been here before the lock was ours
             if state == "new":
                 self._write("running")
             yield state
@@ -76,20 +77,35 @@ class RunDir:
 
     def _look(self) -> State:
         if not (self.path / "run.json").exists():
-            for suite in self._suites:
-                if (suite / "suite.json").exists():
-                    raise UserError(f"{suite} holds another suite; choose another --out")
+            for suite in self._present():
+                raise UserError(f"{suite} holds another suite; choose another --out")
             return "new"
         run = read_json(self.path / "run.json", "run")
         if not isinstance(run, dict) or run.get("schema") != SCHEMA:
             raise UserError(f"{self.path / 'run.json'} is not a run's; choose another --out")
         different = differences(run.get("identity", {}), self._identity)
+        finished = run.get("state") == "finished"
+        if different and not finished and self._nothing_trained():
+            return "new"
         if different:
             raise UserError(
                 f"{self.path} holds a run of another configuration ({'; '.join(different)}); "
                 "choose another --out, go back to that configuration, or delete the folder"
             )
-        return "finished" if run.get("state") == "finished" else "running"
+        written = all((suite / "suite.json").exists() for suite in self._suites)
+        return "finished" if finished and written else "running"
+
+    def _present(self) -> list[Path]:
+        """Suites in the folder, whoever wrote them."""
+        return [
+            file.parent
+            for pattern in ("suite.json", "*/suite.json")
+            for file in sorted(self.path.glob(pattern))
+        ]
+
+    def _nothing_trained(self) -> bool:
+        """Whether the run that claimed the folder left nothing worth keeping."""
+        return not self._present() and not any(self.path.glob("checkpoints/step-*"))
 
     def _write(self, state: State) -> None:
         value = {"schema": SCHEMA, "state": state, "identity": self._identity}
@@ -102,13 +118,22 @@ def plain(value: Mapping[str, Any]) -> dict[str, Any]:
     return read
 
 
+def fixed(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """key path → value, of all that stays the same when a run is resumed."""
+    return {key: value for key, value in _leaves(plain(identity)) if not _free(key)}
+
+
 def differences(old: Mapping[str, Any], new: Mapping[str, Any], most: int = 4) -> list[str]:
     """`key: old → new` for each key that differs and matters; the rest counted."""
     before, after = dict(_leaves(old)), dict(_leaves(new))
     keys = [key for key in {**before, **after} if before.get(key) != after.get(key)]
-    keys = [key for key in keys if not any(key == f or key.startswith(f"{f}.") for f in FREE)]
+    keys = [key for key in keys if not _free(key)]
     shown = [f"{key}: {_show(before, key)} → {_show(after, key)}" for key in keys[:most]]
     return shown + ([f"and {len(keys) - most} more"] if len(keys) > most else [])
+
+
+def _free(key: str) -> bool:
+    return any(key == free or key.startswith(f"{free}.") for free in FREE)
 
 
 def _show(leaves: Mapping[str, Any], key: str) -> str:

@@ -24,7 +24,7 @@ from saeforge.dictionary.normaliser import Normaliser
 from saeforge.errors import UserError
 from saeforge.train import checkpoints, schedule
 from saeforge.train.interrupt import Stopped, StopRequest
-from saeforge.train.log import MetricsLog, Tracker, open_trackers, rss_bytes
+from saeforge.train.log import MetricsLog, Tracker, close_all, open_trackers, rss_bytes
 from saeforge.train.optimiser import DictionaryAdam
 from saeforge.train.progress import Progress
 from saeforge.train.run_dir import RunDir, differences, plain
@@ -154,18 +154,24 @@ class Trainer:
             if state == "finished":
                 self._say(f"{self._run_dir.path} is finished already; nothing was changed")
                 return "finished"
-            progress = Progress(self.steps, self.config.batch, self._say)
-            workers = Workers(len(self._learners), self._learners[0].idle_M.device)
-            with StopRequest() as stop, progress, workers:
-                self.source.tick = _both(progress.filling, stop)
-                try:
-                    self._begin()
-                    progress.begin(self.step)
-                    self._loop(stop, progress, workers)
-                except Stopped:
-                    self._checkpoint()
-                    return self._interrupted()
-            self._end()
+            try:
+                return self._run()
+            finally:
+                close_all(self._trackers)
+
+    def _run(self) -> Outcome:
+        progress = Progress(self.steps, self.config.batch, self._say)
+        workers = Workers(len(self._learners), self._device)
+        with StopRequest() as stop, progress, workers:
+            self.source.tick = _both(progress.filling, stop)
+            try:
+                self._begin()
+                progress.begin(self.step)
+                self._loop(stop, progress, workers)
+            except Stopped:
+                self._checkpoint()
+                return self._interrupted()
+        self._end()
         return "finished"
 
     def _loop(self, stop: StopRequest, progress: Progress, workers: Workers) -> None:
@@ -201,7 +207,7 @@ class Trainer:
         threshold = schedule.dead_threshold(self.config)
         progress = self.step / self.steps
 
-        recount = self._learners[0].idle_M.device.type == "cpu" or self.step % DEAD_EVERY == 0
+        recount = self._device.type == "cpu" or self.step % DEAD_EVERY == 0
 
         def step(job: tuple[Learner, Batch]) -> None:
             learner, batch = job
@@ -230,14 +236,13 @@ class Trainer:
             facts = self.source.describe()
             self._say(f"activations: {', '.join(f'{k} {_show(v)}' for k, v in facts.items())}")
         self._position = self.source.state_dict()
-        trackers = open_trackers(
+        self._trackers = open_trackers(
             self._log_names, self._run_dir.path, dict(self._identity), self.step
         )
         lengths = checkpoint.state["metrics"] if checkpoint is not None else {}
         for variant, path in self._suite_dirs.items():
-            self._logs[variant] = MetricsLog(path / "metrics.jsonl", variant, trackers)
+            self._logs[variant] = MetricsLog(path / "metrics.jsonl", variant, self._trackers)
             self._logs[variant].truncate(int(lengths.get(variant, 0)))
-        self._trackers = trackers
         self._begun = time.monotonic()
         self._logged = (self.step, self._begun)
 
@@ -275,8 +280,8 @@ class Trainer:
         self._say(f"resuming {self._run_dir.path} at step {self.step:,} of {self.steps:,}")
 
     def _checkpoint(self) -> None:
-        """Write the present state, unless there is none yet."""
-        if not self._logs:
+        """Write the present state, unless nothing is trained, or nothing since a resume."""
+        if self.step == 0 or not self._logs:
             return
         state = {
             "identity": plain(self._identity),
@@ -323,7 +328,8 @@ class Trainer:
     def _evaluate(self, probe: Probe) -> None:
         """Held-out numbers of every variant, without a trace in the random state."""
         tokens = self.step * self.config.batch
-        with torch.random.fork_rng(), torch.no_grad():
+        devices = [self._device] if self._device.type == "cuda" else []  # not every GPU there is
+        with torch.random.fork_rng(devices), torch.no_grad():
             for variant in self._suite_dirs:
                 held_out = probe(self._bank(variant))
                 self._logs[variant].write(
@@ -363,11 +369,9 @@ class Trainer:
             if self._finish:
                 self._finish(trained)
         self._run_dir.finish()
-        for tracker in self._trackers:
-            tracker.close()
 
     def _interrupted(self) -> Outcome:
-        where = f"at step {self.step:,} of {self.steps:,}" if self._logs else "before step 1"
+        where = f"at step {self.step:,} of {self.steps:,}" if self.step else "before step 1"
         self._say(f"interrupted {where}; run the same command again to resume")
         return "interrupted"
 
@@ -383,6 +387,10 @@ class Trainer:
             torch.empty(0, dtype=torch.int64, device=device),
             lr,
         )
+
+    @property
+    def _device(self) -> torch.device:
+        return self._learners[0].idle_M.device
 
     def _by_plane(self) -> dict[str, list[Learner]]:
         planes: dict[str, list[Learner]] = {}
