@@ -158,6 +158,9 @@ def main() -> None:
     print(f"{len(planned)} runs, {len(runs)} of them already done", file=sys.stderr)
     with ThreadPoolExecutor(args.parallel) as pool:
         for future in as_completed([pool.submit(run, key, args.data) for key in missing]):
+            if error := future.exception():
+                print(error, file=sys.stderr)  # the others are worth having; run again for this one
+                continue
             runs.append(future.result())
             last = runs[-1]
             print(

@@ -101,7 +101,8 @@ class TrainConfig:
     batch: int = 4096
     """Tokens per step."""
     lr: float | None = None
-    """Learning rate; by default 2e-4/√(M/2¹⁴), the 1/√M law (Gao et al. 2024; Marks et al. 2024)."""
+    """Learning rate; by default 2e-4/√(M/2¹⁴), the 1/√M law (Gao et al. 2024; Marks et al. 2024),
+    times √(10⁵/steps), between 1 and 8, for runs shorter than 10⁵ steps."""
     warmup: float = 0.05
     """Share of the steps over which the learning rate rises from 0."""
     decay: float = 0.2

@@ -10,8 +10,12 @@ CONFIG = TrainConfig(tokens=100_000, batch=1000, warmup=0.1, decay=0.2)
 
 
 def test_the_learning_rate_follows_the_root_law_unless_it_is_given():
-    assert schedule.base_lr(CONFIG, 2**14) == pytest.approx(2e-4)
-    assert schedule.base_lr(CONFIG, 2**10) == pytest.approx(8e-4)
+    long = replace(CONFIG, tokens=100_000_000)
+    assert schedule.base_lr(long, 2**14) == pytest.approx(2e-4)
+    assert schedule.base_lr(long, 2**10) == pytest.approx(8e-4)
+    assert schedule.base_lr(replace(long, tokens=10**9), 2**14) == pytest.approx(2e-4)
+    assert schedule.base_lr(replace(long, tokens=25_000_000), 2**14) == pytest.approx(4e-4)
+    assert schedule.base_lr(CONFIG, 2**14) == pytest.approx(16e-4)  # never more than eight times
     assert schedule.base_lr(replace(CONFIG, lr=3e-3), 2**10) == 3e-3
 
 

@@ -36,8 +36,16 @@ def steps(config: TrainConfig) -> int:
 
 
 def base_lr(config: TrainConfig, width: int) -> float:
-    """2e-4/√(M/2¹⁴) unless a learning rate is given (Gao et al. 2024, §A.3: lr ∝ 1/√M)."""
-    return config.lr if config.lr is not None else 2e-4 / sqrt(width / 2**14)
+    """2e-4/√(M/2¹⁴) · min(8, max(1, √(10⁵/steps))) unless a learning rate is given.
+
+    The first factor is the 1/√M law (Gao et al. 2024, §A.3), whose constant was found on runs of
+    10⁵ steps and more; on runs of some hundred steps four to eight times that reaches a much lower
+    FVU (docs/decisions.md).
+    """
+    if config.lr is not None:
+        return config.lr
+    shorter = min(8.0, max(1.0, sqrt(1e5 / steps(config))))
+    return 2e-4 / sqrt(width / 2**14) * shorter
 
 
 def lr_factor(config: TrainConfig, step: int) -> float:
