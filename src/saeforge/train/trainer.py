@@ -220,7 +220,8 @@ class Trainer:
 
         jobs = []
         for plane, learners in self._by_plane().items():
-            x_BD = self.normalisers[plane].normalise(rows.x[plane])
+            device = learners[0].idle_M.device
+            x_BD = self.normalisers[plane].normalise(rows.x[plane].to(device))
             jobs += [(learner, Batch(x_BD, x_BD)) for learner in learners]
         workers.run(step, jobs)
 
@@ -303,7 +304,7 @@ class Trainer:
             yield f"sae-{i:04d}", learner.tensors()
 
     def _log(self) -> None:
-        """A line per SAE: the only place that waits for the device."""
+        """A line per SAE; reading its numbers waits for the device."""
         now, (step, then) = time.monotonic(), self._logged
         self._logged = (self.step, now)
         shared = {
