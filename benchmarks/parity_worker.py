@@ -37,15 +37,16 @@ def main() -> None:
             trainer.step(torch.from_numpy(train[rows]))
     seconds = perf_counter() - began
     arrays = {key: value.detach() for key, value in trainer.arrays().items()}
-    error, difference = 0.0, 0.0
+    error, own_error = 0.0, 0.0
     for x_BD in held_out.split(EVALUATION_ROWS):
         x_hat_BD = reconstruct(arrays, options.k, x_BD)
         error += float((x_BD - x_hat_BD).double().pow(2).sum())
-        difference = max(difference, float((trainer.forward(x_BD) - x_hat_BD).abs().max()))
-    if difference > 1e-2:
-        raise SystemExit(f"{name}: its own forward differs from ours by {difference}")
+        own_error += float((x_BD - trainer.forward(x_BD)).double().pow(2).sum())
+    # Not row by row: where two latents tie to rounding, either is right.
+    if abs(own_error / error - 1) > 1e-4:
+        raise SystemExit(f"{name}: its own forward has another error, {own_error} and not {error}")
     variance = float((held_out - held_out.mean(0)).double().pow(2).sum())
-    answer = {"fvu": error / variance, "forward_difference": difference, "seconds": seconds}
+    answer = {"fvu": error / variance, "own_fvu": own_error / variance, "seconds": seconds}
     print(json.dumps(answer), file=answers)
 
 
