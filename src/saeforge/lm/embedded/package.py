@@ -105,7 +105,7 @@ seed {training["seed"]}, {training["tokens"]:,} tokens (every one seen once) in 
 {training["lr"]:g}) for the blocks' matrices and AdamW for the rest, in {training["minutes"]:.1f} \
 minutes with {training["threads"]} threads
 ({training["processor"]}, torch {training["torch"]}). {training["note"]}
-Same machine, same number of threads, same versions: same bytes.
+Seeded; whether a second training gives the same bytes has not been checked.
 
 ## Tokenizer
 
