@@ -107,8 +107,9 @@ class TrainConfig:
     """Share of the steps over which the learning rate rises from 0."""
     decay: float = 0.2
     """Share of the steps at the end over which it falls linearly to 0."""
-    betas: tuple[float, float] = (0.9, 0.999)
-    """Adam's decay rates."""
+    betas: tuple[float, float] | None = None
+    """Adam's decay rates; by default those of the architecture's paper, (0, 0.999) for Gated and
+    JumpReLU, (0.9, 0.999) for the others."""
     eps: float = 6.25e-10
     """Adam's epsilon (Gao et al. 2024, where the loss is normalised as it is here)."""
     clip: float | None = 0.01
@@ -139,7 +140,8 @@ class RunConfig:
     `3@resid`, `*@attn`, `*@mlp`; `@in` at the end for a module's input."""
     saes: tuple[dict[str, Any], ...] = ({"arch": "topk", "expansion": 8, "k": 32},)
     """The variants: each a mapping with `arch`, `width` or `expansion` (times d) and the
-    architecture's own options; a list of values stands for one variant each."""
+    architecture's own options; a list of values stands for one variant each. A mapping `train` among
+    them holds what is different from the run's `train`: lr, warmup, decay, betas, eps, clip."""
     buffer: BufferConfig = field(default_factory=BufferConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     seed: int = 0

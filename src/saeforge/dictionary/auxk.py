@@ -5,10 +5,12 @@ a backward pass, and memory is one tile plus the dead rows.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
+from torch.autograd.function import Function, once_differentiable
 
 from saeforge.dictionary.losses import inverse_variation
 
@@ -28,6 +30,57 @@ class AuxK:
     w_enc: Float[Tensor, "n D"]
     b_enc: Float[Tensor, " n"]
     w_dec: Float[Tensor, "n D"]
+
+
+def auxk_of_dead(
+    x_BD: Float[Tensor, "B D"],
+    error_BD: Float[Tensor, "B D"],
+    w_enc_MD: Float[Tensor, "M D"],
+    b_enc_M: Float[Tensor, " M"],
+    w_dec_MD: Float[Tensor, "M D"],
+    dead: Int[Tensor, " n"],
+    k: int,
+) -> Float[Tensor, ""]:
+    """AuxK of the latents in `dead`; differentiable in their rows of w_enc, b_enc and w_dec alone.
+
+    Args:
+        x_BD: the encoder's input, b_dec taken off; a constant here, as is the error.
+        k: dead latents per token, at least 1 and at most n.
+    """
+    loss: Tensor = _AuxK.apply(  # type: ignore[no-untyped-call]
+        x_BD.detach(), error_BD.detach(), w_enc_MD, b_enc_M, w_dec_MD, dead, k
+    )
+    return loss
+
+
+class _AuxK(Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        error: Tensor,
+        w_enc: Tensor,
+        b_enc: Tensor,
+        w_dec: Tensor,
+        dead: Tensor,
+        k: int,
+    ) -> Tensor:
+        found = auxk_with_gradients(x, error, w_enc[dead], b_enc[dead], w_dec[dead], k)
+        ctx.found, ctx.width = found, w_enc.shape[0]
+        ctx.save_for_backward(dead)
+        return found.loss
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        (dead,) = ctx.saved_tensors
+
+        def spread(rows: Tensor) -> Tensor:
+            out = rows.new_zeros(ctx.width, *rows.shape[1:])
+            return out.index_copy_(0, dead, rows * grad)
+
+        found = ctx.found
+        return None, None, spread(found.w_enc), spread(found.b_enc), spread(found.w_dec), None, None
 
 
 def auxk_with_gradients(

@@ -11,6 +11,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from saeforge.dictionary.fused import decode_sparse
+
 
 @dataclass(frozen=True)
 class SparseCode:
@@ -109,6 +111,11 @@ class SAE(nn.Module, ABC):
     unit_norm: ClassVar[tuple[str, ...]] = ()
     """Parameters whose rows the optimiser keeps at norm 1, and whose gradient loses its component
     along the row."""
+    betas: ClassVar[tuple[float, float]] = (0.9, 0.999)
+    """Adam's decay rates in the architecture's paper; a run may choose others."""
+
+    w_dec: nn.Parameter
+    b_dec: nn.Parameter
 
     def __init__(self, d: int, config: Any) -> None:
         super().__init__()
@@ -120,6 +127,11 @@ class SAE(nn.Module, ABC):
         """M, the number of latents."""
         return int(self.config.width)
 
+    @property
+    def lr_scales(self) -> dict[str, float]:
+        """Factors on the learning rate of single parameters; 1 for those not named."""
+        return {}
+
     @abstractmethod
     def initialise(self, x_BD: Float[Tensor, "B D"], generator: torch.Generator) -> None:
         """Set every parameter, from the run's first normalised rows and a CPU generator."""
@@ -129,12 +141,13 @@ class SAE(nn.Module, ABC):
         """The code of x; differentiable in x and the parameters through its values."""
 
     @abstractmethod
-    def decode(self, code: SparseCode | Float[Tensor, "*tokens M"]) -> Float[Tensor, "*tokens D"]:
-        """x̂ of a sparse or a dense code."""
+    def training_code(self, batch: Batch) -> SparseCode:
+        """The code that `step` trains: `encode_sparse(batch.x)`, unless the architecture selects
+        across the batch while it is trained (BatchTopK)."""
 
     @abstractmethod
     def step(self, batch: Batch, context: Context) -> StepOut:
-        """The training forward: the same x̂ as `forward(batch.x)`, fused where that is faster."""
+        """The training forward: x̂ = decode(training_code(batch)), fused where that is faster."""
 
     @abstractmethod
     def folded(self, mean_D: Float[Tensor, " D"], scale: Float[Tensor, ""]) -> "SAE":
@@ -143,6 +156,13 @@ class SAE(nn.Module, ABC):
 
     def after_step(self, stats: dict[str, Tensor]) -> None:
         """State that is not a gradient (thresholds, controllers, router bias); trainer only."""
+
+    def decode(self, code: SparseCode | Float[Tensor, "*tokens M"]) -> Float[Tensor, "*tokens D"]:
+        """x̂ = W_decᵀ f + b_dec, of a sparse or a dense code."""
+        if isinstance(code, Tensor):
+            return code @ self.w_dec + self.b_dec
+        x_hat_BD = decode_sparse(code.values, code.indices, self.w_dec, self.b_dec, code.offsets)
+        return x_hat_BD.view(*code.shape, self.d)
 
     def encode(self, x: Float[Tensor, "*tokens D"]) -> Float[Tensor, "*tokens M"]:
         """f [..., M], dense: a convenience; `encode_sparse` is the fast one."""

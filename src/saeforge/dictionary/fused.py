@@ -27,6 +27,18 @@ from saeforge.dictionary.stages import stage
 _TILE_BYTES = {"cpu": 64 * 2**20, "cuda": 2**30}
 
 
+class PairSort:
+    """`sort_pairs` of one batch's pairs, done when first asked for."""
+
+    def __init__(self) -> None:
+        self._pairs: SortedPairs | None = None
+
+    def __call__(self, indices: Tensor, width: int, offsets: Tensor | None) -> SortedPairs:
+        if self._pairs is None:
+            self._pairs = sort_pairs(indices, width, offsets)
+        return self._pairs
+
+
 def encode_topk(
     x_BD: Float[Tensor, "B D"],
     w_enc_MD: Float[Tensor, "M D"],
@@ -45,9 +57,14 @@ def decode_sparse(
     w_dec_MD: Float[Tensor, "M D"],
     b_dec_D: Float[Tensor, " D"],
     offsets: Int[Tensor, " rows_plus_1"] | None = None,
+    sort: "PairSort | None" = None,
 ) -> Float[Tensor, "B D"]:
-    """Σ_j values[b, j] · W_dec[indices[b, j]] + b_dec; differentiable."""
-    x_hat: Tensor = _apply(_Decode, values, indices, w_dec_MD, b_dec_D, offsets)
+    """Σ_j values[b, j] · W_dec[indices[b, j]] + b_dec; differentiable.
+
+    Args:
+        sort: shared with the other users of the same pairs, so that they are sorted once.
+    """
+    x_hat: Tensor = _apply(_Decode, values, indices, w_dec_MD, b_dec_D, offsets, sort or PairSort())
     return x_hat
 
 
@@ -85,8 +102,7 @@ def select_topk(
     rows, width = x_BD.shape[0], w_enc_MD.shape[0]
     values = x_BD.new_empty(rows, k)
     indices = torch.empty(rows, k, dtype=torch.int64, device=x_BD.device)
-    budget = _TILE_BYTES.get(x_BD.device.type, 2**28)
-    tile = max(1, min(rows, budget // (width * x_BD.element_size())))
+    tile = max(1, min(rows, tile_rows(x_BD, width)))
     padded = padded_width(width, k, x_BD.device)
     pre_tP = x_BD.new_empty(tile, padded)
     pre_tP[:, width:] = -torch.inf
@@ -100,13 +116,24 @@ def select_topk(
     return values.relu_(), indices
 
 
-def _encoder_gradients(
-    grad_BK: Tensor, x: Tensor, w_enc: Tensor, b_dec: Tensor, pairs: SortedPairs
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of w_enc, b_enc and (through x − b_dec) b_dec, from that of the pre-activations."""
-    grad_w = segment_outer(grad_BK, x - b_dec, pairs)
-    grad_b = segment_outer(grad_BK, x.new_ones(x.shape[0], 1), pairs).squeeze(1)
-    return grad_w, grad_b, -(grad_b @ w_enc)
+def tile_rows(x_BD: Float[Tensor, "B D"], width: int) -> int:
+    """Tokens whose pre-activations are in memory at a time."""
+    budget = _TILE_BYTES.get(x_BD.device.type, 2**28)
+    return max(1, budget // (width * x_BD.element_size()))
+
+
+def encoder_gradients(
+    grad: Float[Tensor, "*pairs"],
+    x: Float[Tensor, "B D"],
+    w_enc: Float[Tensor, "M D"],
+    b_dec: Float[Tensor, " D"] | None,
+    pairs: SortedPairs,
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Gradients of w_enc, b_enc and (through x − b_dec, unless it is None) b_dec, from that of the
+    pre-activations."""
+    grad_w = segment_outer(grad, x if b_dec is None else x - b_dec, pairs)
+    grad_b = segment_outer(grad, x.new_ones(x.shape[0], 1), pairs).squeeze(1)
+    return grad_w, grad_b, None if b_dec is None else -(grad_b @ w_enc)
 
 
 def _apply(function: type[Function], *inputs: Any) -> Any:
@@ -129,7 +156,7 @@ class _Encode(Function):
         grads: tuple[Tensor | None, ...] = (None, None, None)
         if any(ctx.needs_input_grad[1:4]):
             pairs = sort_pairs(indices, w_enc.shape[0])
-            grads = _encoder_gradients(grad_pre, x, w_enc, b_dec, pairs)
+            grads = encoder_gradients(grad_pre, x, w_enc, b_dec, pairs)
         grad_x = gather_sum(grad_pre, indices, w_enc) if ctx.needs_input_grad[0] else None
         return grad_x, *grads, None
 
@@ -143,8 +170,10 @@ class _Decode(Function):
         w_dec: Tensor,
         b_dec: Tensor,
         offsets: Tensor | None,
+        sort: PairSort,
     ) -> Tensor:
         ctx.save_for_backward(values, indices, w_dec, offsets)
+        ctx.sort = sort
         return gather_sum(values, indices, w_dec, offsets).add_(b_dec)
 
     @staticmethod
@@ -155,10 +184,10 @@ class _Decode(Function):
         if ctx.needs_input_grad[0]:
             grad_values = gather_dot(grad_x_hat, w_dec, indices, offsets)
         if ctx.needs_input_grad[2]:
-            pairs = sort_pairs(indices, w_dec.shape[0], offsets)
+            pairs = ctx.sort(indices, w_dec.shape[0], offsets)
             grad_w = segment_outer(values, grad_x_hat.contiguous(), pairs)
         grad_b = grad_x_hat.sum(0) if ctx.needs_input_grad[3] else None
-        return grad_values, None, grad_w, grad_b, None
+        return grad_values, None, grad_w, grad_b, None, None
 
 
 class _Step(Function):
@@ -215,9 +244,8 @@ class _Step(Function):
                 grad_pre += grad_values
             grad_pre *= values > 0
             grad_w_dec = segment_outer(values, grad_x_hat, pairs)
-            grad_w_enc, grad_b_enc, grad_b_dec = _encoder_gradients(
-                grad_pre, x, w_enc, b_dec, pairs
-            )
+            grad_w_enc, grad_b_enc, grad_b_dec = encoder_gradients(grad_pre, x, w_enc, b_dec, pairs)
+            assert grad_b_dec is not None
             grad_b_dec += grad_x_hat.sum(0)
             grad_x = gather_sum(grad_pre, indices, w_enc) if ctx.needs_input_grad[0] else None
         if ctx.auxk is not None and grad_aux is not None:

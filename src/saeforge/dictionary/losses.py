@@ -1,6 +1,8 @@
 """One pure function per term of the loss. Activations are normalised to E‖x‖² = D, so every
 coefficient is free of scale."""
 
+import math
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -14,6 +16,31 @@ def reconstruction(
     if target_BD.numel() == 0:
         return x_hat_BD.sum()
     return mse_loss(x_hat_BD, target_BD)
+
+
+def l1(norms: Float[Tensor, "*places"], tokens: int, d: int) -> Float[Tensor, ""]:
+    """mean_b Σ_m a_bm / √D, where a is a latent's share of x̂'s norm, f·‖w_dec‖.
+
+    Free of D: x has norm √D. (Conerly et al. 2024, Update on how we train SAEs; their λ = 5 at
+    D ≈ 4000 is 0.08 here.)
+    """
+    total: Tensor = norms.sum()
+    return total / (max(tokens, 1) * math.sqrt(d))
+
+
+def annealed_lp(
+    norms: Float[Tensor, "*places"], tokens: int, d: int, p: float
+) -> Float[Tensor, ""]:
+    """s · mean_b Σ_m (a_bm + ε)^p / √D, with s such that its value is `l1`'s at every p.
+
+    As p falls from 1, large activations are shrunk less, small ones more. The factor s, a constant
+    to the gradient, keeps the penalty's strength (Karvonen et al. 2024, Measuring progress in
+    dictionary learning, §4; they carry it from step to step, here it is the batch's own). Only
+    active latents count; ε = 10⁻² keeps the gradient finite.
+    """
+    penalty = l1((norms + 1e-2).pow(p), tokens, d)
+    strength = l1(norms.detach(), tokens, d) / penalty.detach().clamp_min(1e-30)
+    return penalty * strength
 
 
 def auxk(error_BD: Float[Tensor, "B D"], error_hat_BD: Float[Tensor, "B D"]) -> Float[Tensor, ""]:
@@ -40,6 +67,11 @@ def total_variation(x_BD: Float[Tensor, "B D"]) -> Float[Tensor, ""]:
         return x_BD.new_zeros(())
     norm: Tensor = torch.linalg.vector_norm(x_BD - x_BD.mean(0))
     return norm.square()
+
+
+def batch_fvu(target_BD: Float[Tensor, "B D"], mse: Float[Tensor, ""]) -> Float[Tensor, ""]:
+    """Σ‖x − x̂‖²/Σ‖x − x̄‖² of a batch, detached, from its `reconstruction`."""
+    return mse.detach() * target_BD.numel() / total_variation(target_BD.detach())
 
 
 def auxk_latents(d: int, dead: int) -> tuple[int, float]:

@@ -1,14 +1,17 @@
 """A site's affine map between raw activations and the units that SAEs are trained in."""
 
+import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from saeforge.errors import UserError
 
+Architecture = TypeVar("Architecture", bound=nn.Module)
 Kind = Literal["centre-scale", "scale-only", "none"]
 _CHUNK = 8192
 
@@ -74,3 +77,26 @@ class Normaliser:
     def to(self, device: torch.device | str) -> "Normaliser":
         """The same map on another device."""
         return Normaliser(self.mean.to(device), self.scale.to(device))
+
+
+@torch.no_grad()
+def fold(
+    sae: Architecture,
+    mean_D: Float[Tensor, " D"],
+    scale: Float[Tensor, ""],
+    unshifted: Sequence[str] = (),
+) -> Architecture:
+    """A copy on raw activations with the same code: W_enc/s, W_dec·s, b_dec·s + μ.
+
+    Args:
+        unshifted: encoder biases of an SAE that does not subtract b_dec from its input; they take
+            up the mean, b − W_enc μ/s.
+    """
+    folded = copy.deepcopy(sae)
+    parameters = dict(folded.named_parameters())
+    parameters["w_enc"].div_(scale)
+    parameters["w_dec"].mul_(scale)
+    parameters["b_dec"].mul_(scale).add_(mean_D)
+    for name in unshifted:
+        parameters[name].sub_(parameters["w_enc"] @ mean_D.to(parameters["w_enc"].dtype))
+    return folded

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 _MODULES = {
     "topk": "saeforge.dictionary.topk:TopK",
+    "relu": "saeforge.dictionary.relu:ReLU",
+    "jumprelu": "saeforge.dictionary.jumprelu:JumpReLU",
 }
 
 

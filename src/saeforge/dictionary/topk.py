@@ -1,7 +1,5 @@
 """The TopK SAE (Gao et al. 2024, Scaling and evaluating sparse autoencoders)."""
 
-import copy
-import math
 from typing import ClassVar, final
 
 import torch
@@ -11,11 +9,12 @@ from torch import Tensor, nn
 
 from saeforge.config import STRICT
 from saeforge.dictionary.base import SAE, Batch, Context, SparseCode, StepOut
-from saeforge.dictionary.fused import decode_sparse, encode_topk, step_topk
+from saeforge.dictionary.checks import check_coefficient, check_k, check_width
+from saeforge.dictionary.fused import encode_topk, step_topk
 from saeforge.dictionary.initial import geometric_median, unit_rows
-from saeforge.dictionary.losses import auxk_latents, reconstruction, total_variation
+from saeforge.dictionary.losses import auxk_latents, batch_fvu, reconstruction
+from saeforge.dictionary.normaliser import fold
 from saeforge.dictionary.stages import stage
-from saeforge.errors import UserError
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -30,17 +29,9 @@ class TopKConfig:
     """Weight of AuxK, the loss that revives dead latents (Gao et al. 2024, A.2); 0 for none."""
 
     def __post_init__(self) -> None:
-        if self.width < 1:
-            raise UserError(f"width = {self.width}: an SAE needs at least one latent")
-        if self.k < 1:
-            raise UserError(f"k = {self.k}: at least one latent must be active per token")
-        if self.k > self.width:
-            raise UserError(
-                f"k = {self.k} is more than width = {self.width}: a token cannot have more active"
-                " latents than there are; lower k or raise width"
-            )
-        if not (self.aux_coefficient >= 0 and math.isfinite(self.aux_coefficient)):
-            raise UserError(f"aux_coefficient = {self.aux_coefficient}: it must be 0 or more")
+        check_width(self.width)
+        check_k(self.k, self.width)
+        check_coefficient("aux_coefficient", self.aux_coefficient)
 
 
 @final
@@ -79,12 +70,9 @@ class TopK(SAE):
         values, indices = encode_topk(flat_BD, self.w_enc, self.b_enc, self.b_dec, self.config.k)
         return SparseCode(indices, values, self.width, tuple(x.shape[:-1]))
 
-    def decode(self, code: SparseCode | Float[Tensor, "*tokens M"]) -> Float[Tensor, "*tokens D"]:
-        """x̂ = W_decᵀ f + b_dec."""
-        if isinstance(code, Tensor):
-            return code @ self.w_dec + self.b_dec
-        x_hat_BD = decode_sparse(code.values, code.indices, self.w_dec, self.b_dec, code.offsets)
-        return x_hat_BD.view(*code.shape, self.d)
+    def training_code(self, batch: Batch) -> SparseCode:
+        """As in inference."""
+        return self.encode_sparse(batch.x)
 
     def step(self, batch: Batch, context: Context) -> StepOut:
         """The fused forward; `auxk` is among the losses while there are dead latents."""
@@ -107,32 +95,19 @@ class TopK(SAE):
                 loss_terms["auxk"] = self.config.aux_coefficient * weight * auxk
         with stage("statistics"), torch.no_grad():
             fired = self._fired(values, indices)
-            stats = _statistics(batch.target, loss_terms["reconstruction"], values)
+            tokens = max(values.shape[0], 1)
+            stats = {
+                "fvu": batch_fvu(batch.target, loss_terms["reconstruction"]),
+                "l0": (values > 0).sum() / tokens,
+            }
         return StepOut(loss_terms, x_hat, fired, stats)
 
     def folded(self, mean_D: Float[Tensor, " D"], scale: Float[Tensor, ""]) -> "TopK":
         """W_enc/s, W_dec·s, b_dec·s + μ: the same code from raw activations."""
-        folded = copy.deepcopy(self)
-        with torch.no_grad():
-            folded.w_enc.div_(scale)
-            folded.w_dec.mul_(scale)
-            folded.b_dec.mul_(scale).add_(mean_D)
-        return folded
+        return fold(self, mean_D, scale)
 
     def _fired(self, values: Tensor, indices: Tensor) -> Tensor:
         """Latents with a positive value: those whose sum over the batch is, no value being
         negative."""
         total_M = values.new_zeros(self.width).index_add_(0, indices.view(-1), values.view(-1))
         return total_M > 0
-
-
-def _statistics(
-    target_BD: Float[Tensor, "B D"],
-    mse: Float[Tensor, ""],
-    values_BK: Float[Tensor, "B K"],
-) -> dict[str, Tensor]:
-    """The batch's FVU, and the mean number of positive latents per token."""
-    tokens = max(values_BK.shape[0], 1)
-    variation = total_variation(target_BD)
-    fvu = mse.detach() * target_BD.numel() / variation
-    return {"fvu": fvu, "l0": (values_BK > 0).sum() / tokens}

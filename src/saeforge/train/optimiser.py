@@ -22,7 +22,8 @@ class DictionaryAdam:
     """Adam (Kingma & Ba 2015) on one SAE, keeping its `unit_norm` rows on the sphere.
 
     Each step: g ← g − (g·w)w for unit-norm rows; g ← g · min(1, clip/‖g‖) with ‖g‖ over all
-    parameters (not at all for clip None); Adam; w ← w/‖w‖. A step whose gradient norm is not finite
+    parameters (not at all for clip None); Adam, with the SAE's own `betas` unless given and its
+    `lr_scales`; w ← w/‖w‖. A step whose gradient norm is not finite
     is skipped (unit rows may be normalised once more); its norm is returned, so that the caller
     sees it.
 
@@ -34,11 +35,12 @@ class DictionaryAdam:
         self,
         sae: SAE,
         lr: float,
-        betas: tuple[float, float] = (0.9, 0.999),
+        betas: tuple[float, float] | None = None,
         eps: float = 6.25e-10,
         clip: float | None = 0.01,
     ) -> None:
         clip = math.inf if clip is None else clip
+        betas = sae.betas if betas is None else betas
         if not clip > 0:
             raise UserError(f"clip = {clip}: it must be positive (null or None for no clipping)")
         if not all(0 <= beta < 1 for beta in betas):
@@ -48,6 +50,7 @@ class DictionaryAdam:
         self.lr, self.betas, self.eps, self.clip = lr, betas, eps, clip
         self.parameters = dict(sae.named_parameters())
         self.unit_norm = frozenset(sae.unit_norm)
+        self.lr_scales = sae.lr_scales
         self.exp_avg = {n: torch.zeros_like(p) for n, p in self.parameters.items()}
         self.exp_avg_sq = {n: torch.zeros_like(p) for n, p in self.parameters.items()}
         device = next(iter(self.parameters.values())).device
@@ -135,7 +138,7 @@ class DictionaryAdam:
                     [v],
                     [],
                     [self.steps],
-                    lr=lr,
+                    lr=lr * self.lr_scales.get(name, 1.0),
                     beta1=self.betas[0],
                     beta2=self.betas[1],
                     weight_decay=0.0,

@@ -1,9 +1,34 @@
 """Numbers that follow from a run's configuration: learning rates, steps, the dead threshold."""
 
+from collections.abc import Mapping
+from dataclasses import asdict
 from math import isfinite, sqrt
+from typing import Any
 
-from saeforge.config import TrainConfig
+from saeforge.config import TrainConfig, from_mapping
 from saeforge.errors import UserError
+
+OWN = ("lr", "warmup", "decay", "betas", "eps", "clip")
+"""Keys of TrainConfig that a variant may have for itself."""
+
+
+def own_config(config: TrainConfig, own: Mapping[str, Any], where: str) -> TrainConfig:
+    """The run's configuration with a variant's own `train` over it.
+
+    Raises:
+        UserError: for a key that is not in OWN, or a value that makes no run.
+    """
+    unknown = sorted(own.keys() - set(OWN))
+    if unknown:
+        raise UserError(
+            f"{where}: train.{unknown[0]} cannot differ between SAEs (allowed: {', '.join(OWN)})"
+        )
+    mine = from_mapping(TrainConfig, {**asdict(config), **own}, where)
+    try:
+        check(mine)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
+    return mine
 
 
 def check(config: TrainConfig) -> None:
@@ -26,7 +51,7 @@ def check(config: TrainConfig) -> None:
             f"train.warmup = {config.warmup} and train.decay = {config.decay} are shares of the "
             "run: neither may be negative, nor their sum above 1"
         )
-    if not all(0 <= beta < 1 for beta in config.betas):
+    if config.betas is not None and not all(0 <= beta < 1 for beta in config.betas):
         raise UserError(f"train.betas = {list(config.betas)}: each must be at least 0 and below 1")
 
 

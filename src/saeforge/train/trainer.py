@@ -62,9 +62,11 @@ class Trained:
 
 @dataclass
 class Learner:
-    """An SAE, its optimiser, the tokens since each of its latents fired, and the dead ones."""
+    """An SAE, its configuration and optimiser, the tokens since each of its latents fired, and the
+    dead ones."""
 
     member: Member
+    config: TrainConfig
     optimiser: DictionaryAdam
     idle_M: Tensor
     dead: Tensor
@@ -203,10 +205,8 @@ class Trainer:
 
     def _train(self, rows: ActivationBatch, workers: Workers) -> None:
         """One step of every SAE; each plane is normalised once."""
-        factor = schedule.lr_factor(self.config, self.step)
         threshold = schedule.dead_threshold(self.config)
         progress = self.step / self.steps
-
         recount = self._device.type == "cpu" or self.step % DEAD_EVERY == 0
 
         def step(job: tuple[Learner, Batch]) -> None:
@@ -214,7 +214,8 @@ class Trainer:
             if recount:
                 learner.dead = (learner.idle_M >= threshold).nonzero().squeeze(1)
             context = Context(learner.dead, progress)
-            sae, lr = learner.member.sae, learner.lr * factor
+            sae = learner.member.sae
+            lr = learner.lr * schedule.lr_factor(learner.config, self.step)
             learner.last = train_step(sae, learner.optimiser, batch, context, lr)
             learner.idle_M.add_(batch.x.shape[0]).masked_fill_(learner.last.fired, 0)
 
@@ -314,14 +315,13 @@ class Trainer:
             "seconds": self._elapsed(),
             "rss_bytes": rss_bytes(),
         }
-        factor = schedule.lr_factor(self.config, self.step - 1)
         threshold = schedule.dead_threshold(self.config)
         records: dict[str, list[dict[str, Any]]] = {variant: [] for variant in self._logs}
         for learner in self._learners:
             numbers = _numbers(learner, threshold)
+            numbers["lr"] = learner.lr * schedule.lr_factor(learner.config, self.step - 1)
             for site in learner.member.sites:
                 record = {"kind": "train", "site": site, **shared, **numbers}
-                record["lr"] = learner.lr * factor
                 records[learner.member.variant].append(record)
         for variant, lines in records.items():
             self._logs[variant].write(lines)
@@ -377,12 +377,14 @@ class Trainer:
         return "interrupted"
 
     def _learner(self, member: Member) -> Learner:
-        config, sae = self.config, member.sae
+        sae = member.sae
+        config = schedule.own_config(self.config, member.train, f"variant {member.variant}")
         lr = schedule.base_lr(config, sae.width)
         optimiser = DictionaryAdam(sae, lr, config.betas, config.eps, config.clip)
         device = next(sae.parameters()).device
         return Learner(
             member,
+            config,
             optimiser,
             torch.zeros(sae.width, dtype=torch.int64, device=device),
             torch.empty(0, dtype=torch.int64, device=device),
@@ -416,8 +418,7 @@ def _numbers(learner: Learner, threshold: int) -> dict[str, Any]:
     assert last is not None  # a step was made before it is logged
     return {
         "loss": {name: term.item() for name, term in last.losses.items()},
-        "fvu": last.stats["fvu"].item(),
-        "l0": last.stats["l0"].item(),
+        **{name: number.item() for name, number in last.stats.items()},
         "dead": (learner.idle_M >= threshold).float().mean().item(),
         "grad_norm": last.grad_norm.item(),
     }

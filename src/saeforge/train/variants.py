@@ -3,16 +3,18 @@
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin, get_type_hints
 
 import torch
 
+from saeforge.config import TrainConfig
 from saeforge.dictionary.base import SAE
 from saeforge.dictionary.registry import ARCHS, sae_config
 from saeforge.errors import UserError
+from saeforge.train import schedule
 
 
 @dataclass(frozen=True)
@@ -23,11 +25,13 @@ class Variant:
         name: unique in the run, the same whenever the options are: `topk-x8-k32`.
         arch: name in ARCHS.
         options: the architecture's options at each site (`width` depends on its D).
+        train: what its optimiser and schedule have for themselves.
     """
 
     name: str
     arch: str
     options: dict[str, dict[str, Any]]
+    train: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -39,12 +43,14 @@ class Member:
         group: the plane it is trained on.
         sites: the sites it serves.
         sae: in normalised units.
+        train: keys of TrainConfig that it has for itself.
     """
 
     variant: str
     group: str
     sites: tuple[str, ...]
     sae: SAE
+    train: dict[str, Any] = field(default_factory=dict)
 
 
 def expand_variants(
@@ -78,7 +84,7 @@ def build_members(
 ) -> list[Member]:
     """An SAE (not yet initialised) per variant and site; sites are their own groups."""
     return [
-        Member(variant.name, site, (site,), _build(variant, site, d).to(device))
+        Member(variant.name, site, (site,), _build(variant, site, d).to(device), variant.train)
         for variant in variants
         for site, d in d_by_site.items()
     ]
@@ -97,7 +103,11 @@ def _build(variant: Variant, site: str, d: int) -> SAE:
 
 
 def _combinations(options: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    choices = [value if isinstance(value, list) else [value] for value in options.values()]
+    whole = _sequences(options.get("arch"))
+    choices = [
+        value if isinstance(value, list) and not (key in whole and _flat(value)) else [value]
+        for key, value in options.items()
+    ]
     for key, values in zip(options, choices, strict=True):
         if not values:
             raise UserError(f"saes: {key} is an empty list; give at least one value")
@@ -105,13 +115,32 @@ def _combinations(options: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         yield dict(zip(options, combination, strict=True))
 
 
+def _sequences(arch: object) -> set[str]:
+    """The architecture's options that are sequences themselves, such as nested sizes."""
+    if not isinstance(arch, str) or arch not in ARCHS:
+        return set()
+    hints = get_type_hints(ARCHS[arch].Config)
+    return {
+        key
+        for key, hint in hints.items()
+        if any(get_origin(part) is tuple for part in (hint, *get_args(hint)))
+    }
+
+
+def _flat(values: Sequence[object]) -> bool:
+    return not any(isinstance(value, list | tuple) for value in values)
+
+
 def _variant(options: Mapping[str, Any], d_by_site: Mapping[str, int], where: str) -> Variant:
     own = dict(options)
     arch, expansion = own.pop("arch", None), own.pop("expansion", None)
+    train = own.pop("train", {})
     if not isinstance(arch, str):
         raise UserError(f"{where} has no arch; choose one of {', '.join(ARCHS)}")
     if (expansion is None) == ("width" not in own):
         raise UserError(f"{where} (arch {arch}): give either width or expansion (times d)")
+    if not isinstance(train, Mapping):
+        raise UserError(f"{where}: train = {train!r} must be a mapping, such as {{lr: 1e-3}}")
     if expansion is not None and not _positive(expansion):
         raise UserError(f"{where}: expansion = {expansion!r} must be a positive, finite number")
     by_site = {
@@ -120,7 +149,8 @@ def _variant(options: Mapping[str, Any], d_by_site: Mapping[str, int], where: st
     }
     for site, site_options in by_site.items():
         sae_config(arch, site_options, f"{where} at {site}")
-    return Variant(_name(arch, expansion, own), arch, by_site)
+    schedule.own_config(TrainConfig(), train, where)
+    return Variant(_name(arch, expansion, {**own, **train}), arch, by_site, dict(train))
 
 
 def _positive(value: object) -> bool:
@@ -133,8 +163,13 @@ def _name(arch: str, expansion: float | int | None, own: Mapping[str, Any]) -> s
     rest = {key: value for key, value in own.items() if key not in ("width", "k")}
     parts = [arch, f"x{expansion:g}" if expansion is not None else f"w{own['width']}"]
     parts += [f"k{own['k']}"] if "k" in own else []
-    parts += [f"{key}{_short(rest[key])}" for key in sorted(rest)]
+    parts += [_part(key, rest[key]) for key in sorted(rest)]
     return re.sub(r"[^A-Za-z0-9._-]+", "_", "-".join(parts))
+
+
+def _part(key: str, value: object) -> str:
+    """`l10.1` would be misread."""
+    return f"{key}{'_' if key[-1].isdigit() else ''}{_short(value)}"
 
 
 def _short(value: object) -> str:
