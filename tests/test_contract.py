@@ -15,6 +15,7 @@ TINY = {
     "topk": {"width": 40, "k": 5},
     "relu": {"width": 40, "l1": 0.5},
     "jumprelu": {"width": 40, "l0_coefficient": 2.0, "bandwidth": 0.1, "threshold": 0.2},
+    "gated": {"width": 40, "l1": 0.5},
 }
 """A small configuration of each architecture; one that is missing fails `test_every_…`."""
 

@@ -14,6 +14,7 @@ _MODULES = {
     "topk": "saeforge.dictionary.topk:TopK",
     "relu": "saeforge.dictionary.relu:ReLU",
     "jumprelu": "saeforge.dictionary.jumprelu:JumpReLU",
+    "gated": "saeforge.dictionary.gated:Gated",
 }
 
 

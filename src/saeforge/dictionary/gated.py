@@ -1,0 +1,145 @@
+"""The Gated SAE (Rajamanoharan et al. 2024, Improving dictionary learning with gated SAEs)."""
+
+from typing import ClassVar, final
+
+import torch
+from jaxtyping import Float
+from pydantic.dataclasses import dataclass
+from torch import Tensor, nn
+
+from saeforge.config import STRICT
+from saeforge.dictionary.base import SAE, Batch, Context, SparseCode, StepOut
+from saeforge.dictionary.checks import (
+    check_coefficient,
+    check_share,
+    check_target_l0,
+    check_width,
+)
+from saeforge.dictionary.initial import geometric_median, unit_rows
+from saeforge.dictionary.losses import batch_fvu, l1, reconstruction
+from saeforge.dictionary.normaliser import fold
+from saeforge.dictionary.preactivations import (
+    Preactivations,
+    preactivations,
+    preactivations_above,
+)
+from saeforge.dictionary.sparsity import adjusted, present, warmup_share
+from saeforge.dictionary.stages import stage
+from saeforge.errors import UserError
+
+
+@dataclass(frozen=True, config=STRICT)
+class GatedConfig:
+    """Options of a Gated SAE."""
+
+    width: int
+    """M, the number of latents."""
+    l1: float = 0.1
+    """Coefficient of the L1 penalty on the gates; with `target_l0` where the controller starts."""
+    target_l0: float | None = None
+    """Active latents per token that the penalty's coefficient is steered to; `null` to leave the
+    coefficient fixed."""
+    sparsity_warmup: float = 0.05
+    """Share of the run over which the coefficient rises from 0."""
+
+    def __post_init__(self) -> None:
+        check_width(self.width)
+        check_coefficient("l1", self.l1)
+        check_target_l0(self.target_l0, self.width)
+        check_share("sparsity_warmup", self.sparsity_warmup)
+        if self.target_l0 is not None and self.l1 == 0:
+            raise UserError("l1 = 0: with target_l0 the controller needs a positive start")
+
+
+@final
+class Gated(SAE):
+    """f = H(z) · ReLU(exp(r_mag) · W_enc(x − b_dec) + b_mag) with the gate
+    z = W_enc(x − b_dec) + b_gate,  x̂ = W_decᵀ f + b_dec.
+
+    Loss: mean‖x − x̂‖²/D + λ · mean Σ_m ReLU(z_m)/√D + mean‖x − x̂_frozen(ReLU(z))‖²/D, where
+    x̂_frozen decodes with a copy of W_dec and b_dec that is a constant to the gradient. H has none,
+    so the last two terms alone train b_gate: which latents are active is learnt under the penalty,
+    how strongly is not. Rows of W_dec have norm 1. (Rajamanoharan et al. 2024, §3.2.)
+    """
+
+    Config: ClassVar[type[GatedConfig]] = GatedConfig
+    arch: ClassVar[str] = "gated"
+    unit_norm: ClassVar[tuple[str, ...]] = ("w_dec",)
+    betas: ClassVar[tuple[float, float]] = (0.0, 0.999)
+    coefficient: Tensor
+
+    def __init__(self, d: int, config: GatedConfig) -> None:
+        super().__init__(d, config)
+        w_MD = unit_rows(config.width, d)
+        self.w_enc = nn.Parameter(w_MD)
+        self.b_gate = nn.Parameter(torch.zeros(config.width))
+        self.b_mag = nn.Parameter(torch.zeros(config.width))
+        self.r_mag = nn.Parameter(torch.zeros(config.width))
+        self.w_dec = nn.Parameter(w_MD.clone())
+        self.b_dec = nn.Parameter(torch.zeros(d))
+        self.register_buffer("coefficient", torch.tensor(float(config.l1)))
+
+    @torch.no_grad()
+    def initialise(self, x_BD: Float[Tensor, "B D"], generator: torch.Generator) -> None:
+        """Random unit decoder rows, the encoder their clone, gate and magnitude equal, b_dec the
+        geometric median of x."""
+        self.w_dec.copy_(unit_rows(self.width, self.d, generator))
+        self.w_enc.copy_(self.w_dec)
+        for parameter in (self.b_gate, self.b_mag, self.r_mag):
+            parameter.zero_()
+        self.b_dec.copy_(geometric_median(x_BD))
+        self.coefficient.fill_(self.config.l1)
+
+    def encode_sparse(self, x: Float[Tensor, "*tokens D"]) -> SparseCode:
+        """The latents of each token whose gate is open; a magnitude below 0 is a zero."""
+        z = preactivations_above(
+            x.reshape(-1, self.d), self.w_enc, self.b_gate, self.b_gate.new_zeros(()), self.b_dec
+        )
+        return z.code(self._activations(z), tuple(x.shape[:-1]))
+
+    def training_code(self, batch: Batch) -> SparseCode:
+        """As in inference."""
+        return self.encode_sparse(batch.x)
+
+    def step(self, batch: Batch, context: Context) -> StepOut:
+        """Dense while many gates are open, sparse afterwards."""
+        config = self.config
+        closed = self.b_gate.new_zeros(())
+        z = preactivations(batch.x, self.w_enc, self.b_gate, closed, self.b_dec)
+        f, gate = self._activations(z), z.z.relu()
+        x_hat = z.decode(f, self.w_dec, self.b_dec)
+        frozen = z.decode(gate, self.w_dec.detach(), self.b_dec.detach())
+        with stage("loss"):
+            warmup = warmup_share(context.progress, config.sparsity_warmup, x_hat)
+            coefficient = present(self.coefficient, z.l0(f), config.target_l0, warmup)
+            loss_terms = {
+                "reconstruction": reconstruction(batch.target, x_hat),
+                "sparsity": coefficient * l1(gate, z.tokens, self.d),
+                "auxiliary": reconstruction(batch.target, frozen),
+            }
+        with stage("statistics"), torch.no_grad():
+            stats = {
+                "fvu": batch_fvu(batch.target, loss_terms["reconstruction"]),
+                "l0": z.l0(f),
+                "sparsity": coefficient,
+                "warmup": warmup,
+            }
+            fired = z.fired(f)
+        return StepOut(loss_terms, x_hat, fired, stats)
+
+    @torch.no_grad()
+    def after_step(self, stats: dict[str, Tensor]) -> None:
+        """Move the penalty's coefficient towards the target L0, if there is one."""
+        if self.config.target_l0 is not None:
+            args = (self.coefficient, stats["l0"], self.config.target_l0, stats["warmup"])
+            self.coefficient.copy_(adjusted(*args))
+
+    def folded(self, mean_D: Float[Tensor, " D"], scale: Float[Tensor, ""]) -> "Gated":
+        """W_enc/s, W_dec·s, b_dec·s + μ: the same code from raw activations."""
+        return fold(self, mean_D, scale)
+
+    def _activations(self, z: Preactivations) -> Float[Tensor, "*places"]:
+        """H(z) · ReLU(exp(r_mag)(z − b_gate) + b_mag)."""
+        shared = z.z - z.at(self.b_gate)
+        magnitude = z.at(self.r_mag.exp()) * shared + z.at(self.b_mag)
+        return magnitude.relu() * (z.z > 0)
