@@ -13,6 +13,7 @@ from saeforge.dictionary.losses import reconstruction
 D = 12
 TINY = {
     "topk": {"width": 40, "k": 5},
+    "batchtopk": {"width": 40, "k": 5},
     "relu": {"width": 40, "l1": 0.5},
     "jumprelu": {"width": 40, "l0_coefficient": 2.0, "bandwidth": 0.1, "threshold": 0.2},
     "gated": {"width": 40, "l1": 0.5},

@@ -1,0 +1,107 @@
+"""What BatchTopK and its descendants have in common: a selection that spans the batch while they
+are trained, a threshold afterwards."""
+
+from abc import abstractmethod
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from saeforge.dictionary.auxk import auxk_of_dead
+from saeforge.dictionary.base import SAE, Batch, Context, SparseCode, StepOut
+from saeforge.dictionary.initial import geometric_median, unit_rows
+from saeforge.dictionary.losses import auxk_latents, batch_fvu
+from saeforge.dictionary.preactivations import AtPairs, at_pairs, preactivations_above
+from saeforge.dictionary.select_batch import select_batch
+from saeforge.dictionary.stages import stage
+
+DECAY = 0.99
+"""Of the threshold's running mean. dictionary_learning takes 0.999 and begins at step 1000; a run
+here may have some hundred steps, in which 0.999 would remember the first."""
+
+
+class BatchSelection(SAE):
+    """z = ReLU(W_enc(x − b_dec) + b_enc). In training, f keeps the B·k largest z of the batch
+    (n·k of the n rows of each site); in inference, f = z · 1[z > θ].
+
+    θ is the running mean of the smallest selected z, so that L0 is k on average (Bussmann et al.
+    2024, BatchTopK Sparse Autoencoders, §3); 0 before the first training step. Subclasses say how
+    x̂ is compared with the target.
+    """
+
+    unit_norm: ClassVar[tuple[str, ...]] = ("w_dec",)
+    threshold: Tensor
+
+    def __init__(self, d: int, config: Any) -> None:
+        super().__init__(d, config)
+        w_MD = unit_rows(config.width, d)
+        self.w_enc = nn.Parameter(w_MD)
+        self.b_enc = nn.Parameter(torch.zeros(config.width))
+        self.w_dec = nn.Parameter(w_MD.clone())
+        self.b_dec = nn.Parameter(torch.zeros(d))
+        self.register_buffer("threshold", torch.zeros(()))
+
+    @torch.no_grad()
+    def initialise(self, x_BD: Float[Tensor, "B D"], generator: torch.Generator) -> None:
+        """Random unit decoder rows, the encoder their clone, b_enc = 0, b_dec the geometric
+        median of x, θ = 0."""
+        self.w_dec.copy_(unit_rows(self.width, self.d, generator))
+        self.w_enc.copy_(self.w_dec)
+        self.b_enc.zero_()
+        self.b_dec.copy_(geometric_median(x_BD))
+        self.threshold.zero_()
+
+    def encode_sparse(self, x: Float[Tensor, "*tokens D"]) -> SparseCode:
+        """Each token's pre-activations above θ: the path of inference."""
+        floor = self.threshold.clamp_min(0)
+        z = preactivations_above(x.reshape(-1, self.d), self.w_enc, self.b_enc, floor, self.b_dec)
+        return z.code(z.z, tuple(x.shape[:-1]))
+
+    def training_code(self, batch: Batch) -> SparseCode:
+        """The B·k largest z of the batch, positive ones only; n·k of the n rows of each site."""
+        z, _ = self._selected(batch)
+        return z.code(z.z)
+
+    def step(self, batch: Batch, context: Context) -> StepOut:
+        """On the batch's selection; `auxk` is among the losses while there are dead latents."""
+        z, smallest = self._selected(batch)
+        x_hat, loss_terms = self._reconstruct(batch.target, z)
+        dead = context.dead if self.config.aux_coefficient else context.dead[:0]
+        k_aux, weight = auxk_latents(self.d, dead.shape[0])
+        if k_aux:
+            with stage("auxk"):
+                x_BD, error_BD = batch.x - self.b_dec, batch.target - x_hat
+                auxk = auxk_of_dead(x_BD, error_BD, self.w_enc, self.b_enc, self.w_dec, dead, k_aux)
+                loss_terms["auxk"] = self.config.aux_coefficient * weight * auxk
+        with stage("statistics"), torch.no_grad():
+            stats = {
+                "fvu": batch_fvu(batch.target, loss_terms["reconstruction"]),
+                "l0": z.l0(z.z),
+                "threshold": smallest,
+            }
+            fired = z.fired(z.z)
+        return StepOut(loss_terms, x_hat, fired, stats)
+
+    @torch.no_grad()
+    def after_step(self, stats: dict[str, Tensor]) -> None:
+        """θ ← 0.99 θ + 0.01 · the smallest selected z; the first is taken as it is, and a batch
+        without any changes nothing (selected z are positive, so 0 says that there was none)."""
+        smallest = stats["threshold"]
+        mean = torch.where(
+            self.threshold > 0, torch.lerp(smallest, self.threshold, DECAY), smallest
+        )
+        self.threshold.copy_(torch.where(smallest > 0, mean, self.threshold))
+
+    @abstractmethod
+    def _reconstruct(
+        self, target_BD: Float[Tensor, "B D"], z: AtPairs
+    ) -> tuple[Float[Tensor, "B D"], dict[str, Float[Tensor, ""]]]:
+        """x̂ of the selected pairs, and the losses that compare with the target: `reconstruction`
+        (of x̂) and any others."""
+
+    def _selected(self, batch: Batch) -> tuple[AtPairs, Tensor]:
+        weights = (self.w_enc, self.b_enc, self.b_dec)
+        pairs = select_batch(batch.x, *weights, self.config.k, batch.site)
+        z = at_pairs(batch.x, *weights, pairs.z, pairs.indices, pairs.offsets)
+        return z, pairs.smallest
