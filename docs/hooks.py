@@ -9,7 +9,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "src"))
 
-COMMANDS = ("", "demo", "train", "eval", "report", "bench", "bench step")
+COMMANDS = ("", "demo", "train", "eval", "report", "convert", "bench", "bench step")
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:

@@ -23,12 +23,14 @@ ARROWS: dict[str, set[str]] = {
     "lm": LEAVES,
     "activations": LEAVES | {"lm", "dictionary"},
     "suite": LEAVES | {"dictionary"},
+    "interop": LEAVES | {"dictionary", "suite"},
     "train": LEAVES | {"dictionary", "activations", "suite"},
     "eval": LEAVES | {"dictionary", "activations", "lm", "suite"},
     "report": LEAVES,
     "bench": LEAVES | {"dictionary", "train"},
     "bench_lm": LEAVES | {"lm"},
-    "commands": LEAVES | {"dictionary", "lm", "activations", "suite", "train", "eval", "report"},
+    "commands": LEAVES
+    | {"dictionary", "lm", "activations", "suite", "train", "eval", "report", "interop"},
     "cli": {"commands", "bench", "bench_lm", "config", "errors"},
     "__main__": {"cli"},
 }

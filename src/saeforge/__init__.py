@@ -16,6 +16,7 @@ _PUBLIC = {
     "LanguageModel": "saeforge.lm.model",
     "Suite": "saeforge.suite",
     "load_suite": "saeforge.suite",
+    "load_foreign": "saeforge.interop",
     "UserError": "saeforge.errors",
 }
 

@@ -142,6 +142,45 @@ class Report:
 
 
 @dataclass(frozen=True)
+class Convert:
+    """Convert a suite to SAELens's folders (one per site), or such folders to a suite.
+
+    Either way the SAEs are on raw activations and compute the same. The language model is loaded,
+    to find the places in it.
+    """
+
+    source: Annotated[Path, Positional]
+    """A suite; or a folder of SAELens 6, of one SAE or with several below it."""
+    out: Annotated[Path, Positional]
+    """A new folder."""
+    to: Literal["saelens", "saeforge"]
+    """What it becomes."""
+    model: str | None = None
+    """Another language model than the files name: a Hugging Face id, a folder, or `embedded`."""
+    text: str | None = None
+    """Another text than the files name, for evaluations of the suite that is written."""
+    site: Annotated[tuple[str, ...], UseAppendAction] = ()
+    """To SAELens: only these sites. To a suite: the site of each SAE, in the order of the folders'
+    names, instead of those that the files name. As often as needed."""
+    json: bool = False
+    """Print one JSON object on stdout instead of a line."""
+
+    def __call__(self) -> int:
+        """Run it."""
+        from saeforge import commands
+
+        return commands.convert(
+            self.source,
+            self.out,
+            self.to,
+            model=self.model,
+            text=self.text,
+            sites=self.site,
+            as_json=self.json,
+        )
+
+
+@dataclass(frozen=True)
 class BenchStep:
     """Time the trainer's own step on random data; one JSON line on stdout, split by stage."""
 
@@ -219,6 +258,7 @@ COMMANDS: dict[str, Callable[..., Callable[[], int]]] = {
     "train": Train,
     "eval": Eval,
     "report": Report,
+    "convert": Convert,
     "bench": Bench,
 }
 

@@ -3,7 +3,7 @@
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from saeforge.activations.live import LiveSource
 from saeforge.config import (
     PRESETS,
     EvalConfig,
+    ModelConfig,
     RunConfig,
     from_mapping,
     merge,
@@ -30,7 +31,7 @@ from saeforge.eval.run import results_folder
 from saeforge.lm.model import LanguageModel
 from saeforge.lm.text import Corpus
 from saeforge.report.build import write_report
-from saeforge.suite import find_suites, write_suite
+from saeforge.suite import find_suites, load_suite, write_suite
 from saeforge.train import schedule
 from saeforge.train.trainer import Trained, Trainer
 from saeforge.train.variants import build_members, expand_variants, suite_dirs
@@ -113,6 +114,67 @@ def report(paths: Sequence[Path], out: Path | None, as_json: bool = False) -> in
     page = write_report(suites, out or Path(paths[0]) / "report")
     print(json.dumps({"report": str(page)}) if as_json else f"Report: {page}")
     return DONE
+
+
+def convert(
+    source: Path,
+    out: Path,
+    to: str,
+    *,
+    model: str | None = None,
+    text: str | None = None,
+    sites: Sequence[str] = (),
+    as_json: bool = False,
+) -> int:
+    """A suite into another library's folders, or those into a suite; nothing is written unless
+    all of it is."""
+    if to == "saeforge":
+        written = _import(source, out, model, text, list(sites) or None)
+    else:
+        written = _export(source, out, to, model, list(sites) or None)
+    if as_json:
+        print(json.dumps({"out": str(out), "format": to, "sites": written}))
+        return DONE
+    print(f"{out}: {len(written)} SAE(s): {', '.join(written)}")
+    if to == "saeforge":
+        print(f"Next: saeforge eval {out} && saeforge report {out}")
+    return DONE
+
+
+def _export(
+    source: Path, out: Path, to: str, model: str | None, patterns: list[str] | None
+) -> list[str]:
+    """The sites of a suite that were written in another format."""
+    from saeforge.interop import suites
+
+    suite = load_suite(source)
+    run = from_mapping(RunConfig, suite.meta["config"], f"{source / 'suite.json'}: config")
+    config = run.model if model is None else replace(run.model, name=model, revision=None)
+    lm = LanguageModel.load(config)
+    if model is None and suite.meta["model"].get("fingerprint") != lm.fingerprint:
+        raise UserError(
+            f"{source} was trained on a model with another fingerprint than {lm.name} has now; "
+            "restore that model, or name it with --model"
+        )
+    return list(suites.export(suite, out, to, lm, lm.sites(patterns) if patterns else None))
+
+
+def _import(
+    source: Path,
+    out: Path,
+    model: str | None,
+    text: str | None,
+    patterns: list[str] | None,
+) -> list[str]:
+    """The sites of another library's SAEs that were written as a suite."""
+    from saeforge.interop import suites
+
+    found = suites.read_all(source)
+    config = suites.model_of(found) if model is None else ModelConfig(name=model)
+    lm = LanguageModel.load(config)
+    if model is None:
+        suites.check_model(found, lm)
+    return suites.write(found, out, lm, config, suites.text_of(found, text, lm), patterns)
 
 
 def demo(out: Path, tokens: int, device: str, as_json: bool = False) -> int:

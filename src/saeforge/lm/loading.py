@@ -37,6 +37,15 @@ def load(config: ModelConfig) -> tuple[Any, Any]:
         return _from_pretrained(config, folder)
 
 
+def source(name: str) -> str:
+    """What Hugging Face's `from_pretrained` loads the model from."""
+    if name != "embedded":
+        return name
+    from saeforge.lm import embedded
+
+    return str(embedded.MODEL_DIR)
+
+
 def _from_pretrained(config: ModelConfig, folder: Path) -> tuple[Any, Any]:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 

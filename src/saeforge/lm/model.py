@@ -103,6 +103,16 @@ class LanguageModel:
         """
         return cls(model, tokenizer, name, None, device)
 
+    @property
+    def prefix(self) -> str:
+        """The base model's name within `model` (`gpt_neox`), empty where they are the same."""
+        return next(name for name, module in self.model.named_modules() if module is self.base)
+
+    @property
+    def source(self) -> str:
+        """What Hugging Face's `from_pretrained` loads the model from: its name, or its folder."""
+        return loading.source(self.name)
+
     def sites(self, patterns: Sequence[str]) -> list[str]:
         """Canonical names, in model order, of the sites that the patterns select.
 

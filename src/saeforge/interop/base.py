@@ -1,0 +1,108 @@
+"""What the interchange formats share: an SAE from outside, the language model it is for, and
+folders that appear whole or not at all."""
+
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+from saeforge.config import ModelConfig, TextConfig
+from saeforge.dictionary.base import SAE
+from saeforge.errors import UserError
+
+
+@runtime_checkable
+class Model(Protocol):
+    """What a conversion asks of a language model; `saeforge.lm.model.LanguageModel` is one."""
+
+    name: str
+    revision: str | None
+    fingerprint: str
+    layers: int
+    bos_id: int | None
+
+    @property
+    def prefix(self) -> str:
+        """The base model's own name within the whole model (`gpt_neox`), or empty."""
+
+    @property
+    def source(self) -> str:
+        """What Hugging Face's `from_pretrained` loads it from."""
+
+    def sites(self, patterns: Sequence[str]) -> list[str]:
+        """Canonical names of the sites that the patterns select, in model order."""
+
+    def width(self, site: str) -> int:
+        """D of a site."""
+
+
+@dataclass(frozen=True)
+class Foreign:
+    """An SAE that was read from another library's files, on raw activations.
+
+    Attributes:
+        path: its folder.
+        sae: ours, with the same code and reconstruction.
+        model: the language model it was trained on, None where the files do not say.
+        fingerprint: of that model, where the files say.
+        hook: where in the model it belongs, by the other library's name; a site of ours if
+            `native`.
+        native: whether saeforge wrote the files.
+        text: what it was trained on, None where the files do not say.
+        seed: of the split into training and held-out documents.
+        variant: the name of the suite it comes from.
+    """
+
+    path: Path
+    sae: SAE
+    model: ModelConfig | None = None
+    fingerprint: str | None = None
+    hook: str | None = None
+    native: bool = False
+    text: TextConfig | None = None
+    seed: int = 0
+    variant: str | None = None
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """Yield a temporary folder beside `path` that is renamed to it if the block ends well.
+
+    Raises:
+        UserError: if there is something at `path` already, or it cannot be written.
+    """
+    if path.is_symlink() or (path.exists() and not path.is_dir()):
+        raise UserError(f"{path} exists and is not a folder; choose another destination")
+    if path.is_dir() and any(path.iterdir()):
+        raise UserError(f"{path} is not empty; choose another destination or remove it first")
+    temporary = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+        yield temporary
+        temporary.chmod(0o755)  # mkdtemp makes folders private
+        os.replace(temporary, path)
+    except OSError as error:
+        raise UserError(
+            f"could not write {path}: {error.strerror or error}; "
+            "free some space or choose another destination"
+        ) from error
+    finally:
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def folder_name(site: str) -> str:
+    """The site, if it can be a folder's name: nothing that leads elsewhere.
+
+    Raises:
+        UserError: if it cannot.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.@-]*", site):
+        raise UserError(f"site {site!r} is no folder's name; nothing was written")
+    return site

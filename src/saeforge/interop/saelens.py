@@ -1,0 +1,134 @@
+"""SAELens 6, both ways: a folder per SAE, and what its metadata says of model, place and text."""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from saeforge import __version__
+from saeforge.config import ModelConfig, TextConfig, from_mapping
+from saeforge.errors import UserError
+from saeforge.interop.base import Foreign, Model
+from saeforge.interop.hooks import hook_of
+from saeforge.interop.saelens_weights import CONFIG, is_folder, read, write
+from saeforge.suite import Suite
+
+__all__ = ["export", "is_folder", "load"]
+
+OWN = "saeforge"
+"""The key of `metadata` under which an export keeps what SAELens has no word for."""
+
+
+def export(folder: Path, suite: Suite, site: str, model: Model) -> None:
+    """Write one site's SAE, on raw activations, with all that SAELens needs to run it.
+
+    `hook_name` is the module's name in the Hugging Face model, which is what SAELens hooks with
+    `model_class_name` AutoModelForCausalLM.
+
+    Raises:
+        UserError: if SAELens has no such architecture, or hooks no such site.
+    """
+    text = from_mapping(TextConfig, suite.meta["text"], f"{suite.path / 'suite.json'}: text")
+    hook = hook_of(site, model)
+    revision = {"revision": model.revision} if model.revision else {}
+    metadata = {
+        "sae_lens_training_version": None,
+        "model_name": model.source,
+        "model_class_name": "AutoModelForCausalLM",
+        "model_from_pretrained_kwargs": revision,
+        "hook_name": hook,
+        "hf_hook_name": hook,
+        "hook_head_index": None,
+        "context_size": text.context,
+        "prepend_bos": model.bos_id is not None and text.bos != "none",
+        "exclude_special_tokens": text.exclude_bos,
+        "seqpos_slice": [text.exclude_first, None] if text.exclude_first else [None],
+        "dataset_path": text.source,
+        OWN: {
+            "version": __version__,
+            "variant": suite.variant,
+            "site": site,
+            "model": suite.meta["model"],
+            "text": asdict(text),
+            "seed": suite.meta.get("seed", 0),
+        },
+    }
+    write(folder, suite.at(site), metadata)
+
+
+def load(folder: Path) -> Foreign:
+    """The SAE of a folder with what its metadata says.
+
+    Raises:
+        UserError: as `read`, and if the metadata are ill-typed or of one attention head.
+    """
+    sae, metadata = read(folder)
+    where = f"{folder / CONFIG}: metadata"
+    own = metadata.get(OWN)
+    if own is not None:
+        return Foreign(folder, sae, native=True, **_own(own, f"{where}.{OWN}"))
+    if metadata.get("hook_head_index") is not None:
+        raise UserError(
+            f"{where}.hook_head_index = {metadata['hook_head_index']!r}: an SAE of one attention "
+            "head has no site here"
+        )
+    name, hook = _text(metadata, "model_name", where), _text(metadata, "hook_name", where)
+    return Foreign(
+        folder,
+        sae,
+        model=ModelConfig(name=name, revision=_revision(metadata)) if name else None,
+        hook=_text(metadata, "hf_hook_name", where) or hook,
+        text=_training_text(metadata, where),
+    )
+
+
+def _own(own: Any, where: str) -> dict[str, Any]:
+    """What our own export says, as strictly as any outside file."""
+    try:
+        model, text = dict(own["model"]), dict(own["text"])
+        site, variant, seed = own["site"], own["variant"], own["seed"]
+        fingerprint = model.get("fingerprint")
+        typed = isinstance(site, str) and isinstance(variant, str) and type(seed) is int
+        if not (typed and isinstance(fingerprint, str | None)):
+            raise TypeError
+        named = {key: model.get(key) for key in ("name", "revision")}
+    except (KeyError, TypeError, ValueError):
+        raise UserError(f"{where} is not what saeforge writes; convert the suite anew") from None
+    return {
+        "model": from_mapping(ModelConfig, named, f"{where}.model"),
+        "fingerprint": fingerprint,
+        "hook": site,
+        "text": from_mapping(TextConfig, text, f"{where}.text"),
+        "seed": seed,
+        "variant": variant,
+    }
+
+
+def _text(metadata: Mapping[str, Any], key: str, where: str) -> str | None:
+    value = metadata.get(key)
+    if not isinstance(value, str | None):
+        raise UserError(f"{where}.{key} must be text, not {type(value).__name__}")
+    return value
+
+
+def _revision(metadata: Mapping[str, Any]) -> str | None:
+    options = metadata.get("model_from_pretrained_kwargs")
+    revision = options.get("revision") if isinstance(options, Mapping) else None
+    return revision if isinstance(revision, str) else None
+
+
+def _training_text(metadata: Mapping[str, Any], where: str) -> TextConfig:
+    """SAELens begins each context with a BOS (and separates documents by one) or has none."""
+    context = metadata.get("context_size")
+    if context is None:
+        context = TextConfig.context
+    if type(context) is not int or context < 1:
+        raise UserError(f"{where}.context_size = {context!r}: it must be a positive whole number")
+    slice_ = metadata.get("seqpos_slice")
+    first = slice_[0] if isinstance(slice_, list) and slice_ else None
+    return TextConfig(
+        source=_text(metadata, "dataset_path", where) or "",
+        context=context,
+        bos="none" if metadata.get("prepend_bos") is False else "context",
+        exclude_first=first if type(first) is int and 0 <= first < context else 0,
+    )
