@@ -16,9 +16,11 @@ from saeforge.dictionary.preactivations import AtPairs, at_pairs, preactivations
 from saeforge.dictionary.select_batch import select_batch
 from saeforge.dictionary.stages import stage
 
-DECAY = 0.99
-"""Of the threshold's running mean. dictionary_learning takes 0.999 and begins at step 1000; a run
-here may have some hundred steps, in which 0.999 would remember the first."""
+DECAY = 0.95
+"""Of the threshold's running mean. dictionary_learning takes 0.999 and begins at step 1000, for
+runs of 10⁵ steps; here a run may have some hundred, and the smallest value falls throughout. A mean
+over about 20 batches follows it (after 300 steps on synthetic data L0 is within 1% of k; 16% below
+k with 0.99), and a batch's smallest value varies little: it is a quantile of B·M numbers."""
 
 
 class BatchSelection(SAE):
@@ -85,7 +87,7 @@ class BatchSelection(SAE):
 
     @torch.no_grad()
     def after_step(self, stats: dict[str, Tensor]) -> None:
-        """θ ← 0.99 θ + 0.01 · the smallest selected z; the first is taken as it is, and a batch
+        """θ ← 0.95 θ + 0.05 · the smallest selected z; the first is taken as it is, and a batch
         without any changes nothing (selected z are positive, so 0 says that there was none)."""
         smallest = stats["threshold"]
         mean = torch.where(
