@@ -167,8 +167,9 @@ def write_markdown(found: Found, path: Path) -> None:
         f"{len(found['points'])} SAEs ("
         + ", ".join(f"{key} {value}" for key, value in widths.items())
         + f") for each of the seeds {', '.join(map(str, found['seeds']))}, "
-        f"{found['tokens']:,} tokens, whole epochs of the text: {found['epochs']}, all SAEs of a seed on the same batches of "
-        f"one pass. Held out: {held_out}. Intervals: {found['intervals']}.",
+        f"{found['tokens']:,} tokens, whole epochs of the text: {found['epochs']}, "
+        f"all SAEs of a seed on the same batches of one pass. "
+        f"Held out: {held_out}. Intervals: {found['intervals']}.",
         f"![FVU and ΔCE against L0]({stem}.svg)",
         matched(found),
         *(site_table(found, site) for site in distinct(found, "site")),

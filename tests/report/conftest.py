@@ -206,8 +206,8 @@ def _meta(sites: Sequence[str], k: int, steps: int) -> dict[str, Any]:
         "text": {"source": "tinystories_train.txt", "context": 128, "held_out": 0.05},
         "variant": f"topk-x8-k{k}",
         "arch": "topk",
-        "sites": {site: {"group": site, "d": 256} for site in sites},
-        "groups": {site: {"sites": [site]} for site in sites},
+        "sites": {site: {"group": re.sub(r"\W+", "_", site), "d": 256} for site in sites},
+        "groups": {re.sub(r"\W+", "_", site): {"sites": [site]} for site in sites},
         "tokens": 4096 * steps,
         "steps": steps,
         "epochs": 2.4,
@@ -226,12 +226,21 @@ def write_fake_suite(
     steps: int = 400,
     parts: Sequence[str] = ("log", "reconstruction", "splice", "latents"),
     hostile: str | None = None,
+    arch: str = "topk",
+    seed: int = 0,
+    width: int = 2048,
 ) -> Path:
     """Write a suite with the parts named; `hostile` becomes the peak token of every context."""
-    rng = random.Random(k)
-    path = root / f"topk-x8-k{k}"
+    rng = random.Random(k + 1000 * seed)
+    path = root / f"{arch}-x{width // 256}-k{k}"
     (path / "results").mkdir(parents=True)
-    (path / "suite.json").write_text(json.dumps(_meta(sites, k, steps)), encoding="utf-8")
+    meta = _meta(sites, k, steps) | {"variant": path.name, "arch": arch, "seed": seed}
+    (path / "suite.json").write_text(json.dumps(meta), encoding="utf-8")
+    config = {"arch": arch, "d": 256, "options": {"width": width, "k": k}}
+    for site in sites[:1]:
+        group = path / "groups" / re.sub(r"\W+", "_", site)
+        group.mkdir(parents=True)
+        (group / "config.json").write_text(json.dumps(config), encoding="utf-8")
     if "log" in parts:
         (path / "metrics.jsonl").write_text(_log(rng, sites, k, steps), encoding="utf-8")
     results = {

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from importlib.resources import as_file, files
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -15,12 +16,14 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from saeforge import __version__
 from saeforge.errors import UserError
 from saeforge.files import replacing, write_text
-from saeforge.report import charts, summary
+from saeforge.report import charts, frontier, summary
 from saeforge.report.inputs import SuiteData, read_suites
 from saeforge.report.latents import browser
 from saeforge.report.numbers import count
 
 SCRIPTS = ("charts.js", "tables.js", "training.js", "latents.js")
+MANY = 8
+"""Suites, sites: of more, not all are named or drawn at once. As many as there are colours."""
 _DATA_FILE = re.compile(r"(training-\d+|latents-\d+-\d+)\.js")
 
 
@@ -70,14 +73,19 @@ def _data_files(suites: Sequence[SuiteData], sites: Sequence[str]) -> dict[str, 
 def _page(suites: Sequence[SuiteData], sites: Sequence[str], data: Mapping[str, Any]) -> str:
     headline = summary.columns(suites, headline=True)
     every = summary.columns(suites, headline=False)
+    lines = frontier.lines(suites)
+    line_of = {suite: at for at, line in enumerate(lines) for suite in line.suites}
+    many = len(suites) > MANY
     shown = {
         "suites": [suite.label for suite in suites],
         "sites": list(sites),
         "files": list(data),
         "by_layer": charts.by_layer(suites),
-        "frontier": charts.frontier(suites),
+        "frontier": frontier.charts(suites),
+        "lines": [asdict(line) for line in lines],
         "histograms": charts.histograms(suites),
     }
+    frontier_columns, frontier_rows = frontier.table(suites)
     environment = Environment(
         loader=PackageLoader("saeforge.report"),
         autoescape=True,
@@ -89,7 +97,7 @@ def _page(suites: Sequence[SuiteData], sites: Sequence[str], data: Mapping[str, 
         title=_title(suites),
         facts=_facts(suites, sites),
         commands=_commands(suites),
-        comparison=summary.comparison(suites),
+        comparison=[] if many and len(lines) > 1 else summary.comparison(suites),
         sentences=[(suite.label, summary.about(suite)) for suite in suites],
         caution=summary.caution(suites),
         suites=suites,
@@ -99,6 +107,11 @@ def _page(suites: Sequence[SuiteData], sites: Sequence[str], data: Mapping[str, 
         headline_rows=summary.rows(suites, headline),
         every=every,
         every_rows=summary.rows(suites, every),
+        frontier_columns=frontier_columns,
+        frontier_rows=frontier_rows,
+        many=many,
+        line_inks=line_of,
+        inks=line_of if many else {at: at for at in range(len(suites))},
         shown=shown,
         has_training=any(name.startswith("training") for name in data),
         has_latents=any(name.startswith("latents") for name in data),
@@ -136,12 +149,16 @@ def _facts(suites: Sequence[SuiteData], sites: Sequence[str]) -> list[tuple[str,
             [f"{len(sites)}: {', '.join(sites)}" if len(sites) < 9 else _ends(sites)],
         ),
         ("SAEs", [m.arch for m in metas]),
-        ("Variants", [suite.label for suite in suites]),
+        ("Variants", _few([suite.label for suite in suites])),
         ("Evaluated on", evaluated),
         ("Seed", [str(m.seed) for m in metas if m.seed is not None]),
         ("Versions", versions),
     ]
     return [(name, "; ".join(dict.fromkeys(filter(None, v)))) for name, v in rows if any(v)]
+
+
+def _few(names: Sequence[str]) -> Sequence[str]:
+    return names if len(names) <= MANY else [_ends(names)]
 
 
 def _ends(sites: Sequence[str]) -> str:

@@ -94,50 +94,6 @@ def _layer_series(
             }
 
 
-def frontier(suites: Sequence[SuiteData]) -> list[Chart]:
-    """What a site's error costs in active latents: a line per site through the suites."""
-    metrics = all_metrics(suites)
-    if len(suites) < 2 or "l0" not in metrics:
-        return []
-    charts = [_frontier(suites, name, metrics) for name in ("fvu", "delta_ce") if name in metrics]
-    return [chart for chart in charts if any(len(s["x"]) > 1 for s in chart["series"])]
-
-
-def _frontier(suites: Sequence[SuiteData], name: str, metrics: dict[str, Metric]) -> Chart:
-    series = []
-    for index, site in enumerate(all_sites(suites)):
-        both = [(suite.value(site, "l0"), suite.value(site, name), suite.label) for suite in suites]
-        points = sorted(
-            (l0.value, label, value)
-            for l0, value, label in both
-            if l0 is not None and l0.value is not None and value is not None
-        )
-        if points:
-            series.append(
-                {
-                    "name": site,
-                    "x": [rounded(x) for x, _, _ in points],
-                    "y": [rounded(v.value) for _, _, v in points],
-                    "low": [rounded(v.low) for _, _, v in points],
-                    "high": [rounded(v.high) for _, _, v in points],
-                    "text": [label for _, label, _ in points],
-                    "site": index,
-                    "shape": index,
-                    "kind": "both",
-                }
-            )
-    return {
-        "id": f"frontier-{name}",
-        "title": f"{metrics[name].title} against {metrics['l0'].title}",
-        "description": "Each line is a site, each point a suite. Further down and to the left is "
-        "better.",
-        "better": None,
-        "x": {"title": "active latents per token", "log": True},
-        "y": {"title": metrics[name].unit, "zero": True},
-        "series": series,
-    }
-
-
 def histograms(suites: Sequence[SuiteData]) -> list[Chart]:
     """One chart per site and recorded histogram, the suites over one another."""
     names = {name for suite in suites for found in suite.histograms.values() for name in found}

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -145,6 +145,8 @@ class SuiteData:
     """site → name of the series → histogram."""
     latents: dict[str, list[Latent]]
     """site → latents of the browser."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """The architecture's options at the first site; empty where they are not told."""
 
     def metrics(self) -> dict[str, Metric]:
         """Every metric of every evaluation, in the order of the results."""
@@ -191,6 +193,7 @@ def _labels(paths: Sequence[Path], metas: Sequence[Meta]) -> list[str]:
     folders = [path.resolve().name for path in paths]
     choices = [
         [meta.variant for meta in metas],
+        [f"{meta.variant} seed {meta.seed}" for meta in metas],
         [f"{meta.model.name} {meta.variant}" for meta in metas],
         [f"{meta.variant} ({name})" for meta, name in zip(metas, folders, strict=True)],
         [f"{meta.variant} ({path})" for meta, path in zip(metas, paths, strict=True)],
@@ -211,7 +214,19 @@ def _read_suite(path: Path, label: str, meta: Meta) -> SuiteData:
                     latents[site] = [_parse(Latent, item, file) for item in _items(value, file)]
                 elif isinstance(value, dict) and {"edges", "counts"} <= value.keys():
                     histograms.setdefault(site, {})[name] = _parse(Histogram, value, file)
-    return SuiteData(path, label, meta, results, _read_log(path), histograms, latents)
+    log, options = _read_log(path), _read_options(path, meta)
+    return SuiteData(path, label, meta, results, log, histograms, latents, options)
+
+
+def _read_options(path: Path, meta: Meta) -> dict[str, Any]:
+    """Of the first group's config.json, if the suite has one."""
+    group = next((str(site.get("group", "")) for site in meta.sites.values()), "")
+    file = path / "groups" / group / "config.json"
+    if not group or not file.resolve().is_relative_to(path.resolve()) or not file.is_file():
+        return {}
+    config = read_json(file, "SAE")
+    options = config.get("options") if isinstance(config, dict) else None
+    return options if isinstance(options, dict) else {}
 
 
 def _items(value: Any, file: Path) -> list[Any]:

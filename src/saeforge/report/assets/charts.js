@@ -97,17 +97,17 @@ var saeforge = (function () {
     return out;
   }
 
-  /* Plotly labels a short logarithmic axis with lone digits; these are round numbers 1, 2, 5. */
+  /* Plotly labels a short logarithmic axis with lone digits; these are round numbers. */
   function logTicks(values) {
     const known = values.filter((v) => v > 0);
     if (!known.length) return {};
     const ticks = [];
     if (new Set(values).size <= 4) return { tickvals: [...new Set(values)], ticktext: [...new Set(values)].map(number) };
+    const ratio = Math.max(...known) / Math.min(...known);
     for (let e = Math.floor(Math.log10(Math.min(...known))) - 1; e <= Math.log10(Math.max(...known)) + 1; e += 1) {
-      for (const m of [1, 2, 5]) ticks.push(Number((m * 10 ** e).toPrecision(2)));
+      for (const m of ratio > 30 ? [1, 2, 5] : [1, 2, 3, 5, 7]) ticks.push(Number((m * 10 ** e).toPrecision(2)));
     }
-    const many = Math.max(...known) / Math.min(...known) > 500;
-    const kept = many ? ticks.filter((_, i) => i % 3 === 0) : ticks;
+    const kept = ratio > 500 ? ticks.filter((_, i) => i % 3 === 0) : ticks;
     return { tickvals: kept, ticktext: kept.map((t) => (t >= 1e6 ? t / 1e6 + "M" : t >= 1e-4 ? String(t) : t.toExponential(0))) };
   }
 
@@ -162,6 +162,31 @@ var saeforge = (function () {
   }
   for (const element of document.querySelectorAll("[data-legend]")) {
     legend(element, data[element.dataset.legend].flatMap((chart) => chart.series));
+  }
+  /* Of many suites, those of one line at a time: its own colours tell them apart. */
+  function showLine(select) {
+    const group = select.dataset.lines;
+    const own = data.lines[Number(select.value)].suites;
+    const chosen = (series) => series.filter((s) => own.includes(s.suite))
+      .map((s) => Object.assign({}, s, { suite: own.indexOf(s.suite), shape: own.indexOf(s.suite) }));
+    for (const element of document.querySelectorAll("[data-chart=" + group + "]")) {
+      const chart = data[group][Number(element.dataset.index)];
+      element.chart = Object.assign({}, chart, { series: chosen(chart.series) });
+      if (drawn.has(element)) draw(element, element.chart);
+    }
+    legend(document.querySelector("[data-legend=" + group + "]"), chosen(data[group].flatMap((chart) => chart.series)));
+  }
+
+  function showPanel(select) {
+    for (const figure of document.querySelectorAll("[data-panel]")) figure.hidden = figure.dataset.panel !== select.value;
+  }
+
+  for (const [attribute, show] of [["[data-lines]", showLine], ["[data-panels]", showPanel]]) {
+    for (const select of document.querySelectorAll(attribute)) {
+      select.form.addEventListener("submit", (event) => event.preventDefault());
+      select.addEventListener("change", () => show(select));
+      show(select);
+    }
   }
   dark.addEventListener("change", function () {
     for (const [element, chart] of drawn) draw(element, chart);
