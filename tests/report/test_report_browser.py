@@ -221,3 +221,41 @@ def test_charts_follow_the_theme(browser, page):
         wait(browser, f"!{known}.includes({line})")
         colours.add(browser.execute_script(f"return {line}"))
     assert len(colours) == 2
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory: pytest.TempPathFactory, fake_suite: Any) -> str:
+    """More suites than colours, more sites than panels in a row."""
+    root = tmp_path_factory.mktemp("many")
+    sites = [f"layers.{i}" for i in range(6)]
+    suites = [
+        fake_suite(root, k=k, arch=arch, sites=sites, latents=1, steps=40)
+        for arch in ("topk", "gated", "relu")
+        for k in (16, 32, 64)
+    ]
+    return write_report(suites, root / "out").as_uri()
+
+
+def test_of_many_suites_one_line_is_shown_at_a_time(browser, many):
+    show(browser, many)
+    legend = "[data-legend=by_layer] > span"
+    assert texts(browser, legend) == ["● topk-x8-k16", "■ topk-x8-k32", "◆ topk-x8-k64"]
+    browser.execute_script("document.querySelector('#layers').scrollIntoView()")
+    wait(browser, "document.querySelectorAll('#layers .plot .trace').length >= 3")
+    choose(browser, "[data-lines=by_layer]", "2")
+    assert texts(browser, legend) == ["● relu-x8-k16", "■ relu-x8-k32", "◆ relu-x8-k64"]
+    first = "document.querySelector('#layers .plot')"
+    wait(browser, f"{first}.data.length === 3 && {first}.data[0].name === 'relu-x8-k16'")
+    assert errors(browser) == []
+
+
+def test_of_many_sites_one_frontier_is_shown_at_a_time(browser, many):
+    show(browser, many)
+    shown = "#frontier figure:not([hidden]) h3"
+    assert texts(browser, "[data-legend=frontier] > span") == ["● topk", "■ gated", "◆ relu"]
+    assert [text.split(" ")[0] for text in texts(browser, shown)] == ["FVU,", "ΔCE,"]
+    choose(browser, "[data-panels]", "5")
+    assert [text.split()[1] for text in texts(browser, shown)] == ["layers.5", "layers.5"]
+    browser.execute_script("document.querySelector('#frontier').scrollIntoView()")
+    wait(browser, "document.querySelectorAll('#frontier figure:not([hidden]) .trace').length === 6")
+    assert errors(browser) == []
