@@ -78,7 +78,9 @@ def test_both_ways_give_the_same_numbers_and_gradients(monkeypatch, way, floor):
     expected = torch.where(mask, reference * scale, 0)
     torch.testing.assert_close(spread(z, values), expected)
     torch.testing.assert_close(z.mean_sum(values), expected.sum(1).mean())
-    torch.testing.assert_close(z.l0(values), (expected > 0).sum(1).double().mean(), check_dtype=False)
+    torch.testing.assert_close(
+        z.l0(values), (expected > 0).sum(1).double().mean(), check_dtype=False
+    )
     assert torch.equal(z.fired(values.relu()), (expected > 0).any(0))
     mine, theirs = z.decode(values, w_dec, b_dec), expected @ w_dec + b_dec
     torch.testing.assert_close(mine, theirs)

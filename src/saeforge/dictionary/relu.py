@@ -135,9 +135,7 @@ class ReLU(SAE):
     @torch.no_grad()
     def after_step(self, stats: dict[str, Tensor]) -> None:
         """Move the penalty's coefficient towards the target L0, if there is one."""
-        if self.config.target_l0 is not None:
-            args = (self.coefficient, stats["l0"], self.config.target_l0, stats["warmup"])
-            self.coefficient.copy_(adjusted(*args))
+        self.coefficient.copy_(adjusted(self.coefficient, stats, self.config.target_l0))
 
     def folded(self, mean_D: Float[Tensor, " D"], scale: Float[Tensor, ""]) -> "ReLU":
         """W_enc/s, W_dec·s, b_dec·s + μ, and b_enc − W_enc μ/s unless b_dec is subtracted."""

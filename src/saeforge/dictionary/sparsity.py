@@ -11,7 +11,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 _PROPORTIONAL = 4.0
-_INTEGRAL = 0.02
+_INTEGRAL = 0.04
+_NEAR = 0.5
+"""Beyond e^±½ times the target the integral part slows down."""
 _REACH = 3.0
 """The proportional part stays within e^±3."""
 
@@ -35,17 +37,24 @@ def present(
 
 
 def adjusted(
-    coefficient: Float[Tensor, ""],
-    l0: Float[Tensor, ""],
-    target: float,
-    warmup: Float[Tensor, ""],
+    coefficient: Float[Tensor, ""], stats: dict[str, Tensor], target: float | None
 ) -> Float[Tensor, ""]:
-    """The coefficient after a step: log c ← log c + 0.02 · clamp(log(L0/target), −1, 1).
+    """The coefficient after a step: log c ← log c + 0.04 · e/(1 + (2e)²) with
+    e = clamp(log(L0/target), −1, 1).
 
-    While it warms up it stays as it is: L0 is above the target then for another reason.
+    Far from the target the coefficient moves little, for its proportional part does the work: an
+    SAE that still follows would have it wound up, and be carried past the target, when it arrives.
+    While the coefficient warms up it stays as it is: L0 is above the target then for another
+    reason.
+
+    Args:
+        stats: the step's, of which `l0` and `warmup` are read.
     """
-    rate = _INTEGRAL * _log_excess(l0, target).clamp(-1, 1)
-    return coefficient * torch.where(warmup < 1, 0, rate).exp()
+    if target is None:
+        return coefficient
+    excess = _log_excess(stats["l0"], target).clamp(-1, 1)
+    rate = _INTEGRAL * excess / (1 + (excess / _NEAR).square())
+    return coefficient * torch.where(stats["warmup"] < 1, 0, rate).exp()
 
 
 def warmup_share(progress: float, warmup: float, like: Tensor) -> Float[Tensor, ""]:
