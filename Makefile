@@ -4,14 +4,15 @@ VENV   := .venv
 PY     := $(VENV)/bin/python
 READY  := $(VENV)/.ready
 PEERS  := .venv-peers/.ready
+INTEROP := .venv-interop/.ready
 # Many single-threaded test processes are faster than few that share threads.
 PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -n auto --maxprocesses 8 --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint types docs bench golden peers clean
+.PHONY: help demo test test-interop lint types docs bench golden peers clean
 
 help:  ## list the targets
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 # torch goes first and alone, so that no other package can choose its version.
 $(READY): pyproject.toml constraints.txt
@@ -27,6 +28,17 @@ demo: $(READY)  ## SAEs on every layer of the embedded model, and their report
 
 test: $(READY)  ## all tests (PYTEST_ARGS="-k name" for some)
 	$(PYTEST) $(PYTEST_ARGS)
+
+# sae-lens needs other versions of the same packages, so it lives in an environment of its own.
+$(INTEROP): tests/interop/requirements.txt
+	test -x .venv-interop/bin/python || $(PYTHON) -m venv .venv-interop
+	.venv-interop/bin/python -m pip install --quiet "$$(grep '^torch==' $<)"
+	.venv-interop/bin/python -m pip install --quiet -r $<
+	-.venv-interop/bin/python -m pip uninstall --quiet --yes torchvision
+	@touch $@
+
+test-interop: $(READY) $(INTEROP)  ## the formats of other libraries, by these libraries themselves
+	OMP_NUM_THREADS=2 $(PY) -m pytest tests/interop $(PYTEST_ARGS)
 
 golden: $(READY)  ## the losses of tiny runs, compared with those stored in tests/golden
 	OMP_NUM_THREADS=1 $(PY) -m pytest -q tests/golden
@@ -55,6 +67,6 @@ $(PEERS): benchmarks/peers.txt
 peers: $(PEERS)  ## the environment of the packages we compare with
 
 clean:  ## remove what the targets made, but not runs/
-	rm -rf $(VENV) .venv-peers site build dist src/*.egg-info
+	rm -rf $(VENV) .venv-peers .venv-interop site build dist src/*.egg-info
 	rm -rf .pytest_cache .mypy_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -26,8 +26,8 @@ from saeforge.device import choose_device
 from saeforge.errors import UserError
 from saeforge.eval.probe import HeldOutProbe
 from saeforge.eval.result import Result, Value
+from saeforge.eval.run import check_fingerprint, results_folder
 from saeforge.eval.run import evaluate as evaluate_suites
-from saeforge.eval.run import results_folder
 from saeforge.lm.model import LanguageModel
 from saeforge.lm.text import Corpus
 from saeforge.report.build import write_report
@@ -128,6 +128,8 @@ def convert(
 ) -> int:
     """A suite into another library's folders, or those into a suite; nothing is written unless
     all of it is."""
+    if to != "saeforge" and text is not None:
+        raise UserError("--text is for --to saeforge; a suite's own text goes with it")
     if to == "saeforge":
         written = _import(source, out, model, text, list(sites) or None)
     else:
@@ -149,13 +151,11 @@ def _export(
 
     suite = load_suite(source)
     run = from_mapping(RunConfig, suite.meta["config"], f"{source / 'suite.json'}: config")
-    config = run.model if model is None else replace(run.model, name=model, revision=None)
-    lm = LanguageModel.load(config)
-    if model is None and suite.meta["model"].get("fingerprint") != lm.fingerprint:
-        raise UserError(
-            f"{source} was trained on a model with another fingerprint than {lm.name} has now; "
-            "restore that model, or name it with --model"
-        )
+    lm = LanguageModel.load(
+        run.model if model is None else replace(run.model, name=model, revision=None)
+    )
+    if model is None:
+        check_fingerprint(suite, lm)
     return list(suites.export(suite, out, to, lm, lm.sites(patterns) if patterns else None))
 
 
@@ -174,6 +174,9 @@ def _import(
     lm = LanguageModel.load(config)
     if model is None:
         suites.check_model(found, lm)
+    for one in found:
+        if one.note:
+            print(f"saeforge: note: {one.path} {one.note}", file=sys.stderr)
     return suites.write(found, out, lm, config, suites.text_of(found, text, lm), patterns)
 
 

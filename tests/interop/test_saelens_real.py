@@ -20,7 +20,10 @@ from saeforge.lm.model import LanguageModel
 from saeforge.suite import load_suite, write_suite
 
 ROOT = Path(__file__).resolve().parents[2]
-PEER = Path(os.environ.get("SAEFORGE_INTEROP_PYTHON", ROOT / ".venv-interop" / "bin" / "python"))
+ENVIRONMENT = ROOT / ".venv-interop"
+PEER = Path(os.environ.get("SAEFORGE_INTEROP_PYTHON", ENVIRONMENT / "bin" / "python"))
+"""A Python that has sae-lens."""
+READY = "SAEFORGE_INTEROP_PYTHON" in os.environ or (ENVIRONMENT / ".ready").is_file()
 OPTIONS = {
     "topk": {"k": 8},
     "relu": {},
@@ -37,9 +40,7 @@ VARIANTS = {name: (name, options) for name, options in OPTIONS.items()} | {
 TOLERANCE = 1e-5
 WIDTH = 512
 
-pytestmark = pytest.mark.skipif(
-    not PEER.is_file(), reason=f"no sae-lens at {PEER}: run `make test-interop`"
-)
+pytestmark = pytest.mark.skipif(not READY, reason="no sae-lens: run `make test-interop`")
 
 
 def peer(command: str, folder: Path) -> dict[str, Tensor]:

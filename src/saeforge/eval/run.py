@@ -103,7 +103,7 @@ def _evaluate(
     banks: dict[str, Bank] = {}
     for suite in work.suites:
         if fingerprinted:
-            _check_fingerprint(suite, lm)
+            check_fingerprint(suite, lm)
         banks[str(suite.path)] = {site: sae.to(lm.device) for site, sae in suite.bank().items()}
     sites_of(banks, lm)
     corpus = Corpus(
@@ -147,14 +147,19 @@ def _measure(
     return {name: [results[name] for results in found] for name in banks}
 
 
-def _check_fingerprint(suite: Suite, lm: LanguageModel) -> None:
+def check_fingerprint(suite: Suite, lm: LanguageModel) -> None:
+    """Refuse another model than the suite's own.
+
+    Raises:
+        UserError: if its weights or its config have changed.
+    """
     trained_on: Any = suite.meta["model"]
     recorded = trained_on.get("fingerprint") if isinstance(trained_on, dict) else None
     if recorded != lm.fingerprint:
         raise UserError(
             f"{suite.path} was trained on a model with fingerprint {str(recorded)[:12]}, but "
             f"{lm.name} is now {lm.fingerprint[:12]}: its weights or config have changed; restore "
-            "that model, or name the one to evaluate on with --model"
+            "that model, or name the one to use with --model"
         )
 
 

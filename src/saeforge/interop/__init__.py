@@ -6,6 +6,7 @@ from typing import Any
 
 from saeforge.dictionary.base import SAE
 from saeforge.errors import UserError
+from saeforge.interop.base import pickle_hint
 
 FORMATS = {
     "saelens": "saeforge.interop.saelens",
@@ -39,9 +40,11 @@ def find_foreign(path: Path) -> tuple[Any, list[Path]]:
             found = [folder for folder in candidates if module.is_folder(folder)]
             if found:
                 return module, found
-    pickles = sorted(p.name for p in path.iterdir() if p.suffix in {".pt", ".pth", ".bin", ".pkl"})
-    hint = f"; {pickles[0]} is a pickle, which is never opened" if pickles else ""
-    raise UserError(f"{path} holds no SAE of a known format ({', '.join(FORMATS)}){hint}")
+    if (path / "suite.json").is_file():
+        raise UserError(f"{path} is a suite already; convert it with --to {'|'.join(FORMATS)}")
+    raise UserError(
+        f"{path} holds no SAE of a known format ({', '.join(FORMATS)}){pickle_hint(path)}"
+    )
 
 
 def load_foreign(path: str | Path) -> SAE:

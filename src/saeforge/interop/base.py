@@ -56,6 +56,7 @@ class Foreign:
         text: what it was trained on, None where the files do not say.
         seed: of the split into training and held-out documents.
         variant: the name of the suite it comes from.
+        note: what a user should know before trusting its numbers here.
     """
 
     path: Path
@@ -67,6 +68,13 @@ class Foreign:
     text: TextConfig | None = None
     seed: int = 0
     variant: str | None = None
+    note: str | None = None
+
+
+def pickle_hint(folder: Path) -> str:
+    """For a message: that the folder has a pickle, if it does."""
+    names = sorted(p.name for p in folder.iterdir() if p.suffix in {".pt", ".pth", ".bin", ".pkl"})
+    return f" ({names[0]} is a pickle, which is never opened)" if names else ""
 
 
 @contextmanager

@@ -1,4 +1,18 @@
-"""SAELens 6, both ways: a folder per SAE, and what its metadata says of model, place and text."""
+"""SAELens 6, both ways: a folder per SAE, `cfg.json` and `sae_weights.safetensors`.
+
+Shapes there: W_enc [D, M], W_dec [M, D], b_dec [D], and b_enc [M]; jumprelu has also
+threshold [M]; gated has b_gate, b_mag, r_mag [M] and no b_enc. With x' = x − b_dec, or x if
+`apply_b_dec_to_input` is false:
+
+- standard: f = ReLU(x'W_enc + b_enc)
+- topk: f = ReLU(TopK_k(x'W_enc + b_enc))
+- jumprelu: f = z·1[z > threshold], z = ReLU(x'W_enc + b_enc)
+- gated: f = 1[x'W_enc + b_gate > 0]·ReLU(exp(r_mag)·x'W_enc + b_mag)
+- batchtopk, matryoshka_batchtopk (unfinished training only): one `topk_threshold`; used as the
+  jumprelu that SAELens makes of them at the end.
+
+Every form is linear around its activation, so each conversion is exact up to rounding.
+"""
 
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -6,11 +20,13 @@ from pathlib import Path
 from typing import Any
 
 from saeforge import __version__
-from saeforge.config import ModelConfig, TextConfig, from_mapping
+from saeforge.config import ModelConfig, RunConfig, TextConfig, from_mapping
 from saeforge.errors import UserError
 from saeforge.interop.base import Foreign, Model
 from saeforge.interop.hooks import hook_of
-from saeforge.interop.saelens_weights import CONFIG, is_folder, read, write
+from saeforge.interop.saelens_config import CONFIG, is_folder
+from saeforge.interop.saelens_read import read
+from saeforge.interop.saelens_write import write
 from saeforge.suite import Suite
 
 __all__ = ["export", "is_folder", "load"]
@@ -28,14 +44,15 @@ def export(folder: Path, suite: Suite, site: str, model: Model) -> None:
     Raises:
         UserError: if SAELens has no such architecture, or hooks no such site.
     """
-    text = from_mapping(TextConfig, suite.meta["text"], f"{suite.path / 'suite.json'}: text")
-    hook = hook_of(site, model)
-    revision = {"revision": model.revision} if model.revision else {}
+    run = from_mapping(RunConfig, suite.meta["config"], f"{suite.path / 'suite.json'}: config")
+    text, hook = run.text, hook_of(site, model)
+    loading = {"revision": model.revision} if model.revision else {}
+    loading |= {"dtype": run.model.dtype} if run.model.dtype != "float32" else {}
     metadata = {
         "sae_lens_training_version": None,
         "model_name": model.source,
         "model_class_name": "AutoModelForCausalLM",
-        "model_from_pretrained_kwargs": revision,
+        "model_from_pretrained_kwargs": loading,
         "hook_name": hook,
         "hf_hook_name": hook,
         "hook_head_index": None,
@@ -48,9 +65,14 @@ def export(folder: Path, suite: Suite, site: str, model: Model) -> None:
             "version": __version__,
             "variant": suite.variant,
             "site": site,
-            "model": suite.meta["model"],
+            "model": {
+                "name": model.name,
+                "revision": model.revision,
+                "dtype": run.model.dtype,
+                "fingerprint": model.fingerprint,
+            },
             "text": asdict(text),
-            "seed": suite.meta.get("seed", 0),
+            "seed": run.seed,
         },
     }
     write(folder, suite.at(site), metadata)
@@ -79,6 +101,7 @@ def load(folder: Path) -> Foreign:
         model=ModelConfig(name=name, revision=_revision(metadata)) if name else None,
         hook=_text(metadata, "hf_hook_name", where) or hook,
         text=_training_text(metadata, where),
+        note=_note(metadata),
     )
 
 
@@ -91,7 +114,7 @@ def _own(own: Any, where: str) -> dict[str, Any]:
         typed = isinstance(site, str) and isinstance(variant, str) and type(seed) is int
         if not (typed and isinstance(fingerprint, str | None)):
             raise TypeError
-        named = {key: model.get(key) for key in ("name", "revision")}
+        named = {key: model[key] for key in ("name", "revision", "dtype")}
     except (KeyError, TypeError, ValueError):
         raise UserError(f"{where} is not what saeforge writes; convert the suite anew") from None
     return {
@@ -109,6 +132,22 @@ def _text(metadata: Mapping[str, Any], key: str, where: str) -> str | None:
     if not isinstance(value, str | None):
         raise UserError(f"{where}.{key} must be text, not {type(value).__name__}")
     return value
+
+
+def _note(metadata: Mapping[str, Any]) -> str | None:
+    """SAELens runs TransformerLens's models as they are, unless asked to change their weights."""
+    options = metadata.get("model_from_pretrained_kwargs")
+    asked = [o for o in _PROCESSING if isinstance(options, Mapping) and options.get(o)]
+    if not asked:
+        return None
+    return (
+        f"was trained on a model whose weights TransformerLens changed ({', '.join(asked)}); the "
+        "unchanged model used here has other activations, so its numbers will be worse than they "
+        "should"
+    )
+
+
+_PROCESSING = ("fold_ln", "center_writing_weights", "fold_value_biases", "center_unembed")
 
 
 def _revision(metadata: Mapping[str, Any]) -> str | None:

@@ -120,7 +120,7 @@ def write(
     with new_folder(out) as folder:
         write_suite(
             folder,
-            variant=first.variant or f"{first.sae.arch}-{first.path.resolve().parent.name}",
+            variant=first.variant or f"saelens-{first.sae.arch}",
             groups={site: (one.sae, (site,)) for site, one in placed.items()},
             normalisers={site: Normaliser.identity(one.sae.d) for site, one in placed.items()},
             model={

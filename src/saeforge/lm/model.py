@@ -106,7 +106,8 @@ class LanguageModel:
     @property
     def prefix(self) -> str:
         """The base model's name within `model` (`gpt_neox`), empty where they are the same."""
-        return next(name for name, module in self.model.named_modules() if module is self.base)
+        names = {module: name for name, module in self.model.named_modules()}
+        return str(names[self.base])
 
     @property
     def source(self) -> str:
