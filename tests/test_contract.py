@@ -14,6 +14,7 @@ D = 12
 TINY = {
     "topk": {"width": 40, "k": 5},
     "batchtopk": {"width": 40, "k": 5},
+    "matryoshka": {"width": 40, "k": 5, "sizes": (7, 16, 40)},
     "relu": {"width": 40, "l1": 0.5},
     "jumprelu": {"width": 40, "l0_coefficient": 2.0, "bandwidth": 0.1, "threshold": 0.2},
     "gated": {"width": 40, "l1": 0.5},

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 _MODULES = {
     "topk": "saeforge.dictionary.topk:TopK",
     "batchtopk": "saeforge.dictionary.batchtopk:BatchTopK",
+    "matryoshka": "saeforge.dictionary.matryoshka:Matryoshka",
     "relu": "saeforge.dictionary.relu:ReLU",
     "jumprelu": "saeforge.dictionary.jumprelu:JumpReLU",
     "gated": "saeforge.dictionary.gated:Gated",
