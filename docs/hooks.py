@@ -1,8 +1,10 @@
 """Fills the reference pages at build time from what the program itself says."""
 
+import json
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -13,11 +15,13 @@ COMMANDS = ("", "demo", "train", "eval", "report", "convert", "bench", "bench st
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Replace the two markers; called by mkdocs for every page."""
+    """Replace the markers; called by mkdocs for every page."""
     if "<!-- commands -->" in markdown:
         markdown = markdown.replace("<!-- commands -->", commands())
     if "<!-- configuration -->" in markdown:
         markdown = markdown.replace("<!-- configuration -->", configuration())
+    if "<!-- architectures -->" in markdown:
+        markdown = markdown.replace("<!-- architectures -->", architectures())
     return markdown
 
 
@@ -41,16 +45,51 @@ def commands() -> str:
 def configuration() -> str:
     """A table per config dataclass: key, type, default and the text under the field."""
     from saeforge.config import EvalConfig, RunConfig
-    from saeforge.dictionary.registry import ARCHS
 
     parts = ["## A run (`RUN.yaml`, `--set`)\n", *tables(RunConfig)]
     parts += ["\n## An evaluation\n", *tables(EvalConfig)]
-    for name, architecture in ARCHS.items():
-        parts += [f"\n## Architecture `{name}`\n", *tables(architecture.Config, required=True)]
     return "\n".join(parts)
 
 
-def tables(cls: Any, prefix: str = "", *, required: bool = False) -> list[str]:
+def architectures() -> str:
+    """All architectures' options in one table, then each with its equation and its options."""
+    from saeforge.dictionary.registry import ARCHS
+
+    parts = ["## All options\n", *comparison(ARCHS)]
+    for name, architecture in ARCHS.items():
+        parts += [
+            f"\n## `{name}`\n",
+            f"::: {architecture.__module__}.{architecture.__qualname__}",
+            "    options:\n      members: false\n      heading_level: 3\n",
+            *tables(architecture.Config),
+        ]
+    return "\n".join(parts)
+
+
+def comparison(archs: Mapping[str, Any]) -> list[str]:
+    """A row per option and a column per architecture: the defaults; Adam's β at the end."""
+    keys = dict.fromkeys(f.name for arch in archs.values() for f in fields(arch.Config))
+    rows = ["", f"| option | {' | '.join(f'`{name}`' for name in archs)} |"]
+    rows.append("|---|" + "---|" * len(archs))
+    for key in keys:
+        found = [{f.name: f for f in fields(arch.Config)}.get(key) for arch in archs.values()]
+        cells = ["" if item is None else shown_default(item) for item in found]
+        rows.append(f"| `{key}` | {' | '.join(cells)} |")
+    betas = [f"`{list(arch.betas)}`" for arch in archs.values()]
+    rows.append(f"| `train.betas` | {' | '.join(betas)} |")
+    return rows
+
+
+def shown_default(item: Any) -> str:
+    from dataclasses import MISSING
+
+    if item.default is MISSING and item.default_factory is MISSING:
+        return "required"
+    made = item.default if item.default is not MISSING else item.default_factory()
+    return f"`{made:.4g}`" if isinstance(made, float) else f"`{json.dumps(made)}`"
+
+
+def tables(cls: Any, prefix: str = "") -> list[str]:
     from dataclasses import MISSING
 
     from saeforge.config import field_docs
@@ -64,8 +103,6 @@ def tables(cls: Any, prefix: str = "", *, required: bool = False) -> list[str]:
         if is_dataclass(made):
             nested += tables(type(made), f"{prefix}{item.name}.")
             continue
-        missing = item.default is MISSING and item.default_factory is MISSING
-        shown = "required" if missing else f"`{made!r}`"
         text = " ".join(documented.get(item.name, "").split()).replace("|", "\\|")
-        rows.append(f"| `{prefix}{item.name}` | {shown} | {text} |")
+        rows.append(f"| `{prefix}{item.name}` | {shown_default(item)} | {text} |")
     return [*(rows if len(rows) > 3 else []), *nested]

@@ -1,7 +1,10 @@
 """The command line: the whole chain on the embedded model, and every bad input in one line."""
 
 import json
+import subprocess
+import sys
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -9,6 +12,7 @@ import pytest
 from saeforge import __version__
 from saeforge.cli import main
 from saeforge.commands import _print_table, run_config
+from saeforge.dictionary.registry import ARCHS
 from saeforge.errors import UserError
 
 TINY = [
@@ -88,6 +92,19 @@ def test_keys_lists_every_option(capsys: pytest.CaptureFixture[str]) -> None:
     lines = capsys.readouterr().out.splitlines()
     assert any(line.startswith("train.lr = null: ") for line in lines)
     assert len(lines) > 30
+    for name, architecture in ARCHS.items():
+        start = lines.index(f"saes[], arch: {name}") + 1
+        own = [line.split()[0] for line in lines[start : start + len(fields(architecture.Config))]]
+        assert [key.rstrip(":") for key in own] == [
+            f"saes[].{item.name}" for item in fields(architecture.Config)
+        ]
+
+
+def test_help_needs_no_torch() -> None:
+    code = "import sys; from saeforge.cli import main\n"
+    code += "try: main(['train', '--help'])\n"
+    code += "except SystemExit: sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_order_of_options(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from tyro.conf import (
 )
 
 from saeforge import __version__
-from saeforge.config import EvalConfig, RunConfig, describe_fields
+from saeforge.config import EvalConfig
 from saeforge.errors import UserError
 
 DONE, BAD_INPUT, INTERRUPTED = 0, 2, 130
@@ -63,7 +63,7 @@ class Train:
     run: Annotated[Path | None, Positional] = None
     """RUN.yaml: a file of the keys that --keys lists."""
     keys: bool = False
-    """List every key of RUN.yaml and --set with its default and meaning, and stop."""
+    """List every key of RUN.yaml and --set, and every architecture's options, and stop."""
     preset: str | None = None
     """`quick`: every layer, minutes on a CPU, whatever the model."""
     model: str | None = None
@@ -83,11 +83,10 @@ class Train:
 
     def __call__(self) -> int:
         """Run it."""
-        if self.keys:
-            print(describe_fields(RunConfig))
-            return DONE
         from saeforge import commands
 
+        if self.keys:
+            return commands.keys()
         named = {
             "model": {"name": self.model},
             "text": {"source": self.text},

@@ -17,12 +17,14 @@ from saeforge.config import (
     EvalConfig,
     ModelConfig,
     RunConfig,
+    describe_fields,
     from_mapping,
     merge,
     parse_override,
     read_yaml,
 )
 from saeforge.device import choose_device
+from saeforge.dictionary.registry import ARCHS
 from saeforge.errors import UserError
 from saeforge.eval.probe import HeldOutProbe
 from saeforge.eval.result import Result, Value
@@ -62,6 +64,15 @@ def run_config(
     model = Path(config.model.name).name
     name = path.stem if path else f"{preset}-{model}" if preset else model
     return config, name
+
+
+def keys() -> int:
+    """Print every key of a run, and the options of every architecture."""
+    print(describe_fields(RunConfig))
+    for name, architecture in ARCHS.items():
+        print(f"\nsaes[], arch: {name}")
+        print(describe_fields(architecture.Config, "saes[]."))
+    return DONE
 
 
 def _given(options: Mapping[str, Any]) -> dict[str, Any]:

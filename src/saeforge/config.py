@@ -13,7 +13,7 @@ import json
 import re
 import textwrap
 from collections.abc import Mapping, Sequence
-from dataclasses import field, fields, is_dataclass
+from dataclasses import MISSING, field, fields, is_dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
@@ -350,14 +350,14 @@ def field_docs(cls: type) -> dict[str, str]:
 
 
 def describe_fields(cls: type, prefix: str = "", indent: str = "") -> str:
-    """Every key of a config dataclass with its default and its documentation, a line each."""
+    """Every key of a config dataclass with its default, if it has one, and its documentation."""
     docs, lines = field_docs(cls), []
-    defaults = cls()
     for item in fields(cls):
-        value = getattr(defaults, item.name)
+        value = item.default if item.default_factory is MISSING else item.default_factory()
         if is_dataclass(value):
             lines.append(describe_fields(type(value), f"{prefix}{item.name}.", indent))
         else:
-            shown = json.dumps(value, ensure_ascii=False)
-            lines.append(f"{indent}{prefix}{item.name} = {shown}: {docs[item.name]}")
+            shown = "" if value is MISSING else f" = {json.dumps(value, ensure_ascii=False)}"
+            required = " (required)" if value is MISSING else ""
+            lines.append(f"{indent}{prefix}{item.name}{shown}{required}: {docs[item.name]}")
     return "\n".join(lines)
