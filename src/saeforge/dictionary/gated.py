@@ -23,7 +23,7 @@ from saeforge.dictionary.preactivations import (
     preactivations,
     preactivations_above,
 )
-from saeforge.dictionary.sparsity import adjusted, present, warmup_share
+from saeforge.dictionary.sparsity import Steering, warmup_share
 from saeforge.dictionary.stages import stage
 from saeforge.errors import UserError
 
@@ -78,6 +78,7 @@ class Gated(SAE):
         self.w_dec = nn.Parameter(w_MD.clone())
         self.b_dec = nn.Parameter(torch.zeros(d))
         self.register_buffer("coefficient", torch.tensor(float(config.l1)))
+        self._steering = Steering(config.l1, config.target_l0)
 
     @torch.no_grad()
     def initialise(self, x_BD: Float[Tensor, "B D"], generator: torch.Generator) -> None:
@@ -111,7 +112,7 @@ class Gated(SAE):
         frozen = z.decode(gate, self.w_dec.detach(), self.b_dec.detach())
         with stage("loss"):
             warmup = warmup_share(context.progress, config.sparsity_warmup, x_hat)
-            coefficient = present(self.coefficient, z.l0(f), config.target_l0, warmup)
+            coefficient = self._steering.coefficient(self.coefficient, z.l0(f), warmup)
             loss_terms = {
                 "reconstruction": reconstruction(batch.target, x_hat),
                 "sparsity": coefficient * l1(gate, z.tokens, self.d),
@@ -130,7 +131,7 @@ class Gated(SAE):
     @torch.no_grad()
     def after_step(self, stats: dict[str, Tensor]) -> None:
         """Move the penalty's coefficient towards the target L0, if there is one."""
-        self.coefficient.copy_(adjusted(self.coefficient, stats, self.config.target_l0))
+        self.coefficient.copy_(self._steering.adjusted(self.coefficient, stats))
 
     def folded(self, mean_D: Float[Tensor, " D"], scale: Float[Tensor, ""]) -> "Gated":
         """W_enc/s, W_dec·s, b_dec·s + μ: the same code from raw activations."""

@@ -22,7 +22,7 @@ from saeforge.dictionary.initial import unit_rows
 from saeforge.dictionary.losses import batch_fvu, reconstruction
 from saeforge.dictionary.normaliser import fold
 from saeforge.dictionary.preactivations import preactivations, preactivations_above
-from saeforge.dictionary.sparsity import adjusted, present, warmup_share
+from saeforge.dictionary.sparsity import Steering, warmup_share
 from saeforge.dictionary.stages import stage
 from saeforge.errors import UserError
 
@@ -41,11 +41,11 @@ class JumpReLUConfig:
     fixed."""
     sparsity_warmup: float = 0.05
     """Share of the run over which the coefficient rises from 0."""
-    bandwidth: float = 0.001
-    """ε of the straight-through kernel, in units of √D, the norm of x (Rajamanoharan et al. 2024,
-    whose x has norm 1)."""
+    bandwidth: float = 0.01
+    """ε of the straight-through kernel, in units of √D, the norm of x. (Rajamanoharan et al. 2024
+    have 0.001, for much longer runs; a wider one lets more tokens say where θ should be.)"""
     threshold: float = 0.001
-    """θ of every latent at the start, in units of √D (as above)."""
+    """θ of every latent at the start, in units of √D (as in the paper, whose x has norm 1)."""
     subtract_b_dec: bool = False
     """Subtract b_dec from the encoder's input; Gemma Scope and the paper do not."""
 
@@ -88,6 +88,7 @@ class JumpReLU(SAE):
         self.w_dec = nn.Parameter(w_MD.clone())
         self.b_dec = nn.Parameter(torch.zeros(d))
         self.register_buffer("coefficient", torch.tensor(float(config.l0_coefficient)))
+        self._steering = Steering(config.l0_coefficient, config.target_l0, signed=True)
 
     @property
     def lr_scales(self) -> dict[str, float]:
@@ -128,7 +129,7 @@ class JumpReLU(SAE):
         with stage("loss"):
             l0 = z.mean_sum(_step(z.z, theta, self._epsilon))
             warmup = warmup_share(context.progress, config.sparsity_warmup, x_hat)
-            coefficient = present(self.coefficient, l0, config.target_l0, warmup)
+            coefficient = self._steering.coefficient(self.coefficient, l0, warmup)
             loss_terms = {
                 "reconstruction": reconstruction(batch.target, x_hat),
                 "sparsity": coefficient * l0 / self.d,
@@ -147,7 +148,7 @@ class JumpReLU(SAE):
     def after_step(self, stats: dict[str, Tensor]) -> None:
         """Keep θ ≥ 0; move the coefficient towards the target L0, if there is one."""
         self.threshold.clamp_min_(0)
-        self.coefficient.copy_(adjusted(self.coefficient, stats, self.config.target_l0))
+        self.coefficient.copy_(self._steering.adjusted(self.coefficient, stats))
 
     def folded(self, mean_D: Float[Tensor, " D"], scale: Float[Tensor, ""]) -> "JumpReLU":
         """W_enc/s, W_dec·s, b_dec·s + μ, and b_enc − W_enc μ/s unless b_dec is subtracted."""

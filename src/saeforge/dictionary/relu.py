@@ -23,7 +23,7 @@ from saeforge.dictionary.preactivations import (
     preactivations,
     preactivations_above,
 )
-from saeforge.dictionary.sparsity import adjusted, present, warmup_share
+from saeforge.dictionary.sparsity import Steering, warmup_share
 from saeforge.dictionary.stages import stage
 from saeforge.errors import UserError
 
@@ -81,6 +81,7 @@ class ReLU(SAE):
         self.w_dec = nn.Parameter(0.1 * w_MD)
         self.b_dec = nn.Parameter(torch.zeros(d))
         self.register_buffer("coefficient", torch.tensor(float(config.l1)))
+        self._steering = Steering(config.l1, config.target_l0)
 
     @torch.no_grad()
     def initialise(self, x_BD: Float[Tensor, "B D"], generator: torch.Generator) -> None:
@@ -110,7 +111,7 @@ class ReLU(SAE):
         x_hat = z.decode(f, self.w_dec, self.b_dec)
         with stage("loss"):
             warmup = warmup_share(context.progress, config.sparsity_warmup, x_hat)
-            coefficient = present(self.coefficient, z.l0(f), config.target_l0, warmup)
+            coefficient = self._steering.coefficient(self.coefficient, z.l0(f), warmup)
             norms = f * z.at(torch.linalg.vector_norm(self.w_dec, dim=1))
             p = self._p(context.progress)
             penalty = (
@@ -135,7 +136,7 @@ class ReLU(SAE):
     @torch.no_grad()
     def after_step(self, stats: dict[str, Tensor]) -> None:
         """Move the penalty's coefficient towards the target L0, if there is one."""
-        self.coefficient.copy_(adjusted(self.coefficient, stats, self.config.target_l0))
+        self.coefficient.copy_(self._steering.adjusted(self.coefficient, stats))
 
     def folded(self, mean_D: Float[Tensor, " D"], scale: Float[Tensor, ""]) -> "ReLU":
         """W_enc/s, W_dec·s, b_dec·s + μ, and b_enc − W_enc μ/s unless b_dec is subtracted."""
