@@ -12,7 +12,7 @@ from saeforge.train.trainer import Trainer
 from saeforge.train.variants import build_members, expand_variants, suite_dirs
 
 D, FEATURES, ACTIVE, WIDTH = 48, 96, 3, 192
-BATCH, STEPS = 256, 700
+BATCH, STEPS = 256, 500
 
 RUNS = [
     ("topk", {"k": ACTIVE}, 1e-2),
