@@ -81,7 +81,7 @@ def read_json(path: Path, what: str = "file") -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"{what} {path}: {error.strerror or error}; check the path") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:  # nested too deeply to be read
         raise UserError(
             f"{what} {path} is not valid JSON ({error}); restore it or write it anew"
         ) from error

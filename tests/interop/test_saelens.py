@@ -301,6 +301,7 @@ def refused(folder: Path, expected: str) -> None:
 
 TEXTS = {
     "no JSON": ("{", "not valid JSON"),
+    "lists in lists": ("[" * 100_000, "not valid JSON"),
     "a list": ("[]", "must hold a JSON object"),
     "a number that is none": (json.dumps(hand.config("topk", k=float("nan"))), "k = nan"),
 }
