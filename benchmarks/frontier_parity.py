@@ -4,25 +4,26 @@
 
 FVU at matched L0, on the same cached activations of a real model, in the same order:
 
-- Data: a layer's activations, centred and scaled by our normaliser to E‖x‖² = D; dictionary_learning
-  gets them divided by √D, the scale its `normalize_activations` makes and its defaults are for (an
-  FVU does not change with it). The judged site and seeds are not those on which anything was tuned:
-  defaults and the centres of the learning-rate grids come from another layer and another seed
-  (`--tune`, recorded beside the results).
-- Runs: the same width, batch and steps, one epoch; the learning rate's warm-up 5% and decay the last
-  20% of the run, the sparsity's warm-up 10%, BatchTopK's threshold averaged from 5% on
-  over a tenth of the run, a latent dead after a tenth of the run, for whichever trainer has such a thing. All else is the package's
-  default. One thread each.
+- Data: a layer's activations, centred and scaled by our normaliser to E‖x‖² = D;
+  dictionary_learning gets them divided by √D, the scale its `normalize_activations` makes and its
+  defaults are for (an FVU does not change with it). The judged site and seeds are not those on
+  which anything was tuned: defaults and the centres of the learning-rate grids come from another
+  layer and another seed (`--tune`, recorded beside the results).
+- Runs: the same width, batch and steps, one epoch; the learning rate's warm-up 5% of the run and
+  its decay the last 20%, a latent dead after a tenth. The peer's sparsity warms up over 10%, and
+  its BatchTopK averages the threshold over a tenth of the run, from 5% on. All else is each
+  package's default. One thread each.
 - Sparsities: four each, so that the frontiers span L0 = 16 … 128: k or a target L0, and L1
   coefficients for the peer's Gated, which has no target.
 - Learning rates: three per trainer and architecture, half a decade apart around the tuning site's
   best; the best is chosen on the judged site, seed 0, at the second sparsity, by the FVU carried to
-  a common L0 along FVU ∝ L0^-0.5 (trainers may miss their target by a little). While the best is at
+  a common L0 along FVU ∝ L0^-0.4 (trainers may miss their target by a little). While the best is at
   an edge of what was tried, the next rate is tried, too.
 - Measured in inference mode by each package's own encode and forward on held-out documents;
   BatchTopK with its threshold.
 - Judged by log FVU, interpolated linearly in log L0, at L0 = 16, 32, 64, 128, where both frontiers
-  reach; ours over theirs, seed by seed.
+  reach (a run that is worse than one with a lower L0, a collapsed one, is not on its frontier);
+  ours over theirs, seed by seed.
 
 Runs that are already in the output are not repeated, so an interrupted benchmark continues.
 """
@@ -50,7 +51,11 @@ from saeforge.machine import processor
 OURS, PEER = "saeforge", "dictionary_learning"
 ARCHS = ("jumprelu", "gated", "batchtopk")
 L0S = (16, 32, 64, 128)
-RATES = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
+LADDERS = (
+    (1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1),
+    (1.7e-5, 5.5e-5, 1.7e-4, 5.5e-4, 1.7e-3, 5.5e-3, 1.7e-2, 5.5e-2),
+)
+"""Learning rates half a decade apart; a grid is part of the one that has its centre."""
 JUDGED = {"site": "layers.3", "seeds": (0, 1, 2), "out": "frontier_parity.json"}
 TUNED = {"site": "layers.1", "seeds": (100,), "out": "frontier_parity_tuning.json"}
 Run = dict[str, Any]
@@ -63,15 +68,15 @@ class Frontier:
     sparsity_option: str
     sparsities: tuple[float, ...]
     lr: float
-    """The best of RATES on the tuning site."""
+    """The best of LADDERS on the tuning site."""
 
 
 FRONTIERS = {
-    (OURS, "jumprelu"): Frontier("target_l0", (12, 28, 64, 144), 3e-3),
+    (OURS, "jumprelu"): Frontier("target_l0", (12, 28, 64, 144), 5.5e-3),
     (PEER, "jumprelu"): Frontier("target_l0", (12, 28, 64, 144), 3e-3),
-    (OURS, "gated"): Frontier("target_l0", (12, 28, 64, 144), 3e-3),
-    (PEER, "gated"): Frontier("l1_penalty", (0.28, 0.18, 0.11, 0.065), 3e-3),
-    (OURS, "batchtopk"): Frontier("k", (12, 28, 64, 144), 1e-2),
+    (OURS, "gated"): Frontier("target_l0", (12, 28, 64, 144), 5.5e-3),
+    (PEER, "gated"): Frontier("l1_penalty", (0.32, 0.15, 0.07, 0.042), 1e-2),
+    (OURS, "batchtopk"): Frontier("k", (12, 28, 64, 144), 5.5e-3),
     (PEER, "batchtopk"): Frontier("k", (12, 28, 64, 144), 1e-2),
 }
 
@@ -86,17 +91,18 @@ def find(runs: list[Run], key: Run) -> Run | None:
 
 def at_common_l0(run: Run, l0: float = 32) -> float:
     """The run's FVU carried to a common L0: for runs whose L0 is nearly the same."""
-    return float(run["fvu"] * (max(run["l0"], 1e-9) / l0) ** 0.5)
+    return float(run["fvu"] * (max(run["l0"], 1e-9) / l0) ** 0.4)
 
 
 def rates_tried(runs: list[Run], trainer: str, arch: str) -> tuple[list[Run], float | None]:
     """The runs that choose the learning rate, and the choice once all of them are there."""
     frontier = FRONTIERS[trainer, arch]
     middle, seed = frontier.sparsities[1], JUDGED["seeds"][0]
-    centre = RATES.index(frontier.lr)
+    (rates,) = (ladder for ladder in LADDERS if frontier.lr in ladder)
+    centre = rates.index(frontier.lr)
     low, high = centre - 1, centre + 1
     while True:
-        keys = [key_of(trainer, arch, lr, middle, seed) for lr in RATES[low : high + 1]]
+        keys = [key_of(trainer, arch, lr, middle, seed) for lr in rates[low : high + 1]]
         found = [find(runs, key) for key in keys]
         if any(run is None for run in found):
             return keys, None
@@ -104,10 +110,10 @@ def rates_tried(runs: list[Run], trainer: str, arch: str) -> tuple[list[Run], fl
         best = low + scores.index(min(scores))
         if best == low > 0:
             low -= 1
-        elif best == high < len(RATES) - 1:
+        elif best == high < len(rates) - 1:
             high += 1
         else:
-            return keys, RATES[best]
+            return keys, rates[best]
 
 
 def plan(runs: list[Run], wanted: list[tuple[str, str]]) -> Iterator[Run]:
@@ -149,8 +155,12 @@ def run(key: Run, shared: Run, data: Path) -> Run:
 
 
 def interpolate(runs: list[Run], l0: float) -> float | None:
-    """FVU at an L0 on the frontier of some runs; None beyond its ends."""
-    points = sorted((r["l0"], r["fvu"]) for r in runs if r["l0"] > 0)
+    """FVU at an L0 on the frontier of some runs; None beyond its ends. A run that is worse than
+    one with a lower L0 (it has collapsed) is not on the frontier."""
+    points: list[tuple[float, float]] = []
+    for l0_of_run, fvu in sorted((r["l0"], r["fvu"]) for r in runs if r["l0"] > 0):
+        if not points or fvu < points[-1][1]:
+            points.append((l0_of_run, fvu))
     if not points or not points[0][0] <= l0 <= points[-1][0]:
         return None
     x, y = np.log(np.array(points)).T
