@@ -3,7 +3,7 @@
 import math
 import statistics
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from time import perf_counter
 from typing import Any
 
@@ -11,7 +11,7 @@ import torch
 
 from saeforge.device import choose_device
 from saeforge.dictionary.base import SAE, Batch, Context
-from saeforge.dictionary.registry import build_sae
+from saeforge.dictionary.registry import ARCHS, build_sae
 from saeforge.dictionary.stages import measured
 from saeforge.errors import UserError
 from saeforge.machine import Neighbours, forget_peak, peak_bytes, processor, resident_bytes
@@ -25,7 +25,7 @@ def bench_step(
     arch: str = "topk",
     d: int = 768,
     width: int = 24576,
-    k: int | None = 32,
+    k: int | None = None,
     batch: int = 8192,
     experts: int | None = None,
     threads: int | None = None,
@@ -33,7 +33,7 @@ def bench_step(
     device: str = "auto",
     rounds: int = 5,
 ) -> dict[str, Any]:
-    """Time the trainer's own step on random rows.
+    """Time the trainer's own step on random rows; k is 32 where it is an option and not given.
 
     A round is one step, or as many as fill a quarter of a second. Memory is counted from before
     the optimiser exists, so that its state is in the difference. Stages are measured in a step of
@@ -42,6 +42,8 @@ def bench_step(
     Raises:
         UserError: if an option is out of range.
     """
+    if k is None and any(option.name == "k" for option in fields(ARCHS[arch].Config)):
+        k = 32
     sizes = {"d": d, "batch": batch, "rounds": rounds, "threads": threads}
     options = {"width": width, "k": k, "experts": experts}
     for name, value in (sizes | options).items():

@@ -189,8 +189,8 @@ class BenchStep:
     """Width of the activations."""
     width: int = 24576
     """Latents, M."""
-    k: int | None = 32
-    """Active latents per token, where the architecture has it."""
+    k: int | None = None
+    """Active latents per token: 32 by default, where the architecture has k."""
     batch: int = 8192
     """Tokens per step."""
     experts: int | None = None
