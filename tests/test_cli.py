@@ -144,6 +144,29 @@ BAD = {
         ["train", "--set", "saes=[{arch: topk, width: 8, k: 2, theta: 1}]"],
         "theta",
     ),
+    "sparsity of another architecture": (
+        ["train", "--set", "saes=[{arch: jumprelu, width: 8, k: 2}]"],
+        "unknown key 'k' (allowed: width, l0_coefficient, target_l0,",
+    ),
+    "no sparsity": (["train", "--set", "saes=[{arch: topk, width: 8}]"], "'k' is missing"),
+    "target L0 of M": (
+        ["train", "--set", "saes=[{arch: gated, width: 8, target_l0: 8}]"],
+        "target_l0 = 8 is not below width = 8",
+    ),
+    "negative coefficient": (
+        ["train", "--set", "saes=[{arch: relu, width: 8, l1: -1}]"],
+        "l1 = -1.0: it must be 0 or more",
+    ),
+    "coefficient above float32": (
+        ["train", "--set", "saes=[{arch: jumprelu, width: 8, threshold: 1e39}]"],
+        "threshold = 1e+39: it must be 0 or more, and at most 1e+30",
+    ),
+    "sizes that do not increase to M": (
+        ["train", "--set", "saes=[{arch: matryoshka, width: 8, k: 2, sizes: [4, 4, 8]}]"],
+        "sizes = [4, 4, 8]: nested sizes must be positive and increase to width = 8",
+    ),
+    "absurd width": (["train", "--set", "saes=[{arch: relu, expansion: 1e30}]"], "at most 2147"),
+    "unknown format": (["convert", "a", "b", "--to", "sparsefy"], "choice invalid choice"),
     "unknown site": (["train", "--set", "sites=[layer.0]"], "layers.0"),
     "missing model": (["train", "--model", "./no-such-folder"], "no-such-folder"),
     "missing text": (["train", "--text", "./none.txt"], "none.txt"),

@@ -296,7 +296,7 @@ def parse(arguments: Sequence[str]) -> Callable[[], int]:
     except SystemExit as stop:
         if not stop.code:
             raise
-        text = re.sub(r"[\u2500-\u257f]+", " ", said.getvalue())
+        text = re.sub(r"[\u2500-\u257f]+|-{4,}", " ", said.getvalue())
         raise UserError(" ".join(text.split())) from None
 
 

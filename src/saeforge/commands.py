@@ -220,7 +220,7 @@ def _train(config: RunConfig, out: Path, say: Callable[[str], None]) -> bool:
     device = choose_device(config.device)
     lm = LanguageModel.load(config.model, device)
     widths = {site: lm.width(site) for site in lm.sites(config.sites)}
-    variants = expand_variants(config.saes, widths)
+    variants = expand_variants(config.saes, widths, config.train)
     corpus = Corpus(
         config.text,
         lm.tokenizer,

@@ -236,6 +236,8 @@ def _explain(cls: type, error: ValidationError) -> str:
         near = get_close_matches(path[-1], allowed, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         return f"unknown key {key!r}{hint} (allowed: {', '.join(allowed)})"
+    if first["type"] in ("missing", "missing_argument"):
+        return f"{key!r} is missing; it has no default"
     return f"{key!r} = {first['input']!r}: {first['msg'].lower()}"
 
 

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from saeforge.config import TrainConfig
 from saeforge.errors import UserError
 from saeforge.train.variants import build_members, expand_variants, suite_dirs
 
@@ -72,3 +73,16 @@ def test_one_variant_is_written_to_the_run_folder_itself():
 def test_bad_variants_are_refused(saes: list[dict[str, Any]], message: str):
     with pytest.raises(UserError, match=message):
         expand_variants(saes, SITES)
+
+
+def test_a_variants_schedule_is_checked_over_the_runs():
+    saes = [{"arch": "topk", "width": 8, "k": 2, "train": {"warmup": 0.7}}]
+    assert expand_variants(saes, SITES, TrainConfig(decay=0.3))[0].train == {"warmup": 0.7}
+    with pytest.raises(UserError, match=r"saes\[0\]: train.warmup = 0.7 and train.decay = 0.4"):
+        expand_variants(saes, SITES, TrainConfig(decay=0.4))
+
+
+def test_an_sae_that_does_not_fit_into_memory_is_refused():
+    variants = expand_variants([{"arch": "relu", "width": 2**31 - 1}], {"a": 2**20})
+    with pytest.raises(UserError, match="width = 2147483647 does not fit into memory"):
+        build_members(variants, {"a": 2**20})

@@ -15,7 +15,7 @@ from saeforge.dictionary.checks import (
     check_coefficient,
     check_positive,
     check_share,
-    check_target_l0,
+    check_steering,
     check_width,
 )
 from saeforge.dictionary.initial import unit_rows
@@ -24,7 +24,6 @@ from saeforge.dictionary.normaliser import fold
 from saeforge.dictionary.preactivations import preactivations, preactivations_above
 from saeforge.dictionary.sparsity import Steering, warmup_share
 from saeforge.dictionary.stages import stage
-from saeforge.errors import UserError
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -51,13 +50,10 @@ class JumpReLUConfig:
 
     def __post_init__(self) -> None:
         check_width(self.width)
-        check_coefficient("l0_coefficient", self.l0_coefficient)
-        check_target_l0(self.target_l0, self.width)
+        check_steering("l0_coefficient", self.l0_coefficient, self.target_l0, self.width)
         check_share("sparsity_warmup", self.sparsity_warmup)
         check_positive("bandwidth", self.bandwidth)
         check_coefficient("threshold", self.threshold)
-        if self.target_l0 is not None and self.l0_coefficient == 0:
-            raise UserError("l0_coefficient = 0: with target_l0 the controller needs a start above")
 
 
 @final

@@ -9,12 +9,7 @@ from torch import Tensor, nn
 
 from saeforge.config import STRICT
 from saeforge.dictionary.base import SAE, Batch, Context, SparseCode, StepOut
-from saeforge.dictionary.checks import (
-    check_coefficient,
-    check_share,
-    check_target_l0,
-    check_width,
-)
+from saeforge.dictionary.checks import check_share, check_steering, check_width
 from saeforge.dictionary.initial import unit_rows
 from saeforge.dictionary.losses import annealed_lp, batch_fvu, l1, reconstruction
 from saeforge.dictionary.normaliser import fold
@@ -51,13 +46,10 @@ class ReLUConfig:
 
     def __post_init__(self) -> None:
         check_width(self.width)
-        check_coefficient("l1", self.l1)
-        check_target_l0(self.target_l0, self.width)
+        check_steering("l1", self.l1, self.target_l0, self.width)
         check_share("sparsity_warmup", self.sparsity_warmup)
         if not 0 < self.p_end <= 1:
             raise UserError(f"p_end = {self.p_end}: it must be above 0 and at most 1")
-        if self.target_l0 is not None and self.l1 == 0:
-            raise UserError("l1 = 0: with target_l0 the controller needs a positive start")
 
 
 @final

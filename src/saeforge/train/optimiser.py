@@ -23,9 +23,8 @@ class DictionaryAdam:
 
     Each step: g ← g − (g·w)w for unit-norm rows; g ← g · min(1, clip/‖g‖) with ‖g‖ over all
     parameters (not at all for clip None); Adam, with the SAE's own `betas` unless given and its
-    `lr_scales`; w ← w/‖w‖. A step whose gradient norm is not finite
-    is skipped (unit rows may be normalised once more); its norm is returned, so that the caller
-    sees it.
+    `lr_scales`; w ← w/‖w‖. A step whose gradient norm is not finite is skipped (unit rows may be
+    normalised once more); its norm is returned, so that the caller sees it.
 
     Raises:
         UserError: if clip, a beta or eps is out of range.

@@ -54,9 +54,15 @@ class Member:
 
 
 def expand_variants(
-    saes: Sequence[Mapping[str, Any]], d_by_site: Mapping[str, int]
+    saes: Sequence[Mapping[str, Any]],
+    d_by_site: Mapping[str, int],
+    train: TrainConfig | None = None,
 ) -> list[Variant]:
     """One Variant per combination of the listed values; widths from `expansion` times D.
+
+    Args:
+        train: the run's, over which a variant's own `train` must make sense; the defaults unless
+            given.
 
     Raises:
         UserError: if there is none, one has no `arch`, no width or two of them, an option is
@@ -65,7 +71,7 @@ def expand_variants(
     if not saes:
         raise UserError("saes is empty; give at least one, such as {arch: topk, k: 32}")
     variants = [
-        _variant(combination, d_by_site, f"saes[{i}]")
+        _variant(combination, d_by_site, train or TrainConfig(), f"saes[{i}]")
         for i, options in enumerate(saes)
         for combination in _combinations(options)
     ]
@@ -99,7 +105,15 @@ def suite_dirs(variants: Sequence[Variant], out: Path) -> dict[str, Path]:
 
 def _build(variant: Variant, site: str, d: int) -> SAE:
     where = f"variant {variant.name} at {site}"
-    return ARCHS[variant.arch](d, sae_config(variant.arch, variant.options[site], where))
+    config = sae_config(variant.arch, variant.options[site], where)
+    try:
+        return ARCHS[variant.arch](d, config)
+    except RuntimeError as error:
+        if "alloc" not in str(error):
+            raise
+        raise UserError(
+            f"{where}: width = {config.width} does not fit into memory; lower it"
+        ) from None
 
 
 def _combinations(options: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
@@ -131,7 +145,9 @@ def _flat(values: Sequence[object]) -> bool:
     return not any(isinstance(value, list | tuple) for value in values)
 
 
-def _variant(options: Mapping[str, Any], d_by_site: Mapping[str, int], where: str) -> Variant:
+def _variant(
+    options: Mapping[str, Any], d_by_site: Mapping[str, int], run: TrainConfig, where: str
+) -> Variant:
     own = dict(options)
     arch, expansion = own.pop("arch", None), own.pop("expansion", None)
     train = own.pop("train", {})
@@ -149,7 +165,7 @@ def _variant(options: Mapping[str, Any], d_by_site: Mapping[str, int], where: st
     }
     for site, site_options in by_site.items():
         sae_config(arch, site_options, f"{where} at {site}")
-    schedule.own_config(TrainConfig(), train, where)
+    schedule.own_config(run, train, where)
     return Variant(_name(arch, expansion, {**own, **train}), arch, by_site, dict(train))
 
 
