@@ -8,18 +8,18 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from saeforge.config import STRICT
-from saeforge.dictionary.base import SAE, Batch, Context, SparseCode, StepOut
+from saeforge.dictionary.base import Batch, Context, SparseCode, StepOut
 from saeforge.dictionary.checks import check_share, check_steering, check_width
 from saeforge.dictionary.initial import geometric_median, unit_rows
-from saeforge.dictionary.losses import batch_fvu, l1, reconstruction
+from saeforge.dictionary.losses import l1, reconstruction
 from saeforge.dictionary.normaliser import fold
 from saeforge.dictionary.preactivations import (
     Preactivations,
     preactivations,
     preactivations_above,
 )
-from saeforge.dictionary.sparsity import Steering, warmup_share
 from saeforge.dictionary.stages import stage
+from saeforge.dictionary.steered import Steered
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -43,7 +43,7 @@ class GatedConfig:
 
 
 @final
-class Gated(SAE):
+class Gated(Steered):
     """f = H(z) · ReLU(exp(r_mag) · W_enc(x − b_dec) + b_mag) with the gate
     z = W_enc(x − b_dec) + b_gate,  x̂ = W_decᵀ f + b_dec.
 
@@ -57,10 +57,9 @@ class Gated(SAE):
     arch: ClassVar[str] = "gated"
     unit_norm: ClassVar[tuple[str, ...]] = ("w_dec",)
     betas: ClassVar[tuple[float, float]] = (0.0, 0.999)
-    coefficient: Tensor
 
     def __init__(self, d: int, config: GatedConfig) -> None:
-        super().__init__(d, config)
+        super().__init__(d, config, config.l1)
         w_MD = unit_rows(config.width, d)
         self.w_enc = nn.Parameter(w_MD)
         self.b_gate = nn.Parameter(torch.zeros(config.width))
@@ -68,8 +67,6 @@ class Gated(SAE):
         self.r_mag = nn.Parameter(torch.zeros(config.width))
         self.w_dec = nn.Parameter(w_MD.clone())
         self.b_dec = nn.Parameter(torch.zeros(d))
-        self.register_buffer("coefficient", torch.tensor(float(config.l1)))
-        self._steering = Steering(config.l1, config.target_l0)
 
     @torch.no_grad()
     def initialise(self, x_BD: Float[Tensor, "B D"], generator: torch.Generator) -> None:
@@ -80,7 +77,7 @@ class Gated(SAE):
         for parameter in (self.b_gate, self.b_mag, self.r_mag):
             parameter.zero_()
         self.b_dec.copy_(geometric_median(x_BD))
-        self.coefficient.fill_(self.config.l1)
+        self._restart()
 
     def encode_sparse(self, x: Float[Tensor, "*tokens D"]) -> SparseCode:
         """The latents of each token whose gate is open; a magnitude below 0 is a zero."""
@@ -95,34 +92,18 @@ class Gated(SAE):
 
     def step(self, batch: Batch, context: Context) -> StepOut:
         """Dense while many gates are open, sparse afterwards."""
-        config = self.config
         closed = self.b_gate.new_zeros(())
         z = preactivations(batch.x, self.w_enc, self.b_gate, closed, self.b_dec)
         f, gate = self._activations(z), z.z.relu()
         x_hat = z.decode(f, self.w_dec, self.b_dec)
         frozen = z.decode(gate, self.w_dec.detach(), self.b_dec.detach())
         with stage("loss"):
-            warmup = warmup_share(context.progress, config.sparsity_warmup, x_hat)
-            coefficient = self._steering.coefficient(self.coefficient, z.l0(f), warmup)
-            loss_terms = {
+            losses = {
                 "reconstruction": reconstruction(batch.target, x_hat),
-                "sparsity": coefficient * l1(gate, z.tokens, self.d),
+                "sparsity": l1(gate, z.tokens, self.d),
                 "auxiliary": reconstruction(batch.target, frozen),
             }
-        with stage("statistics"), torch.no_grad():
-            stats = {
-                "fvu": batch_fvu(batch.target, loss_terms["reconstruction"]),
-                "l0": z.l0(f),
-                "sparsity": coefficient,
-                "warmup": warmup,
-            }
-            fired = z.fired(f)
-        return StepOut(loss_terms, x_hat, fired, stats)
-
-    @torch.no_grad()
-    def after_step(self, stats: dict[str, Tensor]) -> None:
-        """Move the penalty's coefficient towards the target L0, if there is one."""
-        self.coefficient.copy_(self._steering.adjusted(self.coefficient, stats))
+        return self._finish(batch, context, z, f, x_hat, losses)
 
     def folded(self, mean_D: Float[Tensor, " D"], scale: Float[Tensor, ""]) -> "Gated":
         """W_enc/s, W_dec·s, b_dec·s + μ: the same code from raw activations."""

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.autograd.function import Function, once_differentiable
 
 from saeforge.config import STRICT
-from saeforge.dictionary.base import SAE, Batch, Context, SparseCode, StepOut
+from saeforge.dictionary.base import Batch, Context, SparseCode, StepOut
 from saeforge.dictionary.checks import (
     check_coefficient,
     check_positive,
@@ -19,11 +19,11 @@ from saeforge.dictionary.checks import (
     check_width,
 )
 from saeforge.dictionary.initial import unit_rows
-from saeforge.dictionary.losses import batch_fvu, reconstruction
+from saeforge.dictionary.losses import reconstruction
 from saeforge.dictionary.normaliser import fold
 from saeforge.dictionary.preactivations import preactivations, preactivations_above
-from saeforge.dictionary.sparsity import Steering, warmup_share
 from saeforge.dictionary.stages import stage
+from saeforge.dictionary.steered import Steered
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -57,7 +57,7 @@ class JumpReLUConfig:
 
 
 @final
-class JumpReLU(SAE):
+class JumpReLU(Steered):
     """f = z · H(z − θ) with z = W_enc x + b_enc,  x̂ = W_decᵀ f + b_dec.
 
     Loss: mean‖x − x̂‖²/D + λ · mean Σ_m H(z_m − θ_m)/D. Neither H has a gradient in θ; with the
@@ -73,18 +73,15 @@ class JumpReLU(SAE):
     arch: ClassVar[str] = "jumprelu"
     unit_norm: ClassVar[tuple[str, ...]] = ("w_dec",)
     betas: ClassVar[tuple[float, float]] = (0.0, 0.999)
-    coefficient: Tensor
 
     def __init__(self, d: int, config: JumpReLUConfig) -> None:
-        super().__init__(d, config)
+        super().__init__(d, config, config.l0_coefficient, signed=True)
         w_MD = unit_rows(config.width, d)
         self.w_enc = nn.Parameter(w_MD)
         self.b_enc = nn.Parameter(torch.zeros(config.width))
         self.threshold = nn.Parameter(torch.full((config.width,), config.threshold * d**0.5))
         self.w_dec = nn.Parameter(w_MD.clone())
         self.b_dec = nn.Parameter(torch.zeros(d))
-        self.register_buffer("coefficient", torch.tensor(float(config.l0_coefficient)))
-        self._steering = Steering(config.l0_coefficient, config.target_l0, signed=True)
 
     @property
     def lr_scales(self) -> dict[str, float]:
@@ -99,7 +96,7 @@ class JumpReLU(SAE):
         self.b_enc.zero_()
         self.b_dec.zero_()
         self.threshold.fill_(self.config.threshold * self.d**0.5)
-        self.coefficient.fill_(self.config.l0_coefficient)
+        self._restart()
 
     def encode_sparse(self, x: Float[Tensor, "*tokens D"]) -> SparseCode:
         """Each token's pre-activations above θ, and, where gradients are wanted, zeros for those
@@ -117,34 +114,22 @@ class JumpReLU(SAE):
 
     def step(self, batch: Batch, context: Context) -> StepOut:
         """Dense while many latents are active, sparse afterwards."""
-        config = self.config
         z = preactivations(batch.x, self.w_enc, self.b_enc, self._floor, self._shift)
         theta = z.at(self.threshold)
         f = _jump(z.z, theta, self._epsilon)
         x_hat = z.decode(f, self.w_dec, self.b_dec)
         with stage("loss"):
-            l0 = z.mean_sum(_step(z.z, theta, self._epsilon))
-            warmup = warmup_share(context.progress, config.sparsity_warmup, x_hat)
-            coefficient = self._steering.coefficient(self.coefficient, l0, warmup)
-            loss_terms = {
+            losses = {
                 "reconstruction": reconstruction(batch.target, x_hat),
-                "sparsity": coefficient * l0 / self.d,
+                "sparsity": z.mean_sum(_step(z.z, theta, self._epsilon)) / self.d,
             }
-        with stage("statistics"), torch.no_grad():
-            stats = {
-                "fvu": batch_fvu(batch.target, loss_terms["reconstruction"]),
-                "l0": l0.detach(),
-                "sparsity": coefficient,
-                "warmup": warmup,
-            }
-            fired = z.fired(f)
-        return StepOut(loss_terms, x_hat, fired, stats)
+        return self._finish(batch, context, z, f, x_hat, losses)
 
     @torch.no_grad()
     def after_step(self, stats: dict[str, Tensor]) -> None:
         """Keep θ ≥ 0; move the coefficient towards the target L0, if there is one."""
         self.threshold.clamp_min_(0)
-        self.coefficient.copy_(self._steering.adjusted(self.coefficient, stats))
+        super().after_step(stats)
 
     def folded(self, mean_D: Float[Tensor, " D"], scale: Float[Tensor, ""]) -> "JumpReLU":
         """W_enc/s, W_dec·s, b_dec·s + μ, and b_enc − W_enc μ/s unless b_dec is subtracted."""

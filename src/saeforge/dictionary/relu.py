@@ -8,18 +8,18 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from saeforge.config import STRICT
-from saeforge.dictionary.base import SAE, Batch, Context, SparseCode, StepOut
+from saeforge.dictionary.base import Batch, Context, SparseCode, StepOut
 from saeforge.dictionary.checks import check_share, check_steering, check_width
 from saeforge.dictionary.initial import unit_rows
-from saeforge.dictionary.losses import annealed_lp, batch_fvu, l1, reconstruction
+from saeforge.dictionary.losses import annealed_lp, l1, reconstruction
 from saeforge.dictionary.normaliser import fold
 from saeforge.dictionary.preactivations import (
     AtPairs,
     preactivations,
     preactivations_above,
 )
-from saeforge.dictionary.sparsity import Steering, warmup_share
 from saeforge.dictionary.stages import stage
+from saeforge.dictionary.steered import Steered
 from saeforge.errors import UserError
 
 
@@ -53,7 +53,7 @@ class ReLUConfig:
 
 
 @final
-class ReLU(SAE):
+class ReLU(Steered):
     """f = ReLU(W_enc x + b_enc),  x̂ = W_decᵀ f + b_dec.
 
     Loss: mean‖x − x̂‖²/D + λ · mean Σ_m f_m‖w_dec,m‖/√D. The decoder is not constrained: the norm
@@ -63,17 +63,14 @@ class ReLU(SAE):
 
     Config: ClassVar[type[ReLUConfig]] = ReLUConfig
     arch: ClassVar[str] = "relu"
-    coefficient: Tensor
 
     def __init__(self, d: int, config: ReLUConfig) -> None:
-        super().__init__(d, config)
+        super().__init__(d, config, config.l1)
         w_MD = unit_rows(config.width, d)
         self.w_enc = nn.Parameter(0.1 * w_MD)
         self.b_enc = nn.Parameter(torch.zeros(config.width))
         self.w_dec = nn.Parameter(0.1 * w_MD)
         self.b_dec = nn.Parameter(torch.zeros(d))
-        self.register_buffer("coefficient", torch.tensor(float(config.l1)))
-        self._steering = Steering(config.l1, config.target_l0)
 
     @torch.no_grad()
     def initialise(self, x_BD: Float[Tensor, "B D"], generator: torch.Generator) -> None:
@@ -82,7 +79,7 @@ class ReLU(SAE):
         self.w_enc.copy_(self.w_dec)
         self.b_enc.zero_()
         self.b_dec.zero_()
-        self.coefficient.fill_(self.config.l1)
+        self._restart()
 
     def encode_sparse(self, x: Float[Tensor, "*tokens D"]) -> SparseCode:
         """The positive pre-activations of each token."""
@@ -97,13 +94,10 @@ class ReLU(SAE):
 
     def step(self, batch: Batch, context: Context) -> StepOut:
         """Dense while many latents are active, sparse afterwards."""
-        config = self.config
         z = preactivations(batch.x, self.w_enc, self.b_enc, self.b_enc.new_zeros(()), self._shift)
         f = z.z if isinstance(z, AtPairs) else z.z.relu()
         x_hat = z.decode(f, self.w_dec, self.b_dec)
         with stage("loss"):
-            warmup = warmup_share(context.progress, config.sparsity_warmup, x_hat)
-            coefficient = self._steering.coefficient(self.coefficient, z.l0(f), warmup)
             norms = f * z.at(torch.linalg.vector_norm(self.w_dec, dim=1))
             p = self._p(context.progress)
             penalty = (
@@ -111,24 +105,8 @@ class ReLU(SAE):
                 if p == 1
                 else annealed_lp(norms[norms > 0], z.tokens, self.d, p)
             )
-            loss_terms = {
-                "reconstruction": reconstruction(batch.target, x_hat),
-                "sparsity": coefficient * penalty,
-            }
-        with stage("statistics"), torch.no_grad():
-            stats = {
-                "fvu": batch_fvu(batch.target, loss_terms["reconstruction"]),
-                "l0": z.l0(f),
-                "sparsity": coefficient,
-                "warmup": warmup,
-            }
-            fired = z.fired(f)
-        return StepOut(loss_terms, x_hat, fired, stats)
-
-    @torch.no_grad()
-    def after_step(self, stats: dict[str, Tensor]) -> None:
-        """Move the penalty's coefficient towards the target L0, if there is one."""
-        self.coefficient.copy_(self._steering.adjusted(self.coefficient, stats))
+            losses = {"reconstruction": reconstruction(batch.target, x_hat), "sparsity": penalty}
+        return self._finish(batch, context, z, f, x_hat, losses)
 
     def folded(self, mean_D: Float[Tensor, " D"], scale: Float[Tensor, ""]) -> "ReLU":
         """W_enc/s, W_dec·s, b_dec·s + μ, and b_enc − W_enc μ/s unless b_dec is subtracted."""
