@@ -278,6 +278,7 @@ def _write_suite(trained: Trained, config: RunConfig, lm: LanguageModel) -> None
         tokens=trained.tokens,
         steps=trained.steps,
         epochs=trained.epochs,
+        train=trained.train,
     )
 
 

@@ -196,6 +196,7 @@ def write_suite(
     tokens: int,
     steps: int,
     epochs: int | None = None,
+    train: Mapping[str, Any] | None = None,
 ) -> None:
     """Write a suite's folder; `suite.json` comes last.
 
@@ -206,6 +207,7 @@ def write_suite(
         text: the fields of TextConfig.
         config: the whole RunConfig.
         epochs: whole passes over the text.
+        train: what this variant's optimiser and schedule had for themselves.
 
     Raises:
         UserError: if a group's name is no folder name, or the disk is full.
@@ -236,6 +238,7 @@ def write_suite(
         "steps": steps,
         "epochs": epochs,
         "config": dict(config),
+        "train": dict(train or {}),
         "seed": seed,
         "versions": _versions(),
         "files": files,

@@ -11,7 +11,7 @@ from itertools import groupby
 from statistics import fmean
 from typing import Any
 
-from saeforge.report.inputs import Metric, SuiteData, Value
+from saeforge.report.inputs import Meta, Metric, SuiteData, Value
 from saeforge.report.numbers import count, decimals, measured, rounded
 from saeforge.report.summary import Cell, Column, Row, all_metrics, all_sites
 
@@ -19,6 +19,8 @@ Chart = dict[str, Any]
 
 SPARSITY = ("k", "target_l0", "l1", "l0_coefficient")
 """Options that choose a point of a line, not a line."""
+RECIPE = ("batch", "lr", "warmup", "decay", "betas", "eps", "clip")
+"""Options of training that tell lines apart."""
 METRICS = ("fvu", "delta_ce")
 
 
@@ -58,7 +60,15 @@ def _kind(suite: SuiteData) -> dict[str, Any]:
         "model": meta.model.fingerprint or meta.model.name,
         "text": meta.text.get("source"),
         "tokens": meta.tokens,
+        **_recipe(meta),
     }
+
+
+def _recipe(meta: Meta) -> dict[str, Any]:
+    """How it was optimised: the run's options with the variant's own over them."""
+    run = meta.config.get("train")
+    options = {**(run if isinstance(run, dict) else {}), **meta.train}
+    return {key: options[key] for key in RECIPE if key in options}
 
 
 def _name(kinds: Sequence[dict[str, Any]], own: Sequence[int], groups: Sequence[list[int]]) -> str:

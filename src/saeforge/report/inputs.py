@@ -109,6 +109,7 @@ class Meta(_Record):
     steps: int | None = None
     epochs: float | None = None
     config: dict[str, Any] = {}
+    train: dict[str, Any] = {}
     seed: int | None = None
     versions: dict[str, str | None] = {}
 

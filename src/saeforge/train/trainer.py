@@ -49,6 +49,7 @@ class Trained:
         groups: group → its SAE in normalised units, and the sites it serves.
         normalisers: by site.
         epochs: whole passes over the text that were read, None where that means nothing.
+        train: what its optimiser and schedule had for themselves.
     """
 
     variant: str
@@ -58,6 +59,7 @@ class Trained:
     tokens: int
     steps: int
     epochs: int | None
+    train: dict[str, Any]
 
 
 @dataclass
@@ -366,6 +368,7 @@ class Trainer:
                 self.steps * self.config.batch,
                 self.steps,
                 self.source.epoch,
+                members[0].train,
             )
             if self._finish:
                 self._finish(trained)
