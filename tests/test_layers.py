@@ -22,6 +22,7 @@ ARROWS: dict[str, set[str]] = {
     "dictionary": LEAVES,
     "lm": LEAVES,
     "activations": LEAVES | {"lm", "dictionary"},
+    "groups": LEAVES | {"activations", "lm"},
     "suite": LEAVES | {"dictionary"},
     "interop": LEAVES | {"dictionary", "suite"},
     "train": LEAVES | {"dictionary", "activations", "suite"},
@@ -30,7 +31,7 @@ ARROWS: dict[str, set[str]] = {
     "bench": LEAVES | {"dictionary", "train"},
     "bench_lm": LEAVES | {"lm"},
     "commands": LEAVES
-    | {"dictionary", "lm", "activations", "suite", "train", "eval", "report", "interop"},
+    | {"dictionary", "lm", "activations", "groups", "suite", "train", "eval", "report", "interop"},
     "cli": {"commands", "bench", "bench_lm", "config", "errors"},
     "__main__": {"cli"},
 }

@@ -17,6 +17,12 @@ _PUBLIC = {
     "Suite": "saeforge.suite",
     "load_suite": "saeforge.suite",
     "load_foreign": "saeforge.interop",
+    "angular_distances": "saeforge.groups.distances",
+    "AngularDistances": "saeforge.groups.distances",
+    "partition": "saeforge.groups.partition",
+    "amad": "saeforge.groups.partition",
+    "choose_groups": "saeforge.groups.partition",
+    "Plan": "saeforge.groups.plan",
     "UserError": "saeforge.errors",
 }
 

@@ -80,7 +80,7 @@ def test_other_widths_texts_models_and_lengths_are_other_lines(make_suite, tmp_p
 def test_other_learning_rates_are_other_lines(make_suite):
     plain, own, run = (make_suite(k=k) for k in (16, 32, 64))
     edit(own / "suite.json", lambda meta: meta.update(train={"lr": 0.01}))
-    edit(run / "suite.json", lambda meta: meta["config"].update(train={"lr": 0.01}))
+    edit(run / "suite.json", lambda meta: meta["config"]["train"].update(lr=0.01))
     found = frontier.lines(read_suites([plain, own, run]))
     assert [line.suites for line in found] == [(0,), (1, 2)]
     assert "lr 0.01" in found[1].name
