@@ -53,6 +53,54 @@ class Demo:
 
 
 @dataclass(frozen=True)
+class Plan:
+    """Measure which sites are alike and group them: plan.json, and a page with heat maps.
+
+    Distances are mean angles between the activations of two sites, raw and mean-centred; of each
+    group the largest counts (AMAD: on average over the groups).
+    """
+
+    model: str = "embedded"
+    """A Hugging Face id, a folder, or `embedded`."""
+    text: str = "embedded"
+    """A Hugging Face dataset, a .txt, .jsonl or .parquet file, or `embedded`."""
+    out: Path | None = None
+    """Folder of plan.json and index.html: runs/plan-<name of the model> by default."""
+    sites: tuple[str, ...] = ("*@resid",)
+    """Module names with `*` within one segment, or aliases such as `*@attn`; all of one width."""
+    last: bool = False
+    """Keep the last block's output where a `*` selects it: it lives in the unembedding's space."""
+    tokens: int = 1_000_000
+    """Tokens to average over (fewer where the text has fewer)."""
+    groups: int | None = None
+    """How many groups: by default the fewest whose AMAD is below --threshold."""
+    threshold: float = 0.2
+    """See --groups."""
+    method: Literal["complete", "contiguous", "even"] = "complete"
+    """Complete linkage, the best partition into neighbours, or neighbours in equal numbers."""
+    objective: Literal["amad", "weighted", "max"] | None = None
+    """What `contiguous` minimises: AMAD by default, AMAD weighted by size, the largest distance."""
+    matrix: Literal["raw", "centred"] = "raw"
+    """The distances that the groups follow from."""
+    context: int = 128
+    """Tokens per packed sequence."""
+    seed: int = 0
+    """Fixes the order of the text."""
+    device: str = "auto"
+    """`auto`, `cpu`, `cuda` or `cuda:i`."""
+    json: bool = False
+    """Print one JSON object on stdout instead of the table."""
+
+    def __call__(self) -> int:
+        """Run it."""
+        from saeforge import commands
+
+        options = asdict(self)
+        out = options.pop("out") or Path("runs") / f"plan-{Path(self.model).name}"
+        return commands.plan(out=out, as_json=options.pop("json"), **options)
+
+
+@dataclass(frozen=True)
 class Train:
     """Train SAEs on every chosen site of a language model, in one pass of it.
 
@@ -254,6 +302,7 @@ class Bench:
 
 COMMANDS: dict[str, Callable[..., Callable[[], int]]] = {
     "demo": Demo,
+    "plan": Plan,
     "train": Train,
     "eval": Eval,
     "report": Report,

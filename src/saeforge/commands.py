@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rich.console import Console
 from rich.markup import escape
@@ -17,6 +17,7 @@ from saeforge.config import (
     EvalConfig,
     ModelConfig,
     RunConfig,
+    TextConfig,
     describe_fields,
     from_mapping,
     merge,
@@ -30,9 +31,13 @@ from saeforge.eval.probe import HeldOutProbe
 from saeforge.eval.result import Result, Value
 from saeforge.eval.run import check_fingerprint, results_folder
 from saeforge.eval.run import evaluate as evaluate_suites
+from saeforge.groups.distances import angular_distances
+from saeforge.groups.partition import Method, Objective, diameters
+from saeforge.groups.plan import Plan, make_plan
 from saeforge.lm.model import LanguageModel
 from saeforge.lm.text import Corpus
 from saeforge.report.build import write_report
+from saeforge.report.plan import write_plan_page
 from saeforge.suite import find_suites, load_suite, write_suite
 from saeforge.train import schedule
 from saeforge.train.trainer import Trained, Trainer
@@ -95,6 +100,85 @@ def train(config: RunConfig, out: Path, as_json: bool = False) -> int:
     elif finished:
         print(f"Next: saeforge eval {out} && saeforge report {out}")
     return DONE if finished else INTERRUPTED
+
+
+def plan(
+    model: str,
+    text: str,
+    out: Path,
+    *,
+    sites: Sequence[str],
+    last: bool,
+    tokens: int,
+    groups: int | None,
+    threshold: float,
+    method: Method,
+    objective: Objective | None,
+    matrix: Literal["raw", "centred"],
+    context: int,
+    seed: int,
+    device: str,
+    as_json: bool = False,
+) -> int:
+    """Distances between a model's sites and the groups that follow: plan.json and its page."""
+    distances = angular_distances(
+        model,
+        TextConfig(source=text, context=context),
+        sites,
+        tokens,
+        last=last,
+        seed=seed,
+        device=device,
+        tick=_tenths(_speaker(as_json)),
+    )
+    made = make_plan(
+        distances,
+        groups,
+        method=method,
+        objective=objective,
+        threshold=threshold,
+        matrix=matrix,
+    )
+    path = out / "plan.json"
+    made.write(path)
+    page = write_plan_page(path, out)
+    if as_json:
+        found = {"groups": made.groups, "curve": [point.amad for point in made.curve]}
+        print(json.dumps({"plan": str(path), "page": str(page), **found}))
+        return DONE
+    _print_groups(made)
+    print(f"Plan: {path}\nPage: {page}")
+    return DONE
+
+
+def _tenths(say: Callable[[str], None]) -> Callable[[float], None]:
+    """Says at every tenth of the work how far it is."""
+    said = 0
+
+    def tick(share: float) -> None:
+        nonlocal said
+        if int(10 * share) > said:
+            said = int(10 * share)
+            say(f"distances: {10 * said}%")
+
+    return tick
+
+
+def _print_groups(plan: Plan) -> None:
+    """A row per group, and what is known of every number of groups."""
+    curve = plan.curve
+    table = Table(
+        title=f"{escape(plan.model)}: {len(plan.groups)} groups by {plan.method}, over "
+        f"{plan.tokens:,} tokens of {plan.documents:,} documents",
+        title_justify="left",
+    )
+    for head in ("group", "sites", "largest distance"):
+        table.add_column(head)
+    largest = diameters(plan.measured, plan.partition)
+    for name, distance in zip(plan.groups, largest, strict=True):
+        table.add_row(name, escape(", ".join(plan.groups[name])), f"{distance:.3f}")
+    Console(width=None if sys.stdout.isatty() else 140).print(table)
+    print("AMAD by number of groups: " + ", ".join(f"{p.groups}: {p.amad:.3f}" for p in curve))
 
 
 def evaluate(

@@ -47,7 +47,7 @@ def write_report(suite_paths: Sequence[Path], out: Path) -> Path:
     if out.exists() and not out.is_dir():
         raise UserError(f"--out {out} is a file; name a folder for the report")
     try:
-        _write_assets(out / "assets")
+        write_assets(out / "assets", SCRIPTS)
         _write_data(out / "data", data)
         write_text(out / "index.html", page)
     except OSError as error:
@@ -203,9 +203,14 @@ def embedded_json(value: object) -> str:
     return text
 
 
-def _write_assets(folder: Path) -> None:
+def write_assets(folder: Path, scripts: Sequence[str]) -> None:
+    """Write what a page loads beside it: the style, our scripts, plotly.
+
+    Raises:
+        UserError: if the folder cannot be written.
+    """
     ours = files("saeforge.report") / "assets"
-    for name in ("report.css", *SCRIPTS):
+    for name in ("report.css", *scripts):
         _copy(ours / name, folder / name)
     _copy(files("plotly") / "package_data" / "plotly.min.js", folder / "plotly.min.js")
 

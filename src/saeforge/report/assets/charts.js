@@ -70,7 +70,7 @@ var saeforge = (function () {
       type: "scatter", x: series.x, y: series.y, name: plain(series.name),
       mode: { both: "lines+markers", points: "markers" }[series.kind] || "lines",
       line: { color: ink, width: 1.8, shape: steps ? "hv" : "linear" },
-      marker: { color: ink, size: 7, symbol: shapes[(series.shape || 0) % shapes.length] },
+      marker: { color: ink, size: series.size || 7, symbol: shapes[(series.shape || 0) % shapes.length] },
       text: series.x.map((_, i) => hover(series, i, chart)), hovertemplate: "%{text}<extra></extra>"
     };
     if (steps && chart.series.length === 1) Object.assign(out, { fill: "tozeroy", fillcolor: ink.replace(/^#(..)(..)(..)$/, (_, r, g, b) => "rgba(" + [r, g, b].map((c) => parseInt(c, 16)) + ",0.18)") });
