@@ -32,7 +32,7 @@ from saeforge.eval.result import Result, Value
 from saeforge.eval.run import check_fingerprint, results_folder
 from saeforge.eval.run import evaluate as evaluate_suites
 from saeforge.groups.distances import angular_distances
-from saeforge.groups.partition import Method, Objective, diameters
+from saeforge.groups.partition import Method, Objective, check_method, diameters
 from saeforge.groups.plan import Plan, make_plan
 from saeforge.lm.model import LanguageModel
 from saeforge.lm.text import Corpus
@@ -121,6 +121,11 @@ def plan(
     as_json: bool = False,
 ) -> int:
     """Distances between a model's sites and the groups that follow: plan.json and its page."""
+    check_method(method, objective)  # before anything is measured
+    if groups is not None and groups < 1:
+        raise UserError(f"--groups {groups}: at least 1")
+    if not threshold > 0:
+        raise UserError(f"--threshold {threshold}: it must be above 0, as 0.2 is")
     distances = angular_distances(
         model,
         TextConfig(source=text, context=context),

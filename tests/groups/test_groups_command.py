@@ -46,7 +46,8 @@ def test_json_is_all_there_is_on_stdout(
     ("more", "said"),
     [
         (["--groups", "3"], "groups = 3: it must be from 1 to 2"),
-        (["--threshold", "0"], "threshold = 0.0: no number of groups"),
+        (["--threshold", "0"], "--threshold 0.0: it must be above 0"),
+        (["--groups", "0"], "--groups 0: at least 1"),
         (["--objective", "max"], "goes with method 'contiguous'"),
         (["--method", "ward"], "ward"),
         (["--sites", "0@resid"], "leave 1 site(s)"),

@@ -61,6 +61,20 @@ def partition(
         raise UserError(f"groups = {groups!r}: it must be a whole number from 1 to {sites}")
     if not 1 <= groups <= sites:
         raise UserError(f"groups = {groups}: it must be from 1 to {sites}, the number of sites")
+    check_method(method, objective)
+    if method == "complete":
+        return _complete(d_LL, int(groups))
+    if method == "even":
+        return [part.tolist() for part in np.array_split(np.arange(sites), int(groups))]
+    return _contiguous(d_LL, int(groups), objective or "amad")
+
+
+def check_method(method: str, objective: str | None) -> None:
+    """Refuse a method or an objective that is none, or that do not go together.
+
+    Raises:
+        UserError: if so.
+    """
     if method not in METHODS:
         raise UserError(f"method {method!r} is unknown; choose one of {', '.join(METHODS)}")
     if objective is not None and method != "contiguous":
@@ -69,11 +83,6 @@ def partition(
         )
     if objective is not None and objective not in OBJECTIVES:
         raise UserError(f"objective {objective!r} is unknown; choose {', '.join(OBJECTIVES)}")
-    if method == "complete":
-        return _complete(d_LL, int(groups))
-    if method == "even":
-        return [part.tolist() for part in np.array_split(np.arange(sites), int(groups))]
-    return _contiguous(d_LL, int(groups), objective or "amad")
 
 
 def linkage(distances: Cells) -> Matrix:
