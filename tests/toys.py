@@ -44,6 +44,9 @@ class Toy(SAE):
         offsets = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
         return SparseCode(indices, f_BM[owner, indices], self.width, (len(x),), offsets)
 
+    def training_code(self, batch: Batch) -> SparseCode:
+        return self.encode_sparse(batch.x)
+
     def decode(self, code: SparseCode | Tensor) -> Tensor:
         f = code if isinstance(code, Tensor) else code.dense()
         gain = self.w_dec[0, 0]
