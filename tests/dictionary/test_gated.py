@@ -210,6 +210,7 @@ def test_initialisation():
     torch.testing.assert_close(sae.b_dec.detach(), geometric_median(x))
     assert sae.coefficient == torch.tensor(sae.config.l1)
     assert sae.betas == (0.0, 0.999)
+    assert sae.lr_scales == {"b_gate": D**0.5, "b_mag": D**0.5}
     assert sae.unit_norm == ("w_dec",)
     # gate and magnitude agree: the SAE starts as a ReLU one
     relu = ((x - sae.b_dec) @ sae.w_enc.T).clamp(min=0)

@@ -189,6 +189,7 @@ def test_initialisation():
     torch.testing.assert_close(sae.w_dec.norm(dim=1), torch.full((WIDTH,), 0.1))
     assert not sae.b_enc.any() and not sae.b_dec.any()
     assert sae.coefficient == torch.tensor(sae.config.l1)
+    assert sae.lr_scales == {"b_enc": D**0.5}
 
 
 def test_a_fresh_sae_has_an_encoder_and_a_decoder_of_its_own():

@@ -129,7 +129,10 @@ class SAE(nn.Module, ABC):
 
     @property
     def lr_scales(self) -> dict[str, float]:
-        """Factors on the learning rate of single parameters; 1 for those not named."""
+        """Factors on the learning rate of single parameters; 1 for those not named.
+
+        A pre-activation is of the order of √D where a weight is of the order of 1: Adam, which
+        moves everything by the learning rate, moves a bias √D times too slowly unless told."""
         return {}
 
     @abstractmethod

@@ -68,6 +68,11 @@ class Gated(Steered):
         self.w_dec = nn.Parameter(w_MD.clone())
         self.b_dec = nn.Parameter(torch.zeros(d))
 
+    @property
+    def lr_scales(self) -> dict[str, float]:
+        """Biases of the pre-activations are of the order of √D where a weight is of that of 1."""
+        return {"b_gate": self.d**0.5, "b_mag": self.d**0.5}
+
     @torch.no_grad()
     def initialise(self, x_BD: Float[Tensor, "B D"], generator: torch.Generator) -> None:
         """Random unit decoder rows, the encoder their clone, gate and magnitude equal, b_dec the

@@ -85,8 +85,8 @@ class JumpReLU(Steered):
 
     @property
     def lr_scales(self) -> dict[str, float]:
-        """θ is of the order of √D where a weight is of the order of 1, and moves as much more."""
-        return {"threshold": self.d**0.5}
+        """θ and b_enc are of the order of √D where a weight is of the order of 1."""
+        return {"threshold": self.d**0.5, "b_enc": self.d**0.5}
 
     @torch.no_grad()
     def initialise(self, x_BD: Float[Tensor, "B D"], generator: torch.Generator) -> None:

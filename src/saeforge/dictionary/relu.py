@@ -72,6 +72,11 @@ class ReLU(Steered):
         self.w_dec = nn.Parameter(0.1 * w_MD)
         self.b_dec = nn.Parameter(torch.zeros(d))
 
+    @property
+    def lr_scales(self) -> dict[str, float]:
+        """b_enc is of the order of √D where a weight is of the order of 1."""
+        return {"b_enc": self.d**0.5}
+
     @torch.no_grad()
     def initialise(self, x_BD: Float[Tensor, "B D"], generator: torch.Generator) -> None:
         """Random decoder rows of norm 0.1, the encoder their clone, biases 0."""
