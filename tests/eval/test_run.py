@@ -12,6 +12,7 @@ from saeforge.dictionary.registry import build_sae
 from saeforge.errors import UserError
 from saeforge.eval.result import Result
 from saeforge.eval.run import evaluate
+from saeforge.eval.sums import read_sums
 from saeforge.lm.model import LanguageModel
 from saeforge.suite import write_suite
 
@@ -61,11 +62,17 @@ def test_suites_of_a_model_are_evaluated_together(tmp_path: Path, lm_folder: Pat
             assert Result.read(path / "results" / f"{result.evaluation}.json") == result
             assert result.tokens >= 500
             assert result.config["text"]["context"] == 32
+        for result in found[path][:2]:
+            sums = read_sums(path / "results", result)
+            assert list(sums) == list(SITES)
+            assert sums["layers.0"]["n"].sum() == result.tokens
         assert set(found[path][0].sites) == set(SITES)
     l0 = [found[path][0].sites["layers.0"]["l0"].value for path in paths]
     assert l0 == pytest.approx([2.0, 4.0], abs=0.2)
     assert any("held-out tokens" in line for line in lines)
     assert any("tokens/s" in line for line in lines)
+    digests = [[result.config["held_out"] for result in found[path][:2]] for path in paths]
+    assert digests[0] == digests[1]
     alone = evaluate(paths[1:], QUICK)
     assert alone[paths[1]] == found[paths[1]]
 

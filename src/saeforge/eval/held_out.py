@@ -1,5 +1,6 @@
 """The held-out tokens that every evaluation runs over, as often as it needs, in the same order."""
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -79,6 +80,15 @@ class HeldOut:
     def documents(self) -> int:
         """Documents with at least one token that is evaluated on."""
         return len(torch.unique(self.row_NT[self.keep_NT]))
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the tokens, their documents and which are kept: equal where the same tokens
+        are evaluated on."""
+        found = hashlib.sha256(repr(tuple(self.tokens_NT.shape)).encode())
+        for tensor in (self.tokens_NT.long(), self.document_NT.long(), self.keep_NT):
+            found.update(tensor.cpu().contiguous().numpy().tobytes())
+        return found.hexdigest()
 
     def batches(self, tokens: int, device: torch.device) -> Iterator["HeldOut"]:
         """The same sequences, about `tokens` tokens at a time, on a device."""

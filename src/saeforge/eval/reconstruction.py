@@ -26,6 +26,7 @@ from saeforge.eval.banks import (
 from saeforge.eval.held_out import HeldOut
 from saeforge.eval.progress import Tick, Tracker, silent
 from saeforge.eval.result import Metric, Result, Value
+from saeforge.eval.sums import PerDocument
 from saeforge.lm.model import LanguageModel
 
 METRICS = {
@@ -192,7 +193,10 @@ def summarise(
             evaluation="reconstruction",
             title="Reconstruction of held-out activations",
             config=asdict(config)
-            | {"intervals": bootstrap.describe(held_out.documents, config.bootstrap, config.seed)},
+            | {
+                "intervals": bootstrap.describe(held_out.documents, config.bootstrap, config.seed),
+                "held_out": held_out.digest,
+            },
             tokens=held_out.kept,
             documents=held_out.documents,
             metrics=METRICS,
@@ -208,14 +212,22 @@ def summarise(
     }
 
 
+def per_document(sites: Mapping[str, SiteSums]) -> PerDocument:
+    """A bank's sums by document, by the names that `statistics` uses."""
+    return {
+        site: dict(zip(_SUMS, tallied.sums.cpu().numpy().T, strict=True))
+        for site, tallied in sites.items()
+    }
+
+
 def _values(site: SiteSums, d: int, config: EvalConfig) -> dict[str, Value]:
-    columns = site.sums.cpu().numpy().T
-    per_document = dict(zip(_SUMS, columns, strict=True))
-    values = bootstrap.estimate(per_document, _statistics(d), config.bootstrap, config.seed)
+    sums = per_document({"": site})[""]
+    values = bootstrap.estimate(sums, statistics(d), config.bootstrap, config.seed)
     return values | {"dead_share": Value(float((site.fired == 0).double().mean()))}
 
 
-def _statistics(d: int) -> dict[str, bootstrap.Statistic]:
+def statistics(d: int) -> dict[str, bootstrap.Statistic]:
+    """The metrics as functions of the sums of `per_document`, for activations of width d."""
     return {
         "fvu": lambda s: s["error"] / s["variance"],
         "mse": lambda s: s["error"] / (s["n"] * d),

@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +12,13 @@ import torch
 from saeforge.config import EvalConfig, ModelConfig, RunConfig, TextConfig, from_mapping
 from saeforge.device import choose_device
 from saeforge.errors import UserError
+from saeforge.eval import reconstruction, splice
 from saeforge.eval.banks import LM_TOKENS, Bank, site_means, sites_of
 from saeforge.eval.held_out import HeldOut
 from saeforge.eval.latents import latents
 from saeforge.eval.progress import Tracker, tracker
-from saeforge.eval.reconstruction import summarise, tally
 from saeforge.eval.result import Result
-from saeforge.eval.splice import splice
+from saeforge.eval.sums import KEY, PerDocument, write_sums
 from saeforge.lm.model import LanguageModel
 from saeforge.lm.text import Corpus
 from saeforge.suite import Suite, load_suite
@@ -32,6 +32,14 @@ class _Work:
     text: TextConfig
     seed: int
     suites: tuple[Suite, ...]
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """A result and the sums by document behind it; none where it has no metric."""
+
+    result: Result
+    sums: PerDocument = field(default_factory=dict)
 
 
 def evaluate(
@@ -61,14 +69,26 @@ def evaluate(
             is NaN or infinite.
     """
     suites = [load_suite(path) for path in dict.fromkeys(suite_paths)]
-    found: dict[Path, list[Result]] = {}
+    found: dict[Path, list[_Measured]] = {}
     for work in _grouped(suites, model, text):
         found |= _evaluate(work, config, say, fingerprinted=model is None)
-    for suite in suites:
-        folder = suite.path / results_folder(model, text)
-        for result in found[suite.path]:
-            result.write(folder / f"{result.evaluation}.json")
-    return {suite.path: found[suite.path] for suite in suites}
+    return {
+        suite.path: [
+            _written(measured, suite.path / results_folder(model, text))
+            for measured in found[suite.path]
+        ]
+        for suite in suites
+    }
+
+
+def _written(measured: "_Measured", folder: Path) -> Result:
+    """Write a result, after the sums it was computed from, which it names by their SHA-256."""
+    result = measured.result
+    if measured.sums:
+        digest = write_sums(folder, result.evaluation, measured.sums)
+        result = replace(result, config=result.config | {KEY: digest})
+    result.write(folder / f"{result.evaluation}.json")
+    return result
 
 
 def _grouped(
@@ -98,7 +118,7 @@ def _text(asked: TextConfig | str | None, own: TextConfig) -> TextConfig:
 
 def _evaluate(
     work: _Work, config: EvalConfig, say: Callable[[str], None] | None, fingerprinted: bool
-) -> dict[Path, list[Result]]:
+) -> dict[Path, list[_Measured]]:
     lm = LanguageModel.load(work.model, choose_device(config.device))
     banks: dict[str, Bank] = {}
     for suite in work.suites:
@@ -120,7 +140,8 @@ def _evaluate(
     }
     return {
         suite.path: [
-            replace(result, config=result.config | about) for result in results[str(suite.path)]
+            replace(one, result=replace(one.result, config=one.result.config | about))
+            for one in results[str(suite.path)]
         ]
         for suite in work.suites
     }
@@ -132,19 +153,26 @@ def _measure(
     held_out: HeldOut,
     config: EvalConfig,
     progress: Tracker,
-) -> dict[str, list[Result]]:
+) -> dict[str, list[_Measured]]:
     """Reconstruction, splice and latents, sharing the sites' means and the latents' counts."""
     sites = sites_of(banks, lm)
     with torch.no_grad(), progress("reconstruction", 2 * held_out.tokens_NT.numel()) as tick:
         means = site_means(lm, sites, held_out, tick)
-        tallies = tally(banks, lm, held_out, means, tick)
-    found = [summarise(tallies, banks, held_out, config)]
+        tallies = reconstruction.tally(banks, lm, held_out, means, tick)
+    results = reconstruction.summarise(tallies, banks, held_out, config)
+    found = {
+        name: [_Measured(results[name], reconstruction.per_document(sites))]
+        for name, sites in tallies.items()
+    }
     if config.splice:
         part = held_out.first(config.splice_tokens)
-        found.append(splice(banks, lm, part, config, progress, means))
+        for name, sums in splice.tally(banks, lm, part, progress, means).items():
+            found[name].append(_Measured(splice.summarise(sums, part, config), sums))
     if config.latents > 0:
-        found.append(latents(banks, lm, held_out, config, progress, tallies))
-    return {name: [results[name] for results in found] for name in banks}
+        results = latents(banks, lm, held_out, config, progress, tallies)
+        for name, result in results.items():
+            found[name].append(_Measured(result))
+    return found
 
 
 def check_fingerprint(suite: Suite, lm: LanguageModel) -> None:

@@ -6,8 +6,10 @@ Shapes: B sequences, T positions, V vocabulary, P predictions that are counted.
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float
+from numpy.typing import NDArray
 from torch import Tensor
 
 from saeforge.config import EvalConfig
@@ -17,6 +19,7 @@ from saeforge.eval.banks import Bank, kept_rows, reconstruct, site_means, sites_
 from saeforge.eval.held_out import HeldOut
 from saeforge.eval.progress import Tick, Tracker, silent
 from saeforge.eval.result import Metric, Result
+from saeforge.eval.sums import PerDocument
 from saeforge.lm.model import LanguageModel
 
 COUNTED = (
@@ -52,7 +55,7 @@ METRICS = {
         "lower",
     ),
 }
-_STATISTICS: dict[str, bootstrap.Statistic] = {
+STATISTICS: dict[str, bootstrap.Statistic] = {
     "ce_clean": lambda s: s["clean"] / s["n"],
     "ce_spliced": lambda s: s["spliced"] / s["n"],
     "delta_ce": lambda s: (s["spliced"] - s["clean"]) / s["n"],
@@ -141,7 +144,6 @@ class _Sums:
         sums_R.index_add_(0, batch.row_NT[counted(batch)], values_P)
 
 
-@torch.no_grad()
 def splice(
     banks: Mapping[str, Bank],
     lm: LanguageModel,
@@ -162,6 +164,19 @@ def splice(
     Raises:
         UserError: as `reconstruction`.
     """
+    tallies = tally(banks, lm, held_out, progress, means)
+    return {name: summarise(sites, held_out, config) for name, sites in tallies.items()}
+
+
+@torch.no_grad()
+def tally(
+    banks: Mapping[str, Bank],
+    lm: LanguageModel,
+    held_out: HeldOut,
+    progress: Tracker = silent,
+    means: Mapping[str, Tensor] | None = None,
+) -> dict[str, PerDocument]:
+    """Bank → what the passes that `splice` describes leave of it: sums by document."""
     sites = sites_of(banks, lm)
     spliced = sum(len(bank) for bank in banks.values())
     passes = 1 + 2 * len(sites) + spliced + (means is None)
@@ -171,7 +186,22 @@ def splice(
         sums = _Sums(held_out.rows, lm.device)
         for number, batch in enumerate(held_out.batches(logit_batch(lm), lm.device)):
             _splice_batch(banks, lm, sites, means, (number, batch), sums, tick)
-    return {name: _result(name, bank, sums, held_out, config) for name, bank in banks.items()}
+    return {
+        name: {site: _per_document(sums, name, site) for site in bank}
+        for name, bank in banks.items()
+    }
+
+
+def _per_document(sums: _Sums, name: str, site: str) -> dict[str, NDArray[np.float64]]:
+    keys: dict[str, _Key] = {
+        "n": ("n",),
+        "clean": ("clean",),
+        "zero": (site, "zero"),
+        "mean": (site, "mean"),
+        "spliced": (site, "bank", name),
+        "kl": (site, "bank", name, "kl"),
+    }
+    return {sum_: sums.by_name[key].cpu().numpy() for sum_, key in keys.items()}
 
 
 def _splice_batch(
@@ -228,24 +258,14 @@ def _through(sae: SAE) -> Replace:
     return lambda rows_ND: reconstruct(sae, rows_ND)
 
 
-def _result(name: str, bank: Bank, sums: _Sums, held_out: HeldOut, config: EvalConfig) -> Result:
-    by_name = {key: sums_R.cpu().numpy() for key, sums_R in sums.by_name.items()}
-    tokens = int(by_name["n",].sum())
-    documents = int((by_name["n",] > 0).sum())
-    sites, series = {}, {}
-    for site in bank:
-        per_document = {
-            "n": by_name["n",],
-            "clean": by_name["clean",],
-            "zero": by_name[site, "zero"],
-            "mean": by_name[site, "mean"],
-            "spliced": by_name[site, "bank", name],
-            "kl": by_name[site, "bank", name, "kl"],
-        }
-        sites[site] = bootstrap.estimate(per_document, _STATISTICS, config.bootstrap, config.seed)
+def summarise(per_document: PerDocument, held_out: HeldOut, config: EvalConfig) -> Result:
+    """The result of one bank from its sums by document."""
+    counted_R = next(iter(per_document.values()))["n"]
+    tokens, documents = int(counted_R.sum()), int((counted_R > 0).sum())
+    series = {}
+    for site, sums in per_document.items():
         ablated = {
-            f"ce_{kind}": float(per_document[kind].sum()) / max(tokens, 1)
-            for kind in ("zero", "mean")
+            f"ce_{kind}": float(sums[kind].sum()) / max(tokens, 1) for kind in ("zero", "mean")
         }
         series[site] = {"ablation": ablated}
     return Result(
@@ -255,10 +275,14 @@ def _result(name: str, bank: Bank, sums: _Sums, held_out: HeldOut, config: EvalC
         | {
             "counted": COUNTED,
             "intervals": bootstrap.describe(documents, config.bootstrap, config.seed),
+            "held_out": held_out.digest,
         },
         tokens=tokens,
         documents=documents,
         metrics=METRICS,
-        sites=sites,
+        sites={
+            site: bootstrap.estimate(sums, STATISTICS, config.bootstrap, config.seed)
+            for site, sums in per_document.items()
+        },
         series=series,
     )
