@@ -235,7 +235,7 @@ def test_initialisation():
     torch.testing.assert_close(sae.threshold.detach(), torch.full((WIDTH,), 0.02 * D**0.5))
     assert sae.coefficient == 1.0
     assert sae.betas == (0.0, 0.999)
-    assert sae.lr_scales == {"threshold": D**0.5, "b_enc": D**0.5}
+    assert sae.lr_scales == {"threshold": D**0.5}
 
 
 @pytest.mark.parametrize(

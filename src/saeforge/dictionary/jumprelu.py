@@ -85,8 +85,9 @@ class JumpReLU(Steered):
 
     @property
     def lr_scales(self) -> dict[str, float]:
-        """θ and b_enc are of the order of √D where a weight is of the order of 1."""
-        return {"threshold": self.d**0.5, "b_enc": self.d**0.5}
+        """θ is of the order of √D where a weight is of the order of 1, and moves as much more. Not
+        b_enc: measured, that helps at small L0 and hurts more at large."""
+        return {"threshold": self.d**0.5}
 
     @torch.no_grad()
     def initialise(self, x_BD: Float[Tensor, "B D"], generator: torch.Generator) -> None:
@@ -120,7 +121,7 @@ class JumpReLU(Steered):
         x_hat = z.decode(f, self.w_dec, self.b_dec)
         with stage("loss"):
             losses = {
-                "reconstruction": reconstruction(batch.target, x_hat),
+                "reconstruction": reconstruction(batch.target, x_hat, batch.weight),
                 "sparsity": z.mean_sum(_step(z.z, theta, self._epsilon)) / self.d,
             }
         return self._finish(batch, context, z, f, x_hat, losses)
