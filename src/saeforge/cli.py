@@ -146,6 +146,48 @@ class Train:
 
 
 @dataclass(frozen=True)
+class Cost:
+    """Say what a training run will cost before it starts: FLOPs, seconds, memory, disk.
+
+    Takes the run as `train` does. Seconds are predicted from some seconds of the run's own work;
+    with several sites, also what it would cost and save with G SAEs in place of one per site.
+    """
+
+    run: Annotated[Path | None, Positional] = None
+    """RUN.yaml, as for `train`."""
+    preset: str | None = None
+    """As for `train`: `quick`."""
+    model: str | None = None
+    """A Hugging Face id, a folder, or `embedded`."""
+    text: str | None = None
+    """A Hugging Face dataset, a .txt, .jsonl or .parquet file, or `embedded`."""
+    set: Annotated[tuple[str, ...], UseAppendAction] = ()
+    """key.sub=value, as for `train`."""
+    device: str | None = None
+    """`auto`, `cpu`, `cuda` or `cuda:i`."""
+    no_calibrate: bool = False
+    """Time nothing: no seconds, and no text is read."""
+    out: Path | None = None
+    """A JSON file to write all numbers to."""
+    json: bool = False
+    """Print one JSON object on stdout instead of the tables."""
+
+    def __call__(self) -> int:
+        """Run it."""
+        from saeforge import commands, commands_cost
+
+        named = {
+            "model": {"name": self.model},
+            "text": {"source": self.text},
+            "device": self.device,
+        }
+        config, _ = commands.run_config(self.run, self.preset, named, self.set)
+        return commands_cost.cost(
+            config, calibrated=not self.no_calibrate, out=self.out, as_json=self.json
+        )
+
+
+@dataclass(frozen=True)
 class Eval:
     """Evaluate suites on held-out documents: reconstruction, splice, and latents for the report."""
 
@@ -303,6 +345,7 @@ class Bench:
 COMMANDS: dict[str, Callable[..., Callable[[], int]]] = {
     "demo": Demo,
     "plan": Plan,
+    "cost": Cost,
     "train": Train,
     "eval": Eval,
     "report": Report,

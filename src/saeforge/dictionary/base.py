@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from saeforge.dictionary.flops import Flops, Phase, sparse_step
 from saeforge.dictionary.fused import decode_sparse
 
 
@@ -134,6 +135,17 @@ class SAE(nn.Module, ABC):
         A pre-activation is of the order of √D where a weight is of the order of 1: Adam, which
         moves everything by the learning rate, moves a bias √D times too slowly unless told."""
         return {}
+
+    @property
+    def phases(self) -> tuple[Phase, ...]:
+        """How many latents a run's steps will have active, for estimates of its cost; their shares
+        add up to 1. Where nothing better is known, all M."""
+        return (Phase(1.0, self.width, "all latents taken to be active"),)
+
+    def flops(self, active: float, rows: int) -> Flops:
+        """Operations per token of a training step with so many active latents per token, in a
+        batch of so many rows; by default a dense encoder and one sparse reconstruction."""
+        return sparse_step(self.d, self.width, active, rows)
 
     @abstractmethod
     def initialise(self, x_BD: Float[Tensor, "B D"], generator: torch.Generator) -> None:

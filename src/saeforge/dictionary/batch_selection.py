@@ -10,10 +10,11 @@ from torch import Tensor, nn
 
 from saeforge.dictionary.auxk import auxk_of_dead
 from saeforge.dictionary.base import SAE, Batch, Context, SparseCode, StepOut
+from saeforge.dictionary.flops import Flops, Phase, probed, sparse_step
 from saeforge.dictionary.initial import geometric_median, unit_rows
 from saeforge.dictionary.losses import auxk_latents, batch_fvu
 from saeforge.dictionary.preactivations import AtPairs, at_pairs, preactivations_above
-from saeforge.dictionary.select_batch import select_batch
+from saeforge.dictionary.select_batch import PROBE_ROWS, select_batch
 from saeforge.dictionary.stages import stage
 
 DECAY = 0.95
@@ -43,6 +44,17 @@ class BatchSelection(SAE):
         self.w_dec = nn.Parameter(w_MD.clone())
         self.b_dec = nn.Parameter(torch.zeros(d))
         self.register_buffer("threshold", torch.zeros(()))
+
+    @property
+    def phases(self) -> tuple[Phase, ...]:
+        """k per token, on average, from the first step to the last."""
+        return (Phase(1.0, self.config.k),)
+
+    def flops(self, active: float, rows: int) -> Flops:
+        """As TopK's, and some rows encoded twice; not counted is a second pass of the encoder, in
+        the rare step whose floor let too few through."""
+        step = sparse_step(self.d, self.width, active, rows)
+        return probed(step, self.d, self.width, rows, PROBE_ROWS)
 
     @torch.no_grad()
     def initialise(self, x_BD: Float[Tensor, "B D"], generator: torch.Generator) -> None:

@@ -57,6 +57,7 @@ class Gated(Steered):
     arch: ClassVar[str] = "gated"
     unit_norm: ClassVar[tuple[str, ...]] = ("w_dec",)
     betas: ClassVar[tuple[float, float]] = (0.0, 0.999)
+    decodes: ClassVar[int] = 2
 
     def __init__(self, d: int, config: GatedConfig) -> None:
         super().__init__(d, config, config.l1)
@@ -113,6 +114,10 @@ class Gated(Steered):
     def folded(self, mean_D: Float[Tensor, " D"], scale: Float[Tensor, ""]) -> "Gated":
         """W_enc/s, W_dec·s, b_dec·s + μ: the same code from raw activations."""
         return fold(self, mean_D, scale)
+
+    @property
+    def _shift(self) -> Tensor:
+        return self.b_dec
 
     def _activations(self, z: Preactivations) -> Float[Tensor, "*places"]:
         """H(z) · ReLU(exp(r_mag)(z − b_gate) + b_mag)."""

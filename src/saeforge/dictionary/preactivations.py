@@ -22,7 +22,7 @@ from saeforge.dictionary.stages import stage
 
 DENSE_SHARE = 1 / 8
 """Share of active latents above which dense matrices beat sparse pairs in a training step."""
-_PROBE_ROWS = 64
+PROBE_ROWS = 64
 
 
 class Preactivations(ABC):
@@ -132,7 +132,7 @@ def preactivations(
     """
     if x_BD.shape[0]:
         with torch.no_grad():
-            head_bD = x_BD[:_PROBE_ROWS] if b_dec_D is None else x_BD[:_PROBE_ROWS] - b_dec_D
+            head_bD = x_BD[:PROBE_ROWS] if b_dec_D is None else x_BD[:PROBE_ROWS] - b_dec_D
             above = torch.addmm(b_enc_M, head_bD, w_enc_MD.T) > floor
             dense = bool(above.float().mean() > DENSE_SHARE)
         if dense:

@@ -14,7 +14,7 @@ from saeforge.dictionary.fused import tile_rows
 from saeforge.dictionary.preactivations import select_above
 from saeforge.dictionary.stages import stage
 
-_PROBE_ROWS = 64
+PROBE_ROWS = 64
 _MARGIN = 2
 """The floor lets about this many times k candidates per token through."""
 _POOL = 2 * _MARGIN
@@ -133,7 +133,7 @@ def _floor(x: Tensor, w_enc: Tensor, b_enc: Tensor, b_dec: Tensor, k: int) -> Te
     if rows == 0 or wanted >= width:
         return x.new_zeros(())
     with stage("select"):
-        probe = x[:: -(-rows // _PROBE_ROWS)] - b_dec
+        probe = x[:: -(-rows // PROBE_ROWS)] - b_dec
         z = torch.addmm(b_enc, probe, w_enc.T).view(-1)
         return z.kthvalue(z.shape[0] - probe.shape[0] * wanted).values.clamp_min(0)
 

@@ -1,17 +1,21 @@
 """What architectures with a sparsity penalty have in common: its coefficient, fixed or steered to
 a target L0."""
 
-from typing import Any
+from abc import abstractmethod
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from saeforge.dictionary.base import SAE, Batch, Context, StepOut
+from saeforge.dictionary.flops import Flops, Phase, dense_step, probed, sparse_step
 from saeforge.dictionary.losses import batch_fvu
-from saeforge.dictionary.preactivations import Preactivations
+from saeforge.dictionary.preactivations import DENSE_SHARE, PROBE_ROWS, Preactivations
 from saeforge.dictionary.sparsity import Steering, warmup_share
 from saeforge.dictionary.stages import stage
+
+_USUAL_L0 = 64
 
 
 class Steered(SAE):
@@ -22,11 +26,39 @@ class Steered(SAE):
     """
 
     coefficient: Tensor
+    decodes: ClassVar[int] = 1
+    """Reconstructions per training step."""
 
     def __init__(self, d: int, config: Any, start: float, signed: bool = False) -> None:
         super().__init__(d, config)
         self._steering = Steering(start, config.target_l0, signed)
         self.register_buffer("coefficient", torch.tensor(float(start)))
+
+    @property
+    def phases(self) -> tuple[Phase, ...]:
+        """Half of all latents while the penalty warms up, then the target, which a run is near
+        soon after that."""
+        dense = Phase(self.config.sparsity_warmup, self.width / 2, "half of the latents, dense")
+        target, assumed = self.config.target_l0, "target_l0"
+        if target is None:
+            target, assumed = min(_USUAL_L0, self.width / 2), f"{_USUAL_L0} for want of target_l0"
+        phases = (dense, Phase(1 - dense.share, target, assumed))
+        return tuple(phase for phase in phases if phase.share > 0)
+
+    def flops(self, active: float, rows: int) -> Flops:
+        """Dense or sparse, as the step would go; some rows are encoded twice to decide which."""
+        d, width = self.d, self.width
+        if active > DENSE_SHARE * width:
+            step = dense_step(d, width, decodes=self.decodes, shifted=self._shift is not None)
+        else:
+            shifted = self._shift is not None
+            step = sparse_step(d, width, active, rows, decodes=self.decodes, shifted=shifted)
+        return probed(step, d, width, rows, PROBE_ROWS)
+
+    @property
+    @abstractmethod
+    def _shift(self) -> Tensor | None:
+        """What is subtracted from the encoder's input: b_dec, or nothing."""
 
     @torch.no_grad()
     def after_step(self, stats: dict[str, Tensor]) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from saeforge.config import STRICT
 from saeforge.dictionary.base import SAE, Batch, Context, SparseCode, StepOut
 from saeforge.dictionary.checks import check_coefficient, check_k, check_width
+from saeforge.dictionary.flops import Phase
 from saeforge.dictionary.fused import encode_topk, step_topk
 from saeforge.dictionary.initial import geometric_median, unit_rows
 from saeforge.dictionary.losses import auxk_latents, batch_fvu, reconstruction
@@ -54,6 +55,11 @@ class TopK(SAE):
         self.b_enc = nn.Parameter(torch.zeros(config.width))
         self.w_dec = nn.Parameter(w_MD.clone())
         self.b_dec = nn.Parameter(torch.zeros(d))
+
+    @property
+    def phases(self) -> tuple[Phase, ...]:
+        """k from the first step to the last."""
+        return (Phase(1.0, self.config.k),)
 
     @torch.no_grad()
     def initialise(self, x_BD: Float[Tensor, "B D"], generator: torch.Generator) -> None:

@@ -1,0 +1,175 @@
+"""What `saeforge cost` does: the run's cost as tables, or as JSON."""
+
+import json
+import sys
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from saeforge.calibrate import calibrate, parts_of, workload
+from saeforge.config import RunConfig
+from saeforge.cost import Predicted, predicted
+from saeforge.device import choose_device
+from saeforge.files import write_json
+from saeforge.lm.model import LanguageModel
+from saeforge.lm.text import Corpus
+from saeforge.train import schedule
+from saeforge.train.variants import expand_variants
+
+_DONE = 0
+
+
+def cost(
+    config: RunConfig, *, calibrated: bool = True, out: Path | None = None, as_json: bool = False
+) -> int:
+    """Print what a run will cost; with `calibrated`, also how long it will take here."""
+    schedule.check(config.train)  # before anything is loaded
+    lm = LanguageModel.load(config.model, choose_device(config.device))
+    widths = {site: lm.width(site) for site in lm.sites(config.sites)}
+    parts = parts_of(expand_variants(config.saes, widths, config.train), widths)
+    work = workload(config, lm, parts, widths)
+    speed = None
+    if calibrated:
+        corpus = Corpus(
+            config.text,
+            lm.tokenizer,
+            bos_id=lm.bos_id,
+            max_context=lm.max_context,
+            seed=config.seed,
+        )
+        speed = calibrate(work, config, lm, corpus)
+    found = predicted(work, speed)
+    values = found.to_json()
+    if speed is not None:
+        values["calibration"] = {
+            "took": speed.took,
+            "threads": speed.threads,
+            "quiet": speed.quiet,
+            "reason": speed.reason,
+        }
+    if out is not None:
+        write_json(out, values)
+    if as_json:
+        print(json.dumps(values))
+        return _DONE
+    console = Console(width=None if sys.stdout.isatty() else 140)
+    _print(console, found, lm.name)
+    if speed is not None:
+        state = "quiet" if speed.quiet else f"not quiet ({speed.reason}): expect less than that"
+        console.print(f"Calibrated in {speed.took:.0f} s on a machine that was {state}.")
+    return _DONE
+
+
+def _print(console: Console, found: Predicted, model: str) -> None:
+    console.print(_summary(found, model))
+    console.print(_bytes_table(found))
+    if found.groups:
+        console.print(_group_table(found))
+    for line in found.assumptions:
+        console.print(f"Assumed: {line}.", highlight=False)
+
+
+def _summary(found: Predicted, model: str) -> Table:
+    """A row per kind of work: operations both ways of counting, seconds, shares."""
+    title = (
+        f"{escape(model)}: {found.saes} SAEs of {_short(found.parameters / found.saes)} parameters,"
+        f" {_short(found.rows)} vectors each"
+    )
+    table = Table(title=title, title_justify="left")
+    table.add_column("")
+    for head in ("FLOPs", "share", "authors' FLOPs", "seconds"):
+        table.add_column(head, justify="right")
+    total, spent = sum(found.flops.values()), found.seconds
+    seconds = {
+        "lm": None if spent is None else spent.lm,
+        "saes": None if spent is None else spent.draws + spent.steps,
+        "evaluation": None if spent is None else spent.evaluation,
+    }
+    names = {"lm": "language model", "saes": "SAEs", "evaluation": "held-out evaluation"}
+    for key, flops in found.flops.items():
+        authors = found.authors_flops.get(key)
+        table.add_row(
+            names[key],
+            f"{flops:.3g}",
+            f"{flops / total:.0%}",
+            "–" if authors is None else f"{authors:.3g}",
+            _time(seconds[key]),
+        )
+    authors_total = sum(found.authors_flops.values())
+    table.add_section()
+    table.add_row(
+        "total",
+        f"{total:.3g}",
+        "",
+        f"{authors_total:.3g}",
+        _time(spent.total if spent is not None else None),
+    )
+    cached = found.regimes()["cached"]
+    table.add_row(
+        "total, activations cached",
+        f"{cached['flops']:.3g}",
+        "",
+        f"{found.authors_flops['saes']:.3g}",
+        _time(cached["seconds"]),
+    )
+    return table
+
+
+def _bytes_table(found: Predicted) -> Table:
+    table = Table(title="Memory and disk", title_justify="left")
+    for head in ("memory", "", "disk", ""):
+        table.add_column(head, justify="right" if not head else "left")
+    memory = [*found.memory.items(), ("total", sum(found.memory.values()))]
+    disk = [(k, v) for k, v in found.disk.items() if k != "cache"]
+    disk += [("total", sum(v for _, v in disk)), ("a cache instead", found.disk["cache"])]
+    for i, (name, size) in enumerate(memory):
+        right = (disk[i][0], _size(disk[i][1])) if i < len(disk) else ("", "")
+        table.add_row(name, _size(size), *right)
+    return table
+
+
+def _group_table(found: Predicted) -> Table:
+    table = Table(
+        title="One SAE per group of sites, for every number of groups G (the first of `saes`)",
+        title_justify="left",
+    )
+    for head in ("G", "FLOPs", "saved", "authors' FLOPs", "saved", "seconds", "saved"):
+        table.add_column(head, justify="right")
+    for row in found.groups:
+        table.add_row(
+            str(row.groups),
+            f"{row.flops:.3g}",
+            f"{row.saving:.1%}",
+            f"{row.authors_flops:.3g}",
+            f"{row.authors_saving:.1%}",
+            _time(row.seconds),
+            "–" if row.seconds_saving is None else f"{row.seconds_saving:.1%}",
+        )
+    return table
+
+
+def _time(seconds: float | None) -> str:
+    if seconds is None:
+        return "–"
+    if seconds < 90:
+        return f"{seconds:.1f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.1f} min"
+    return f"{seconds / 3600:.1f} h"
+
+
+def _short(number: float) -> str:
+    for size, unit in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
+        if number >= size:
+            return f"{number / size:.3g}{unit}"
+    return f"{number:.0f}"
+
+
+def _size(size: float) -> str:
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if size < 1024 or unit == "GiB":
+            return f"{size:.3g} {unit}"
+        size /= 1024
+    raise AssertionError
