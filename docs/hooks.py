@@ -11,7 +11,18 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "src"))
 
-COMMANDS = ("", "demo", "plan", "train", "eval", "report", "convert", "bench", "bench step")
+COMMANDS = (
+    "",
+    "demo",
+    "plan",
+    "train",
+    "eval",
+    "compare",
+    "report",
+    "convert",
+    "bench",
+    "bench step",
+)
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:

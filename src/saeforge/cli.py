@@ -213,6 +213,46 @@ class Eval:
 
 
 @dataclass(frozen=True)
+class Compare:
+    """Compare evaluated suites with a baseline, site by site, on the same held-out documents.
+
+    Differences have intervals from paired resamples. Leaves results/comparison.json in each suite.
+    """
+
+    suites: Annotated[tuple[Path, ...], Positional]
+    """Folders of suites, or of runs (all their suites); at least one."""
+    baseline: tuple[Path, ...] = ()
+    """The suite to compare with; after it, the same trained with other seeds: how well their
+    latents match the first one's is shown beside how well the suites' do."""
+    no_alignment: bool = False
+    """Do not match the latents of the dictionaries (MMCS, MMCO, spread over a group's sites),
+    which runs the language model."""
+    tokens: int = 100_000
+    """Held-out tokens on which firing latents are matched."""
+    bootstrap: int = 1000
+    """Resamples of the documents behind each interval."""
+    seed: int = 0
+    """Seed of the bootstrap."""
+    device: str = "auto"
+    """`auto`, `cpu`, `cuda` or `cuda:i`."""
+    json: bool = False
+    """Print one JSON object on stdout instead of the tables."""
+
+    def __call__(self) -> int:
+        """Run it."""
+        from saeforge.commands_compare import CompareConfig, compare
+
+        config = CompareConfig(
+            alignment=not self.no_alignment,
+            tokens=self.tokens,
+            bootstrap=self.bootstrap,
+            seed=self.seed,
+            device=self.device,
+        )
+        return compare(self.suites, self.baseline, config, as_json=self.json)
+
+
+@dataclass(frozen=True)
 class Report:
     """Write a static HTML report of one suite, or of several side by side."""
 
@@ -348,6 +388,7 @@ COMMANDS: dict[str, Callable[..., Callable[[], int]]] = {
     "cost": Cost,
     "train": Train,
     "eval": Eval,
+    "compare": Compare,
     "report": Report,
     "convert": Convert,
     "bench": Bench,

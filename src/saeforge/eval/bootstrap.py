@@ -5,7 +5,8 @@ metric is a function of sums over documents; the sums of a resample are counts @
 are multinomial. Shapes: N documents, R resamples, S sums.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,7 @@ from saeforge.eval.result import Value
 
 Sums = Mapping[str, NDArray[np.float64]]
 """Name of a sum → its value for all the documents, then for each resample [1 + R]."""
+Key = TypeVar("Key", bound=Hashable)
 Statistic = Callable[[Sums], NDArray[np.float64]]
 
 _CHUNK = 2**24
@@ -51,17 +53,31 @@ def estimate(
 
     With one document, or no resamples, the intervals are None.
     """
-    names = list(per_document)
-    rows_NS = np.stack([np.asarray(per_document[name], np.float64) for name in names], axis=1)
-    rows_NS = rows_NS[np.asarray(per_document["n"]) > 0]
+    sums = resampled(per_document, per_document["n"], resamples, seed)
+    with np.errstate(divide="ignore", invalid="ignore"):  # 0/0 is null in the result
+        return {name: interval(statistic(sums)) for name, statistic in statistics.items()}
+
+
+def resampled(
+    per_document: Mapping[Key, NDArray[np.float64]],
+    n: NDArray[np.float64],
+    resamples: int,
+    seed: int,
+) -> dict[Key, NDArray[np.float64]]:
+    """Every sum of all the documents, then of each resample [1 + R]; one draw for all the sums.
+
+    Args:
+        n: each document's tokens; documents without any are not resampled.
+    """
+    rows_NS = np.stack([np.asarray(sum_N, np.float64) for sum_N in per_document.values()], axis=1)
+    rows_NS = rows_NS[np.asarray(n) > 0]
     total_1S = rows_NS.sum(axis=0, keepdims=True)
     drawn_RS = resampled_sums(rows_NS, resamples if len(rows_NS) > 1 else 0, seed)
-    sums = dict(zip(names, np.concatenate([total_1S, drawn_RS]).T, strict=True))
-    with np.errstate(divide="ignore", invalid="ignore"):  # 0/0 is null in the result
-        return {name: _value(statistic(sums)) for name, statistic in statistics.items()}
+    return dict(zip(per_document, np.concatenate([total_1S, drawn_RS]).T, strict=True))
 
 
-def _value(total_and_drawn: NDArray[np.float64]) -> Value:
+def interval(total_and_drawn: NDArray[np.float64]) -> Value:
+    """The first element, with the 2.5% and 97.5% percentiles of the others [1 + R]."""
     value, drawn_R = float(total_and_drawn[0]), total_and_drawn[1:]
     if not np.isfinite(value):
         return Value(None)

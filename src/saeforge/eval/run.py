@@ -96,7 +96,7 @@ def _grouped(
 ) -> list[_Work]:
     works: dict[str, _Work] = {}
     for suite in suites:
-        run = from_mapping(RunConfig, suite.meta["config"], f"{suite.path / 'suite.json'}: config")
+        run = run_of(suite)
         work = _Work(_model(model, run.model), _text(text, run.text), run.seed, (suite,))
         key = json.dumps([asdict(work.model), asdict(work.text), work.seed])
         known = works.get(key)
@@ -126,11 +126,7 @@ def _evaluate(
             check_fingerprint(suite, lm)
         banks[str(suite.path)] = {site: sae.to(lm.device) for site, sae in suite.bank().items()}
     sites_of(banks, lm)
-    corpus = Corpus(
-        work.text, lm.tokenizer, bos_id=lm.bos_id, max_context=lm.max_context, seed=work.seed
-    )
-    sequences = max(1, LM_TOKENS // work.text.context)
-    held_out = HeldOut.take(corpus.stream("held_out", sequences, epochs=1), config.tokens)
+    held_out = held_out_tokens(lm, work.text, work.seed, config.tokens)
     if say is not None:
         say(_announcement(work, lm, held_out, config))
     results = _measure(banks, lm, held_out, config, tracker(say))
@@ -173,6 +169,26 @@ def _measure(
         for name, result in results.items():
             found[name].append(_Measured(result))
     return found
+
+
+def held_out_tokens(lm: LanguageModel, text: TextConfig, seed: int, tokens: int) -> HeldOut:
+    """The first held-out tokens of a text, in the order that every evaluation takes them in.
+
+    Raises:
+        UserError: if the text cannot be read or has none.
+    """
+    corpus = Corpus(text, lm.tokenizer, bos_id=lm.bos_id, max_context=lm.max_context, seed=seed)
+    sequences = max(1, LM_TOKENS // text.context)
+    return HeldOut.take(corpus.stream("held_out", sequences, epochs=1), tokens)
+
+
+def run_of(suite: Suite) -> RunConfig:
+    """The configuration of the run that trained a suite.
+
+    Raises:
+        UserError: if the suite has none that this version reads.
+    """
+    return from_mapping(RunConfig, suite.meta["config"], f"{suite.path / 'suite.json'}: config")
 
 
 def check_fingerprint(suite: Suite, lm: LanguageModel) -> None:

@@ -1,0 +1,119 @@
+"""`saeforge compare`: suites beside their baseline, site by site."""
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from saeforge.errors import UserError
+from saeforge.eval.alignment import Matched
+from saeforge.eval.compare import FILE, CompareConfig, Comparison, Paired
+from saeforge.eval.compare import compare as compare_suites
+from saeforge.eval.result import Value
+from saeforge.suite import find_suites
+
+__all__ = ["CompareConfig", "compare"]
+
+MEAN = "mean over sites"
+SHOWN = ("fvu", "l0", "delta_ce")
+"""Metrics of the table; all are in the file."""
+
+
+def compare(
+    paths: Sequence[Path],
+    baselines: Sequence[Path],
+    config: CompareConfig,
+    as_json: bool = False,
+) -> int:
+    """Print each suite beside the baseline and leave results/comparison.json in it."""
+    if not paths:
+        raise UserError("name at least one folder of a suite or of a run")
+    suites = list(dict.fromkeys(suite for path in paths for suite in find_suites(path)))
+    stream = sys.stderr if as_json else sys.stdout
+    found = compare_suites(
+        suites,
+        [_one(path) for path in baselines],
+        config,
+        say=lambda line: print(line, file=stream, flush=True),
+    )
+    if as_json:
+        print(json.dumps({str(path): asdict(one) for path, one in found.items()}))
+        return 0
+    for path, comparison in found.items():
+        _print_table(path, comparison)
+    print(f"Comparisons: results/{FILE} in each suite\nNext: saeforge report {_named(paths)}")
+    return 0
+
+
+def _one(path: Path) -> Path:
+    found = find_suites(path)
+    if len(found) > 1:
+        names = ", ".join(suite.name for suite in found)
+        raise UserError(f"--baseline {path} holds several suites; name one of {names}")
+    return found[0]
+
+
+def _named(paths: Sequence[Path]) -> str:
+    return " ".join(str(path) for path in paths)
+
+
+def _print_table(path: Path, comparison: Comparison) -> None:
+    """A row per site: value, difference from the baseline, ratio; how latents are matched."""
+    table = Table(
+        title=f"{escape(str(path))} − {escape(comparison.baseline.variant)} on the same held-out "
+        "documents [95% interval of the difference, of paired resamples]",
+        title_justify="left",
+    )
+    table.add_column("site", no_wrap=True)
+    metrics = [name for name in SHOWN if name in comparison.metrics]
+    for name in metrics:
+        title = comparison.metrics[name].title
+        table.add_column(title, justify="right")
+        table.add_column(f"{title}\ndifference", justify="right")
+        if comparison.mean[name].ratio is not None:
+            table.add_column(f"{title}\nratio", justify="right")
+    alignment = comparison.alignment
+    for head in ("MMCS (seeds)", "MMCO (seeds)") if alignment else ():
+        table.add_column(head, justify="right")
+    for site, values in [*comparison.sites.items(), (MEAN, comparison.mean)]:
+        cells = _cells(values, metrics)
+        if alignment and site in alignment.sites:
+            own, seeds = alignment.sites[site].suite, alignment.sites[site].seeds
+            cells += [_matched(name, own, seeds) for name in ("mmcs", "mmco")]
+        table.add_row(escape(site), *cells)
+    Console(width=None if sys.stdout.isatty() else 140).print(table)
+
+
+def _cells(values: Mapping[str, Paired], metrics: Sequence[str]) -> list[str]:
+    cells = []
+    for name in metrics:
+        pair = values[name]
+        cells += [_number(pair.suite.value), _difference(pair.difference)]
+        if pair.ratio is not None:
+            cells.append(_number(pair.ratio.value))
+    return cells
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.4g}"
+
+
+def _difference(value: Value) -> str:
+    """`+0.012 [+0.011, +0.013]`."""
+    if value.value is None:
+        return "–"
+    if value.low is None or value.high is None:
+        return f"{value.value:+.3g}"
+    return f"{value.value:+.3g} \\[{value.low:+.3g}, {value.high:+.3g}]"
+
+
+def _matched(name: str, own: Matched, seeds: Sequence[Matched]) -> str:
+    """The suite's, and in brackets the mean of the baseline's other seeds."""
+    others = [value for seed in seeds if (value := getattr(seed, name)) is not None]
+    text = _number(getattr(own, name))
+    return f"{text} ({_number(sum(others) / len(others))})" if others else text

@@ -1,0 +1,41 @@
+import json
+from pathlib import Path
+
+import pytest
+from toy_suites import SITES, written_suite
+from toys import random_text, saved_llama
+
+from saeforge.cli import main
+
+
+def test_eval_then_compare(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    saved_llama(tmp_path)
+    (tmp_path / "text.txt").write_text(random_text(200))
+    base = written_suite(tmp_path / "base", tmp_path)
+    seed = written_suite(tmp_path / "base-1", tmp_path, seed=3)
+    shared = written_suite(tmp_path / "run" / "g1", tmp_path, {"all": SITES}, seed=9)
+    run = shared.parent
+    assert main(["compare", str(run), "--baseline", str(base)]) == 2
+    assert "run `saeforge eval`" in capsys.readouterr().err
+    options = ["--tokens", "1000", "--splice-tokens", "300", "--latents", "0", "--bootstrap", "20"]
+    assert main(["eval", str(run), str(base), *options]) == 0
+    capsys.readouterr()
+    options = ["--tokens", "500", "--bootstrap", "20"]
+    assert main(["compare", str(run), "--baseline", str(base), str(seed), *options]) == 0
+    said = capsys.readouterr().out
+    for word in (*SITES, "mean over sites", "ratio", "MMCO (seeds)", "comparison.json"):
+        assert word in said
+    arguments = ["compare", str(run), "--baseline", str(base), "--no-alignment", "--json"]
+    assert main(arguments) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found == {str(shared): json.loads((shared / "results/comparison.json").read_text())}
+    for arguments, message in [
+        (["compare", str(run)], "--baseline"),
+        (["compare", str(run), "--baseline", str(tmp_path)], "holds several suites"),
+        (["compare", "--baseline", str(base)], "at least one"),
+        (["compare", str(run), "--baseline", str(base), "--tokens", "0"], "tokens = 0"),
+    ]:
+        assert main(arguments) == 2
+        error = capsys.readouterr().err
+        assert message in error
+        assert error.count("\n") == 1
