@@ -26,7 +26,7 @@ ARROWS: dict[str, set[str]] = {
     "suite": LEAVES | {"dictionary"},
     "interop": LEAVES | {"dictionary", "suite"},
     "cost": LEAVES | {"dictionary"},
-    "train": LEAVES | {"dictionary", "activations", "suite", "cost"},
+    "train": LEAVES | {"dictionary", "activations", "groups", "suite", "cost"},
     "eval": LEAVES | {"dictionary", "activations", "lm", "suite"},
     "report": LEAVES,
     "bench": LEAVES | {"dictionary", "train"},

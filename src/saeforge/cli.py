@@ -118,6 +118,8 @@ class Train:
     """A Hugging Face id, a folder, or `embedded`."""
     text: str | None = None
     """A Hugging Face dataset, a .txt, .jsonl or .parquet file, or `embedded`."""
+    plan: Path | None = None
+    """A plan.json of `saeforge plan`: train on its sites, with its groups."""
     out: Path | None = None
     """Folder of the run: runs/<name of the YAML file, or of preset and model> by default."""
     set: Annotated[tuple[str, ...], UseAppendAction] = ()
@@ -141,7 +143,7 @@ class Train:
             "device": self.device,
             "seed": self.seed,
         }
-        config, name = commands.run_config(self.run, self.preset, named, self.set)
+        config, name = commands.run_config(self.run, self.preset, named, self.set, self.plan)
         return commands.train(config, self.out or Path("runs") / name, as_json=self.json)
 
 

@@ -32,6 +32,7 @@ from saeforge.eval.result import Result, Value
 from saeforge.eval.run import check_fingerprint, results_folder
 from saeforge.eval.run import evaluate as evaluate_suites
 from saeforge.groups.distances import angular_distances
+from saeforge.groups.grouping import Groupings
 from saeforge.groups.partition import Method, Objective, check_method, diameters
 from saeforge.groups.plan import Plan, make_plan
 from saeforge.lm.model import LanguageModel
@@ -47,11 +48,16 @@ DONE, INTERRUPTED = 0, 130
 
 
 def run_config(
-    path: Path | None, preset: str | None, named: Mapping[str, Any], overrides: Sequence[str]
+    path: Path | None,
+    preset: str | None,
+    named: Mapping[str, Any],
+    overrides: Sequence[str],
+    plan: Path | None = None,
 ) -> tuple[RunConfig, str]:
     """The run's configuration and a name for its folder.
 
-    Order, later ones winning: defaults, preset, YAML file, named options, `--set`.
+    Order, later ones winning: defaults, preset, YAML file, plan (its sites and groups), named
+    options, `--set`.
 
     Raises:
         UserError: for an unknown preset, an unreadable file, an unknown key or a wrong type.
@@ -62,6 +68,9 @@ def run_config(
     if path is not None:
         data = merge(data, read_yaml(path))
         from_mapping(RunConfig, data, str(path))  # so that a message names the file
+    if plan is not None:
+        sites = Plan.read(plan).sites
+        data = merge(data, {"sites": list(sites), "groups": [{"plan": str(plan)}]})
     data = merge(data, _given(named))
     for override in overrides:
         data = merge(data, parse_override(override))
@@ -309,7 +318,14 @@ def _train(config: RunConfig, out: Path, say: Callable[[str], None]) -> bool:
     device = choose_device(config.device)
     lm = LanguageModel.load(config.model, device)
     widths = {site: lm.width(site) for site in lm.sites(config.sites)}
-    variants = expand_variants(config.saes, widths, config.train)
+    groupings = Groupings(widths, lm.fingerprint, lm.name)
+    variants = expand_variants(
+        config.saes,
+        widths,
+        config.train,
+        [g for spec in config.groups for g in groupings.resolve(spec, "groups")],
+        groupings.resolve,
+    )
     corpus = Corpus(
         config.text,
         lm.tokenizer,
@@ -331,6 +347,7 @@ def _train(config: RunConfig, out: Path, say: Callable[[str], None]) -> bool:
     if config.train.eval_every:
         held_out = corpus.stream("held_out", sequences, epochs=1)
         probe = HeldOutProbe(lm, held_out, config.train.eval_tokens)
+    grouped = {variant.name: variant.grouping.describe() for variant in variants}
     trainer = Trainer(
         build_members(variants, widths, device),
         source,
@@ -338,17 +355,23 @@ def _train(config: RunConfig, out: Path, say: Callable[[str], None]) -> bool:
         seed=config.seed,
         run_dir=out,
         suite_dirs=suite_dirs(variants, out),
-        identity={**asdict(config), "model_fingerprint": lm.fingerprint},
+        identity={
+            **asdict(config),
+            "model_fingerprint": lm.fingerprint,
+            "groupings": {v.name: v.grouping.groups for v in variants if v.grouping.name},
+        },
         buffer=config.buffer,
         probe=probe,
-        finish=lambda trained: _write_suite(trained, config, lm),
+        finish=lambda trained: _write_suite(trained, config, lm, grouped[trained.variant]),
         say=say,
         log=config.log,
     )
     return trainer.run() == "finished"
 
 
-def _write_suite(trained: Trained, config: RunConfig, lm: LanguageModel) -> None:
+def _write_suite(
+    trained: Trained, config: RunConfig, lm: LanguageModel, grouping: Mapping[str, Any]
+) -> None:
     """One variant's suite, with all that is needed to use it and to train it again."""
     write_suite(
         trained.path,
@@ -368,6 +391,8 @@ def _write_suite(trained: Trained, config: RunConfig, lm: LanguageModel) -> None
         steps=trained.steps,
         epochs=trained.epochs,
         train=trained.train,
+        grouping=grouping,
+        seconds=trained.seconds,
     )
 
 

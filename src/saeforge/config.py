@@ -26,6 +26,7 @@ from saeforge.errors import UserError
 STRICT = ConfigDict(extra="forbid", strict=True)
 
 DType = Literal["float32", "bfloat16"]
+NormaliserKind = Literal["centre-scale", "scale-only", "none", "learnable"]
 T = TypeVar("T")
 
 
@@ -82,8 +83,9 @@ class BufferConfig:
     """Precision in which activations are stored."""
     lm_batch: int = 8192
     """Tokens per forward pass of the language model."""
-    normaliser: Literal["centre-scale", "scale-only", "none"] = "centre-scale"
-    """The per-site affine map: mean 0 and E‖x‖² = d; scale alone; or the identity."""
+    normaliser: NormaliserKind = "centre-scale"
+    """The per-site affine map: mean 0 and E‖x‖² = d; scale alone; the identity; or `learnable`,
+    mean and scale of every site trained with the SAE, from those of `centre-scale`."""
     normaliser_tokens: int = 100_000
     """Tokens on which the normaliser is estimated (at most what the ring holds)."""
 
@@ -130,6 +132,26 @@ class TrainConfig:
 
 
 @dataclass(frozen=True, config=STRICT)
+class GroupsConfig:
+    """Sites that share an SAE: by a plan, in equal numbers, or given by name."""
+
+    plan: str | None = None
+    """A plan.json of `saeforge plan`: its groups, or with `groups` or `method` others by its
+    distances."""
+    method: Literal["complete", "contiguous", "even"] | None = None
+    """How sites are grouped: by default the plan's method. `even` (neighbours, in equal numbers)
+    needs no plan."""
+    objective: Literal["amad", "weighted", "max"] | None = None
+    """What `contiguous` minimises: AMAD by default."""
+    groups: int | tuple[int, ...] | tuple[tuple[str, ...], ...] | None = None
+    """How many, or several numbers for a variant each, or the groups themselves, by names of
+    sites."""
+    draw: Literal["one", "all"] = "one"
+    """Rows of a step: of every token one site of the group, drawn uniformly; or `all` of its sites,
+    of fewer tokens. Either way as many rows as an SAE of one site sees."""
+
+
+@dataclass(frozen=True, config=STRICT)
 class RunConfig:
     """A training run: one language-model pass, every site, every variant."""
 
@@ -141,7 +163,11 @@ class RunConfig:
     saes: tuple[dict[str, Any], ...] = ({"arch": "topk", "expansion": 8, "k": 32},)
     """The variants: each a mapping with `arch`, `width` or `expansion` (times d) and the
     architecture's own options; a list of values stands for one variant each. A mapping `train` among
-    them holds what is different from the run's `train`: lr, warmup, decay, betas, eps, clip."""
+    them holds what is different from the run's `train`: lr, warmup, decay, betas, eps, clip; so do
+    `groups` (one grouping, or a list of them) and `normaliser`."""
+    groups: tuple[Literal["per-site"] | GroupsConfig, ...] = ("per-site",)
+    """Which sites share an SAE; each grouping is a variant of every entry of `saes`. `per-site`: one
+    SAE per site. Otherwise a mapping of `plan`, `method`, `objective`, `groups`, `draw`."""
     buffer: BufferConfig = field(default_factory=BufferConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     seed: int = 0

@@ -71,8 +71,14 @@ class Suite:
             self._folded[site] = self.trained(site).folded(normaliser.mean, normaliser.scale)
         return self._folded[site]
 
+    @property
+    def groups(self) -> dict[str, list[str]]:
+        """Name of a group → the sites that share its SAE."""
+        return {group: list(entry["sites"]) for group, entry in self.meta["groups"].items()}
+
     def trained(self, site: str) -> SAE:
-        """The site's SAE in normalised units, as it was trained; sites of a group share it.
+        """The site's SAE in normalised units, as it was trained; sites of a group share it (but
+        for what an architecture keeps per site, such as BatchTopK's threshold).
 
         Raises:
             UserError: if the suite has no such site, or the weights do not fit their config.
@@ -80,7 +86,7 @@ class Suite:
         group = self._site(site)["group"]
         if group not in self._trained:
             self._trained[group] = self._load(group)
-        return self._trained[group]
+        return self._trained[group].for_site(self.groups[group].index(site))
 
     def normaliser(self, site: str) -> Normaliser:
         """The site's affine map from raw to normalised units."""
@@ -120,6 +126,7 @@ class Suite:
         except (KeyError, TypeError, ValueError):
             raise UserError(f"{folder / 'config.json'} is not an SAE's config") from None
         sae = ARCHS[arch](d, sae_config(arch, options, str(folder / "config.json")))
+        sae.share(len(self.groups[group]))
         tensors = read_tensors(folder / "weights.safetensors")
         try:
             sae.load_state_dict(tensors)
@@ -197,17 +204,21 @@ def write_suite(
     steps: int,
     epochs: int | None = None,
     train: Mapping[str, Any] | None = None,
+    grouping: Mapping[str, Any] | None = None,
+    seconds: float | None = None,
 ) -> None:
     """Write a suite's folder; `suite.json` comes last.
 
     Args:
         groups: group → its SAE in normalised units, and its sites.
-        normalisers: by site.
+        normalisers: by site, in the model's order.
         model: name, revision, fingerprint, layers.
         text: the fields of TextConfig.
         config: the whole RunConfig.
         epochs: whole passes over the text.
         train: what this variant's optimiser and schedule had for themselves.
+        grouping: how the groups were found.
+        seconds: of the training loop, with all variants that were trained in it.
 
     Raises:
         UserError: if a group's name is no folder name, or the disk is full.
@@ -232,13 +243,15 @@ def write_suite(
         "text": dict(text),
         "variant": variant,
         "arch": first.arch,
-        "sites": sites,
+        "sites": {site: sites[site] for site in normalisers},
         "groups": {group: {"sites": list(s)} for group, (_, s) in groups.items()},
         "tokens": tokens,
         "steps": steps,
         "epochs": epochs,
         "config": dict(config),
         "train": dict(train or {}),
+        "grouping": dict(grouping or {}),
+        "seconds": seconds,
         "seed": seed,
         "versions": _versions(),
         "files": files,
@@ -262,10 +275,17 @@ def _check_shape(path: Path, meta: Mapping[str, Any]) -> None:
             if not good:
                 raise TypeError
         unlisted = sorted(needed - files.keys())
-    except (AttributeError, KeyError, TypeError):
+    except (AttributeError, KeyError, TypeError, ValueError):
         raise UserError(f"{path / 'suite.json'} is not a suite's; restore it from a copy") from None
     if unlisted:
         raise UserError(f"{path / 'suite.json'} has no SHA-256 of {', '.join(unlisted)}")
+    for name, site in sites.items():
+        try:
+            meta["groups"][site["group"]]["sites"].index(name)
+        except (AttributeError, KeyError, TypeError, ValueError):
+            raise UserError(
+                f"{path / 'suite.json'}: site {name} is not among its group's; restore it from a copy"
+            ) from None
 
 
 def _inside(root: Path, name: str) -> Path:

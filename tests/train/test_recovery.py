@@ -59,5 +59,5 @@ def test_at_least_90_percent_of_the_directions_are_found(arch, options, lr, tmp_
     occurring = source.frequencies * config.tokens > 1
     assert (cosine_F[occurring] > 0.95).float().mean().item() >= 0.9
     x_BD = torch.cat([next(source).x["synthetic"] for _ in range(8)])
-    f_BM = sae.encode(trainer.normalisers["synthetic"].normalise(x_BD))
+    f_BM = sae.encode(trainer.normalisers["centre-scale"]["synthetic"].normalise(x_BD))
     assert (f_BM > 0).sum(1).float().mean().item() == pytest.approx(ACTIVE, rel=0.05)

@@ -306,7 +306,7 @@ def test_normalisers_bring_the_first_rows_to_mean_0_and_power_d(tmp_path: Path):
     trainer.run()
     source = fake_source()
     for site, d in source.planes.items():
-        x_BD = trainer.normalisers[site].normalise(source.head(site, 128))
+        x_BD = trainer.normalisers["centre-scale"][site].normalise(source.head(site, 128))
         assert torch.allclose(x_BD.mean(0), torch.zeros(d), atol=1e-5)
         assert float(x_BD.square().sum(1).mean()) == pytest.approx(d, rel=1e-5)
 

@@ -59,11 +59,13 @@ class Batch:
         x: the input.
         target: what x̂ is compared with; x itself for an SAE, another site for a transcoder.
         site: index of the site each row comes from, or None where all come from one.
+        weight: of each row's squared error in the loss; None for 1.
     """
 
     x: Float[Tensor, "B D"]
     target: Float[Tensor, "B D"]
     site: Int[Tensor, " B"] | None = None
+    weight: Float[Tensor, " B"] | None = None
 
 
 @dataclass(frozen=True)
@@ -140,7 +142,7 @@ class SAE(nn.Module, ABC):
     def phases(self) -> tuple[Phase, ...]:
         """How many latents a run's steps will have active, for estimates of its cost; their shares
         add up to 1. Where nothing better is known, all M."""
-        return (Phase(1.0, self.width, "all latents taken to be active"),)
+        return (Phase(1.0, float(self.width), "all latents taken to be active"),)
 
     def flops(self, active: float, rows: int) -> Flops:
         """Operations per token of a training step with so many active latents per token, in a
@@ -168,6 +170,14 @@ class SAE(nn.Module, ABC):
     def folded(self, mean_D: Float[Tensor, " D"], scale: Float[Tensor, ""]) -> "SAE":
         """A copy on raw activations: folded(r) = scale · self((r − mean)/scale) + mean, with the
         same code."""
+
+    def share(self, sites: int) -> None:
+        """Make room for what the SAE keeps per site, before it is trained on a group of sites or
+        loaded; nothing, unless an architecture has such a thing."""
+
+    def for_site(self, index: int) -> "SAE":
+        """The SAE as it is at one site of its group: itself, unless it keeps something per site."""
+        return self
 
     def after_step(self, stats: dict[str, Tensor]) -> None:
         """State that is not a gradient (thresholds, controllers, router bias); trainer only."""

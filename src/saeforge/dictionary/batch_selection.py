@@ -1,6 +1,7 @@
 """What BatchTopK and its descendants have in common: a selection that spans the batch while they
 are trained, a threshold afterwards."""
 
+import copy
 from abc import abstractmethod
 from typing import Any, ClassVar
 
@@ -29,8 +30,9 @@ class BatchSelection(SAE):
     (n·k of the n rows of each site); in inference, f = z · 1[z > θ].
 
     θ is the running mean of the smallest selected z, so that L0 is k on average (Bussmann et al.
-    2024, BatchTopK Sparse Autoencoders, §3); 0 before the first training step. Subclasses say how
-    x̂ is compared with the target.
+    2024, BatchTopK Sparse Autoencoders, §3); 0 before the first training step. On a group of sites
+    there is one per site, so that L0 is k at each. Subclasses say how x̂ is compared with the
+    target.
     """
 
     unit_norm: ClassVar[tuple[str, ...]] = ("w_dec",)
@@ -48,7 +50,7 @@ class BatchSelection(SAE):
     @property
     def phases(self) -> tuple[Phase, ...]:
         """k per token, on average, from the first step to the last."""
-        return (Phase(1.0, self.config.k),)
+        return (Phase(1.0, float(self.config.k)),)
 
     def flops(self, active: float, rows: int) -> Flops:
         """As TopK's, and some rows encoded twice; not counted is a second pass of the encoder, in
@@ -67,8 +69,9 @@ class BatchSelection(SAE):
         self.threshold.zero_()
 
     def encode_sparse(self, x: Float[Tensor, "*tokens D"]) -> SparseCode:
-        """Each token's pre-activations above θ: the path of inference."""
-        floor = self.threshold.clamp_min(0)
+        """Each token's pre-activations above θ: the path of inference. Where there is a θ per site
+        and nobody says which (`for_site` does), their mean."""
+        floor = self.threshold.mean().clamp_min(0)
         z = preactivations_above(x.reshape(-1, self.d), self.w_enc, self.b_enc, floor, self.b_dec)
         return z.code(z.z, tuple(x.shape[:-1]))
 
@@ -80,7 +83,7 @@ class BatchSelection(SAE):
     def step(self, batch: Batch, context: Context) -> StepOut:
         """On the batch's selection; `auxk` is among the losses while there are dead latents."""
         z, smallest = self._selected(batch)
-        x_hat, loss_terms = self._reconstruct(batch.target, z)
+        x_hat, loss_terms = self._reconstruct(batch, z)
         dead = context.dead if self.config.aux_coefficient else context.dead[:0]
         k_aux, weight = auxk_latents(self.d, dead.shape[0])
         if k_aux:
@@ -97,6 +100,19 @@ class BatchSelection(SAE):
             fired = z.fired(z.z)
         return StepOut(loss_terms, x_hat, fired, stats)
 
+    def share(self, sites: int) -> None:
+        """A threshold per site."""
+        if sites > 1:
+            self.threshold = self.threshold.new_zeros(sites)
+
+    def for_site(self, index: int) -> SAE:
+        """A copy with the site's own threshold."""
+        if self.threshold.dim() == 0:
+            return self
+        own = copy.deepcopy(self)
+        own.threshold = self.threshold[index].clone()
+        return own
+
     @torch.no_grad()
     def after_step(self, stats: dict[str, Tensor]) -> None:
         """θ ← 0.95 θ + 0.05 · the smallest selected z; the first is taken as it is, and a batch
@@ -109,13 +125,14 @@ class BatchSelection(SAE):
 
     @abstractmethod
     def _reconstruct(
-        self, target_BD: Float[Tensor, "B D"], z: AtPairs
+        self, batch: Batch, z: AtPairs
     ) -> tuple[Float[Tensor, "B D"], dict[str, Float[Tensor, ""]]]:
         """x̂ of the selected pairs, and the losses that compare with the target: `reconstruction`
         (of x̂) and any others."""
 
     def _selected(self, batch: Batch) -> tuple[AtPairs, Tensor]:
         weights = (self.w_enc, self.b_enc, self.b_dec)
-        pairs = select_batch(batch.x, *weights, self.config.k, batch.site)
+        sites = len(self.threshold) if self.threshold.dim() else None
+        pairs = select_batch(batch.x, *weights, self.config.k, batch.site, sites)
         z = at_pairs(batch.x, *weights, pairs.z, pairs.indices, pairs.offsets)
         return z, pairs.smallest

@@ -7,6 +7,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from saeforge.config import STRICT
+from saeforge.dictionary.base import Batch
 from saeforge.dictionary.batch_selection import BatchSelection
 from saeforge.dictionary.checks import check_coefficient, check_k, check_width
 from saeforge.dictionary.losses import reconstruction
@@ -49,8 +50,8 @@ class BatchTopK(BatchSelection):
         return fold(self, mean_D, scale)
 
     def _reconstruct(
-        self, target_BD: Float[Tensor, "B D"], z: AtPairs
+        self, batch: Batch, z: AtPairs
     ) -> tuple[Float[Tensor, "B D"], dict[str, Float[Tensor, ""]]]:
         x_hat = z.decode(z.z, self.w_dec, self.b_dec)
         with stage("loss"):
-            return x_hat, {"reconstruction": reconstruction(target_BD, x_hat)}
+            return x_hat, {"reconstruction": reconstruction(batch.target, x_hat, batch.weight)}

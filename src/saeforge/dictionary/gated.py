@@ -105,9 +105,9 @@ class Gated(Steered):
         frozen = z.decode(gate, self.w_dec.detach(), self.b_dec.detach())
         with stage("loss"):
             losses = {
-                "reconstruction": reconstruction(batch.target, x_hat),
+                "reconstruction": reconstruction(batch.target, x_hat, batch.weight),
                 "sparsity": l1(gate, z.tokens, self.d),
-                "auxiliary": reconstruction(batch.target, frozen),
+                "auxiliary": reconstruction(batch.target, frozen, batch.weight),
             }
         return self._finish(batch, context, z, f, x_hat, losses)
 

@@ -4,18 +4,23 @@ coefficient is free of scale."""
 import math
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import mse_loss
 
 
 def reconstruction(
-    target_BD: Float[Tensor, "B D"], x_hat_BD: Float[Tensor, "B D"]
+    target_BD: Float[Tensor, "B D"],
+    x_hat_BD: Float[Tensor, "B D"],
+    weight_B: Float[Tensor, " B"] | None = None,
 ) -> Float[Tensor, ""]:
-    """mean_b ‖x_b − x̂_b‖² / D; 1 for x̂ = 0 on normalised activations, 0 for an empty batch."""
+    """mean_b w_b ‖x_b − x̂_b‖² / D, w = 1 unless given; 1 for x̂ = 0 on normalised activations, 0
+    for an empty batch."""
     if target_BD.numel() == 0:
         return x_hat_BD.sum()
-    return mse_loss(x_hat_BD, target_BD)
+    if weight_B is None:
+        return mse_loss(x_hat_BD, target_BD)
+    return (weight_B * (x_hat_BD - target_BD).square().mean(1)).mean()
 
 
 def l1(norms: Float[Tensor, "*places"], tokens: int, d: int) -> Float[Tensor, ""]:
@@ -72,6 +77,23 @@ def total_variation(x_BD: Float[Tensor, "B D"]) -> Float[Tensor, ""]:
 def batch_fvu(target_BD: Float[Tensor, "B D"], mse: Float[Tensor, ""]) -> Float[Tensor, ""]:
     """Σ‖x − x̂‖²/Σ‖x − x̄‖² of a batch, detached, from its `reconstruction`."""
     return mse.detach() * target_BD.numel() / total_variation(target_BD.detach())
+
+
+def fvu_by_site(
+    target_BD: Float[Tensor, "B D"],
+    x_hat_BD: Float[Tensor, "B D"],
+    site_B: Int[Tensor, " B"],
+    sites: int,
+) -> Float[Tensor, " S"]:
+    """Σ‖x − x̂‖²/Σ‖x − x̄‖² over the rows of each site, x̄ their own mean; NaN without rows."""
+    target_BD, x_hat_BD = target_BD.detach(), x_hat_BD.detach()
+    count_S = torch.bincount(site_B, minlength=sites).to(target_BD.dtype)
+    zero_SD = target_BD.new_zeros(sites, target_BD.shape[1])
+    mean_SD = zero_SD.index_add(0, site_B, target_BD) / count_S[:, None].clamp_min(1)
+    error_B = (x_hat_BD - target_BD).square().sum(1)
+    spread_B = (target_BD - mean_SD[site_B]).square().sum(1)
+    total_S = target_BD.new_zeros(sites)
+    return total_S.index_add(0, site_B, error_B) / total_S.index_add(0, site_B, spread_B)
 
 
 def auxk_latents(d: int, dead: int) -> tuple[int, float]:

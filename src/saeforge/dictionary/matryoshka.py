@@ -10,6 +10,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from saeforge.config import STRICT
+from saeforge.dictionary.base import Batch
 from saeforge.dictionary.batch_selection import BatchSelection
 from saeforge.dictionary.checks import check_coefficient, check_k, check_width
 from saeforge.dictionary.fused import decode_sparse
@@ -77,7 +78,7 @@ class Matryoshka(BatchSelection):
         return fold(self, mean_D, scale)
 
     def _reconstruct(
-        self, target_BD: Float[Tensor, "B D"], z: AtPairs
+        self, batch: Batch, z: AtPairs
     ) -> tuple[Float[Tensor, "B D"], dict[str, Float[Tensor, ""]]]:
         """x̂_j = x̂_{j−1} + block j: every pair is decoded once, by the block it is in."""
         bounds = (0, *self.config.prefixes)
@@ -94,7 +95,7 @@ class Matryoshka(BatchSelection):
                 block_BD = decode_sparse(z.z[place], local[place], w_mD, zero, offsets)
                 x_hat = x_hat + block_BD
             with stage("loss"):
-                losses.append(reconstruction(target_BD, x_hat))
+                losses.append(reconstruction(batch.target, x_hat, batch.weight))
         *nested, whole = losses
         terms = {"reconstruction": whole}
         if nested:

@@ -110,7 +110,8 @@ class ReLU(Steered):
                 if p == 1
                 else annealed_lp(norms[norms > 0], z.tokens, self.d, p)
             )
-            losses = {"reconstruction": reconstruction(batch.target, x_hat), "sparsity": penalty}
+            error = reconstruction(batch.target, x_hat, batch.weight)
+            losses = {"reconstruction": error, "sparsity": penalty}
         return self._finish(batch, context, z, f, x_hat, losses)
 
     def folded(self, mean_D: Float[Tensor, " D"], scale: Float[Tensor, ""]) -> "ReLU":

@@ -22,12 +22,13 @@ _POOL = 2 * _MARGIN
 
 
 class Selected(NamedTuple):
-    """Pairs in compressed rows, all with z > 0, and the smallest z (0 for none)."""
+    """Pairs in compressed rows, all with z > 0, and the smallest z (0 for none): per site, if
+    asked."""
 
     z: Float[Tensor, " nnz"]
     indices: Int[Tensor, " nnz"]
     offsets: Int[Tensor, " rows_plus_1"]
-    smallest: Float[Tensor, ""]
+    smallest: Float[Tensor, "*sites"]
 
 
 class _Pairs(NamedTuple):
@@ -44,22 +45,26 @@ def select_batch(
     b_dec_D: Float[Tensor, " D"],
     k: int,
     site_B: Int[Tensor, " B"] | None = None,
+    sites: int | None = None,
 ) -> Selected:
     """The B·k largest of all positive z = W_enc(x − b_dec) + b_enc in the batch, without
     gradients; all positive ones where they are fewer.
 
     Of equal ones those of the earlier token, then of the lower latent, stay. With several sites,
-    the n·k largest among the n rows of each, and `smallest` is the mean over the sites.
+    the n·k largest among the n rows of each, and `smallest` is the mean over the sites; with their
+    number given, it has one value for each.
     """
     weights = (w_enc_MD, b_enc_M, b_dec_D)
     if site_B is None:
         pairs = _largest(x_BD, *weights, k)
         return Selected(*pairs, _smallest(pairs.z))
-    rows = [(site_B == site).nonzero().squeeze(1) for site in torch.unique(site_B)]
+    present = torch.unique(site_B) if sites is None else range(sites)
+    rows = [(site_B == site).nonzero().squeeze(1) for site in present]
     found = [_largest(x_BD[r], *weights, k) for r in rows]
     if not found:
         pairs = _largest(x_BD, *weights, k)
         return Selected(*pairs, _smallest(pairs.z))
+    smallest = torch.stack([_smallest(f.z) for f in found])
     row = torch.cat(
         [r.repeat_interleave(f.offsets.diff()) for r, f in zip(rows, found, strict=True)]
     )
@@ -69,7 +74,7 @@ def select_batch(
         torch.cat([f.z for f in found])[order],
         torch.cat([f.indices for f in found])[order],
         pad(counts.cumsum(0), (1, 0)),
-        torch.stack([_smallest(f.z) for f in found]).mean(),
+        smallest.mean() if sites is None else smallest,
     )
 
 

@@ -42,7 +42,7 @@ class Steered(SAE):
         target, assumed = self.config.target_l0, "target_l0"
         if target is None:
             target, assumed = min(_USUAL_L0, self.width / 2), f"{_USUAL_L0} for want of target_l0"
-        phases = (dense, Phase(1 - dense.share, target, assumed))
+        phases = (dense, Phase(1 - dense.share, float(target), assumed))
         return tuple(phase for phase in phases if phase.share > 0)
 
     def flops(self, active: float, rows: int) -> Flops:

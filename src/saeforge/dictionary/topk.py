@@ -59,7 +59,7 @@ class TopK(SAE):
     @property
     def phases(self) -> tuple[Phase, ...]:
         """k from the first step to the last."""
-        return (Phase(1.0, self.config.k),)
+        return (Phase(1.0, float(self.config.k)),)
 
     @torch.no_grad()
     def initialise(self, x_BD: Float[Tensor, "B D"], generator: torch.Generator) -> None:
@@ -96,7 +96,7 @@ class TopK(SAE):
             k_aux,
         )
         with stage("loss"):
-            loss_terms = {"reconstruction": reconstruction(batch.target, x_hat)}
+            loss_terms = {"reconstruction": reconstruction(batch.target, x_hat, batch.weight)}
             if k_aux:
                 loss_terms["auxk"] = self.config.aux_coefficient * weight * auxk
         with stage("statistics"), torch.no_grad():

@@ -65,8 +65,13 @@ def partition(
     if method == "complete":
         return _complete(d_LL, int(groups))
     if method == "even":
-        return [part.tolist() for part in np.array_split(np.arange(sites), int(groups))]
+        return even(sites, int(groups))
     return _contiguous(d_LL, int(groups), objective or "amad")
+
+
+def even(sites: int, groups: int) -> Partition:
+    """Neighbours in groups whose sizes differ by at most one, the larger ones first."""
+    return [part.tolist() for part in np.array_split(np.arange(sites), groups)]
 
 
 def check_method(method: str, objective: str | None) -> None:

@@ -7,6 +7,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from saeforge.dictionary.base import SAE, Batch, Context
+from saeforge.dictionary.losses import fvu_by_site
 from saeforge.train.optimiser import DictionaryAdam
 
 
@@ -28,13 +29,25 @@ class Stepped:
 
 
 def train_step(
-    sae: SAE, optimiser: DictionaryAdam, batch: Batch, context: Context, lr: float
+    sae: SAE,
+    optimiser: DictionaryAdam,
+    batch: Batch,
+    context: Context,
+    lr: float,
+    sites: int = 0,
 ) -> Stepped:
-    """Forward, backward, update, then the SAE's own `after_step`. Waits for no device."""
+    """Forward, backward, update, then the SAE's own `after_step`. Waits for no device.
+
+    Args:
+        sites: of how many sites the batch's rows are, where the FVU is wanted for each: `fvu` is
+            then [sites].
+    """
     out = sae.step(batch, context)
     torch.stack(list(out.loss_terms.values())).sum().backward()  # type: ignore[no-untyped-call]
     grad_norm = optimiser.step(lr)
     optimiser.zero_grad()
     sae.after_step(out.stats)
+    if sites and batch.site is not None:
+        out.stats["fvu"] = fvu_by_site(batch.target, out.x_hat, batch.site, sites)
     losses = {name: term.detach() for name, term in out.loss_terms.items()}
     return Stepped(losses, out.fired, out.stats, grad_norm)

@@ -18,13 +18,15 @@ from saeforge.activations.base import (
     refuse_nonfinite,
 )
 from saeforge.activations.seeds import derive_seed, generator
-from saeforge.config import BufferConfig, TrainConfig
+from saeforge.config import BufferConfig, NormaliserKind, TrainConfig
 from saeforge.dictionary.base import SAE, Batch, Context
 from saeforge.dictionary.normaliser import Normaliser
+from saeforge.dictionary.site_affine import SiteAffine
 from saeforge.errors import UserError
 from saeforge.train import checkpoints, schedule
 from saeforge.train.interrupt import Stopped, StopRequest
 from saeforge.train.log import MetricsLog, Tracker, close_all, open_trackers, rss_bytes
+from saeforge.train.mixing import View
 from saeforge.train.optimiser import DictionaryAdam
 from saeforge.train.progress import Progress
 from saeforge.train.run_dir import RunDir, differences, plain
@@ -47,9 +49,11 @@ class Trained:
 
     Attributes:
         groups: group → its SAE in normalised units, and the sites it serves.
-        normalisers: by site.
+        normalisers: by site, in the model's order.
         epochs: whole passes over the text that were read, None where that means nothing.
         train: what its optimiser and schedule had for themselves.
+        seconds: the training loop's, the reading of the language model and all variants of the run
+            included.
     """
 
     variant: str
@@ -60,14 +64,17 @@ class Trained:
     steps: int
     epochs: int | None
     train: dict[str, Any]
+    seconds: float
 
 
 @dataclass
 class Learner:
-    """An SAE, its configuration and optimiser, the tokens since each of its latents fired, and the
-    dead ones."""
+    """An SAE, what it sees of a batch, its configuration and optimiser, the tokens since each of
+    its latents fired, and the dead ones."""
 
     member: Member
+    sae: SAE
+    view: View
     config: TrainConfig
     optimiser: DictionaryAdam
     idle_M: Tensor
@@ -77,27 +84,40 @@ class Learner:
 
     def tensors(self) -> dict[str, Tensor]:
         """All that a checkpoint must hold, by name."""
-        sae = {f"sae.{name}": t for name, t in self.member.sae.state_dict().items()}
+        sae = {f"sae.{name}": t for name, t in self.sae.state_dict().items()}
         optimiser = {f"adam.{name}": t for name, t in self.optimiser.state_dict().items()}
         return {**sae, **optimiser, "idle": self.idle_M, "dead": self.dead}
 
     def load(self, tensors: Mapping[str, Tensor]) -> None:
-        self.member.sae.load_state_dict(_under("sae.", tensors))
+        self.sae.load_state_dict(_under("sae.", tensors))
         self.optimiser.load_state_dict(_under("adam.", tensors))
         self.idle_M.copy_(tensors["idle"])
         self.dead = tensors["dead"].to(self.idle_M.device)
+
+    def at(self, index: int, normaliser: Normaliser) -> SAE:
+        """The SAE of one of its sites, on raw activations."""
+        return self.sae.for_site(index).folded(normaliser.mean, normaliser.scale)
+
+    def shared(self, normalisers: Mapping[str, Normaliser]) -> tuple[SAE, Mapping[str, Normaliser]]:
+        """The SAE in the units in which its sites share it, and the way there from each."""
+        if not isinstance(self.sae, SiteAffine):
+            return self.sae, {site: normalisers[site] for site in self.view.sites}
+        return self.sae.inner, {
+            site: self.sae.normaliser(index, normalisers[site])
+            for index, site in enumerate(self.view.sites)
+        }
 
 
 class Trainer:
     """Trains all members on the batches of one source, resumably.
 
-    A member's weights depend on the seed, its own variant and plane, and the source; not on the
+    A member's weights depend on the seed, its own variant and sites, and the source; not on the
     log, the probe or where the run was interrupted, and on the other members only in rounding
     (several SAEs are stepped side by side, a thread each; a single one has all threads).
 
     Args:
         members: the SAEs, on the device they are trained on; initialised here.
-        source: its batches are `config.batch` rows.
+        source: its batches are `config.batch` rows; its planes are the sites.
         seed: of the initialisation.
         run_dir: checkpoints and the record of the run.
         suite_dirs: folder of each variant's metrics.jsonl and, in the end, suite.
@@ -132,14 +152,15 @@ class Trainer:
         schedule.check(config)
         self.config, self.source, self.seed = config, source, seed
         self.steps, self.step = schedule.steps(config), 0
-        self.normalisers: dict[str, Normaliser] = {}
+        self.normalisers: dict[NormaliserKind, dict[str, Normaliser]] = {}
+        self._buffer = buffer
         self._learners = [self._learner(member) for member in members]
         self._run_dir, self._suite_dirs = (
             RunDir(run_dir, suite_dirs, identity),
             dict(suite_dirs),
         )
         self._checkpoints = run_dir / "checkpoints"
-        self._identity, self._buffer, self._log_names = identity, buffer, log
+        self._identity, self._log_names = identity, log
         self._probe, self._finish, self._say = probe, finish, say
         self._logs: dict[str, MetricsLog] = {}
         self._trackers: list[Tracker] = []
@@ -206,27 +227,33 @@ class Trainer:
         return rows
 
     def _train(self, rows: ActivationBatch, workers: Workers) -> None:
-        """One step of every SAE; each plane is normalised once."""
+        """One step of every SAE; what several see in common is made once."""
         threshold = schedule.dead_threshold(self.config)
         progress = self.step / self.steps
         recount = self._device.type == "cpu" or self.step % DEAD_EVERY == 0
+        logged = (self.step + 1) % max(self.config.log_every, 1) == 0 or self.step + 1 == self.steps
+        batches: dict[View, Batch] = {}
+
+        def make(view: View) -> None:
+            batches[view] = self._batch(view, rows.x, self.step)
 
         def step(job: tuple[Learner, Batch]) -> None:
             learner, batch = job
             if recount:
                 learner.dead = (learner.idle_M >= threshold).nonzero().squeeze(1)
             context = Context(learner.dead, progress)
-            sae = learner.member.sae
             lr = learner.lr * schedule.lr_factor(learner.config, self.step)
-            learner.last = train_step(sae, learner.optimiser, batch, context, lr)
+            sites = len(learner.view.sites) if logged else 0
+            learner.last = train_step(learner.sae, learner.optimiser, batch, context, lr, sites)
             learner.idle_M.add_(batch.x.shape[0]).masked_fill_(learner.last.fired, 0)
 
-        jobs = []
-        for plane, learners in self._by_plane().items():
-            device = learners[0].idle_M.device
-            x_BD = self.normalisers[plane].normalise(rows.x[plane].to(device))
-            jobs += [(learner, Batch(x_BD, x_BD)) for learner in learners]
-        workers.run(step, jobs)
+        workers.run(make, dict.fromkeys(learner.view for learner in self._learners))
+        workers.run(step, [(learner, batches[learner.view]) for learner in self._learners])
+
+    def _batch(self, view: View, x: Mapping[str, Tensor], step: int) -> Batch:
+        """What an SAE sees at a step; −1 for its initialisation."""
+        on_device = {site: x[site].to(self._device) for site in view.sites}
+        return view.batch(on_device, self.normalisers[view.normaliser], self.seed, step)
 
     def _begin(self) -> None:
         """Resume from the newest good checkpoint, or initialise normalisers and SAEs."""
@@ -251,18 +278,33 @@ class Trainer:
         self._logged = (self.step, self._begun)
 
     def _initialise(self) -> None:
-        for plane, learners in self._by_plane().items():
-            tokens = max(self._buffer.normaliser_tokens, self.config.batch)
-            x_ND = self.source.head(plane, tokens)
-            device = learners[0].idle_M.device
-            first_ND = x_ND[: self._buffer.normaliser_tokens].to(device)
-            normaliser = Normaliser.estimate(first_ND, self._buffer.normaliser)
-            self.normalisers[plane] = normaliser
-            x_BD = normaliser.normalise(x_ND[: self.config.batch].to(device))
-            for learner in learners:
-                member = learner.member
-                random = generator(self.seed, member.group, member.variant)
-                member.sae.initialise(x_BD, random)
+        """Normalisers first, then SAEs, on the first rows of the run."""
+        kinds = self._kinds()
+        head: dict[str, Tensor] = {}
+        for site in dict.fromkeys(site for sites in kinds.values() for site in sites):
+            x_ND = self.source.head(site, max(self._buffer.normaliser_tokens, self.config.batch))
+            first_ND = x_ND[: self._buffer.normaliser_tokens].to(self._device)
+            head[site] = x_ND[: self.config.batch].clone()
+            for kind, sites in kinds.items():
+                if site in sites:
+                    frozen = "centre-scale" if kind == "learnable" else kind
+                    own = Normaliser.estimate(first_ND, frozen)
+                    self.normalisers.setdefault(kind, {})[site] = own
+        for view in dict.fromkeys(learner.view for learner in self._learners):
+            x_BD = self._batch(view, head, -1).x
+            for learner in self._learners:
+                if learner.view == view:
+                    member = learner.member
+                    random = generator(self.seed, member.group, member.variant)
+                    learner.sae.initialise(x_BD, random)
+
+    def _kinds(self) -> dict[NormaliserKind, list[str]]:
+        """The sites of each kind of normaliser."""
+        kinds: dict[NormaliserKind, list[str]] = {}
+        for view in dict.fromkeys(learner.view for learner in self._learners):
+            sites = kinds.setdefault(view.normaliser, [])
+            sites += [site for site in view.sites if site not in sites]
+        return kinds
 
     def _restore(self, checkpoint: checkpoints.Checkpoint) -> None:
         different = differences(checkpoint.state["identity"], plain(self._identity))
@@ -273,9 +315,10 @@ class Trainer:
             )
         self.step = int(checkpoint.state["step"])
         shared = checkpoint.tensors("run")
-        for plane, learners in self._by_plane().items():
-            normaliser = Normaliser(shared[f"{plane}.mean"], shared[f"{plane}.scale"])
-            self.normalisers[plane] = normaliser.to(learners[0].idle_M.device)
+        for kind, sites in self._kinds().items():
+            for site in sites:
+                found = Normaliser(shared[f"{kind}:{site}.mean"], shared[f"{kind}:{site}.scale"])
+                self.normalisers.setdefault(kind, {})[site] = found.to(self._device)
         torch.set_rng_state(shared["rng"])
         for i, learner in enumerate(self._learners):
             learner.load(checkpoint.tensors(f"sae-{i:04d}"))
@@ -297,11 +340,10 @@ class Trainer:
 
     def _tensors(self) -> Iterator[tuple[str, dict[str, Tensor]]]:
         shared = {"rng": torch.get_rng_state()}
-        for plane, normaliser in self.normalisers.items():
-            shared |= {
-                f"{plane}.mean": normaliser.mean,
-                f"{plane}.scale": normaliser.scale,
-            }
+        for kind, by_site in self.normalisers.items():
+            for site, normaliser in by_site.items():
+                shared[f"{kind}:{site}.mean"] = normaliser.mean
+                shared[f"{kind}:{site}.scale"] = normaliser.scale
         yield "run", shared
         for i, learner in enumerate(self._learners):
             yield f"sae-{i:04d}", learner.tensors()
@@ -320,10 +362,10 @@ class Trainer:
         threshold = schedule.dead_threshold(self.config)
         records: dict[str, list[dict[str, Any]]] = {variant: [] for variant in self._logs}
         for learner in self._learners:
-            numbers = _numbers(learner, threshold)
-            numbers["lr"] = learner.lr * schedule.lr_factor(learner.config, self.step - 1)
-            for site in learner.member.sites:
-                record = {"kind": "train", "site": site, **shared, **numbers}
+            by_site = _numbers(learner, threshold)
+            lr = learner.lr * schedule.lr_factor(learner.config, self.step - 1)
+            for site, numbers in zip(learner.view.sites, by_site, strict=True):
+                record = {"kind": "train", "site": site, **shared, **numbers, "lr": lr}
                 records[learner.member.variant].append(record)
         for variant, lines in records.items():
             self._logs[variant].write(lines)
@@ -350,25 +392,30 @@ class Trainer:
 
     def _bank(self, variant: str) -> dict[str, SAE]:
         """site → SAE on raw activations."""
-        bank: dict[str, SAE] = {}
-        for member in self._members(variant):
-            normaliser = self.normalisers[member.group]
-            folded = member.sae.folded(normaliser.mean, normaliser.scale)
-            bank |= dict.fromkeys(member.sites, folded)
-        return bank
+        return {
+            site: learner.at(index, self.normalisers[learner.view.normaliser][site])
+            for learner in self._of(variant)
+            for index, site in enumerate(learner.view.sites)
+        }
 
     def _end(self) -> None:
         for variant, path in self._suite_dirs.items():
-            members = self._members(variant)
+            groups: dict[str, tuple[SAE, tuple[str, ...]]] = {}
+            normalisers: dict[str, Normaliser] = {}
+            for learner in self._of(variant):
+                sae, own = learner.shared(self.normalisers[learner.view.normaliser])
+                groups[learner.member.group] = (sae, learner.view.sites)
+                normalisers |= own
             trained = Trained(
                 variant,
                 path,
-                {member.group: (member.sae, member.sites) for member in members},
-                {site: self.normalisers[m.group] for m in members for site in m.sites},
+                groups,
+                {site: normalisers[site] for site in self.source.planes if site in normalisers},
                 self.steps * self.config.batch,
                 self.steps,
                 self.source.epoch,
-                members[0].train,
+                self._of(variant)[0].member.train,
+                self._elapsed(),
             )
             if self._finish:
                 self._finish(trained)
@@ -381,12 +428,17 @@ class Trainer:
 
     def _learner(self, member: Member) -> Learner:
         sae = member.sae
+        view = View(member.sites, member.normaliser or self._buffer.normaliser, member.draw)
+        if view.normaliser == "learnable":
+            sae = SiteAffine(sae, len(view.sites))
         config = schedule.own_config(self.config, member.train, f"variant {member.variant}")
         lr = schedule.base_lr(config, sae.width)
         optimiser = DictionaryAdam(sae, lr, config.betas, config.eps, config.clip)
         device = next(sae.parameters()).device
         return Learner(
             member,
+            sae,
+            view,
             config,
             optimiser,
             torch.zeros(sae.width, dtype=torch.int64, device=device),
@@ -398,14 +450,8 @@ class Trainer:
     def _device(self) -> torch.device:
         return self._learners[0].idle_M.device
 
-    def _by_plane(self) -> dict[str, list[Learner]]:
-        planes: dict[str, list[Learner]] = {}
-        for learner in self._learners:
-            planes.setdefault(learner.member.group, []).append(learner)
-        return planes
-
-    def _members(self, variant: str) -> list[Member]:
-        return [m.member for m in self._learners if m.member.variant == variant]
+    def _of(self, variant: str) -> list[Learner]:
+        return [learner for learner in self._learners if learner.member.variant == variant]
 
     def _due(self, every: int) -> bool:
         return every > 0 and self.step % every == 0
@@ -415,16 +461,21 @@ class Trainer:
         return self._seconds + time.monotonic() - self._begun
 
 
-def _numbers(learner: Learner, threshold: int) -> dict[str, Any]:
-    """A learner's last step as plain numbers."""
+def _numbers(learner: Learner, threshold: int) -> list[dict[str, Any]]:
+    """A learner's last step as plain numbers, for each of its sites; those that are not measured
+    per site are the same for all."""
     last = learner.last
     assert last is not None  # a step was made before it is logged
-    return {
+    shared = {
         "loss": {name: term.item() for name, term in last.losses.items()},
-        **{name: number.item() for name, number in last.stats.items()},
         "dead": (learner.idle_M >= threshold).float().mean().item(),
         "grad_norm": last.grad_norm.item(),
     }
+    stats = {name: number.tolist() for name, number in last.stats.items()}
+    return [
+        {**{k: v[i] if isinstance(v, list) else v for k, v in stats.items()}, **shared}
+        for i in range(len(learner.view.sites))
+    ]
 
 
 def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -2,35 +2,40 @@
 
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import torch
 
-from saeforge.config import TrainConfig
+from saeforge.config import NormaliserKind, TrainConfig
 from saeforge.dictionary.base import SAE
 from saeforge.dictionary.registry import ARCHS, sae_config
 from saeforge.errors import UserError
+from saeforge.groups.grouping import Grouping, per_site
 from saeforge.train import schedule
 
 
 @dataclass(frozen=True)
 class Variant:
-    """One choice of architecture and options, for every site.
+    """One choice of architecture, options and groups, for all sites.
 
     Attributes:
         name: unique in the run, the same whenever the options are: `topk-x8-k32`.
         arch: name in ARCHS.
         options: the architecture's options at each site (`width` depends on its D).
+        grouping: which sites share an SAE.
+        normaliser: instead of the run's.
         train: what its optimiser and schedule have for themselves.
     """
 
     name: str
     arch: str
     options: dict[str, dict[str, Any]]
+    grouping: Grouping
+    normaliser: NormaliserKind | None = None
     train: dict[str, Any] = field(default_factory=dict)
 
 
@@ -40,9 +45,11 @@ class Member:
 
     Attributes:
         variant: name of its variant.
-        group: the plane it is trained on.
+        group: its name in the suite; the site's where it serves one.
         sites: the sites it serves.
         sae: in normalised units.
+        draw: how the rows of a step are taken from several sites (`mixing.View`).
+        normaliser: instead of the run's.
         train: keys of TrainConfig that it has for itself.
     """
 
@@ -50,19 +57,30 @@ class Member:
     group: str
     sites: tuple[str, ...]
     sae: SAE
+    draw: Literal["one", "all"] = "one"
+    normaliser: NormaliserKind | None = None
     train: dict[str, Any] = field(default_factory=dict)
+
+
+Resolve = Callable[[object, str], list[Grouping]]
+"""From an entry of `groups`, and what to call it in a message, to what it stands for."""
 
 
 def expand_variants(
     saes: Sequence[Mapping[str, Any]],
     d_by_site: Mapping[str, int],
     train: TrainConfig | None = None,
+    groupings: Sequence[Grouping] | None = None,
+    resolve: Resolve | None = None,
 ) -> list[Variant]:
-    """One Variant per combination of the listed values; widths from `expansion` times D.
+    """One Variant per combination of the listed values and grouping; widths from `expansion` times
+    D.
 
     Args:
         train: the run's, over which a variant's own `train` must make sense; the defaults unless
             given.
+        groupings: of every entry that has none of its own; an SAE per site unless given.
+        resolve: for an entry's own `groups`; none are allowed without.
 
     Raises:
         UserError: if there is none, one has no `arch`, no width or two of them, an option is
@@ -71,9 +89,17 @@ def expand_variants(
     if not saes:
         raise UserError("saes is empty; give at least one, such as {arch: topk, k: 32}")
     variants = [
-        _variant(combination, d_by_site, train or TrainConfig(), f"saes[{i}]")
+        variant
         for i, options in enumerate(saes)
         for combination in _combinations(options)
+        for variant in _variants(
+            combination,
+            d_by_site,
+            train or TrainConfig(),
+            groupings or [per_site(list(d_by_site))],
+            resolve,
+            f"saes[{i}]",
+        )
     ]
     seen: set[str] = set()
     for variant in variants:
@@ -88,11 +114,19 @@ def build_members(
     d_by_site: Mapping[str, int],
     device: torch.device | str = "cpu",
 ) -> list[Member]:
-    """An SAE (not yet initialised) per variant and site; sites are their own groups."""
+    """An SAE (not yet initialised) per variant and group."""
     return [
-        Member(variant.name, site, (site,), _build(variant, site, d).to(device), variant.train)
+        Member(
+            variant.name,
+            group,
+            sites,
+            _build(variant, sites, d_by_site[sites[0]]).to(device),
+            variant.grouping.draw,
+            variant.normaliser,
+            variant.train,
+        )
         for variant in variants
-        for site, d in d_by_site.items()
+        for group, sites in variant.grouping.groups.items()
     ]
 
 
@@ -103,11 +137,13 @@ def suite_dirs(variants: Sequence[Variant], out: Path) -> dict[str, Path]:
     return {variant.name: out / variant.name for variant in variants}
 
 
-def _build(variant: Variant, site: str, d: int) -> SAE:
-    where = f"variant {variant.name} at {site}"
-    config = sae_config(variant.arch, variant.options[site], where)
+def _build(variant: Variant, sites: Sequence[str], d: int) -> SAE:
+    where = f"variant {variant.name} at {sites[0]}"
+    config = sae_config(variant.arch, variant.options[sites[0]], where)
     try:
-        return ARCHS[variant.arch](d, config)
+        sae = ARCHS[variant.arch](d, config)
+        sae.share(len(sites))
+        return sae
     except RuntimeError as error:
         if "alloc" not in str(error):
             raise
@@ -145,18 +181,33 @@ def _flat(values: Sequence[object]) -> bool:
     return not any(isinstance(value, list | tuple) for value in values)
 
 
-def _variant(
-    options: Mapping[str, Any], d_by_site: Mapping[str, int], run: TrainConfig, where: str
-) -> Variant:
+def _variants(
+    options: Mapping[str, Any],
+    d_by_site: Mapping[str, int],
+    run: TrainConfig,
+    groupings: Sequence[Grouping],
+    resolve: Resolve | None,
+    where: str,
+) -> list[Variant]:
+    """One per grouping."""
     own = dict(options)
     arch, expansion = own.pop("arch", None), own.pop("expansion", None)
-    train = own.pop("train", {})
+    train, normaliser = own.pop("train", {}), own.pop("normaliser", None)
+    if "groups" in own:
+        if resolve is None:
+            raise UserError(f"{where}: groups are not resolved here; leave them out")
+        groupings = resolve(own.pop("groups"), f"{where}.groups")
     if not isinstance(arch, str):
         raise UserError(f"{where} has no arch; choose one of {', '.join(ARCHS)}")
     if (expansion is None) == ("width" not in own):
         raise UserError(f"{where} (arch {arch}): give either width or expansion (times d)")
     if not isinstance(train, Mapping):
         raise UserError(f"{where}: train = {train!r} must be a mapping, such as {{lr: 1e-3}}")
+    if normaliser is not None and normaliser not in get_args(NormaliserKind):
+        raise UserError(
+            f"{where}: normaliser = {normaliser!r}; choose one of "
+            f"{', '.join(get_args(NormaliserKind))}"
+        )
     if expansion is not None and not _positive(expansion):
         raise UserError(f"{where}: expansion = {expansion!r} must be a positive, finite number")
     by_site = {
@@ -166,7 +217,19 @@ def _variant(
     for site, site_options in by_site.items():
         sae_config(arch, site_options, f"{where} at {site}")
     schedule.own_config(run, train, where)
-    return Variant(_name(arch, expansion, {**own, **train}), arch, by_site, dict(train))
+    name = _name(arch, expansion, {**own, **train})
+    name += f"-{normaliser}" if normaliser else ""
+    return [
+        Variant(
+            f"{name}-{grouping.name}" if grouping.name else name,
+            arch,
+            by_site,
+            grouping,
+            normaliser,
+            dict(train),
+        )
+        for grouping in groupings
+    ]
 
 
 def _positive(value: object) -> bool:
