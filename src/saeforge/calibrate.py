@@ -10,6 +10,7 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
+from functools import partial
 from time import perf_counter
 from typing import Any
 
@@ -136,10 +137,8 @@ class _Rows:
         """Batches of the run's size, or smaller ones where those would not fit the budget."""
         context, device = config.text.context, lm.device
         full = max(1, config.buffer.lm_batch // context)
-        tokens_1T = torch.zeros(1, context, dtype=torch.long)
         sites = list(work.planes)
-        once = min(_timed(lambda: lm.capture(tokens_1T, sites), device) for _ in range(2))
-        sequences = max(1, min(full, int(budget / 2 / once)))
+        sequences = _affordable(lm, sites, context, full, budget)
         batch = sequences * context
         pool = max(batch, min(work.slots, _POOL_BYTES // work.slot_bytes))
         dtype = _DTYPES[config.buffer.dtype]
@@ -156,7 +155,7 @@ class _Rows:
             nonlocal filled
             begin = 0 if filled + batch > pool else filled
             there = {site: plane[begin : begin + batch] for site, plane in planes.items()}
-            n = reader.read(there, document[begin:], position[begin:])
+            n = reader.read(there, document[begin : begin + batch], position[begin : begin + batch])
             assert all(bool(finite(x_ND[:n])) for x_ND in there.values()) or n == 0
             filled = begin + n
 
@@ -190,6 +189,20 @@ class _Rows:
                 _wait(plane.device)
                 seconds.append(perf_counter() - begin)
         return statistics.median(seconds), drawn
+
+
+def _affordable(
+    lm: LanguageModel, sites: Sequence[str], context: int, full: int, budget: float
+) -> int:
+    """Sequences of a forward pass, at most `full`, of which a few fit the budget."""
+    sequences = 1
+    while sequences < full:
+        tokens_BT = torch.zeros(sequences, context, dtype=torch.long)
+        once = _timed(partial(lm.capture, tokens_BT, sites), lm.device)
+        if 6 * once > budget:
+            break
+        sequences = min(full, 2 * sequences)
+    return sequences
 
 
 def _evaluation(
@@ -231,12 +244,13 @@ def _steps(
         rounds = 2 if count >= 2 * threads else 1
         phases = []
         for phase in part.sae.phases:
-            sae = _built(part, x_BD, phase, device)
-            alone = _step_seconds([sae], x_BD, each)
+            saes = [_built(part, x_BD, phase, device)]
+            saes += [deepcopy(saes[0]) for _ in range(min(count, 2) - 1)]  # no cache holds two
+            alone = _step_seconds(saes, x_BD, each, 1) / len(saes)
             together = None
             if beside:
-                saes = [sae, *(deepcopy(sae) for _ in range(rounds * threads - 1))]
-                together = _step_seconds(saes, x_BD, each) / rounds
+                saes += [deepcopy(saes[0]) for _ in range(rounds * threads - len(saes))]
+                together = _step_seconds(saes, x_BD, each, threads) / rounds
             phases.append(PhaseSeconds(phase.share, alone, together))
         seconds[shape] = tuple(phases)
     return seconds
@@ -263,9 +277,11 @@ def _thin(sae: SAE, x_BD: Float[Tensor, "B D"], active: float) -> None:
     bias_M.fill_(-float(z.kthvalue(max(1, len(z) - above)).values))
 
 
-def _step_seconds(saes: Sequence[SAE], x_BD: Float[Tensor, "B D"], budget: float) -> float:
-    """One step of each, as the trainer makes them: the median of some rounds after a first one,
-    which counts itself where it has used up the budget."""
+def _step_seconds(
+    saes: Sequence[SAE], x_BD: Float[Tensor, "B D"], budget: float, at_once: int
+) -> float:
+    """One step of each, one by one or on so many threads, as the trainer makes them: the median of
+    some rounds after a first one, which counts itself where it has used up the budget."""
     device = x_BD.device
     dead = torch.empty(0, dtype=torch.int64, device=device)
     batch, context = Batch(x_BD, x_BD), Context(dead, 0.5)
@@ -274,7 +290,7 @@ def _step_seconds(saes: Sequence[SAE], x_BD: Float[Tensor, "B D"], budget: float
     def step(job: tuple[SAE, DictionaryAdam]) -> None:
         train_step(*job, batch, context, _STILL)
 
-    with Workers(len(jobs), device) as workers:
+    with Workers(at_once, device) as workers:
         rounds: list[float] = []
         begin = perf_counter()
         first = _timed(lambda: workers.run(step, jobs), device)

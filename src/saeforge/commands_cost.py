@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 from rich.console import Console
@@ -43,12 +44,7 @@ def cost(
     found = predicted(work, speed)
     values = found.to_json()
     if speed is not None:
-        values["calibration"] = {
-            "took": speed.took,
-            "threads": speed.threads,
-            "quiet": speed.quiet,
-            "reason": speed.reason,
-        }
+        values["calibration"] = {k: v for k, v in asdict(speed).items() if k != "shapes"}
     if out is not None:
         write_json(out, values)
     if as_json:
@@ -160,14 +156,14 @@ def _time(seconds: float | None) -> str:
     return f"{seconds / 3600:.1f} h"
 
 
-def _short(number: float) -> str:
+def _short(number: int | float) -> str:
     for size, unit in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
         if number >= size:
             return f"{number / size:.3g}{unit}"
     return f"{number:.0f}"
 
 
-def _size(size: float) -> str:
+def _size(size: int | float) -> str:
     for unit in ("B", "KiB", "MiB", "GiB"):
         if size < 1024 or unit == "GiB":
             return f"{size:.3g} {unit}"

@@ -393,8 +393,8 @@ def _flops(work: Workload, parts: Sequence[Part], kept: float) -> dict[str, floa
 
 def _authors(work: Workload, parts: Sequence[Part]) -> dict[str, float]:
     return {
-        "lm": authors_lm(work.rows, work.lm.blocks, work.lm.d),
-        "saes": sum(authors_sae(work.rows, part.d, part.sae.width) for part in parts),
+        "lm": authors_lm(float(work.rows), work.lm.blocks, work.lm.d),
+        "saes": sum(authors_sae(float(work.rows), part.d, part.sae.width) for part in parts),
     }
 
 
