@@ -103,7 +103,7 @@ def scaled(sae, scale):
 def test_an_unlucky_floor_costs_time_only(monkeypatch, probed, tile):
     """The rows that the floor is read off are not like the rest."""
     small_tiles(monkeypatch, tile)
-    monkeypatch.setattr(select_batch, "_PROBE_ROWS", 4)
+    monkeypatch.setattr(select_batch, "PROBE_ROWS", 4)
     scale = torch.full((80,), 1e-3 if probed == "too large" else 1e3, dtype=torch.float64)
     scale[::20] = 1
     sae = build()
