@@ -15,6 +15,7 @@ COMMANDS = (
     "",
     "demo",
     "plan",
+    "cost",
     "train",
     "eval",
     "compare",

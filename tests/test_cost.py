@@ -306,6 +306,14 @@ def test_the_command_without_calibration(capsys: pytest.CaptureFixture[str]) -> 
     assert "none.txt" in capsys.readouterr().err
 
 
+def test_groups_of_a_run_are_counted(capsys: pytest.CaptureFixture[str]) -> None:
+    groups = ["--set", "groups=[per-site, {groups: [[layers.0, layers.1]]}]"]
+    assert main(["cost", *SMALL, *groups, "--no-calibrate", "--json"]) == 0
+    values = json.loads(capsys.readouterr().out)
+    assert values["saes"] == 3  # two per site, and one that both share
+    assert [row["groups"] for row in values["groups"]] == [1, 2]
+
+
 def test_bad_input_is_trains(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["cost", "--set", "train.bach=1"]) == 2
     assert "did you mean 'batch'" in capsys.readouterr().err

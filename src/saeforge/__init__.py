@@ -23,6 +23,7 @@ _PUBLIC = {
     "amad": "saeforge.groups.partition",
     "choose_groups": "saeforge.groups.partition",
     "Plan": "saeforge.groups.plan",
+    "flops": "saeforge.cost",
     "UserError": "saeforge.errors",
 }
 

@@ -45,11 +45,11 @@ _STILL = 1e-9  # learning rate: a step is timed, not made
 
 
 def parts_of(variants: Sequence[Variant], widths: Mapping[str, int]) -> tuple[Part, ...]:
-    """The SAEs of a run: one per variant and site."""
+    """The SAEs of a run: one per variant and group of sites."""
     return tuple(
-        Part(variant.name, variant.arch, variant.options[site], d, (site,))
+        Part(variant.name, variant.arch, variant.options[sites[0]], widths[sites[0]], sites)
         for variant in variants
-        for site, d in widths.items()
+        for sites in variant.grouping.groups.values()
     )
 
 

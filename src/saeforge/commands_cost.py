@@ -14,6 +14,7 @@ from saeforge.config import RunConfig
 from saeforge.cost import Predicted, predicted
 from saeforge.device import choose_device
 from saeforge.files import write_json
+from saeforge.groups.grouping import Groupings
 from saeforge.lm.model import LanguageModel
 from saeforge.lm.text import Corpus
 from saeforge.train import schedule
@@ -29,8 +30,15 @@ def cost(
     schedule.check(config.train)  # before anything is loaded
     lm = LanguageModel.load(config.model, choose_device(config.device))
     widths = {site: lm.width(site) for site in lm.sites(config.sites)}
-    parts = parts_of(expand_variants(config.saes, widths, config.train), widths)
-    work = workload(config, lm, parts, widths)
+    groupings = Groupings(widths, lm.fingerprint, lm.name)
+    variants = expand_variants(
+        config.saes,
+        widths,
+        config.train,
+        [g for spec in config.groups for g in groupings.resolve(spec, "groups")],
+        groupings.resolve,
+    )
+    work = workload(config, lm, parts_of(variants, widths), widths)
     speed = None
     if calibrated:
         corpus = Corpus(
