@@ -88,6 +88,7 @@ def workload(
             whole_flops=whole.total,
             bytes=sum(p.numel() * p.element_size() for p in lm.model.parameters()),
         ),
+        threads=_threads(lm.device),
     )
 
 
@@ -107,7 +108,7 @@ def calibrate(
     steps = _steps(work, x, lm.device, budget / 2)
     quiet, reason = neighbours.verdict()
     return Calibration(
-        threads=torch.get_num_threads() if lm.device.type == "cpu" else 1,
+        threads=work.threads,
         kept=rows.kept,
         row_seconds=rows.seconds,
         draw_seconds=draw_seconds,
@@ -234,7 +235,7 @@ def _steps(
     work: Workload, x: Mapping[str, Tensor], device: torch.device, budget: float
 ) -> dict[str, tuple[PhaseSeconds, ...]]:
     """Of every shape and phase, a step by itself and a step beside others."""
-    threads = torch.get_num_threads() if device.type == "cpu" else 1
+    threads = work.threads
     beside = len(work.parts) >= threads > 1
     found = shapes(work.parts)
     each = budget / sum(len(part.sae.phases) * (1 + beside) for part, _ in found.values())
@@ -297,6 +298,11 @@ def _step_seconds(
         while perf_counter() - begin < budget and len(rounds) < _MOST_ROUNDS:
             rounds.append(_timed(lambda: workers.run(step, jobs), device))
     return statistics.median(rounds) if rounds else first
+
+
+def _threads(device: torch.device) -> int:
+    """SAEs that are stepped at once, where there are as many."""
+    return torch.get_num_threads() if device.type == "cpu" else 1
 
 
 def _timed(work: Callable[[], object], device: torch.device) -> float:

@@ -76,48 +76,36 @@ def _print(console: Console, found: Predicted, model: str) -> None:
 
 
 def _summary(found: Predicted, model: str) -> Table:
-    """A row per kind of work: operations both ways of counting, seconds, shares."""
+    """A row per kind of work: operations, seconds and their shares; the authors' count beside."""
     title = (
-        f"{escape(model)}: {found.saes} SAEs of {_short(found.parameters / found.saes)} parameters,"
+        f"{escape(model)}: {found.saes} SAEs, {_short(found.parameters)} parameters in all,"
         f" {_short(found.rows)} vectors each"
     )
     table = Table(title=title, title_justify="left")
-    table.add_column("")
-    for head in ("FLOPs", "share", "authors' FLOPs", "seconds"):
-        table.add_column(head, justify="right")
+    for head in ("", "FLOPs", "share", "seconds", "share", "authors' FLOPs"):
+        table.add_column(head, justify="right" if head else "left")
     total, spent = sum(found.flops.values()), found.seconds
-    seconds = {
-        "lm": None if spent is None else spent.lm,
-        "saes": None if spent is None else spent.draws + spent.steps,
-        "evaluation": None if spent is None else spent.evaluation,
-    }
+    seconds: dict[str, float] = {}
+    if spent is not None:
+        saes = spent.draws + spent.steps
+        seconds = {"lm": spent.lm, "saes": saes, "evaluation": spent.evaluation}
     names = {"lm": "language model", "saes": "SAEs", "evaluation": "held-out evaluation"}
     for key, flops in found.flops.items():
-        authors = found.authors_flops.get(key)
+        part, authors = seconds.get(key), found.authors_flops.get(key)
         table.add_row(
             names[key],
             f"{flops:.3g}",
             f"{flops / total:.0%}",
+            _time(part),
+            "–" if part is None or spent is None else f"{part / spent.total:.0%}",
             "–" if authors is None else f"{authors:.3g}",
-            _time(seconds[key]),
         )
-    authors_total = sum(found.authors_flops.values())
     table.add_section()
-    table.add_row(
-        "total",
-        f"{total:.3g}",
-        "",
-        f"{authors_total:.3g}",
-        _time(spent.total if spent is not None else None),
-    )
-    cached = found.regimes()["cached"]
-    table.add_row(
-        "total, activations cached",
-        f"{cached['flops']:.3g}",
-        "",
-        f"{found.authors_flops['saes']:.3g}",
-        _time(cached["seconds"]),
-    )
+    for name, regime in (("total", "online"), ("total, activations cached", "cached")):
+        row = found.regimes()[regime]
+        authors = found.authors_flops["saes"]
+        authors += found.authors_flops["lm"] if regime == "online" else 0.0
+        table.add_row(name, f"{row['flops']:.3g}", "", _time(row["seconds"]), "", f"{authors:.3g}")
     return table
 
 
@@ -136,7 +124,7 @@ def _bytes_table(found: Predicted) -> Table:
 
 def _group_table(found: Predicted) -> Table:
     table = Table(
-        title="One SAE per group of sites, for every number of groups G (the first of `saes`)",
+        title="With G SAEs for all sites, each like the first of `saes`",
         title_justify="left",
     )
     for head in ("G", "FLOPs", "saved", "authors' FLOPs", "saved", "seconds", "saved"):

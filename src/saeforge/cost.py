@@ -134,6 +134,7 @@ class Workload:
         evaluations: held-out evaluations while training.
         eval_tokens: of each.
         cache_bytes: per token in an activation cache.
+        threads: of the processor; 1 where SAEs are stepped one after the other.
     """
 
     parts: tuple[Part, ...]
@@ -146,6 +147,7 @@ class Workload:
     eval_tokens: int
     cache_bytes: int
     lm: LMFacts
+    threads: int = 1
 
     @property
     def rows(self) -> int:
@@ -177,7 +179,7 @@ class Calibration:
     """How fast this machine does what a run does.
 
     Attributes:
-        threads: that SAEs are stepped on side by side; 1 where one follows the other.
+        threads: that it was measured with.
         kept: share of the tokens read that become rows.
         row_seconds: to read a row from the language model into the ring, at all planes.
         draw_seconds: to draw and normalise a batch at one plane.
@@ -359,7 +361,7 @@ def predicted(work: Workload, speed: Calibration | None = None) -> Predicted:
         flops=_flops(work, work.parts, kept),
         authors_flops=_authors(work, work.parts),
         seconds=_seconds(work, work.parts, speed) if speed else None,
-        memory=_memory(work, speed.threads if speed else 1),
+        memory=_memory(work),
         disk=_disk(work),
         assumptions=tuple(assumptions),
         groups=_groups(work, first, speed) if len(work.planes) > 1 else (),
@@ -412,9 +414,9 @@ def _seconds(work: Workload, parts: Sequence[Part], speed: Calibration) -> Secon
     )
 
 
-def _memory(work: Workload, threads: int) -> dict[str, int]:
+def _memory(work: Workload) -> dict[str, int]:
     """Gradients and pre-activations exist only for the SAEs that are stepped at the moment."""
-    at_once = min(threads if len(work.parts) >= threads else 1, len(work.parts))
+    at_once = work.threads if len(work.parts) >= work.threads else 1
     sizes = sorted((part.parameters for part in work.parts), reverse=True)
     weights = _FLOAT * sum(sizes)
     return {
