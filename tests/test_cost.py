@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from saeforge import calibrate
 from saeforge.cli import main
 from saeforge.config import ModelConfig
 from saeforge.cost import (
@@ -282,7 +283,10 @@ SMALL = [
 ]  # fmt: skip
 
 
-def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(calibrate, "_MOST_ROUNDS", 2)
     saes = ["--set", "saes=[{arch: topk, width: 64, k: 4}, {arch: relu, width: 64, target_l0: 4}]"]
     out = tmp_path / "cost.json"
     assert main(["cost", *SMALL, *saes, "--json", "--out", str(out)]) == 0

@@ -61,8 +61,8 @@ def cost(
     console = Console(width=None if sys.stdout.isatty() else 140)
     _print(console, found, lm.name)
     if speed is not None:
-        state = "quiet" if speed.quiet else f"not quiet ({speed.reason}): expect less than that"
-        console.print(f"Calibrated in {speed.took:.0f} s on a machine that was {state}.")
+        quiet = "" if speed.quiet else f", not quiet ({speed.reason}): seconds may be too many"
+        console.print(f"Calibrated in {speed.took:.0f} s{quiet}.", highlight=False)
     return _DONE
 
 
@@ -101,7 +101,7 @@ def _summary(found: Predicted, model: str) -> Table:
             "–" if authors is None else f"{authors:.3g}",
         )
     table.add_section()
-    for name, regime in (("total", "online"), ("total, activations cached", "cached")):
+    for name, regime in (("total", "online"), ("total, if cached", "cached")):
         row = found.regimes()[regime]
         authors = found.authors_flops["saes"]
         authors += found.authors_flops["lm"] if regime == "online" else 0.0
