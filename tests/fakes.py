@@ -4,6 +4,7 @@ Importable from every test as `fakes`; imports nothing heavier than torch, becau
 starts it many times.
 """
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -12,10 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from saeforge.activations.base import ActivationSource
+from saeforge.activations.base import ActivationBatch, ActivationSource
 from saeforge.activations.live import LiveSource
 from saeforge.activations.seeds import generator
 from saeforge.config import BufferConfig, TrainConfig
+from saeforge.groups.grouping import Grouping
 from saeforge.suite import write_suite
 from saeforge.train.trainer import Trained, Trainer
 from saeforge.train.variants import Member, build_members, expand_variants, suite_dirs
@@ -91,8 +93,49 @@ def fake_source(
 ) -> LiveSource:
     """Two sites; the ring holds a few hundred slots."""
     lm, stream = options.pop("lm", None) or FakeLM(), options.pop("stream", None)
-    sites, buffer = ("layers.0", "layers.1"), BufferConfig(memory=memory, **options)
+    sites = options.pop("sites", ("layers.0", "layers.1"))
+    buffer = BufferConfig(memory=memory, **options)
     return LiveSource(lm, stream or FakeStream(seed), sites, buffer, batch, seed)
+
+
+class Relay(ActivationSource):
+    """Another source, with something done to its batches."""
+
+    def __init__(self, inner: ActivationSource) -> None:
+        self.inner, self.planes, self.batch = inner, inner.planes, inner.batch
+        self.drawn = 0
+
+    def __next__(self) -> ActivationBatch:
+        self.drawn += 1
+        return self.change(next(self.inner))
+
+    def change(self, batch: ActivationBatch) -> ActivationBatch:
+        return batch
+
+    def head(self, plane: str, tokens: int) -> torch.Tensor:
+        return self.inner.head(plane, tokens)
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.inner.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.inner.load_state_dict(state)
+
+    def describe(self) -> dict[str, Any]:
+        return self.inner.describe()
+
+
+class StopAt(Relay):
+    """Sends this process a signal while a given batch is drawn."""
+
+    def __init__(self, inner: ActivationSource, batch: int, number: int) -> None:
+        super().__init__(inner)
+        self.at, self.number = batch, number
+
+    def change(self, batch: ActivationBatch) -> ActivationBatch:
+        if self.drawn == self.at:
+            os.kill(os.getpid(), self.number)
+        return batch
 
 
 CONFIG = TrainConfig(
@@ -112,11 +155,12 @@ def fake_trainer(
     seed: int = 0,
     source: ActivationSource | None = None,
     saes: tuple[dict[str, Any], ...] = ({"arch": "topk", "expansion": 2, "k": [2, 4]},),
+    groupings: list[Grouping] | None = None,
     **options: Any,
 ) -> Trainer:
     """Two variants on two sites; writes suites when it is finished."""
     source = source or fake_source(seed, config.batch)
-    variants = expand_variants(saes, source.planes)
+    variants = expand_variants(saes, source.planes, groupings=groupings)
     whole = {"train": asdict(config), "saes": list(saes), "seed": seed}
 
     def finish(trained: Trained) -> None:
@@ -132,6 +176,7 @@ def fake_trainer(
             tokens=trained.tokens,
             steps=trained.steps,
             epochs=trained.epochs,
+            seconds=trained.seconds,
         )
 
     defaults: dict[str, Any] = {

@@ -8,36 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from plans import SITES, measured
 
 from saeforge.errors import UserError
 from saeforge.groups import partition as parts
-from saeforge.groups.distances import AngularDistances
 from saeforge.groups.plan import Plan, make_plan
-
-SITES = tuple(f"layers.{i}" for i in range(5))
-
-
-def measured(seed: int = 0) -> AngularDistances:
-    rng = np.random.default_rng(seed)
-
-    def matrix(low: float, high: float) -> Any:
-        half = np.triu(rng.uniform(low, high, (5, 5)), 1)
-        return half + half.T
-
-    return AngularDistances(
-        sites=SITES,
-        raw=matrix(0.1, 0.5),
-        centred=matrix(0.2, 0.6),
-        stderr=matrix(0, 0.01),
-        stderr_centred=np.full((5, 5), np.nan),
-        tokens=1000,
-        documents=1,
-        mean_tokens=100,
-        model="tiny",
-        fingerprint="f" * 64,
-        text={"source": "embedded", "context": 128},
-        seed=3,
-    )
 
 
 def test_the_smallest_number_of_groups_below_the_threshold() -> None:

@@ -11,53 +11,13 @@ from typing import Any
 
 import pytest
 import torch
-from fakes import CONFIG, FakeLM, fake_source, fake_trainer, weights
+from fakes import CONFIG, FakeLM, Relay, StopAt, fake_source, fake_trainer, weights
 
 from saeforge.activations.base import ActivationBatch, ActivationSource
 from saeforge.activations.synthetic import SyntheticConfig, SyntheticSource
 from saeforge.config import BufferConfig
 from saeforge.errors import UserError
 from saeforge.suite import find_suites, load_suite
-
-
-class Relay(ActivationSource):
-    """Another source, with something done to its batches."""
-
-    def __init__(self, inner: ActivationSource) -> None:
-        self.inner, self.planes, self.batch = inner, inner.planes, inner.batch
-        self.drawn = 0
-
-    def __next__(self) -> ActivationBatch:
-        self.drawn += 1
-        return self.change(next(self.inner))
-
-    def change(self, batch: ActivationBatch) -> ActivationBatch:
-        return batch
-
-    def head(self, plane: str, tokens: int) -> torch.Tensor:
-        return self.inner.head(plane, tokens)
-
-    def state_dict(self) -> dict[str, Any]:
-        return self.inner.state_dict()
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.inner.load_state_dict(state)
-
-    def describe(self) -> dict[str, Any]:
-        return self.inner.describe()
-
-
-class StopAt(Relay):
-    """Sends this process a signal while a given batch is drawn."""
-
-    def __init__(self, inner: ActivationSource, batch: int, number: int) -> None:
-        super().__init__(inner)
-        self.at, self.number = batch, number
-
-    def change(self, batch: ActivationBatch) -> ActivationBatch:
-        if self.drawn == self.at:
-            os.kill(os.getpid(), self.number)
-        return batch
 
 
 class NaNAt(Relay):
