@@ -272,7 +272,7 @@ def test_the_saving_of_every_number_of_groups() -> None:
 def test_what_is_assumed_is_said() -> None:
     part = Part("v", "gated", {"width": 512}, 64, ("layers.0",))
     lines = predicted(run(sites=1, parts=(part,))).assumptions
-    assert any(line.startswith("gated: active latents half") for line in lines)
+    assert any(line.startswith("gated: half of all latents active for 5%") for line in lines)
     assert any("AuxK" in line for line in lines)
 
 

@@ -78,8 +78,8 @@ def _print(console: Console, found: Predicted, model: str) -> None:
 def _summary(found: Predicted, model: str) -> Table:
     """A row per kind of work: operations, seconds and their shares; the authors' count beside."""
     title = (
-        f"{escape(model)}: {found.saes} SAEs, {_short(found.parameters)} parameters in all,"
-        f" {_short(found.rows)} vectors each"
+        f"{escape(Path(model).name)}: {found.saes} SAEs, {_short(found.parameters)} parameters"
+        f" in all, {_short(found.rows)} vectors each"
     )
     table = Table(title=title, title_justify="left")
     for head in ("", "FLOPs", "share", "seconds", "share", "authors' FLOPs"):
@@ -161,7 +161,7 @@ def _short(number: int | float) -> str:
 
 def _size(size: int | float) -> str:
     for unit in ("B", "KiB", "MiB", "GiB"):
-        if size < 1024 or unit == "GiB":
+        if size < 1000 or unit == "GiB":
             return f"{size:.3g} {unit}"
         size /= 1024
     raise AssertionError

@@ -374,12 +374,12 @@ def _assumed(parts: Sequence[Part]) -> list[str]:
     for part in parts:
         phases = [phase for phase in part.sae.phases if phase.assumed]
         if phases:
-            said[f"{part.arch}: active latents {_spoken(phases)}"] = None
+            said[f"{part.arch}: {_spoken(phases)}"] = None
     return list(said)
 
 
 def _spoken(phases: Sequence[Phase]) -> str:
-    return ", then ".join(f"{p.assumed} ({p.share:.0%} of the steps)" for p in phases)
+    return ", then ".join(f"{p.assumed} for {p.share:.0%} of the steps" for p in phases)
 
 
 def _flops(work: Workload, parts: Sequence[Part], kept: float) -> dict[str, float]:

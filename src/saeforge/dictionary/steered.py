@@ -38,10 +38,13 @@ class Steered(SAE):
     def phases(self) -> tuple[Phase, ...]:
         """Half of all latents while the penalty warms up, then the target, which a run is near
         soon after that."""
-        dense = Phase(self.config.sparsity_warmup, self.width / 2, "half of the latents, dense")
-        target, assumed = self.config.target_l0, "target_l0"
+        dense = Phase(self.config.sparsity_warmup, self.width / 2, "half of all latents active")
+        target, assumed = self.config.target_l0, "target_l0 active"
         if target is None:
-            target, assumed = min(_USUAL_L0, self.width / 2), f"{_USUAL_L0} for want of target_l0"
+            target, assumed = (
+                min(_USUAL_L0, self.width / 2),
+                f"{_USUAL_L0} active, with no target_l0",
+            )
         phases = (dense, Phase(1 - dense.share, float(target), assumed))
         return tuple(phase for phase in phases if phase.share > 0)
 
