@@ -33,11 +33,12 @@ def compare(
     """Print each suite beside the baseline and leave results/comparison.json in it."""
     if not paths:
         raise UserError("name at least one folder of a suite or of a run")
-    suites = list(dict.fromkeys(suite for path in paths for suite in find_suites(path)))
+    bases = [_one(path) for path in baselines]
+    suites = _suites(paths, bases[:1])
     stream = sys.stderr if as_json else sys.stdout
     found = compare_suites(
         suites,
-        [_one(path) for path in baselines],
+        bases,
         config,
         say=lambda line: print(line, file=stream, flush=True),
     )
@@ -48,6 +49,17 @@ def compare(
         _print_table(path, comparison)
     print(f"Comparisons: results/{FILE} in each suite\nNext: saeforge report {_named(paths)}")
     return 0
+
+
+def _suites(paths: Sequence[Path], baseline: Sequence[Path]) -> list[Path]:
+    """Every suite in the folders given; of a run, all but the baseline."""
+    same = {path.resolve() for path in baseline}
+    found: dict[Path, None] = {}
+    for path in paths:
+        below = find_suites(path)
+        others = [suite for suite in below if suite.resolve() not in same]
+        found |= dict.fromkeys(others or below)
+    return list(found)
 
 
 def _one(path: Path) -> Path:

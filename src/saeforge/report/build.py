@@ -16,12 +16,12 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from saeforge import __version__
 from saeforge.errors import UserError
 from saeforge.files import replacing, write_text
-from saeforge.report import charts, frontier, summary
+from saeforge.report import baseline, charts, frontier, summary
 from saeforge.report.inputs import SuiteData, read_suites
 from saeforge.report.latents import browser
 from saeforge.report.numbers import count
 
-SCRIPTS = ("charts.js", "tables.js", "training.js", "latents.js")
+SCRIPTS = ("charts.js", "tables.js", "training.js", "spread.js", "latents.js")
 MANY = 8
 """Suites, sites: of more, not all are named or drawn at once. As many as there are colours."""
 _DATA_FILE = re.compile(r"(training-\d+|latents-\d+-\d+)\.js")
@@ -84,7 +84,10 @@ def _page(suites: Sequence[SuiteData], sites: Sequence[str], data: Mapping[str, 
         "frontier": frontier.charts(suites),
         "lines": [asdict(line) for line in lines],
         "histograms": charts.histograms(suites),
+        "baseline": baseline.charts(suites),
+        "spread": baseline.spreads(suites),
     }
+    beside_columns, beside_rows = baseline.table(suites)
     frontier_columns, frontier_rows = frontier.table(suites)
     environment = Environment(
         loader=PackageLoader("saeforge.report"),
@@ -109,6 +112,9 @@ def _page(suites: Sequence[SuiteData], sites: Sequence[str], data: Mapping[str, 
         every_rows=summary.rows(suites, every),
         frontier_columns=frontier_columns,
         frontier_rows=frontier_rows,
+        beside_columns=beside_columns,
+        beside_rows=beside_rows,
+        baselines=list(dict.fromkeys(contest.name for contest in baseline.contests(suites))),
         many=many,
         line_inks=line_of,
         inks=line_of if many else {at: at for at in range(len(suites))},

@@ -61,7 +61,16 @@ def _kind(suite: SuiteData) -> dict[str, Any]:
         "text": meta.text.get("source"),
         "tokens": meta.tokens,
         **_recipe(meta),
+        **_grouping(meta),
     }
+
+
+def _grouping(meta: Meta) -> dict[str, Any]:
+    """Which sites share an SAE; nothing where none do."""
+    groups = [group.get("sites") for group in meta.groups.values()]
+    if not any(isinstance(sites, list) and len(sites) > 1 for sites in groups):
+        return {}
+    return {"groups": f"{len(groups)} {meta.grouping.get('method', '')}".strip(), "sharing": groups}
 
 
 def _recipe(meta: Meta) -> dict[str, Any]:
@@ -76,6 +85,8 @@ def _name(kinds: Sequence[dict[str, Any]], own: Sequence[int], groups: Sequence[
     kind = kinds[own[0]]
     same = [kinds[group[0]] for group in groups if kinds[group[0]]["arch"] == kind["arch"]]
     keys = [key for key in kind if any(other.get(key) != kind[key] for other in same)]
+    if "groups" in keys:
+        keys.remove("sharing")  # it is long, and the number and the method say most of it
     return ", ".join([kind["arch"] or "SAE", *(_said(key, kind[key]) for key in keys)])
 
 

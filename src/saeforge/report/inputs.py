@@ -4,14 +4,15 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from saeforge.errors import UserError
 from saeforge.files import read_json
 
 SCHEMA = 1
+COMPARISON = "comparison.json"
 
 T = TypeVar("T")
 
@@ -88,6 +89,80 @@ class Result(_Record):
     series: dict[str, dict[str, Any]] = {}
 
 
+class Paired(_Record):
+    """A metric of a suite and of its baseline, with intervals from the same resamples."""
+
+    suite: Value
+    baseline: Value
+    difference: Value
+    ratio: Value | None = None
+
+
+class Matched(_Record):
+    """How well the baseline's latents are matched by another SAE's."""
+
+    mmcs: float | None
+    mmco: float | None
+
+
+class SiteAlignment(_Record):
+    """The dictionaries at one site."""
+
+    suite: Matched
+    seeds: list[Matched] = []
+    live: int
+    silent: int
+
+
+class Spread(_Record):
+    """Over which of its sites the latents of a shared SAE fire."""
+
+    sites: list[str]
+    live: int
+    silent: int
+    lives_at: list[int]
+    effective: float | None
+    share: list[list[float]]
+    latents: list[int]
+    lives: float
+
+    @model_validator(mode="after")
+    def _one_column_per_site(self) -> Self:
+        if any(len(row) != len(self.sites) for row in self.share):
+            raise ValueError("a row of the spread has not one share per site")
+        if len(self.share) != len(self.latents) or len(self.lives_at) != len(self.sites):
+            raise ValueError("the spread has not one number per row or site")
+        return self
+
+
+class Alignment(_Record):
+    """How the dictionaries of a suite and its baseline correspond."""
+
+    tokens: int
+    metrics: dict[str, Metric]
+    sites: dict[str, SiteAlignment]
+    spread: dict[str, Spread] = {}
+
+
+class Named(_Record):
+    """Which suite, from the folder of the one that was compared."""
+
+    path: str
+    variant: str
+    seed: int | None = None
+
+
+class Comparison(_Record):
+    """results/comparison.json."""
+
+    baseline: Named
+    seeds: list[Named] = []
+    metrics: dict[str, Metric]
+    sites: dict[str, dict[str, Paired]]
+    mean: dict[str, Paired]
+    alignment: Alignment | None = None
+
+
 class Model(_Record):
     """The language model of a suite."""
 
@@ -112,6 +187,11 @@ class Meta(_Record):
     train: dict[str, Any] = {}
     seed: int | None = None
     versions: dict[str, str | None] = {}
+    groups: dict[str, dict[str, Any]] = {}
+    grouping: dict[str, Any] = {}
+    seconds: float | None = None
+    lm_tokens: int | None = None
+    cost: dict[str, Any] = {}
 
 
 class Logged(_Record):
@@ -148,6 +228,8 @@ class SuiteData:
     """site → latents of the browser."""
     options: dict[str, Any] = field(default_factory=dict)
     """The architecture's options at the first site; empty where they are not told."""
+    comparison: Comparison | None = None
+    """Its values beside its baseline's."""
 
     def metrics(self) -> dict[str, Metric]:
         """Every metric of every evaluation, in the order of the results."""
@@ -207,6 +289,8 @@ def _read_suite(path: Path, label: str, meta: Meta) -> SuiteData:
     latents: dict[str, list[Latent]] = {}
     results = {}
     for file in sorted((path / "results").glob("[!.]*.json"), key=_result_order):
+        if file.name == COMPARISON:
+            continue
         result = _parse(Result, _checked(read_json(file, "result"), file), file)
         results[result.evaluation] = result
         for site, series in result.series.items():
@@ -216,7 +300,14 @@ def _read_suite(path: Path, label: str, meta: Meta) -> SuiteData:
                 elif isinstance(value, dict) and {"edges", "counts"} <= value.keys():
                     histograms.setdefault(site, {})[name] = _parse(Histogram, value, file)
     log, options = _read_log(path), _read_options(path, meta)
-    return SuiteData(path, label, meta, results, log, histograms, latents, options)
+    comparison = _read_comparison(path / "results" / COMPARISON)
+    return SuiteData(path, label, meta, results, log, histograms, latents, options, comparison)
+
+
+def _read_comparison(file: Path) -> Comparison | None:
+    if not file.is_file():
+        return None
+    return _parse(Comparison, _checked(read_json(file, "comparison"), file), file)
 
 
 def _read_options(path: Path, meta: Meta) -> dict[str, Any]:

@@ -49,8 +49,8 @@ var saeforge = (function () {
   }
 
   function colour(series) {
-    if (series.site === undefined) return style("--c" + series.suite % 8);
-    const share = data.sites.length > 1 ? series.site / (data.sites.length - 1) : 0.5;
+    if (series.site === undefined && series.shade === undefined) return style("--c" + series.suite % 8);
+    const share = series.shade !== undefined ? series.shade : data.sites.length > 1 ? series.site / (data.sites.length - 1) : 0.5;
     const place = (dark.matches ? 0.3 + 0.7 * share : 0.86 * share) * (viridis.length - 1);
     const from = Math.min(Math.floor(place), viridis.length - 2);
     const part = viridis[from].map((c, i) => Math.round(c + (viridis[from + 1][i] - c) * (place - from)));
@@ -73,10 +73,11 @@ var saeforge = (function () {
       marker: { color: ink, size: series.size || 7, symbol: shapes[(series.shape || 0) % shapes.length] },
       text: series.x.map((_, i) => hover(series, i, chart)), hovertemplate: "%{text}<extra></extra>"
     };
+    if (series.kind === "bars") Object.assign(out, { type: "bar", marker: { color: ink }, textposition: "none" });
     if (steps && chart.series.length === 1) Object.assign(out, { fill: "tozeroy", fillcolor: ink.replace(/^#(..)(..)(..)$/, (_, r, g, b) => "rgba(" + [r, g, b].map((c) => parseInt(c, 16)) + ",0.18)") });
     if (series.low && series.low.some((v) => v !== null)) {
       out.error_y = {
-        type: "data", symmetric: false, thickness: 1.3, width: 3, color: ink,
+        type: "data", symmetric: false, thickness: 1.3, width: 3, color: series.kind === "bars" ? style("--text") : ink,
         array: series.y.map((y, i) => (series.high[i] === null ? 0 : Math.max(0, series.high[i] - y))),
         arrayminus: series.y.map((y, i) => (series.low[i] === null ? 0 : Math.max(0, y - series.low[i])))
       };
@@ -115,7 +116,7 @@ var saeforge = (function () {
     drawn.set(element, chart);
     const all = (key) => chart.series.flatMap((s) => s[key]).filter((v) => v !== null);
     const layout = {
-      margin: { l: 44, r: 10, t: 8, b: 40 }, showlegend: false, hovermode: "closest", dragmode: false,
+      margin: { l: 44, r: 10, t: 8, b: 40 }, showlegend: false, barmode: "group", bargap: 0.25, hovermode: "closest", dragmode: false,
       paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
       font: { family: style("--sans"), size: 12, color: style("--quiet") },
       hoverlabel: { bgcolor: style("--card"), bordercolor: style("--line"), font: { color: style("--text"), size: 13 } },
