@@ -318,6 +318,11 @@ def test_groups_of_a_run_are_counted(capsys: pytest.CaptureFixture[str]) -> None
     assert [row["groups"] for row in values["groups"]] == [1, 2]
 
 
+def test_text_of_which_nothing_is_kept(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["cost", *SMALL, "--set", "text.exclude_first=128"]) == 2
+    assert "text.exclude_first = 128" in capsys.readouterr().err
+
+
 def test_bad_input_is_trains(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["cost", "--set", "train.bach=1"]) == 2
     assert "did you mean 'batch'" in capsys.readouterr().err

@@ -26,6 +26,7 @@ from saeforge.dictionary.base import SAE, Batch, Context
 from saeforge.dictionary.flops import Phase
 from saeforge.dictionary.normaliser import Normaliser
 from saeforge.dictionary.registry import ARCHS, sae_config
+from saeforge.errors import UserError
 from saeforge.eval.probe import HeldOutProbe
 from saeforge.lm.flops import forward_flops
 from saeforge.lm.model import LanguageModel
@@ -150,32 +151,42 @@ class _Rows:
         document = torch.zeros(pool, dtype=torch.int64)
         position = torch.zeros(pool, dtype=torch.int32)
         reader = RowReader(lm, corpus.stream("train", sequences), sites)
-        filled, spent, counted, batches = 0, 0.0, 0, 0
+        filled = 0
 
-        def read_one() -> None:
+        def read_one() -> int:
             nonlocal filled
             begin = 0 if filled + batch > pool else filled
-            there = {site: plane[begin : begin + batch] for site, plane in planes.items()}
-            n = reader.read(there, document[begin : begin + batch], position[begin : begin + batch])
-            assert all(bool(finite(x_ND[:n])) for x_ND in there.values()) or n == 0
+            here = slice(begin, begin + batch)
+            there = {site: plane[here] for site, plane in planes.items()}
+            number = reader.batches
+            n = reader.read(there, document[here], position[here])
+            reader.refuse_nonfinite(
+                {number: torch.stack([finite(x_ND[:n]) for x_ND in there.values()])}
+            )
             filled = begin + n
+            return n
 
-        first = _timed(read_one, device)  # the first batch also warms up
-        counts = [filled]
-        while batches < _MOST_ROUNDS and (batches == 0 or spent < budget):
-            before = filled
-            spent += _timed(read_one, device)
-            counts.append(filled - before if filled > before else filled)
-            counted += counts[-1]
-            batches += 1
-            if first > budget:
-                break
+        started = perf_counter()
+        counts: list[int] = []
+        times: list[float] = []
+        while len(times) < 2 or (perf_counter() - started < budget and len(times) < _MOST_ROUNDS):
+            clock = perf_counter()
+            counts.append(read_one())
+            _wait(device)
+            times.append(perf_counter() - clock)
+        if not sum(counts):
+            raise UserError(
+                "no position of the text is kept for training; lower text.exclude_first or give "
+                "other text"
+            )
+        rates = [time / max(1, n) for time, n in zip(times[1:], counts[1:], strict=True)]
+        kept = sum(counts) / (len(counts) * batch)
+        row = statistics.median(rates)  # without the first batch, which also warms up
         for plane in planes.values():  # drawing is from a ring that is too large for a cache
             for begin in range(filled, pool, max(1, filled)):
                 rest = plane[begin : begin + filled]
                 rest.copy_(plane[: len(rest)])
-        row = spent / max(1, counted)
-        return cls(planes, row, spent / (batches * batch), counted / (batches * batch), sequences)
+        return cls(planes, row, row * kept, kept, sequences)
 
     def draw(self, work: Workload) -> tuple[float, dict[str, Tensor]]:
         """Seconds to draw and normalise a batch at one plane; one batch of each."""
