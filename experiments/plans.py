@@ -36,14 +36,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("models", nargs="*", default=list(OPTIONS))
     parser.add_argument("--tokens", type=int, default=500_000)
+    parser.add_argument("--figures", action="store_true", help="of the plans that are there")
     given = parser.parse_args()
     results = HERE / "results" / "plans"
     results.mkdir(parents=True, exist_ok=True)
     for model in given.models:
         out = Path("runs") / f"plan-{model}"
-        measure(model, out, given.tokens)
-        shutil.copy(out / "plan.json", results / f"{model}.json")
-        figure(Plan.read(out / "plan.json"), results / f"{model}.svg")
+        if not given.figures:
+            measure(model, out, given.tokens)
+            shutil.copy(out / "plan.json", results / f"{model}.json")
+        figure(Plan.read(results / f"{model}.json"), results / f"{model}.svg")
     table(results)
 
 
@@ -53,7 +55,8 @@ def measure(model: str, out: Path, tokens: int) -> None:
     name = str(REAL / model) if real else model
     command = ["plan", "--model", name, *source, "--tokens", str(tokens), "--out", str(out)]
     print("$ saeforge", *command, *OPTIONS[model], flush=True)
-    code = subprocess.run([sys.executable, "-m", "saeforge", *command, *OPTIONS[model]]).returncode
+    whole = [sys.executable, "-m", "saeforge", *command, *OPTIONS[model]]
+    code = subprocess.run(whole, check=False).returncode
     if code:
         sys.exit(code)
 
@@ -64,7 +67,7 @@ def figure(plan: Plan, path: Path) -> None:
     drawing, axes = plt.subplots(
         1, 3, figsize=(10.5, 3.4), layout="constrained", width_ratios=(1, 1, 1.1)
     )
-    top = max(max(map(max, plan.distances.raw)), max(map(max, plan.distances.centred)))
+    top = max(*map(max, plan.distances.raw), *map(max, plan.distances.centred))
     for axis, kind in zip(axes, ("raw", "centred"), strict=False):
         heat(axis, plan, kind, top)
     curve(axes[2], plan)
