@@ -392,6 +392,7 @@ def _write_suite(
         epochs=trained.epochs,
         train=trained.train,
         grouping=grouping,
+        normaliser=trained.normaliser,
         seconds=trained.seconds,
     )
 

@@ -205,6 +205,7 @@ def write_suite(
     epochs: int | None = None,
     train: Mapping[str, Any] | None = None,
     grouping: Mapping[str, Any] | None = None,
+    normaliser: str | None = None,
     seconds: float | None = None,
 ) -> None:
     """Write a suite's folder; `suite.json` comes last.
@@ -218,6 +219,7 @@ def write_suite(
         epochs: whole passes over the text.
         train: what this variant's optimiser and schedule had for themselves.
         grouping: how the groups were found.
+        normaliser: of which kind its sites' are.
         seconds: of the training loop, with all variants that were trained in it.
 
     Raises:
@@ -251,6 +253,7 @@ def write_suite(
         "config": dict(config),
         "train": dict(train or {}),
         "grouping": dict(grouping or {}),
+        "normaliser": normaliser,
         "seconds": seconds,
         "seed": seed,
         "versions": _versions(),

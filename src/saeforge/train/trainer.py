@@ -52,6 +52,7 @@ class Trained:
         normalisers: by site, in the model's order.
         epochs: whole passes over the text that were read, None where that means nothing.
         train: what its optimiser and schedule had for themselves.
+        normaliser: of which kind they are.
         seconds: the training loop's, the reading of the language model and all variants of the run
             included.
     """
@@ -64,6 +65,7 @@ class Trained:
     steps: int
     epochs: int | None
     train: dict[str, Any]
+    normaliser: NormaliserKind
     seconds: float
 
 
@@ -415,6 +417,7 @@ class Trainer:
                 self.steps,
                 self.source.epoch,
                 self._of(variant)[0].member.train,
+                self._of(variant)[0].view.normaliser,
                 self._elapsed(),
             )
             if self._finish:
