@@ -7,17 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from toy_comparisons import SITES, comparison
 
 from saeforge.errors import UserError
-from saeforge.eval import alignment
-from saeforge.eval.compare import FILE, Comparison, Named, Paired
-from saeforge.eval.result import Metric, Value
-from saeforge.eval.spread import Counted, Spread
+from saeforge.eval.compare import FILE
 from saeforge.report import baseline, frontier
 from saeforge.report.build import write_report
 from saeforge.report.inputs import read_suites
 
-SITES = ("layers.0", "layers.1", "layers.2")
 HOSTILE = "</script><script>alert(1)</script>"
 
 
@@ -25,58 +22,6 @@ def edit(file: Path, change: Callable[[Any], None]) -> None:
     data = json.loads(file.read_text(encoding="utf-8"))
     change(data)
     file.write_text(json.dumps(data), encoding="utf-8")
-
-
-def interval(value: float) -> Value:
-    return Value(value, value - 0.01, value + 0.01)
-
-
-def pair(own: float, other: float, ratio: bool = True) -> Paired:
-    values = (interval(own), interval(other), interval(own - other))
-    return Paired(*values, interval(own / other) if ratio else None)
-
-
-def comparison(base: str, gap: float, groups: dict[str, list[str]]) -> Comparison:
-    values = {
-        site: {"fvu": pair(0.1 + at + gap, 0.1 + at), "delta_ce": pair(0.2 + gap, 0.2, False)}
-        for at, site in enumerate(SITES)
-    }
-    matched = alignment.Matched(0.5, 0.25)
-    return Comparison(
-        suite=Named(".", "x", 0),
-        baseline=Named(f"../{base}", base, 0),
-        seeds=[Named("../base-1", base, 1)],
-        config={},
-        tokens={"reconstruction": 9000},
-        documents={"reconstruction": 90},
-        metrics={"fvu": Metric("FVU", "", "", "lower"), "delta_ce": Metric("ΔCE", "", "nats")},
-        sites=values,
-        mean={"fvu": pair(1.1 + gap, 1.1), "delta_ce": pair(0.2 + gap, 0.2, False)},
-        alignment=alignment.Alignment(
-            9000,
-            90,
-            "0" * 64,
-            alignment.METRICS,
-            {
-                site: alignment.SiteAlignment(matched, [alignment.Matched(0.6, 0.3)], 9, 1, 8, 2)
-                for site in SITES
-            },
-            {
-                name: Spread(
-                    sites,
-                    3,
-                    1,
-                    [2] + [0] * (len(sites) - 2) + [1],
-                    1.5,
-                    Counted([1.0, 2.0], [3]),
-                    [[1.0] + [0.0] * (len(sites) - 1)] * 2,
-                    [2, 1],
-                )
-                for name, sites in groups.items()
-                if len(sites) > 1
-            },
-        ),
-    )
 
 
 @pytest.fixture

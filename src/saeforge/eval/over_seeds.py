@@ -5,9 +5,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 from pydantic.dataclasses import dataclass
 
+from saeforge import statistics
 from saeforge.config import STRICT
 from saeforge.errors import UserError
 from saeforge.eval.compare import Comparison, Paired
@@ -106,14 +106,8 @@ def _over(
 
 
 def student(values: Sequence[float | None]) -> Value:
-    """The mean with Student's 95% interval; None if a value is missing."""
-    from scipy.stats import t
-
+    """The mean with Student's 95% interval; none if a value is missing."""
     known = [value for value in values if value is not None]
     if not known or len(known) < len(values):
         return Value(None)
-    mean, count = float(np.mean(known)), len(known)
-    if count < 2:
-        return Value(mean)
-    half = float(t.ppf(0.975, count - 1) * np.std(known, ddof=1) / np.sqrt(count))
-    return Value(mean, mean - half, mean + half)
+    return Value(*statistics.student(known))

@@ -308,7 +308,7 @@ def table(suites: Sequence[SuiteData]) -> tuple[list[Column], list[Row]]:
     places = [
         (site, m) for c in found for site in [*_sites(c), MEAN] for m in c.members if _has(m, site)
     ]
-    values = [[_value(m, site, column.id) for column in columns] for site, m in places]
+    values = [[value_of(m, site, column.id) for column in columns] for site, m in places]
     digits = [decimals(column) for column in zip(*values, strict=True)] if values else []
     order = {site: at for at, site in enumerate(dict.fromkeys(site for site, _ in places))}
     order[MEAN] = len(order)
@@ -331,10 +331,9 @@ def _columns(found: Sequence[Contest]) -> list[Column]:
     first: dict[str, Column] = {}
     rest: dict[str, Column] = {}
     for member in members:
-        for name, metric in member.comparison.metrics.items():
-            pair = member.comparison.mean.get(name)
+        for name in member.comparison.metrics:
             columns = first if name in BARS else rest
-            columns |= _of_metric(name, metric, pair is not None and pair.ratio is not None)
+            columns |= metric_columns(name, member.comparison)
     matches: dict[str, Column] = {}
     for member in members:
         if alignment := member.comparison.alignment:
@@ -348,16 +347,19 @@ def _columns(found: Sequence[Contest]) -> list[Column]:
     return [*first.values(), *matches.values(), *rest.values()]
 
 
-def _of_metric(name: str, metric: Metric, has_ratio: bool) -> dict[str, Column]:
+def metric_columns(name: str, comparison: Comparison) -> dict[str, Column]:
+    """The suite's value, less the baseline's, and where there is one the ratio."""
+    metric, pair = comparison.metrics[name], comparison.mean.get(name)
     less = metric.model_copy(update={"title": f"{metric.title} − baseline's"})
     columns = [Column(name, metric), Column(f"{name} difference", less)]
-    if has_ratio:
+    if pair is not None and pair.ratio is not None:
         ratio = metric.model_copy(update={"title": f"{metric.title} / baseline's", "unit": ""})
         columns.append(Column(f"{name} ratio", ratio))
     return {column.id: column for column in columns}
 
 
-def _value(member: Member, site: str, column: str) -> Value | None:
+def value_of(member: Member, site: str, column: str) -> Value | None:
+    """What stands in a column of `table`, at a site or for the mean over sites."""
     name, _, part = column.partition(" ")
     if name in ("mmcs", "mmco"):
         return _match(member, site, name, part == "seeds")

@@ -16,7 +16,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from saeforge import __version__
 from saeforge.errors import UserError
 from saeforge.files import replacing, write_text
-from saeforge.report import baseline, charts, frontier, summary
+from saeforge.report import baseline, charts, frontier, over_seeds, summary
 from saeforge.report.inputs import SuiteData, read_suites
 from saeforge.report.latents import browser
 from saeforge.report.numbers import count
@@ -88,6 +88,7 @@ def _page(suites: Sequence[SuiteData], sites: Sequence[str], data: Mapping[str, 
         "spread": baseline.spreads(suites),
     }
     beside_columns, beside_rows = baseline.table(suites)
+    seeds_columns, seeds_rows = over_seeds.table(suites)
     frontier_columns, frontier_rows = frontier.table(suites)
     environment = Environment(
         loader=PackageLoader("saeforge.report"),
@@ -114,6 +115,8 @@ def _page(suites: Sequence[SuiteData], sites: Sequence[str], data: Mapping[str, 
         frontier_rows=frontier_rows,
         beside_columns=beside_columns,
         beside_rows=beside_rows,
+        seeds_columns=seeds_columns,
+        seeds_rows=seeds_rows,
         baselines=list(dict.fromkeys(contest.name for contest in baseline.contests(suites))),
         many=many,
         line_inks=line_of,
