@@ -5,13 +5,14 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from statistics import fmean
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from saeforge.errors import UserError
-from saeforge.eval.alignment import Matched
+from saeforge.eval.alignment import SiteAlignment
 from saeforge.eval.compare import FILE, CompareConfig, Comparison, Paired
 from saeforge.eval.compare import compare as compare_suites
 from saeforge.eval.result import Value
@@ -89,14 +90,14 @@ def _print_table(path: Path, comparison: Comparison) -> None:
         table.add_column(f"{title}\ndifference", justify="right")
         if comparison.mean[name].ratio is not None:
             table.add_column(f"{title}\nratio", justify="right")
-    alignment = comparison.alignment
-    for head in ("MMCS (seeds)", "MMCO (seeds)") if alignment else ():
-        table.add_column(head, justify="right")
+    aligned = comparison.alignment.sites if comparison.alignment else {}
+    scale = "\n(other seeds)" if comparison.seeds else ""
+    for head in ("MMCS", "MMCO") if aligned else ():
+        table.add_column(f"{head}{scale}", justify="right")
     for site, values in [*comparison.sites.items(), (MEAN, comparison.mean)]:
         cells = _cells(values, metrics)
-        if alignment and site in alignment.sites:
-            own, seeds = alignment.sites[site].suite, alignment.sites[site].seeds
-            cells += [_matched(name, own, seeds) for name in ("mmcs", "mmco")]
+        own = list(aligned.values()) if site == MEAN else [aligned[site]] if aligned else []
+        cells += [_matched(name, own) for name in ("mmcs", "mmco") if own]
         table.add_row(escape(site), *cells)
     Console(width=None if sys.stdout.isatty() else 140).print(table)
 
@@ -124,8 +125,10 @@ def _difference(value: Value) -> str:
     return f"{value.value:+.3g} \\[{value.low:+.3g}, {value.high:+.3g}]"
 
 
-def _matched(name: str, own: Matched, seeds: Sequence[Matched]) -> str:
-    """The suite's, and in brackets the mean of the baseline's other seeds."""
-    others = [value for seed in seeds if (value := getattr(seed, name)) is not None]
-    text = _number(getattr(own, name))
-    return f"{text} ({_number(sum(others) / len(others))})" if others else text
+def _matched(name: str, sites: Sequence[SiteAlignment]) -> str:
+    """The suite's mean over the sites, and in brackets that of the baseline's other seeds."""
+    own = [value for site in sites if (value := getattr(site.suite, name)) is not None]
+    matches = [match for site in sites for match in site.seeds]
+    others = [value for match in matches if (value := getattr(match, name)) is not None]
+    text = _number(fmean(own) if own else None)
+    return f"{text} ({_number(fmean(others))})" if others else text
