@@ -33,9 +33,11 @@ ARROWS: dict[str, set[str]] = {
     "bench": LEAVES | {"dictionary", "train"},
     "bench_lm": LEAVES | {"lm"},
     "calibrate": LEAVES | {"dictionary", "lm", "activations", "train", "cost", "eval"},
-    "commands_cost": LEAVES | {"lm", "groups", "train", "cost", "calibrate"},
+    "commands_train": LEAVES
+    | {"lm", "activations", "groups", "suite", "train", "eval", "cost", "calibrate"},
+    "commands_cost": LEAVES | {"cost", "calibrate", "commands_train"},
     "commands": LEAVES
-    | {"dictionary", "lm", "activations", "groups", "suite", "train", "eval", "report", "interop"},
+    | {"dictionary", "lm", "groups", "suite", "eval", "report", "interop", "commands_train"},
     "commands_compare": LEAVES | {"suite", "eval"},
     "cli": {
         "commands",

@@ -128,6 +128,9 @@ class Train:
     """`auto`, `cpu`, `cuda` or `cuda:i`."""
     seed: int | None = None
     """Fixes initialisation, order of text and shuffling."""
+    cost: bool = False
+    """First measure how fast this machine is, and say how long the run will take; at its end, how
+    long it took (`cost.json` in the run's folder)."""
     json: bool = False
     """Print one JSON object on stdout when done."""
 
@@ -144,7 +147,8 @@ class Train:
             "seed": self.seed,
         }
         config, name = commands.run_config(self.run, self.preset, named, self.set, self.plan)
-        return commands.train(config, self.out or Path("runs") / name, as_json=self.json)
+        out = self.out or Path("runs") / name
+        return commands.train(config, out, predict=self.cost, as_json=self.json)
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from saeforge.activations.live import LiveSource
+from saeforge.commands_train import train_run
 from saeforge.config import (
     PRESETS,
     EvalConfig,
@@ -24,25 +24,18 @@ from saeforge.config import (
     parse_override,
     read_yaml,
 )
-from saeforge.device import choose_device
 from saeforge.dictionary.registry import ARCHS
 from saeforge.errors import UserError
-from saeforge.eval.probe import HeldOutProbe
 from saeforge.eval.result import Result, Value
 from saeforge.eval.run import check_fingerprint, results_folder
 from saeforge.eval.run import evaluate as evaluate_suites
 from saeforge.groups.distances import angular_distances
-from saeforge.groups.grouping import Groupings
 from saeforge.groups.partition import Method, Objective, check_method, diameters
 from saeforge.groups.plan import Plan, make_plan
 from saeforge.lm.model import LanguageModel
-from saeforge.lm.text import Corpus
 from saeforge.report.build import write_report
 from saeforge.report.plan import write_plan_page
-from saeforge.suite import find_suites, load_suite, write_suite
-from saeforge.train import schedule
-from saeforge.train.trainer import Trained, Trainer
-from saeforge.train.variants import build_members, expand_variants, suite_dirs
+from saeforge.suite import find_suites, load_suite
 
 DONE, INTERRUPTED = 0, 130
 
@@ -99,10 +92,10 @@ def _given(options: Mapping[str, Any]) -> dict[str, Any]:
     return out
 
 
-def train(config: RunConfig, out: Path, as_json: bool = False) -> int:
-    """Train every variant on every site in one pass of the language model."""
-    say = _speaker(as_json)
-    finished = _train(config, out, say)
+def train(config: RunConfig, out: Path, predict: bool = False, as_json: bool = False) -> int:
+    """Train every variant on every site in one pass of the language model; with `predict`, first
+    say how long that will take."""
+    finished = train_run(config, out, _speaker(as_json), predict)
     suites = [str(path) for path in find_suites(out)] if finished else []
     if as_json:
         print(json.dumps({"out": str(out), "finished": finished, "suites": suites}))
@@ -294,7 +287,7 @@ def demo(out: Path, tokens: int, device: str, as_json: bool = False) -> int:
     say = _speaker(as_json)
     data = merge(PRESETS["quick"], {"train": {"tokens": tokens}, "device": device})
     config = from_mapping(RunConfig, data, "demo")
-    if not _train(config, out, say):
+    if not train_run(config, out, say):
         return INTERRUPTED
     suites = find_suites(out)
     results = evaluate_suites(suites, EvalConfig(device=device, **DEMO_EVALUATION), say=say)
@@ -310,91 +303,6 @@ def demo(out: Path, tokens: int, device: str, as_json: bool = False) -> int:
 
 
 DEMO_EVALUATION: dict[str, Any] = {"tokens": 100_000, "splice_tokens": 30_000}
-
-
-def _train(config: RunConfig, out: Path, say: Callable[[str], None]) -> bool:
-    """Assemble model, text, source, SAEs and probe, and run the trainer; True when finished."""
-    schedule.check(config.train)  # before anything is loaded
-    device = choose_device(config.device)
-    lm = LanguageModel.load(config.model, device)
-    widths = {site: lm.width(site) for site in lm.sites(config.sites)}
-    groupings = Groupings(widths, lm.fingerprint, lm.name)
-    variants = expand_variants(
-        config.saes,
-        widths,
-        config.train,
-        [g for spec in config.groups for g in groupings.resolve(spec, "groups")],
-        groupings.resolve,
-    )
-    corpus = Corpus(
-        config.text,
-        lm.tokenizer,
-        bos_id=lm.bos_id,
-        max_context=lm.max_context,
-        seed=config.seed,
-    )
-    sequences = max(1, config.buffer.lm_batch // config.text.context)
-    source = LiveSource(
-        lm,
-        corpus.stream("train", sequences),
-        list(widths),
-        config.buffer,
-        batch=config.train.batch,
-        seed=config.seed,
-        tokens=config.train.tokens,
-    )
-    probe = None
-    if config.train.eval_every:
-        held_out = corpus.stream("held_out", sequences, epochs=1)
-        probe = HeldOutProbe(lm, held_out, config.train.eval_tokens)
-    grouped = {variant.name: variant.grouping.describe() for variant in variants}
-    trainer = Trainer(
-        build_members(variants, widths, device),
-        source,
-        config.train,
-        seed=config.seed,
-        run_dir=out,
-        suite_dirs=suite_dirs(variants, out),
-        identity={
-            **asdict(config),
-            "model_fingerprint": lm.fingerprint,
-            "groupings": {v.name: v.grouping.groups for v in variants if v.grouping.name},
-        },
-        buffer=config.buffer,
-        probe=probe,
-        finish=lambda trained: _write_suite(trained, config, lm, grouped[trained.variant]),
-        say=say,
-        log=config.log,
-    )
-    return trainer.run() == "finished"
-
-
-def _write_suite(
-    trained: Trained, config: RunConfig, lm: LanguageModel, grouping: Mapping[str, Any]
-) -> None:
-    """One variant's suite, with all that is needed to use it and to train it again."""
-    write_suite(
-        trained.path,
-        variant=trained.variant,
-        groups=trained.groups,
-        normalisers=trained.normalisers,
-        model={
-            "name": lm.name,
-            "revision": lm.revision,
-            "fingerprint": lm.fingerprint,
-            "layers": lm.layers,
-        },
-        text=asdict(config.text),
-        config=asdict(config),
-        seed=config.seed,
-        tokens=trained.tokens,
-        steps=trained.steps,
-        epochs=trained.epochs,
-        train=trained.train,
-        grouping=grouping,
-        normaliser=trained.normaliser,
-        seconds=trained.seconds,
-    )
 
 
 def _suites(paths: Sequence[Path]) -> list[Path]:

@@ -9,16 +9,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from saeforge.calibrate import calibrate, parts_of, workload
+from saeforge.calibrate import calibrate
+from saeforge.commands_train import Job
 from saeforge.config import RunConfig
 from saeforge.cost import Predicted, predicted
-from saeforge.device import choose_device
 from saeforge.files import write_json
-from saeforge.groups.grouping import Groupings
-from saeforge.lm.model import LanguageModel
-from saeforge.lm.text import Corpus
-from saeforge.train import schedule
-from saeforge.train.variants import expand_variants
 
 _DONE = 0
 
@@ -27,29 +22,9 @@ def cost(
     config: RunConfig, *, calibrated: bool = True, out: Path | None = None, as_json: bool = False
 ) -> int:
     """Print what a run will cost; with `calibrated`, also how long it will take here."""
-    schedule.check(config.train)  # before anything is loaded
-    lm = LanguageModel.load(config.model, choose_device(config.device))
-    widths = {site: lm.width(site) for site in lm.sites(config.sites)}
-    groupings = Groupings(widths, lm.fingerprint, lm.name)
-    variants = expand_variants(
-        config.saes,
-        widths,
-        config.train,
-        [g for spec in config.groups for g in groupings.resolve(spec, "groups")],
-        groupings.resolve,
-    )
-    work = workload(config, lm, parts_of(variants, widths), widths)
-    speed = None
-    if calibrated:
-        corpus = Corpus(
-            config.text,
-            lm.tokenizer,
-            bos_id=lm.bos_id,
-            max_context=lm.max_context,
-            seed=config.seed,
-        )
-        speed = calibrate(work, config, lm, corpus)
-    found = predicted(work, speed)
+    job = Job.prepare(config)
+    speed = calibrate(job.work, config, job.lm, job.corpus) if calibrated else None
+    found = predicted(job.work, speed)
     values = found.to_json()
     if speed is not None:
         values["calibration"] = {k: v for k, v in asdict(speed).items() if k != "shapes"}
@@ -59,7 +34,7 @@ def cost(
         print(json.dumps(values))
         return _DONE
     console = Console(width=None if sys.stdout.isatty() else 140)
-    _print(console, found, lm.name)
+    _print(console, found, job.lm.name)
     if speed is not None:
         quiet = "" if speed.quiet else f", not quiet ({speed.reason}): seconds may be too many"
         console.print(f"Calibrated in {speed.took:.0f} s{quiet}.", highlight=False)

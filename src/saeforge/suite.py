@@ -207,6 +207,7 @@ def write_suite(
     grouping: Mapping[str, Any] | None = None,
     normaliser: str | None = None,
     seconds: float | None = None,
+    cost: Mapping[str, float] | None = None,
 ) -> None:
     """Write a suite's folder; `suite.json` comes last.
 
@@ -221,6 +222,7 @@ def write_suite(
         grouping: how the groups were found.
         normaliser: of which kind its sites' are.
         seconds: of the training loop, with all variants that were trained in it.
+        cost: FLOPs of the training, by part.
 
     Raises:
         UserError: if a group's name is no folder name, or the disk is full.
@@ -255,6 +257,7 @@ def write_suite(
         "grouping": dict(grouping or {}),
         "normaliser": normaliser,
         "seconds": seconds,
+        "cost": dict(cost or {}),
         "seed": seed,
         "versions": _versions(),
         "files": files,
@@ -287,7 +290,8 @@ def _check_shape(path: Path, meta: Mapping[str, Any]) -> None:
             meta["groups"][site["group"]]["sites"].index(name)
         except (AttributeError, KeyError, TypeError, ValueError):
             raise UserError(
-                f"{path / 'suite.json'}: site {name} is not among its group's; restore it from a copy"
+                f"{path / 'suite.json'}: site {name} is not among its group's; restore it from a "
+                "copy"
             ) from None
 
 

@@ -259,6 +259,7 @@ class Trainer:
 
     def _begin(self) -> None:
         """Resume from the newest good checkpoint, or initialise normalisers and SAEs."""
+        self._begun = time.monotonic()  # the reading of the first text counts
         checkpoint = checkpoints.newest(self._checkpoints, self._say)
         if checkpoint is not None:
             self._restore(checkpoint)
@@ -276,8 +277,7 @@ class Trainer:
         for variant, path in self._suite_dirs.items():
             self._logs[variant] = MetricsLog(path / "metrics.jsonl", variant, self._trackers)
             self._logs[variant].truncate(int(lengths.get(variant, 0)))
-        self._begun = time.monotonic()
-        self._logged = (self.step, self._begun)
+        self._logged = (self.step, time.monotonic())
 
     def _initialise(self) -> None:
         """Normalisers first, then SAEs, on the first rows of the run."""

@@ -1,0 +1,197 @@
+"""From a run's configuration to its suites: model, text, source, SAEs, probe and trainer put
+together, and what it costs beside what it was said to cost."""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from saeforge.activations.live import LiveSource
+from saeforge.calibrate import calibrate, parts_of, workload
+from saeforge.config import RunConfig
+from saeforge.cost import Workload, predicted
+from saeforge.device import choose_device
+from saeforge.errors import UserError
+from saeforge.eval.probe import HeldOutProbe
+from saeforge.files import read_json, write_json
+from saeforge.groups.grouping import Groupings
+from saeforge.lm.model import LanguageModel
+from saeforge.lm.text import Corpus
+from saeforge.suite import write_suite
+from saeforge.train import schedule
+from saeforge.train.trainer import Trained, Trainer
+from saeforge.train.variants import Variant, build_members, expand_variants, suite_dirs
+
+COST = "cost.json"
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run that is ready to begin."""
+
+    config: RunConfig
+    lm: LanguageModel
+    widths: dict[str, int]
+    variants: list[Variant]
+    work: Workload
+
+    @classmethod
+    def prepare(cls, config: RunConfig) -> "Job":
+        """Load the model, and resolve sites, groups and variants.
+
+        Raises:
+            UserError: if any of them is not there, or they do not go together.
+        """
+        schedule.check(config.train)  # before anything is loaded
+        lm = LanguageModel.load(config.model, choose_device(config.device))
+        widths = {site: lm.width(site) for site in lm.sites(config.sites)}
+        groupings = Groupings(widths, lm.fingerprint, lm.name)
+        variants = expand_variants(
+            config.saes,
+            widths,
+            config.train,
+            [g for spec in config.groups for g in groupings.resolve(spec, "groups")],
+            groupings.resolve,
+        )
+        work = workload(config, lm, parts_of(variants, widths), widths)
+        return cls(config, lm, widths, variants, work)
+
+    @cached_property
+    def corpus(self) -> Corpus:
+        """The text, tokenised when it is first asked for: what a run costs can be counted without.
+
+        Raises:
+            UserError: if it is not there.
+        """
+        return Corpus(
+            self.config.text,
+            self.lm.tokenizer,
+            bos_id=self.lm.bos_id,
+            max_context=self.lm.max_context,
+            seed=self.config.seed,
+        )
+
+
+def train_run(
+    config: RunConfig, out: Path, say: Callable[[str], None], predict: bool = False
+) -> bool:
+    """Train to the end; False where it was interrupted.
+
+    Args:
+        predict: measure how fast this machine is first, and leave what is predicted in cost.json.
+    """
+    job = Job.prepare(config)
+    if predict:
+        _predict(job, out, say)
+    trained: list[Trained] = []
+
+    def finish(one: Trained) -> None:
+        _write_suite(one, job)
+        trained.append(one)
+
+    finished = _trainer(job, out, say, finish).run() == "finished"
+    if trained:
+        _compare(out, trained[0].seconds, say)
+    return finished
+
+
+def _trainer(
+    job: Job, out: Path, say: Callable[[str], None], finish: Callable[[Trained], None]
+) -> Trainer:
+    config, lm = job.config, job.lm
+    sequences = max(1, config.buffer.lm_batch // config.text.context)
+    source = LiveSource(
+        lm,
+        job.corpus.stream("train", sequences),
+        list(job.widths),
+        config.buffer,
+        batch=config.train.batch,
+        seed=config.seed,
+        tokens=config.train.tokens,
+    )
+    probe = None
+    if config.train.eval_every:
+        held_out = job.corpus.stream("held_out", sequences, epochs=1)
+        probe = HeldOutProbe(lm, held_out, config.train.eval_tokens)
+    return Trainer(
+        build_members(job.variants, job.widths, lm.device),
+        source,
+        config.train,
+        seed=config.seed,
+        run_dir=out,
+        suite_dirs=suite_dirs(job.variants, out),
+        identity={
+            **asdict(config),
+            "model_fingerprint": lm.fingerprint,
+            "groupings": {v.name: v.grouping.groups for v in job.variants if v.grouping.name},
+        },
+        buffer=config.buffer,
+        probe=probe,
+        finish=finish,
+        say=say,
+        log=config.log,
+    )
+
+
+def _write_suite(trained: Trained, job: Job) -> None:
+    """One variant's suite, with all that is needed to use it and to train it again."""
+    config, lm = job.config, job.lm
+    (variant,) = (v for v in job.variants if v.name == trained.variant)
+    write_suite(
+        trained.path,
+        variant=trained.variant,
+        groups=trained.groups,
+        normalisers=trained.normalisers,
+        model={
+            "name": lm.name,
+            "revision": lm.revision,
+            "fingerprint": lm.fingerprint,
+            "layers": lm.layers,
+        },
+        text=asdict(config.text),
+        config=asdict(config),
+        seed=config.seed,
+        tokens=trained.tokens,
+        steps=trained.steps,
+        epochs=trained.epochs,
+        train=trained.train,
+        grouping=variant.grouping.describe(),
+        normaliser=trained.normaliser,
+        seconds=trained.seconds,
+        cost=_flops(job.work, trained.variant),
+    )
+
+
+def _flops(work: Workload, variant: str) -> dict[str, float]:
+    """Operations of a suite's training: its SAEs', and the language model's as if it had been
+    read for this suite alone."""
+    lm = work.read * work.lm.flops
+    saes = work.rows * sum(p.flops(work.batch) for p in work.parts if p.variant == variant)
+    return {"flops": lm + saes, "flops_lm": lm, "flops_saes": saes}
+
+
+def _predict(job: Job, out: Path, say: Callable[[str], None]) -> None:
+    """Leave the prediction in the run's folder, unless one is there."""
+    if (out / COST).exists():
+        return
+    speed = calibrate(job.work, job.config, job.lm, job.corpus)
+    found = predicted(job.work, speed)
+    write_json(out / COST, found.to_json())
+    assert found.seconds is not None
+    say(f"predicted: {found.seconds.total:,.0f} s of training")
+    if not speed.quiet:
+        say(f"(not a quiet machine: {speed.reason})")
+
+
+def _compare(out: Path, seconds: float, say: Callable[[str], None]) -> None:
+    """Put the seconds that the run took beside those predicted."""
+    if not (out / COST).exists():
+        return
+    cost: Any = read_json(out / COST, "cost")
+    try:
+        said = float(cost["seconds"]["total"])
+    except (KeyError, TypeError, ValueError):
+        raise UserError(f"{out / COST} is not what `saeforge cost` wrote; delete it") from None
+    write_json(out / COST, {**cost, "measured_seconds": seconds})
+    say(f"trained in {seconds:,.0f} s; {said:,.0f} s were predicted ({seconds / said - 1:+.0%})")
