@@ -152,7 +152,7 @@ def compare(
     baseline, *seeds = [load_suite(path) for path in dict.fromkeys(baseline_paths)]
     for suite in (*seeds, *suites):
         _check(suite, baseline)
-    compared = {suite.path: _compare(suite, baseline, seeds, config) for suite in suites}
+    compared = {suite.path: compared_with(suite, baseline, seeds, config) for suite in suites}
     if config.alignment:
         found = align(suites, baseline, seeds, config.tokens, config.device, say)
         for path, alignment in found.items():
@@ -186,7 +186,7 @@ def _fingerprint(suite: Suite) -> str:
     return str(model.get("fingerprint") if isinstance(model, dict) else None)
 
 
-def _compare(
+def compared_with(
     suite: Suite, baseline: Suite, seeds: Sequence[Suite], config: CompareConfig
 ) -> Comparison:
     sites: dict[str, dict[str, Paired]] = {}
