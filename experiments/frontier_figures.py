@@ -140,8 +140,6 @@ def controller_figure(found: Found, path: Path, arch: str = "jumprelu") -> None:
         axes[0][column].set_yscale("log")
         axes[0][column].set_ylim(0.5, 4)
         plain_ticks(axes[0][column], FixedLocator([0.5, 1, 2, 4]))
-        axes[1][column].set_yscale("log")
-        plain_ticks(axes[1][column], LogLocator(subs=(1, 2, 5), numticks=12))
     name(axes, sites, "million tokens", ["L0 / target", "coefficient"])
     handles, labels = axes[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, title="target L0", loc="outside right center")

@@ -1,6 +1,6 @@
 """One SAE per layer, every number of groups, and what groups must be compared with.
 
-    python experiments/groups.py {embedded,real} [{all,train,evaluate,time,table}] [--seeds 0 1 2]
+    python experiments/groups.py {embedded,real} [{all,train,evaluate,transfer,time,table}]
 
 Trains experiments/groups_<setting>.yaml once per seed into runs/groups_<setting>/seed-<i>, and one
 SAE per layer on a share of its tokens beside it; evaluates every suite and compares it with the
@@ -11,23 +11,30 @@ reproduced stands in groups_criteria.md. What is done already is not done again.
 
 import argparse
 import json
+import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from saeforge.config import read_yaml
-from saeforge.eval.compare import CompareConfig, Comparison, compare
-from saeforge.eval.over_seeds import over_seeds
+from saeforge.config import EvalConfig, RunConfig, from_mapping, read_yaml
+from saeforge.eval.held_out import HeldOut
+from saeforge.eval.reconstruction import reconstruction
+from saeforge.eval.splice import splice
+from saeforge.files import write_json
 from saeforge.groups.plan import Plan
-from saeforge.suite import find_suites
+from saeforge.lm.model import LanguageModel
+from saeforge.lm.text import Corpus
+from saeforge.machine import processor
+from saeforge.suite import find_suites, load_suite
 
 HERE = Path(__file__).parent
 RUNS = Path("runs")
 SEEDS = {"embedded": (0, 1, 2), "real": (0,)}
 EVALUATION = {"embedded": ("100000", "30000"), "real": ("100000", "20000")}
 """Held-out tokens of reconstruction and of splice."""
+TRANSFER_TOKENS = 20_000
 TIMED_TOKENS, ROUNDS = 400_000, 3
 BASELINE = "topk-x4-k32"
 
@@ -122,7 +129,92 @@ def evaluate(given: argparse.Namespace) -> None:
             saeforge("compare", *left, "--baseline", str(baseline), *others, "--json")
 
 
-STEPS = {"train": train, "evaluate": evaluate}
+def transfer(given: argparse.Namespace) -> None:
+    """FVU and ΔCE of layer i's SAE applied to layer j, in layer j's units."""
+    for seed in given.seeds:
+        path = folder(given.setting, seed) / "transfer.json"
+        if path.exists():
+            continue
+        suite = load_suite(folder(given.setting, seed) / BASELINE)
+        normalisers = {site: suite.normaliser(site) for site in suite.sites}
+        banks = {
+            own: {
+                site: suite.trained(own).folded(other.mean, other.scale)
+                for site, other in normalisers.items()
+            }
+            for own in suite.sites
+        }
+        run = from_mapping(RunConfig, suite.meta["config"], "suite")
+        lm = LanguageModel.load(run.model)
+        corpus = Corpus(
+            run.text, lm.tokenizer, bos_id=lm.bos_id, max_context=lm.max_context, seed=run.seed
+        )
+        stream = corpus.stream("held_out", max(1, 8192 // run.text.context), epochs=1)
+        held_out = HeldOut.take(stream, TRANSFER_TOKENS)
+        settings = EvalConfig(bootstrap=200)
+        fvu = reconstruction(banks, lm, held_out, settings)
+        ce = splice(banks, lm, held_out, settings)
+        values = {
+            own: {
+                site: {
+                    "fvu": fvu[own].sites[site]["fvu"].value,
+                    "delta_ce": ce[own].sites[site]["delta_ce"].value,
+                }
+                for site in suite.sites
+            }
+            for own in suite.sites
+        }
+        write_json(path, {"tokens": held_out.kept, "values": values})
+        print(path)
+
+
+def timed(given: argparse.Namespace) -> None:
+    """One pass for the groups of the plan and one for one SAE per layer, alternating; what
+    `saeforge cost` says of each beforehand."""
+    plan, path = plan_of(given.setting), given.results / f"groups_{given.setting}_time.json"
+    runs = {
+        "per-site": "groups=[per-site]",
+        "groups": f"groups=[{{plan: {plan_path(given.setting)}}}]",
+    }
+    sae, out = "saes=[{arch: topk, expansion: 4, k: 32}]", RUNS / f"groups_{given.setting}_time"
+    overrides = (f"train.tokens={TIMED_TOKENS}", sae)
+    found: dict[str, list[dict[str, float]]] = {name: [] for name in runs}
+    for _ in range(ROUNDS):
+        for name, groups in runs.items():
+            shutil.rmtree(out, ignore_errors=True)
+            sets = [part for override in (*overrides, groups) for part in ("--set", override)]
+            saeforge("train", str(config(given.setting)), "--out", str(out), "--cost", *sets)
+            cost = json.loads((out / "cost.json").read_text())
+            found[name].append(
+                {
+                    "predicted": cost["seconds"]["total"],
+                    "measured": cost["measured_seconds"],
+                    "predicted_lm": cost["seconds"]["lm"],
+                    "flops_lm": cost["flops"]["lm"],
+                    "flops_saes": cost["flops"]["saes"],
+                }
+            )
+    shutil.rmtree(out, ignore_errors=True)
+    facts = {"tokens": TIMED_TOKENS, "groups": len(plan.groups), "sites": len(plan.sites)}
+    machine = {"processor": processor(), "cores": os.cpu_count()}
+    command = f"python experiments/groups.py {given.setting} time"
+    write_json(path, {"command": command, **facts, **machine, "rounds": found})
+    print(path)
+
+
+def table(given: argparse.Namespace) -> None:
+    """What was measured, as JSON, Markdown and figures."""
+    from groups_table import collect, figures, write_markdown
+
+    found = collect(given.setting, list(given.seeds), given.results)
+    base = given.results / f"groups_{given.setting}"
+    write_json(base.with_suffix(".json"), found)
+    figures(found, base)
+    write_markdown(found, base.with_suffix(".md"))
+    print(f"{base}.json, .md, .svg")
+
+
+STEPS = {"train": train, "evaluate": evaluate, "transfer": transfer, "time": timed, "table": table}
 
 
 if __name__ == "__main__":
