@@ -2,14 +2,16 @@
 
 import importlib.util
 import re
+from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
-from saeforge.config import RunConfig, from_mapping, read_yaml
+from saeforge.config import GroupsConfig, RunConfig, from_mapping, read_yaml
 from saeforge.dictionary.registry import ARCHS
+from saeforge.groups.grouping import Grouping
 from saeforge.train import schedule
 from saeforge.train.variants import build_members, expand_variants
 
@@ -23,10 +25,20 @@ BLOCKS = [
 EXPERIMENTS = [pytest.param(path, id=path.stem) for path in (ROOT / "experiments").glob("*.yaml")]
 
 
+def an_entry(spec: object, where: str) -> list[Grouping]:
+    """What an entry's own groups may be, whatever the model."""
+    if isinstance(spec, Mapping):
+        from_mapping(GroupsConfig, spec, where)
+    else:
+        assert spec == "per-site"
+    name = re.sub(r"[^a-z0-9]+", "-", str(spec))
+    return [Grouping(name, {"layers.3": ("layers.3",)}, "user")]
+
+
 def check(config: RunConfig) -> None:
     schedule.check(config.train)
     widths = {"layers.3": 128}
-    variants = expand_variants(config.saes, widths)
+    variants = expand_variants(config.saes, widths, resolve=an_entry)
     assert len(build_members(variants, widths)) == len(variants)
 
 

@@ -15,6 +15,7 @@ from saeforge.commands_train import train_run
 from saeforge.config import (
     PRESETS,
     EvalConfig,
+    GroupsConfig,
     ModelConfig,
     RunConfig,
     TextConfig,
@@ -76,6 +77,8 @@ def run_config(
 def keys() -> int:
     """Print every key of a run, and the options of every architecture."""
     print(describe_fields(RunConfig))
+    print("\ngroups[], other than per-site")
+    print(describe_fields(GroupsConfig, "groups[]."))
     for name, architecture in ARCHS.items():
         print(f"\nsaes[], arch: {name}")
         print(describe_fields(architecture.Config, "saes[]."))

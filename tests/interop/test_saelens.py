@@ -169,6 +169,43 @@ def test_what_saelens_needs_to_run_it(tmp_path: Path) -> None:
     assert (found["seqpos_slice"], found["exclude_special_tokens"]) == ([2, None], True)
 
 
+@pytest.mark.parametrize("arch", ["topk", "batchtopk"])
+def test_a_group_is_exported_per_site_with_its_own_normaliser(tmp_path: Path, arch: str) -> None:
+    sites, random = ("layers.0", "layers.2"), torch.Generator().manual_seed(0)
+    sae = build_sae(arch, D, width=M, k=5)
+    sae.share(2)
+    sae.initialise(torch.randn(64, D, generator=random), random)
+    if arch == "batchtopk":
+        sae.threshold.copy_(torch.tensor([0.3, 0.9]))  # type: ignore[union-attr, operator]
+    normalisers = {
+        site: Normaliser(torch.randn(D, generator=random), torch.tensor(scale))
+        for site, scale in zip(sites, (0.5, 2.5), strict=True)
+    }
+    write_suite(
+        tmp_path / "suite",
+        variant="mine",
+        groups={"group-0": (sae, sites)},
+        normalisers=normalisers,
+        model={"name": "t", "revision": None, "fingerprint": tiny_llama().fingerprint, "layers": 3},
+        text={},
+        config={"seed": 4, "text": {"context": 24, "exclude_first": 2, "bos": "none"}},
+        seed=4,
+        tokens=0,
+        steps=0,
+    )
+    suite = load_suite(tmp_path / "suite")
+    made = export(suite, tmp_path / "out", "saelens", tiny_llama())
+    assert list(made) == list(sites)
+    for index, site in enumerate(sites):
+        x = 3 * torch.randn(40, D, generator=random)
+        found = load_foreign(made[site])
+        close(found(x), suite.at(site)(x))
+        units = normalisers[site]
+        own = sae.for_site(index)
+        with torch.no_grad():
+            close(found(x), units.denormalise(own(units.normalise(x))))
+
+
 def test_an_input_that_is_no_output_is_refused(tmp_path: Path) -> None:
     suite = load_suite(
         a_suite(tmp_path / "suite", "topk", {"k": 5}, ("layers.1", "layers.1.mlp@in"))
@@ -195,6 +232,7 @@ def test_sites_that_are_no_folder_names_are_refused(tmp_path: Path) -> None:
     path = a_suite(tmp_path / "suite", "topk", {"k": 5})
     meta = json.loads((path / "suite.json").read_text())
     meta["sites"]["../../layers.1"] = meta["sites"].pop("layers.1")
+    meta["groups"]["layers.1"]["sites"] = ["../../layers.1"]
     (path / "suite.json").write_text(json.dumps(meta))
     with pytest.raises(UserError, match=r"'\.\./\.\./layers\.1' is no folder's name"):
         export(load_suite(path), tmp_path / "out", "saelens", tiny_llama())
