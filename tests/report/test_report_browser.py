@@ -1,50 +1,23 @@
 """The report in a real browser: read from disk, at a desk and on a telephone."""
 
 import json
-import shutil
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from browsing import MARKS, chromium, errors, show, texts, wait
 
 from saeforge.report.build import write_report
 
-webdriver = pytest.importorskip("selenium.webdriver")
-CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
-
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="no chromium and chromedriver here"),
-]
+pytestmark = MARKS
 
 HOSTILE = '<img src=x onerror="document.title=1"><script>document.title=1</script>'
-FLAGS = (
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--disable-dev-shm-usage",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-)
 
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    options = webdriver.ChromeOptions()
-    options.binary_location = CHROMIUM
-    for flag in FLAGS:
-        options.add_argument(flag)
-    options.add_argument(f"--user-data-dir={tmp_path_factory.mktemp('chromium')}")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    service = webdriver.ChromeService(DRIVER)
-    driver = webdriver.Chrome(options=options, service=service)
-    try:
+    with chromium(tmp_path_factory.mktemp("chromium")) as driver:
         yield driver
-    finally:
-        driver.quit()
 
 
 @pytest.fixture(scope="module")
@@ -52,37 +25,6 @@ def page(tmp_path_factory: pytest.TempPathFactory, fake_suite: Any) -> str:
     root = tmp_path_factory.mktemp("browser")
     suites = [fake_suite(root, k=k, latents=12, hostile=HOSTILE) for k in (16, 64)]
     return write_report(suites, root / "out").as_uri()
-
-
-def resize(browser: Any, width: int) -> None:
-    """A window of Chromium cannot be as narrow as a telephone; an emulated screen can."""
-    screen = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600}
-    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
-
-
-def wait(browser: Any, condition: str) -> None:
-    """Until a JavaScript expression holds."""
-    from selenium.webdriver.support.ui import WebDriverWait
-
-    ask = f"return Boolean({condition})"
-    WebDriverWait(browser, 30).until(lambda b: b.execute_script(ask), message=condition)
-
-
-def show(browser: Any, page: str, width: int = 1280) -> None:
-    resize(browser, width)
-    browser.get("about:blank")
-    browser.get(page)
-    wait(browser, "document.querySelector('.latent h3')")
-
-
-def errors(browser: Any) -> list[str]:
-    return [line["message"] for line in browser.get_log("browser")]
-
-
-def texts(browser: Any, selector: str) -> list[str]:
-    code = "return [...document.querySelectorAll(arguments[0])].map(e => e.textContent.trim())"
-    found: list[str] = browser.execute_script(code, selector)
-    return found
 
 
 @pytest.mark.parametrize(("width", "theme"), [(1280, "light"), (390, "dark")])
