@@ -33,6 +33,7 @@ from saeforge.eval.run import evaluate as evaluate_suites
 from saeforge.groups.distances import angular_distances
 from saeforge.groups.partition import Method, Objective, check_method, diameters
 from saeforge.groups.plan import Plan, make_plan
+from saeforge.lm.documents import check_file
 from saeforge.lm.model import LanguageModel
 from saeforge.report.build import write_report
 from saeforge.report.plan import write_plan_page
@@ -282,7 +283,10 @@ def _import(
     for one in found:
         if one.note:
             print(f"saeforge: note: {one.path} {one.note}", file=sys.stderr)
-    return suites.write(found, out, lm, config, suites.text_of(found, text, lm), patterns)
+    own_text = suites.text_of(found, text, lm)
+    if text is not None:
+        check_file(own_text)
+    return suites.write(found, out, lm, config, own_text, patterns)
 
 
 def demo(out: Path, tokens: int, device: str, as_json: bool = False) -> int:

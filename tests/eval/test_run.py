@@ -51,6 +51,39 @@ def write(path: Path, lm_folder: Path, d: int = 16, k: int = 4, text: str = "tex
     return path
 
 
+def test_a_group_is_evaluated_as_its_sites_would_be(tmp_path: Path, lm_folder: Path) -> None:
+    """One SAE that serves every site gives what copies of it, one per site, give."""
+    alone = write(tmp_path / "alone", lm_folder)
+    meta = json.loads((alone / "suite.json").read_text())
+    sae = build_sae("topk", d=16, width=48, k=4)
+    sae.initialise(torch.randn(64, 16), torch.Generator().manual_seed(0))
+    suites = {}
+    for name, groups in {
+        "copies": {site: (sae, [site]) for site in SITES},
+        "group": {"group-0": (sae, list(SITES))},
+    }.items():
+        write_suite(
+            tmp_path / name,
+            variant=name,
+            groups=groups,
+            normalisers={
+                site: Normaliser(torch.full((16,), 0.1 * i), torch.tensor(1.0 + i))
+                for i, site in enumerate(SITES)
+            },
+            model=meta["model"],
+            text=meta["text"],
+            config=meta["config"],
+            seed=0,
+            tokens=0,
+            steps=0,
+        )
+        suites[name] = tmp_path / name
+    found = evaluate(list(suites.values()), QUICK)
+    for own, other in zip(found[suites["copies"]], found[suites["group"]], strict=True):
+        assert own.values() == other.values()
+        assert own.series == other.series
+
+
 def test_suites_of_a_model_are_evaluated_together(tmp_path: Path, lm_folder: Path) -> None:
     paths = [write(tmp_path / f"k{k}", lm_folder, k=k) for k in (2, 4)]
     lines: list[str] = []

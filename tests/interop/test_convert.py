@@ -147,6 +147,12 @@ def test_places_that_are_none(
     refused(["convert", str(source), str(tmp_path / "out"), "--to", "saeforge"], expected, capsys)
 
 
+def test_a_text_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = a_saelens_folder(tmp_path / "saes", {"a": "layers.1"})
+    command = ["convert", str(source), str(tmp_path / "out"), "--to", "saeforge"]
+    refused([*command, "--text", "./none.txt"], "'./none.txt': no such file", capsys)
+
+
 def refused(arguments: list[str], expected: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Exit code 2, one line, nothing written beside the destination."""
     folder = Path(arguments[2]).parent

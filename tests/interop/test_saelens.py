@@ -306,6 +306,7 @@ REFUSED: dict[str, tuple[str, Change, str]] = {
         change(normalize_activations="expected_average_only_in"),
         "activation_scaler.json",
     ),
+    "k of an architecture without": ("standard", change(k=32), "k goes with an architecture"),
     "unknown reshaping": ("standard", change(reshape_activations="hook_q"), "'hook_q'"),
     "a key that may matter": ("standard", change(activation_fn="tanh"), "unknown key"),
     "metadata of another kind": ("standard", change(metadata=[1]), "sae_lens_version"),

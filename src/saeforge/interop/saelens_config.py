@@ -59,6 +59,13 @@ class Config:
         if self.architecture == "topk" and not self._is_k(self.k):
             raise UserError(f"k = {self.k}: it must be a whole number from 1 to d_sae {self.d_sae}")
 
+        if not self.selects and (self.k is not None or self.rescale_acts_by_decoder_norm):
+            key = "k" if self.k is not None else "rescale_acts_by_decoder_norm"
+            raise UserError(
+                f"{key} goes with an architecture that selects k latents, not with "
+                f"{self.architecture!r}: the file contradicts itself; leave one of them out"
+            )
+
     def _is_k(self, k: float | None) -> bool:
         return k is not None and math.isfinite(k) and k == int(k) and 1 <= k <= self.d_sae
 

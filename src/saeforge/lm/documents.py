@@ -46,6 +46,19 @@ def _outside(config: TextConfig) -> Iterator[str]:
     path = Path(config.source).expanduser()
     if is_dataset(config) or path.is_dir():
         return texts_of(open_dataset(config), config)
+    check_file(config)
+    return _READERS[path.suffix](path, config)
+
+
+def check_file(config: TextConfig) -> None:
+    """Refuse a file that is missing or of a kind that is not read; a dataset is not looked for.
+
+    Raises:
+        UserError: if so.
+    """
+    if config.source == "embedded" or is_dataset(config):
+        return
+    path = Path(config.source).expanduser()
     if path.suffix not in _READERS:
         raise UserError(
             f"text {config.source!r}: cannot read {path.suffix or 'such'} files; "
@@ -53,7 +66,6 @@ def _outside(config: TextConfig) -> Iterator[str]:
         )
     if not path.is_file():
         raise UserError(f"text {config.source!r}: no such file; check the path")
-    return _READERS[path.suffix](path, config)
 
 
 def _lines_text(path: Path, config: TextConfig) -> Iterator[str]:
