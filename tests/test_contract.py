@@ -18,15 +18,27 @@ TINY = {
     "relu": {"width": 40, "l1": 0.5},
     "jumprelu": {"width": 40, "l0_coefficient": 2.0, "bandwidth": 0.1, "threshold": 0.2},
     "gated": {"width": 40, "l1": 0.5},
+    "switch": {"width": 40, "k": 5, "experts": 4},
+    "switch: heaviside": {"width": 40, "k": 5, "experts": 4, "router": "heaviside"},
+    "switch: shared": {"width": 40, "k": 5, "experts": 4, "router": "shared"},
+    "switch: top-n": {"width": 40, "k": 5, "experts": 4, "router": "top-n", "active": 3},
+    "switch: expert-choice": {"width": 40, "k": 5, "experts": 5, "router": "expert-choice"},
+    "switch: bias": {"width": 40, "k": 5, "experts": 8, "router": "bias"},
+    "switch: layer": {"width": 40, "k": 5, "experts": 2, "router": "layer"},
 }
-"""A small configuration of each architecture; one that is missing fails `test_every_…`."""
+"""A small configuration of each architecture, and of what its options make of it; one that is
+missing fails `test_every_…`."""
 
-archs = pytest.mark.parametrize("arch", list(ARCHS))
+archs = pytest.mark.parametrize("arch", list(TINY))
+
+
+def name(arch):
+    return arch.partition(":")[0]
 
 
 def build(arch, dtype=torch.float32):
     torch.manual_seed(0)
-    sae = build_sae(arch, d=D, **TINY[arch])
+    sae = build_sae(name(arch), d=D, **TINY[arch])
     sae.initialise(rows(64), torch.Generator().manual_seed(1))
     generator = torch.Generator().manual_seed(2)
     with torch.no_grad():
@@ -44,13 +56,13 @@ def context(sae, dead=0):
 
 
 def test_every_architecture_has_a_tiny_configuration():
-    assert set(TINY) == set(ARCHS)
+    assert {name(arch) for arch in TINY} == set(ARCHS)
 
 
 @archs
 def test_names_and_declarations(arch):
     sae = build(arch)
-    assert sae.arch == arch
+    assert sae.arch == name(arch)
     assert sae.width == TINY[arch]["width"]
     names = dict(sae.named_parameters())
     assert {"w_enc", "w_dec", "b_dec"} <= set(names)
@@ -189,7 +201,7 @@ def test_forward_and_step_change_no_state(arch):
 def test_state_dict_round_trip(arch):
     sae, x = build(arch), rows(9)
     torch.manual_seed(9)
-    other = build_sae(arch, d=D, **TINY[arch])
+    other = build_sae(name(arch), d=D, **TINY[arch])
     assert not torch.equal(other(x), sae(x))
     other.load_state_dict(sae.state_dict())
     assert torch.equal(other(x), sae(x))

@@ -90,6 +90,7 @@ def auxk_with_gradients(
     b_enc_n: Float[Tensor, " n"],
     w_dec_nD: Float[Tensor, "n D"],
     k: int,
+    inverse: Float[Tensor, ""] | None = None,
 ) -> AuxK:
     """ê = W_decᵀ TopK_k(ReLU(W_enc x + b_enc)) over n dead latents, compared with e.
 
@@ -97,6 +98,7 @@ def auxk_with_gradients(
         x_BD: the encoder's input, b_dec taken off.
         error_BD: e, detached.
         k: dead latents per token, at most n.
+        inverse: 1/Σ‖e − ē‖², where these rows are not all; theirs, unless given.
 
     Matrices are dense within a tile: with k near n, as it is while few latents are dead, that is
     much faster than gathering rows.
@@ -117,7 +119,7 @@ def auxk_with_gradients(
         grad_tn = (residual_tD @ w_dec_nD.T).mul_(f_tn > 0)
         grad_enc.addmm_(grad_tn.T, x_tD)
         grad_bias += grad_tn.sum(0)
-    inverse = inverse_variation(error_BD)
+    inverse = inverse_variation(error_BD) if inverse is None else inverse
     for grad in (grad_enc, grad_bias, grad_dec):
         grad.mul_(2 * inverse)
     return AuxK(square * inverse, grad_enc, grad_bias, grad_dec)

@@ -60,12 +60,14 @@ class Batch:
         target: what x̂ is compared with; x itself for an SAE, another site for a transcoder.
         site: index of the site each row comes from, or None where all come from one.
         weight: of each row's squared error in the loss; None for 1.
+        label: of the text that each row comes from, from 0; −1 where it is unknown.
     """
 
     x: Float[Tensor, "B D"]
     target: Float[Tensor, "B D"]
     site: Int[Tensor, " B"] | None = None
     weight: Float[Tensor, " B"] | None = None
+    label: Int[Tensor, " B"] | None = None
 
 
 @dataclass(frozen=True)

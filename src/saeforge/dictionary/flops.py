@@ -86,3 +86,23 @@ def probed(flops: Flops, d: int, width: int, rows: int, probe_rows: int) -> Flop
     """With the encoder on the batch's first rows, from which the step's way is chosen."""
     probe = 2.0 * d * width * min(probe_rows, rows) / rows
     return Flops({**flops.forward, "probe": probe}, flops.backward)
+
+
+def switch_step(
+    d: int, width: int, experts: int, per_token: float, active: float, rows: int
+) -> Flops:
+    """As `sparse_step` with the encoder of so many experts of M/N latents per token, and the
+    router, 2·D·N each way (no dx: x is data).
+
+    Args:
+        experts: N.
+        per_token: experts that encode a token.
+    """
+    step = sparse_step(d, width, active, rows)
+    router = 2.0 * d * experts
+    once = router / rows  # W_r b_router and its gradients, to each of the two
+    encoder = 2.0 * d * per_token * width / experts
+    return Flops(
+        {**step.forward, "encoder": encoder, "router": router + once},
+        {**step.backward, "router": router + 2 * once},
+    )

@@ -17,6 +17,7 @@ _MODULES = {
     "relu": "saeforge.dictionary.relu:ReLU",
     "jumprelu": "saeforge.dictionary.jumprelu:JumpReLU",
     "gated": "saeforge.dictionary.gated:Gated",
+    "switch": "saeforge.dictionary.switch:Switch",
 }
 
 

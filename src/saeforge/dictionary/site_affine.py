@@ -54,7 +54,7 @@ class SiteAffine(SAE):
         x_BD = (batch.x - shift_BD) / scale_B1
         target_BD = x_BD if batch.target is batch.x else (batch.target - shift_BD) / scale_B1
         weight_B = scale_B1.squeeze(1).square()
-        out = self.inner.step(Batch(x_BD, target_BD, batch.site, weight_B), context)
+        out = self.inner.step(Batch(x_BD, target_BD, batch.site, weight_B, batch.label), context)
         x_hat_BD = out.x_hat * scale_B1 + shift_BD
         return StepOut(out.loss_terms, x_hat_BD, out.fired, out.stats)
 
