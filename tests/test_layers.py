@@ -37,10 +37,22 @@ ARROWS: dict[str, set[str]] = {
     | {"lm", "activations", "groups", "suite", "train", "eval", "cost", "calibrate"},
     "commands_cost": LEAVES | {"cost", "calibrate", "commands_train"},
     "commands": LEAVES
-    | {"dictionary", "lm", "groups", "suite", "eval", "report", "interop", "commands_train"},
+    | {
+        "dictionary",
+        "lm",
+        "groups",
+        "suite",
+        "eval",
+        "report",
+        "interop",
+        "cost",
+        "commands_train",
+    },
     "commands_compare": LEAVES | {"suite", "eval"},
+    "commands_audit": LEAVES | {"suite", "eval"},
     "cli": {
         "commands",
+        "commands_audit",
         "commands_compare",
         "commands_cost",
         "bench",

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from saeforge.commands_train import train_run
+from saeforge.commands_train import Job, train_run
 from saeforge.config import (
     PRESETS,
     EvalConfig,
@@ -19,12 +19,15 @@ from saeforge.config import (
     ModelConfig,
     RunConfig,
     TextConfig,
+    TrainConfig,
     describe_fields,
     from_mapping,
     merge,
     parse_override,
     read_yaml,
 )
+from saeforge.cost import predicted
+from saeforge.device import choose_device
 from saeforge.dictionary.registry import ARCHS
 from saeforge.errors import UserError
 from saeforge.eval.result import Result, Value
@@ -132,14 +135,14 @@ def plan(
         raise UserError(f"--groups {groups}: at least 1")
     if not threshold > 0:
         raise UserError(f"--threshold {threshold}: it must be above 0, as 0.2 is")
+    lm = LanguageModel.load(ModelConfig(name=model), choose_device(device))
     distances = angular_distances(
-        model,
+        lm,
         TextConfig(source=text, context=context),
         sites,
         tokens,
         last=last,
         seed=seed,
-        device=device,
         tick=_tenths(_speaker(as_json)),
     )
     made = make_plan(
@@ -150,16 +153,35 @@ def plan(
         threshold=threshold,
         matrix=matrix,
     )
+    made = _with_savings(made, lm)
     path = out / "plan.json"
     made.write(path)
     page = write_plan_page(path, out)
     if as_json:
-        found = {"groups": made.groups, "curve": [point.amad for point in made.curve]}
+        curve = [point.amad for point in made.curve]
+        found = {"groups": made.groups, "curve": curve, "saving": made.saving}
         print(json.dumps({"plan": str(path), "page": str(page), **found}))
         return DONE
     _print_groups(made)
     print(f"Plan: {path}\nPage: {page}")
     return DONE
+
+
+def _with_savings(plan: Plan, lm: LanguageModel) -> Plan:
+    """The plan with what every number of groups saves, for the SAEs of a run's defaults."""
+    config = RunConfig(
+        model=ModelConfig(name=lm.name), sites=plan.sites, train=TrainConfig(eval_every=0)
+    )
+    try:
+        work = Job.prepare(config, lm).work
+    except UserError:  # a model too small for those SAEs
+        return plan
+    (sae,) = config.saes
+    return replace(
+        plan,
+        saving=tuple(group.saving for group in predicted(work).groups),
+        saving_of=f"{sae['arch']}, {sae['expansion']}×, k {sae['k']}",
+    )
 
 
 def _tenths(say: Callable[[str], None]) -> Callable[[float], None]:
@@ -190,6 +212,9 @@ def _print_groups(plan: Plan) -> None:
         table.add_row(name, escape(", ".join(plan.groups[name])), f"{distance:.3f}")
     Console(width=None if sys.stdout.isatty() else 140).print(table)
     print("AMAD by number of groups: " + ", ".join(f"{p.groups}: {p.amad:.3f}" for p in curve))
+    if plan.saving is not None:
+        saved = ", ".join(f"{g}: {share:.0%}" for g, share in enumerate(plan.saving, 1))
+        print(f"operations saved against one SAE per site ({plan.saving_of}): {saved}")
 
 
 def evaluate(

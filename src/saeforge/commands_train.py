@@ -37,14 +37,14 @@ class Job:
     work: Workload
 
     @classmethod
-    def prepare(cls, config: RunConfig) -> "Job":
-        """Load the model, and resolve sites, groups and variants.
+    def prepare(cls, config: RunConfig, lm: LanguageModel | None = None) -> "Job":
+        """Load the model, unless it is given, and resolve sites, groups and variants.
 
         Raises:
             UserError: if any of them is not there, or they do not go together.
         """
         schedule.check(config.train)  # before anything is loaded
-        lm = LanguageModel.load(config.model, choose_device(config.device))
+        lm = lm or LanguageModel.load(config.model, choose_device(config.device))
         widths = {site: lm.width(site) for site in lm.sites(config.sites)}
         groupings = Groupings(widths, lm.fingerprint, lm.name)
         variants = expand_variants(

@@ -29,6 +29,9 @@ def test_writes_a_plan_and_its_page(
     plan = Plan.read(tmp_path / "plan" / "plan.json")
     assert (len(plan.groups), plan.method, plan.objective) == (2, "contiguous", "amad")
     assert plan.sites == ("layers.0", "layers.1", "layers.2")
+    assert plan.saving is not None and len(plan.saving) == 3
+    assert plan.saving[0] > plan.saving[1] > plan.saving[2] == 0
+    assert "operations saved against one SAE per site (topk, 8×, k 32): 1: " in said
     assert "Which sites can share an SAE" in (tmp_path / "plan" / "index.html").read_text()
 
 

@@ -92,6 +92,11 @@ class Plan:
     """Tokens on which the sites' means were taken, before those."""
     seed: int
     """Of the order of the documents."""
+    saving: tuple[float, ...] | None = None
+    """For every G from 1 to L: the share of the training's operations, the language model's
+    included, that G SAEs save against one per site."""
+    saving_of: str | None = None
+    """With which SAEs and for how many tokens that is counted."""
     versions: dict[str, str | None] = field(default_factory=dict)
     """Packages it was made with."""
     schema: Literal[1] = SCHEMA
@@ -249,6 +254,10 @@ def _check(plan: Plan) -> None:
 
 
 def _check_curve(plan: Plan, size: int) -> None:
+    if plan.saving is not None and not (
+        len(plan.saving) == size and all(math.isfinite(s) and s <= 1 for s in plan.saving)
+    ):
+        raise UserError(f"saving must have one share for every number of groups from 1 to {size}")
     if [point.groups for point in plan.curve] != list(range(1, size + 1)):
         raise UserError(f"curve must have one point for every number of groups from 1 to {size}")
     for point in plan.curve:

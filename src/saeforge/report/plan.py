@@ -57,6 +57,8 @@ class _Plan(_Record):
     documents: int
     mean_tokens: int
     seed: int
+    saving: list[float] | None = None
+    saving_of: str | None = None
 
 
 def write_plan_page(plan_path: Path, out: Path) -> Path:
