@@ -24,6 +24,8 @@ _PUBLIC = {
     "choose_groups": "saeforge.groups.partition",
     "Plan": "saeforge.groups.plan",
     "flops": "saeforge.cost",
+    "audit": "saeforge.eval.audit.arrays",
+    "Audit": "saeforge.eval.audit.arrays",
     "UserError": "saeforge.errors",
 }
 

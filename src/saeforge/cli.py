@@ -219,6 +219,37 @@ class Eval:
 
 
 @dataclass(frozen=True)
+class Audit:
+    """Decompose the error of every SAE into what is linear in the activation and what is not.
+
+    Fits on some held-out documents and measures on others; with controls for shrinkage, and a
+    verdict in words for every site. Leaves results/audit.json in each suite.
+    """
+
+    suites: Annotated[tuple[Path, ...], Positional]
+    """Folders of suites, or of runs (all their suites); at least one."""
+    tokens: int = 200_000
+    """Held-out tokens: half to fit on, a quarter to fit what comes after, a quarter to measure on
+    (fewer where the text has fewer)."""
+    bootstrap: int = 1000
+    """Resamples of the test documents behind each interval."""
+    seed: int = 0
+    """Seed of the split of the documents and of the bootstrap."""
+    device: str = "auto"
+    """`auto`, `cpu`, `cuda` or `cuda:i`."""
+    json: bool = False
+    """Print one JSON object on stdout instead of the tables."""
+
+    def __call__(self) -> int:
+        """Run it."""
+        from saeforge.commands_audit import AuditConfig, audit
+
+        options = asdict(self)
+        suites, as_json = options.pop("suites"), options.pop("json")
+        return audit(suites, AuditConfig(**options), as_json=as_json)
+
+
+@dataclass(frozen=True)
 class Compare:
     """Compare evaluated suites with a baseline, site by site, on the same held-out documents.
 
@@ -394,6 +425,7 @@ COMMANDS: dict[str, Callable[..., Callable[[], int]]] = {
     "cost": Cost,
     "train": Train,
     "eval": Eval,
+    "audit": Audit,
     "compare": Compare,
     "report": Report,
     "convert": Convert,

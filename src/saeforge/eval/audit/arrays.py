@@ -1,0 +1,178 @@
+"""`sf.audit`: the decomposition of arrays that the caller has."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from saeforge.errors import UserError
+from saeforge.eval.audit import folds
+from saeforge.eval.audit.engine import CHUNK, Reconstruction, SiteAudit
+from saeforge.eval.audit.fits import Tokens
+from saeforge.eval.audit.guard import degenerate
+from saeforge.eval.audit.ladder import NormLadder
+from saeforge.eval.audit.measurement import Measurement, Place
+from saeforge.eval.audit.noise import NullTargets
+from saeforge.eval.audit.norm import NormProbeOfError
+from saeforge.eval.audit.shrinkage import ShrinkageLadder
+from saeforge.eval.audit.split import FvuSplit
+from saeforge.eval.audit.vector import VectorProbe
+from saeforge.eval.result import Value
+
+BASE: tuple[type[Measurement], ...] = (
+    VectorProbe,
+    NormProbeOfError,
+    FvuSplit,
+    ShrinkageLadder,
+    NormLadder,
+    NullTargets,
+)
+"""What needs no more than x and x̂."""
+
+
+def base(place: Place) -> list[Measurement]:
+    """They, at one place."""
+    return [kind(place) for kind in BASE]
+
+
+@dataclass(frozen=True)
+class Audit:
+    """The audit of one SAE; every number is held out and pooled over the test documents.
+
+    Attributes:
+        sections: measurement → metric → value with its 95% interval (over documents).
+        folds: fit, second, test → number of tokens.
+        reason: why it is degenerate, or None.
+    """
+
+    sections: dict[str, dict[str, Value]]
+    folds: dict[str, int]
+    reason: str | None
+
+    def __getitem__(self, key: str) -> Value:
+        """A number with its interval, as `audit["split.fvu"]`."""
+        section, _, metric = key.partition(".")
+        return self.sections[section][metric]
+
+    @property
+    def fvu(self) -> float:
+        """Σ‖e‖²/Σ‖x − x̄‖²."""
+        return _number(self["split.fvu"])
+
+    @property
+    def fvu_nonlinear(self) -> float:
+        """Σ‖u‖²/Σ‖x − x̄‖²."""
+        return _number(self["split.fvu_nonlinear"])
+
+    @property
+    def r2_error(self) -> float:
+        """R² of x → e, pooled; NaN where e is constant."""
+        return _number(self["vector.r2_error"])
+
+    @property
+    def r2_error_norm(self) -> float:
+        """R² of x → ‖e‖²; NaN where ‖e‖² is constant."""
+        return _number(self["norm.r2_error_norm"])
+
+    @property
+    def alpha(self) -> float:
+        """α* of min Σ‖x − αx̂ − c‖²; NaN where x̂ is constant."""
+        return _number(self["shrinkage.alpha"])
+
+    @property
+    def degenerate(self) -> bool:
+        """Whether the decomposition is trivial: FVU ≈ 1, or a nearly affine SAE; see `reason`."""
+        return self.reason is not None
+
+
+def _number(value: Value) -> float:
+    return float("nan") if value.value is None else value.value
+
+
+def audit(
+    x: Tensor | NDArray[Any],
+    x_hat: Tensor | NDArray[Any],
+    documents: Tensor | NDArray[Any] | Sequence[int],
+    *,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> Audit:
+    """Decompose the error e = x − x̂ of an SAE into ℓ = OLS[e | x] and u = e − ℓ.
+
+    The maps are fitted on half of the documents (by tokens); what is fitted to ℓ and u themselves
+    on a quarter; everything is measured on the last quarter. Works in float64, a chunk of rows at
+    a time (Engels et al. 2024, Decomposing the Dark Matter of Sparse Autoencoders, section 3).
+
+    Args:
+        x: activations [tokens, d].
+        x_hat: their reconstructions [tokens, d].
+        documents: the document of each token, any integers [tokens].
+        resamples: of the documents, behind each interval.
+        seed: of the split and the resamples.
+
+    Raises:
+        UserError: if shapes do not fit, there is only one document, there are too few tokens for a
+            well-posed fit, x is constant, or a value is NaN or infinite.
+    """
+    x_ND, x_hat_ND, document_N = _checked(x, x_hat, documents)
+    numbers_N = torch.unique(document_N, return_inverse=True)[1]
+    tokens_R = torch.bincount(numbers_N).cpu().numpy()
+    folds_R = folds.assign(tokens_R, seed)
+    width = x_ND.shape[1]
+    folds.check_size(tokens_R, folds_R, width, "x")
+    place = Place(width, len(tokens_R), x_ND.device, seed)
+    site = SiteAudit("x", place, ["x_hat"], base)
+    fold_N = torch.from_numpy(folds_R).to(x_ND.device)[numbers_N]
+    for phase, fold in enumerate(folds.phases(folds_R)):
+        rows_n = (fold_N == fold).nonzero()[:, 0]
+        for part_n in torch.split(rows_n, CHUNK):
+            made = {"x_hat": _known(x_hat_ND[part_n])}
+            site.add(phase, x_ND[part_n], Tokens(numbers_N[part_n]), made)
+        site.finish(phase)
+    sections = site.saes["x_hat"].values(resamples, seed)
+    named = {"fit": folds.FIT, "second": folds.SECOND, "test": folds.TEST}
+    return Audit(
+        sections,
+        {name: int(tokens_R[folds_R == fold].sum()) for name, fold in named.items()},
+        degenerate(
+            sections["split"]["fvu"].value,
+            sections["vector"]["r2_error"].value,
+            sections["shrinkage"]["alpha"].value,
+        ),
+    )
+
+
+def _known(x_hat_ND: Tensor) -> Callable[[Tensor], Reconstruction]:
+    return lambda x_ND: Reconstruction(x_hat_ND)
+
+
+def _checked(x: Any, x_hat: Any, documents: Any) -> tuple[Tensor, Tensor, Tensor]:
+    """Tensors on one device, of fitting shapes and finite."""
+    x_ND, x_hat_ND = torch.as_tensor(x).detach(), torch.as_tensor(x_hat).detach()
+    document_N = torch.as_tensor(
+        np.asarray(documents) if isinstance(documents, list) else documents
+    )
+    if x_ND.dim() != 2 or 0 in x_ND.shape:
+        raise UserError(f"audit: x has shape {list(x_ND.shape)}; give activations [tokens, d]")
+    if x_hat_ND.shape != x_ND.shape:
+        raise UserError(
+            f"audit: x_hat has shape {list(x_hat_ND.shape)} but x {list(x_ND.shape)}; give the "
+            "reconstruction of the same tokens by an SAE of the same width"
+        )
+    if document_N.shape != x_ND.shape[:1] or document_N.is_floating_point():
+        raise UserError(
+            f"audit: documents has shape {list(document_N.shape)} and type {document_N.dtype}; "
+            f"give one integer for each of the {len(x_ND)} tokens"
+        )
+    for name, rows_ND in (("x", x_ND), ("x_hat", x_hat_ND)):
+        if not rows_ND.is_floating_point():
+            raise UserError(
+                f"audit: {name} is of type {rows_ND.dtype}; give floating point numbers"
+            )
+        if not torch.isfinite(rows_ND).all():
+            raise UserError(f"audit: NaN or infinity in {name}; leave those tokens out")
+    return x_ND, x_hat_ND.to(x_ND.device), document_N.to(x_ND.device)

@@ -1,0 +1,144 @@
+"""What is fitted of an SAE on the fit fold, and the parts of its error on the other folds."""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from saeforge.dictionary.base import SAE, SparseCode
+from saeforge.eval.audit.least_squares import Affine, Factor
+from saeforge.eval.audit.moments import Cross, Gram
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Where a chunk's rows come from.
+
+    Attributes:
+        document_N: row of the per-document sums.
+        token_N: token ids; None where rows have none.
+        position_N: place in the context; None where rows have none.
+        loss_N: nats the language model loses on the next token; NaN where that is not counted.
+    """
+
+    document_N: Int[Tensor, " N"]
+    token_N: Int[Tensor, " N"] | None = None
+    position_N: Int[Tensor, " N"] | None = None
+    loss_N: Float[Tensor, " N"] | None = None
+
+    def part(self, rows: slice) -> "Tokens":
+        """Some of the rows."""
+        return Tokens(
+            self.document_N[rows],
+            None if self.token_N is None else self.token_N[rows],
+            None if self.position_N is None else self.position_N[rows],
+            None if self.loss_N is None else self.loss_N[rows],
+        )
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A chunk of activations and what an SAE makes of them, float64.
+
+    Attributes:
+        x_ND: x.
+        x_hat_ND: x̂.
+        shifted_ND: x less the shift of the fold's Gram, for `Cross.add`.
+        sae: whose code it is; None where only arrays are known.
+    """
+
+    tokens: Tokens
+    x_ND: Float[Tensor, "N D"]
+    x_hat_ND: Float[Tensor, "N D"]
+    shifted_ND: Float[Tensor, "N D"]
+    sae: SAE | None = None
+    code: SparseCode | None = None
+
+
+class SaeMoments:
+    """What the fit fold leaves of an SAE: moments of x̂ and of x with x̂."""
+
+    def __init__(self, d: int, device: torch.device) -> None:
+        self.x_hat = Gram(d, device)
+        self.cross = Cross(d, d, device)
+
+    def add(self, rows: Rows) -> None:
+        """Count rows in."""
+        self.x_hat.add(rows.x_hat_ND)
+        self.cross.add(rows.shifted_ND, rows.x_hat_ND)
+
+
+@dataclass(frozen=True)
+class Fit:
+    """The linear maps of an SAE, fitted on the fit fold.
+
+    Attributes:
+        factor: of x.
+        linear: ℓ = OLS[e | x].
+        alpha: α* of min Σ‖x − αx̂ − c‖²; None where x̂ is constant.
+        affine: OLS[x | x̂], the affine recalibration; None where x̂ is constant.
+        scatter: Σ(x − x̄)(x − x̄)ᵀ and Σ(x − x̄)(e − ē)ᵀ, for the nested maps.
+    """
+
+    factor: Factor
+    linear: Affine
+    alpha: float | None
+    affine: Affine | None
+    x_hat_mean_D: Float[Tensor, " D"]
+    scatter: tuple[Float[Tensor, "D D"], Float[Tensor, "D D"]]
+
+    @classmethod
+    def of(cls, factor: Factor, moments: SaeMoments) -> "Fit":
+        """Everything follows from the moments in closed form."""
+        gram, x_hat = factor.gram, moments.x_hat
+        xx_DD, x_hat_DD = gram.scatter_DD, moments.cross.centred_DV(gram)
+        xe_DD = xx_DD - x_hat_DD
+        e_mean_D = gram.mean_D - x_hat.mean_D
+        variance, floor = float(x_hat.scatter_DD.trace()), 1e-14 * x_hat.n
+        constant = variance <= floor * float(x_hat.mean_D.square().sum() + gram.mean_D.abs().max())
+        affine = None
+        if not constant:
+            weights_DD = Factor.of(x_hat, "reconstruction").solve(x_hat_DD.T)
+            affine = Affine(weights_DD, x_hat.mean_D, gram.mean_D)
+        return cls(
+            factor=factor,
+            linear=Affine(factor.solve(xe_DD), gram.mean_D, e_mean_D),
+            alpha=None if constant else float(x_hat_DD.trace()) / variance,
+            affine=affine,
+            x_hat_mean_D=x_hat.mean_D,
+            scatter=(xx_DD, xe_DD),
+        )
+
+    def parts(self, rows: Rows) -> "Parts":
+        """e, ℓ and u of rows."""
+        e_ND = rows.x_ND - rows.x_hat_ND
+        l_ND = self.linear(rows.x_ND)
+        return Parts(rows, self, e_ND, l_ND, e_ND - l_ND)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Rows with their error e = ℓ + u."""
+
+    rows: Rows
+    fit: Fit
+    e_ND: Float[Tensor, "N D"]
+    l_ND: Float[Tensor, "N D"]
+    u_ND: Float[Tensor, "N D"]
+
+    def common(self) -> dict[str, Float[Tensor, " N"]]:
+        """What every measurement's sums share; the means are those of the fit fold, so that nothing
+        is estimated on the tokens that are reported on."""
+        return {
+            "n": torch.ones_like(self.e_ND[:, 0]),
+            "variance": square(self.rows.x_ND - self.fit.linear.x_mean_D),
+            "e": square(self.e_ND),
+            "e_centred": square(self.e_ND - self.fit.linear.y_mean_V),
+            "u": square(self.u_ND),
+        }
+
+
+def square(v_ND: Float[Tensor, "N D"]) -> Float[Tensor, " N"]:
+    """‖v‖² of each row."""
+    return v_ND.square().sum(dim=1)

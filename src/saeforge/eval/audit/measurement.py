@@ -1,0 +1,126 @@
+"""The seam of every measurement: what it sees in each phase, and the section it makes of it."""
+
+from abc import ABC
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy.typing import NDArray
+from torch import Tensor
+
+from saeforge.eval.audit.fits import Fit, Parts, Rows
+from saeforge.eval.audit.least_squares import Affine, Factor
+from saeforge.eval.audit.moments import Cross
+from saeforge.eval.bootstrap import Statistic, Sums
+from saeforge.eval.result import Metric, Value
+
+CONSTANT = 1e-12
+"""A target that varies by less than this share of what it is measured in is constant: R² is then
+undefined (null), not a ratio of rounding errors."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a measurement is made.
+
+    Attributes:
+        d: width of the site.
+        documents: rows of the per-document sums.
+        seed: of whatever is drawn.
+    """
+
+    d: int
+    documents: int
+    device: torch.device
+    seed: int
+
+
+class Measurement(ABC):
+    """One measurement of one SAE at one site; every method may be left as it is.
+
+    The phases come in the order `fit` (rows of the fit fold), `fitted`, `second` (parts of the
+    second fold), `seconded`, `test` (parts of the test fold; returns what is summed by document).
+    """
+
+    name: ClassVar[str]
+    """Of the section in the result."""
+    title: ClassVar[str]
+    about: ClassVar[str]
+    """What it answers, and on what it rests, in a sentence or two."""
+    metrics: ClassVar[Mapping[str, Metric]]
+
+    def __init__(self, place: Place) -> None:
+        self.place = place
+
+    def fit(self, rows: Rows) -> None:  # noqa: B027 - nothing, by default
+        """Count rows of the fit fold in."""
+
+    def fitted(self, fit: Fit) -> None:  # noqa: B027
+        """The fit fold is over."""
+
+    def second(self, parts: Parts) -> None:  # noqa: B027
+        """Count rows of the second fold in."""
+
+    def seconded(self, factor: Factor) -> None:  # noqa: B027
+        """The second fold is over; `factor` is that of its x."""
+
+    def test(self, parts: Parts) -> dict[str, Float[Tensor, " N"]]:
+        """Per token of the test fold, what is to be summed by document."""
+        return {}
+
+    def statistics(self) -> dict[str, Statistic]:
+        """Metrics as functions of the sums of `test` and of `Parts.common`."""
+        return {}
+
+    def fixed(self) -> dict[str, Value]:
+        """Metrics that are no functions of sums over documents."""
+        return {}
+
+    def series(self) -> dict[str, Any]:
+        """Lists for charts, as plain JSON."""
+        return {}
+
+
+class NormProbe:
+    """OLS with bias of scalars on x, fitted on one fold: v → â(x)."""
+
+    def __init__(self, names: tuple[str, ...], place: Place) -> None:
+        self.names = names
+        self.cross = Cross(place.d, len(names), place.device)
+        self.map: Affine | None = None
+
+    def add(self, shifted_ND: Tensor, targets: Mapping[str, Tensor]) -> None:
+        """Count rows of the fold in that it is fitted on."""
+        self.cross.add(shifted_ND, torch.stack([targets[name] for name in self.names], dim=1))
+
+    def solve(self, factor: Factor) -> None:
+        """Fit it."""
+        self.map = factor.fit(self.cross)
+
+    def test(self, x_ND: Tensor, targets: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Squared residuals (`<name>_residual`), deviations from the mean (`<name>_total`) and
+        targets (`<name>_square`) of held-out rows."""
+        assert self.map is not None
+        y_NV = torch.stack([targets[name] for name in self.names], dim=1)
+        residual_NV = (y_NV - self.map(x_ND)).square()
+        total_NV = (y_NV - self.map.y_mean_V).square()
+        found = {}
+        for at, name in enumerate(self.names):
+            found[f"{name}_residual"] = residual_NV[:, at]
+            found[f"{name}_total"] = total_NV[:, at]
+            found[f"{name}_square"] = y_NV[:, at].square()
+        return found
+
+    def statistic(self, name: str) -> Statistic:
+        """Its held-out R²."""
+        return lambda s: r_squared(s, f"{name}_residual", f"{name}_total", f"{name}_square")
+
+
+def r_squared(s: Sums, residual: str, total: str, scale: str) -> NDArray[np.float64]:
+    """1 − residual/total, NaN where the total is a rounding error beside the scale."""
+    constant = s[total] <= CONSTANT * s[scale]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(constant, np.nan, 1.0 - s[residual] / s[total])

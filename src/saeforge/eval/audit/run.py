@@ -1,0 +1,305 @@
+"""`saeforge audit`: every site of any number of suites, one language-model pass per phase."""
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from saeforge.config import RunConfig
+from saeforge.device import choose_device
+from saeforge.dictionary.base import SAE
+from saeforge.eval import bootstrap
+from saeforge.eval.audit import folds
+from saeforge.eval.audit.arrays import BASE
+from saeforge.eval.audit.config import AuditConfig
+from saeforge.eval.audit.engine import CHUNK, Make, Reconstruction, SiteAudit
+from saeforge.eval.audit.fits import Tokens
+from saeforge.eval.audit.measurement import Measurement, Place
+from saeforge.eval.audit.positions import ErrorByPosition
+from saeforge.eval.audit.result import FILE, AuditResult, Section
+from saeforge.eval.audit.verdict import verdict
+from saeforge.eval.banks import LM_TOKENS, Bank, kept_rows, row_chunks, sites_of
+from saeforge.eval.held_out import HeldOut
+from saeforge.eval.progress import Tick, Tracker, silent, tracker
+from saeforge.eval.result import Value
+from saeforge.eval.run import check_fingerprint, held_out_tokens, run_of
+from saeforge.eval.splice import counted, logit_batch, logits, prediction_losses
+from saeforge.lm.model import LanguageModel
+from saeforge.suite import Suite, load_suite
+
+__all__ = ["AuditConfig", "audit_banks", "audit_suites"]
+
+PHASES = ("fit", "second", "test")
+
+
+@dataclass(frozen=True)
+class Audited:
+    """Held-out tokens with their folds and the model's losses.
+
+    Attributes:
+        fold_R: the fold of each document.
+        tokens_R: kept tokens of each document.
+        loss_NT: nats lost on the next token, float32; NaN where that is not counted.
+    """
+
+    held_out: HeldOut
+    fold_R: NDArray[np.int64]
+    tokens_R: NDArray[np.int64]
+    loss_NT: Tensor
+
+    def batches(self, phase: int, device: torch.device) -> Iterator[tuple[HeldOut, Tensor]]:
+        """The sequences with tokens of a phase's fold, only those kept, and their losses."""
+        fold = folds.phases(self.fold_R)[phase]
+        in_fold_R = torch.from_numpy(self.fold_R == fold)
+        keep_NT = self.held_out.keep_NT & in_fold_R[self.held_out.row_NT.clamp_min(0)]
+        here_n = keep_NT.any(dim=1).nonzero()[:, 0]
+        step = max(1, LM_TOKENS // keep_NT.shape[1])
+        for part in torch.split(here_n, step):
+            batch = replace(
+                self.held_out,
+                tokens_NT=self.held_out.tokens_NT[part].to(device),
+                document_NT=self.held_out.document_NT[part].to(device),
+                row_NT=self.held_out.row_NT[part].to(device),
+                keep_NT=keep_NT[part].to(device),
+            )
+            yield batch, self.loss_NT[part].to(device)
+
+    def sequences(self, phase: int) -> int:
+        """How many sequences a phase runs over, padding and all, in tokens."""
+        return sum(batch.tokens_NT.numel() for batch, _ in self.batches(phase, torch.device("cpu")))
+
+    def sizes(self) -> dict[str, dict[str, int]]:
+        """Fold → tokens, documents."""
+        found = {}
+        for fold, name in enumerate(PHASES):
+            tokens_r = self.tokens_R[self.fold_R == fold]
+            found[name] = {"tokens": int(tokens_r.sum()), "documents": len(tokens_r)}
+        return found
+
+
+def audit_suites(
+    paths: Sequence[Path], config: AuditConfig, say: Callable[[str], None] | None = None
+) -> dict[Path, AuditResult]:
+    """Audit suites and write `results/audit.json` into each.
+
+    Suites of the same model and text are audited together: in the same passes of the language
+    model, with one factor of each site's x per fold.
+
+    Raises:
+        UserError: if a suite is missing or corrupt, its language model is not the one it was
+            trained on, an SAE does not fit its site, there are too few held-out tokens or
+            documents for a well-posed fit, or activations are constant, NaN or infinite.
+    """
+    suites = [load_suite(path) for path in dict.fromkeys(paths)]
+    found: dict[Path, AuditResult] = {}
+    for run, together in _alike(suites):
+        lm = LanguageModel.load(run.model, choose_device(config.device))
+        banks: dict[str, Bank] = {}
+        for suite in together:
+            check_fingerprint(suite, lm)
+            banks[str(suite.path)] = {site: sae.to(lm.device) for site, sae in suite.bank().items()}
+        sites_of(banks, lm)
+        held_out = held_out_tokens(lm, run.text, run.seed, config.tokens)
+        if say is not None:
+            say(
+                f"{len(together)} suite(s) of {lm.name}: {held_out.kept:,} held-out tokens of "
+                f"{held_out.documents:,} documents of {run.text.source}"
+            )
+        about = {
+            "model": {"name": lm.name, "revision": lm.revision, "fingerprint": lm.fingerprint},
+            "text": asdict(run.text),
+        }
+        for name, result in audit_banks(banks, lm, held_out, config, tracker(say)).items():
+            found[Path(name)] = replace(result, config=result.config | about)
+    for suite in suites:
+        found[suite.path].write(suite.path / "results" / FILE)
+    return {suite.path: found[suite.path] for suite in suites}
+
+
+def _alike(suites: Sequence[Suite]) -> list[tuple[RunConfig, list[Suite]]]:
+    """Suites that share a language model and a text."""
+    works: dict[str, tuple[RunConfig, list[Suite]]] = {}
+    for suite in suites:
+        run = run_of(suite)
+        key = json.dumps([asdict(run.model), asdict(run.text), run.seed])
+        works.setdefault(key, (run, []))[1].append(suite)
+    return list(works.values())
+
+
+@torch.no_grad()
+def audit_banks(
+    banks: Mapping[str, Bank],
+    lm: LanguageModel,
+    held_out: HeldOut,
+    config: AuditConfig,
+    progress: Tracker = silent,
+) -> dict[str, AuditResult]:
+    """Audit every SAE of every bank on the same tokens.
+
+    Raises:
+        UserError: as `audit_suites`.
+    """
+    sites = sites_of(banks, lm)
+    audited = _prepare(lm, held_out, sites, config, progress)
+    audits = {
+        site: SiteAudit(
+            f"site {site}",
+            Place(lm.width(site), held_out.rows, lm.device, config.seed),
+            [name for name, bank in banks.items() if site in bank],
+            measurements(config),
+        )
+        for site in sites
+    }
+    with progress("audit", sum(audited.sequences(phase) for phase in range(3))) as tick:
+        for phase in range(3):
+            _run_phase(phase, lm, audits, banks, audited, tick)
+    return {name: _result(name, bank, audits, audited, config) for name, bank in banks.items()}
+
+
+def measurements(config: AuditConfig) -> Make:
+    """What is measured of every SAE of a suite."""
+
+    def make(place: Place) -> list[Measurement]:
+        return [*(kind(place) for kind in BASE), ErrorByPosition(place)]
+
+    return make
+
+
+def _prepare(
+    lm: LanguageModel,
+    held_out: HeldOut,
+    sites: Sequence[str],
+    config: AuditConfig,
+    progress: Tracker,
+) -> Audited:
+    """Folds, checked before anything long is done; then one pass for the model's losses."""
+    kept_n = held_out.row_NT[held_out.keep_NT]
+    tokens_R = torch.bincount(kept_n, minlength=held_out.rows).cpu().numpy()
+    fold_R = folds.assign(tokens_R, config.seed)
+    for site in sites:
+        folds.check_size(tokens_R, fold_R, lm.width(site), f"site {site}")
+    losses = []
+    with progress("losses", held_out.tokens_NT.numel()) as tick:
+        for batch in held_out.batches(logit_batch(lm), lm.device):
+            loss_P, _ = prediction_losses(logits(lm, batch), batch)
+            loss_NT = torch.full(batch.tokens_NT.shape, torch.nan, device=lm.device)
+            loss_NT[counted(batch)] = loss_P.float()
+            losses.append(loss_NT.cpu())
+            tick(batch.tokens_NT.numel())
+    return Audited(held_out, fold_R, tokens_R, torch.cat(losses))
+
+
+def _run_phase(
+    phase: int,
+    lm: LanguageModel,
+    audits: Mapping[str, SiteAudit],
+    banks: Mapping[str, Bank],
+    audited: Audited,
+    tick: Tick,
+) -> None:
+    """One pass of the language model, every site's rows going to its audit as they come."""
+    for number, (batch, loss_NT) in enumerate(audited.batches(phase, lm.device)):
+        lm.run(
+            batch.tokens_NT,
+            {
+                site: _observer(phase, site, one, banks, batch, loss_NT, number)
+                for site, one in audits.items()
+            },
+        )
+        tick(batch.tokens_NT.numel())
+    for one in audits.values():
+        one.finish(phase)
+
+
+def _observer(
+    phase: int,
+    site: str,
+    audit: SiteAudit,
+    banks: Mapping[str, Bank],
+    batch: HeldOut,
+    loss_NT: Tensor,
+    number: int,
+) -> Callable[[Tensor], None]:
+    saes = {name: banks[name][site] for name in audit.saes}
+
+    def observe(x_BTD: Tensor) -> None:
+        keep_NT = batch.keep_NT
+        x_ND = kept_rows(x_BTD, keep_NT, site, number)
+        tokens = Tokens(
+            document_N=batch.row_NT[keep_NT],
+            token_N=batch.tokens_NT[keep_NT],
+            position_N=keep_NT.nonzero()[:, 1],
+            loss_N=loss_NT[keep_NT],
+        )
+        for part in row_chunks(len(x_ND), max(sae.width for sae in saes.values())):
+            for start in range(part.start, part.stop, CHUNK):
+                rows = slice(start, min(start + CHUNK, part.stop))
+                made = {name: _through(sae) for name, sae in saes.items()}
+                audit.add(phase, x_ND[rows], tokens.part(rows), made)
+
+    return observe
+
+
+def _through(sae: SAE) -> Callable[[Tensor], Reconstruction]:
+    def reconstruct(x_ND: Tensor) -> Reconstruction:
+        code = sae.encode_sparse(x_ND)
+        return Reconstruction(sae.decode(code), sae, code)
+
+    return reconstruct
+
+
+def _result(
+    name: str,
+    bank: Bank,
+    audits: Mapping[str, SiteAudit],
+    audited: Audited,
+    config: AuditConfig,
+) -> AuditResult:
+    sizes = audited.sizes()
+    measured = list(audits[next(iter(bank))].saes[name].measurements.values())
+    values = {
+        site: audits[site].saes[name].values(config.bootstrap, config.seed)
+        for site in audits
+        if site in bank
+    }
+    series = {site: audits[site].saes[name].series() for site in values}
+    intervals = bootstrap.describe(sizes["test"]["documents"], config.bootstrap, config.seed)
+    settings: dict[str, Any] = asdict(config) | {
+        "intervals": intervals,
+        "held_out": audited.held_out.digest,
+    }
+    return AuditResult(
+        title="Audit: what the SAEs miss, decomposed",
+        config=settings,
+        tokens=sizes["test"]["tokens"],
+        documents=sizes["test"]["documents"],
+        folds=sizes,
+        sections=_sections(measured, values, series),
+        verdicts={site: verdict(found) for site, found in values.items()},
+    )
+
+
+def _sections(
+    measured: Sequence[Measurement],
+    values: Mapping[str, Mapping[str, Mapping[str, Value]]],
+    series: Mapping[str, Mapping[str, Mapping[str, Any]]],
+) -> dict[str, Section]:
+    """Site → measurement → metric, turned round; a metric that no site has is left out."""
+    found = {}
+    for one in measured:
+        sites = {site: dict(by_name[one.name]) for site, by_name in values.items()}
+        there = {metric for metrics in sites.values() for metric in metrics}
+        found[one.name] = Section(
+            title=one.title,
+            about=one.about,
+            metrics={key: metric for key, metric in one.metrics.items() if key in there},
+            sites=sites,
+            series={s: dict(by[one.name]) for s, by in series.items() if one.name in by},
+        )
+    return found

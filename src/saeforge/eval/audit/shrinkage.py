@@ -1,0 +1,137 @@
+"""Control: how much of what is linear is an artefact of shrinkage.
+
+With x̂' = A x̂ + b in the place of x̂, the nonlinear error is A u: an affine map commutes with OLS.
+"""
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from saeforge.eval.audit.fits import Fit, Parts, square
+from saeforge.eval.audit.least_squares import Factor
+from saeforge.eval.audit.measurement import Measurement, NormProbe, Place, r_squared
+from saeforge.eval.bootstrap import Statistic
+from saeforge.eval.result import Metric, Value
+
+RUNGS = {
+    "as_is": "x̂ as the SAE gives it",
+    "scaled": "α*x̂ + c, the best single scale and bias",
+    "affine": "A x̂ + b, the best affine map of x̂",
+}
+
+
+def _metrics() -> dict[str, Metric]:
+    found = {
+        "alpha": Metric("α*", "Of min Σ‖x − αx̂ − c‖²; above 1: the SAE shrinks.", better="one"),
+        "r2_scalar": Metric("R² of e ~ a·x + c", "One scalar for all dimensions: pure shrinkage."),
+        "r2_diagonal": Metric("R² of e ~ diag·x + c", "One scalar for each dimension."),
+        "r2_full": Metric("R² of e ~ B·x + c", "The vector probe."),
+        "shrinkage_share": Metric(
+            "Share of R² that is shrinkage",
+            "R² of e ~ a·x + c over R² of e ~ B·x + c: what a single scalar explains of what any "
+            "linear map of x does.",
+        ),
+    }  # fmt: skip
+    for rung, what in RUNGS.items():
+        found |= {
+            f"fvu_{rung}": Metric(f"FVU {rung}", f"Of {what}."),
+            f"fvu_nonlinear_{rung}": Metric(f"FVU_nl {rung}", f"Of {what}."),
+            f"r2_error_{rung}": Metric(f"R² of e {rung}", f"x → the error of {what}."),
+            f"r2_error_norm_{rung}": Metric(
+                f"R² of ‖e‖² {rung}", f"x → squared error of {what}; fitted on the second fold."
+            ),
+        }
+    return found
+
+
+class ShrinkageLadder(Measurement):
+    """Every probe at x̂, at α*x̂ + c and at A x̂ + b; and e ~ scalar, diagonal, full map of x."""
+
+    name = "shrinkage"
+    title = "Shrinkage ladder"
+    about = (
+        "FVU_nl(αx̂) = α²·FVU_nl(x̂), so an SAE that shrinks has a smaller nonlinear error and "
+        "a more predictable one. What stays at α*x̂ + c and at the affine recalibration is no "
+        "such artefact."
+    )
+    metrics: ClassVar[Mapping[str, Metric]] = _metrics()
+
+    def __init__(self, place: Place) -> None:
+        super().__init__(place)
+        self.probe = NormProbe(tuple(RUNGS), place)
+        self._fit: Fit | None = None
+
+    def fitted(self, fit: Fit) -> None:
+        self._fit = fit
+        xx_DD, xe_DD = fit.scatter
+        self._scalar = float(xe_DD.trace() / xx_DD.trace())
+        spread_D = xx_DD.diagonal()
+        varies_D = spread_D > 1e-14 * spread_D.max()
+        self._diagonal_D = torch.where(varies_D, xe_DD.diagonal() / spread_D.clamp_min(1e-300), 0.0)
+
+    def _rungs(self, parts: Parts) -> dict[str, tuple[Tensor, Tensor]]:
+        """Rung → its error, centred as on the fit fold, and its nonlinear error."""
+        fit, rows = parts.fit, parts.rows
+        x_ND = rows.x_ND - fit.linear.x_mean_D
+        x_hat_ND = rows.x_hat_ND - fit.x_hat_mean_D
+        found = {"as_is": (parts.e_ND - fit.linear.y_mean_V, parts.u_ND)}
+        if fit.alpha is None or fit.affine is None:  # x̂ is constant: the best map gives the mean
+            none = torch.zeros_like(x_ND)
+            return found | {"scaled": (x_ND, none), "affine": (x_ND, none)}
+        weight_DD = fit.affine.weight_DV
+        found["scaled"] = (x_ND - fit.alpha * x_hat_ND, fit.alpha * parts.u_ND)
+        found["affine"] = (x_ND - x_hat_ND @ weight_DD, parts.u_ND @ weight_DD)
+        return found
+
+    def _norms(self, parts: Parts, rungs: Mapping[str, tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
+        """The squared norm of each rung's error: as it is, with its bias."""
+        norms = {rung: square(e_ND) for rung, (e_ND, _) in rungs.items()}
+        return norms | {"as_is": square(parts.e_ND)}
+
+    def second(self, parts: Parts) -> None:
+        self.probe.add(parts.rows.shifted_ND, self._norms(parts, self._rungs(parts)))
+
+    def seconded(self, factor: Factor) -> None:
+        self.probe.solve(factor)
+
+    def test(self, parts: Parts) -> dict[str, Tensor]:
+        rungs = self._rungs(parts)
+        norms = self._norms(parts, rungs)
+        found = self.probe.test(parts.rows.x_ND, norms)
+        for rung, (e_ND, u_ND) in rungs.items():
+            found[f"{rung}_error"] = norms[rung]
+            found[f"{rung}_e"], found[f"{rung}_u"] = square(e_ND), square(u_ND)
+        x_ND = parts.rows.x_ND - parts.fit.linear.x_mean_D
+        e_ND = rungs["as_is"][0]
+        found["scalar"] = square(e_ND - self._scalar * x_ND)
+        found["diagonal"] = square(e_ND - self._diagonal_D * x_ND)
+        return found
+
+    def statistics(self) -> dict[str, Statistic]:
+        found: dict[str, Statistic] = {
+            "r2_scalar": lambda s: r_squared(s, "scalar", "e_centred", "variance"),
+            "r2_diagonal": lambda s: r_squared(s, "diagonal", "e_centred", "variance"),
+            "r2_full": lambda s: r_squared(s, "u", "e_centred", "variance"),
+            "shrinkage_share": lambda s: np.divide(
+                r_squared(s, "scalar", "e_centred", "variance"),
+                r_squared(s, "u", "e_centred", "variance"),
+            ),
+        }
+        for rung in RUNGS:
+            found |= self._of_rung(rung)
+        return found
+
+    def _of_rung(self, rung: str) -> dict[str, Statistic]:
+        return {
+            f"fvu_{rung}": lambda s: s[f"{rung}_error"] / s["variance"],
+            f"fvu_nonlinear_{rung}": lambda s: s[f"{rung}_u"] / s["variance"],
+            f"r2_error_{rung}": lambda s: r_squared(s, f"{rung}_u", f"{rung}_e", "variance"),
+            f"r2_error_norm_{rung}": self.probe.statistic(rung),
+        }
+
+    def fixed(self) -> dict[str, Value]:
+        assert self._fit is not None
+        return {"alpha": Value(self._fit.alpha)}

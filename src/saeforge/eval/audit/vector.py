@@ -1,0 +1,108 @@
+"""a. The vector probe: how much of the error is linear in the activation."""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from saeforge.eval.audit.fits import Fit, Parts
+from saeforge.eval.audit.measurement import CONSTANT, Measurement, Place, r_squared
+from saeforge.eval.bootstrap import Statistic, interval, resampled_sums
+from saeforge.eval.result import Metric, Value
+
+BLOCKS = 64
+"""Documents are put into so many blocks for the number whose sums are vectors."""
+RESAMPLES = 200
+
+
+class VectorProbe(Measurement):
+    """x → e by OLS with bias."""
+
+    name = "vector"
+    title = "Vector probe"
+    about = (
+        "OLS of the error e on the activation x, with bias, fitted on the fit documents and "
+        "measured on the test documents. A constant e has no R² (null)."
+    )
+    metrics: ClassVar[Mapping[str, Metric]] = {
+        "r2_error": Metric(
+            "R² of e", "1 − Σ‖u‖²/Σ‖e − ē‖², pooled over dimensions and test tokens."
+        ),
+        "r2_error_per_dimension": Metric(
+            "R² of e (mean over dimensions)",
+            "The mean over dimensions of each dimension's R², as in Engels et al. 2024; intervals "
+            f"from {BLOCKS} blocks of documents.",
+        ),
+        "rank": Metric("Rank", "Directions of x that the fit uses, of D."),
+        "condition": Metric(
+            "Condition", "Largest over smallest kept eigenvalue of x's correlation matrix."
+        ),
+        "fit_cost": Metric(
+            "Fit cost",
+            "(rank + 1)/tokens of the fit fold: about the R² that a fit of noise loses.",
+        ),
+    }
+
+    def __init__(self, place: Place) -> None:
+        super().__init__(place)
+        self._fit: Fit | None = None
+        self._blocks_B2D = torch.zeros(BLOCKS, 2, place.d, dtype=torch.float64, device=place.device)
+        self._scale_D = torch.zeros(place.d, dtype=torch.float64, device=place.device)
+
+    def fitted(self, fit: Fit) -> None:
+        self._fit = fit
+
+    def test(self, parts: Parts) -> dict[str, Tensor]:
+        block_N = parts.rows.tokens.document_N % BLOCKS
+        centred_ND = parts.e_ND - parts.fit.linear.y_mean_V
+        self._blocks_B2D[:, 0].index_add_(0, block_N, parts.u_ND.square())
+        self._blocks_B2D[:, 1].index_add_(0, block_N, centred_ND.square())
+        self._scale_D += parts.rows.x_ND.square().sum(dim=0)
+        return {}
+
+    def statistics(self) -> dict[str, Statistic]:
+        return {"r2_error": lambda s: r_squared(s, "u", "e_centred", "variance")}
+
+    def fixed(self) -> dict[str, Value]:
+        assert self._fit is not None
+        factor = self._fit.factor
+        return {
+            "r2_error_per_dimension": self._per_dimension(),
+            "rank": Value(float(factor.rank)),
+            "condition": Value(factor.condition),
+            "fit_cost": Value((factor.rank + 1) / factor.gram.n),
+        }
+
+    def _per_dimension(self) -> Value:
+        sums_BS = self._blocks_B2D.flatten(1).cpu().numpy()
+        sums_BS = sums_BS[sums_BS.any(axis=1)]
+        if not len(sums_BS):
+            return Value(None)
+        draws = RESAMPLES if len(sums_BS) > 1 else 0
+        drawn_RS = resampled_sums(sums_BS, draws, self.place.seed)
+        all_RS = np.concatenate([sums_BS.sum(axis=0, keepdims=True), drawn_RS])
+        residual_RD, total_RD = np.split(all_RS, 2, axis=1)
+        return interval(self._mean_r2(residual_RD, total_RD))
+
+    def _mean_r2(
+        self, residual_RD: NDArray[np.float64], total_RD: NDArray[np.float64]
+    ) -> NDArray[np.float64]:
+        """Dimensions whose error is constant have no R² and are left out."""
+        varies_D = total_RD[0] > CONSTANT * self._scale_D.cpu().numpy()
+        if not varies_D.any():
+            return np.array([np.nan])
+        with np.errstate(divide="ignore", invalid="ignore"):
+            found: NDArray[np.float64] = np.mean(
+                1.0 - residual_RD[:, varies_D] / total_RD[:, varies_D], axis=1
+            )
+        return found
+
+    def series(self) -> dict[str, Any]:
+        total = self._blocks_B2D.sum(dim=0)
+        varies_D = total[1] > CONSTANT * self._scale_D
+        r2_D = torch.where(varies_D, 1.0 - total[0] / total[1].clamp_min(1e-300), torch.nan)
+        quantiles = r2_D[varies_D].quantile(torch.linspace(0, 1, 11, dtype=torch.float64).to(r2_D))
+        return {"r2_by_dimension_deciles": quantiles.tolist()} if bool(varies_D.any()) else {}
