@@ -101,8 +101,10 @@ class VectorProbe(Measurement):
         return found
 
     def series(self) -> dict[str, Any]:
-        total = self._blocks_B2D.sum(dim=0)
-        varies_D = total[1] > CONSTANT * self._scale_D
-        r2_D = torch.where(varies_D, 1.0 - total[0] / total[1].clamp_min(1e-300), torch.nan)
-        quantiles = r2_D[varies_D].quantile(torch.linspace(0, 1, 11, dtype=torch.float64).to(r2_D))
-        return {"r2_by_dimension_deciles": quantiles.tolist()} if bool(varies_D.any()) else {}
+        total_2D = self._blocks_B2D.sum(dim=0)
+        varies_D = total_2D[1] > CONSTANT * self._scale_D
+        if not bool(varies_D.any()):
+            return {}
+        r2_d = 1.0 - total_2D[0, varies_D] / total_2D[1, varies_D]
+        deciles = torch.linspace(0, 1, 11, dtype=torch.float64, device=r2_d.device)
+        return {"r2_by_dimension_deciles": r2_d.quantile(deciles).tolist()}
