@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from saeforge import calibrate
@@ -326,3 +327,72 @@ def test_text_of_which_nothing_is_kept(capsys: pytest.CaptureFixture[str]) -> No
 def test_bad_input_is_trains(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["cost", "--set", "train.bach=1"]) == 2
     assert "did you mean 'batch'" in capsys.readouterr().err
+
+
+SWITCH: dict[str, dict[str, Any]] = {
+    "switch": {},
+    "heaviside": {},
+    "shared": {},
+    "top-n": {"active": 3},
+    "expert-choice": {"active": 2},
+    "bias": {},
+    "layer": {},
+    "supervised": {"labels": 2},
+}
+
+
+def switch_reference(sae: Any, x_BD: Tensor, visits: int) -> Tensor:
+    """A Switch step in which only the encoders of a token's experts are dense matmuls, as many
+    tokens at each; decoding is a dense matmul of the k active rows, token by token."""
+    n, d = sae.config.experts, sae.d
+    logits_BN = (x_BD - sae.b_router) @ sae.w_router.T
+    per_expert = len(x_BD) * visits // n
+    sent_NbD = x_BD.repeat(visits, 1)[: per_expert * n].view(n, per_expert, d)
+    z_NbE = torch.bmm(sent_NbD, sae.w_enc.view(n, -1, d).mT)
+    f_BK = z_NbE.flatten()[: len(x_BD) * sae.config.k].view(len(x_BD), 1, -1)
+    rows_BKD = sae.w_dec[torch.arange(sae.config.k)].expand(len(x_BD), -1, -1)
+    return logits_BN.sum() + torch.bmm(f_BK, rows_BKD).square().sum()
+
+
+@pytest.mark.parametrize("router", list(SWITCH))
+def test_switch_against_torchs_counter_on_a_dense_reference(router: str) -> None:
+    """Forward: router, the encoders of as many experts as a token visits, k decoder rows."""
+    rows, d, k, n = 256, 24, 4, 8
+    sae = build_sae("switch", d, width=96, k=k, experts=n, router=router, **SWITCH[router])
+    visits = {"shared": 2, "top-n": 3, "expert-choice": 2}.get(router, 1)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        switch_reference(sae, torch.randn(rows, d), visits)
+    ours = sae.flops(float(k), rows)
+    once = 2 * d * n  # W_r b_router: once per step
+    assert counter.get_total_flops() == sum(ours.forward.values()) * rows - once
+    assert ours.backward["router"] * rows - 2 * once == rows * 2 * d * n
+    assert ours.backward["w_enc"] == ours.backward["w_dec"] == ours.backward["values"] == 2 * d * k
+
+
+@pytest.mark.parametrize("router", [r for r in SWITCH if r not in ("expert-choice", "supervised")])
+def test_dense_part_of_a_switch_step_against_torchs_counter(router: str) -> None:
+    """The counter sees the encoders that ran, the router and b_dec's gradient: what is computed is
+    what was promised, and no more."""
+    rows, d, k = 256, 24, 4
+    sae = build_sae("switch", d, width=96, k=k, experts=8, router=router, **SWITCH[router])
+    x_BD = torch.randn(rows, d)
+    sae.initialise(x_BD, torch.Generator().manual_seed(0))
+    with FlopCounterMode(display=False) as counter:
+        out = sae.step(Batch(x_BD, x_BD), Context(torch.empty(0, dtype=torch.int64), 0.5))
+        torch.stack(list(out.loss_terms.values())).sum().backward()
+    ours = sae.flops(float(k), rows)
+    dense = ours.forward["encoder"] + ours.forward["router"]
+    dense += ours.backward["router"] + ours.backward["b_dec"]
+    unseen = 3 * 2 * d * 8  # W_r b_router and its gradients: matrix times vector
+    assert counter.get_total_flops() + unseen == pytest.approx(dense * rows, rel=1e-9)
+
+
+def test_the_published_savings_of_switch() -> None:
+    """GPT-2 small, M = 24576, k = 64: forward 15.2, 28.5, 48 and 64 times less."""
+    options: dict[str, Any] = {"d": 768, "width": 24576, "k": 64, "batch": 10**12}
+    dense = sum(flops("topk", **options).forward.values())
+    found = [
+        dense / sum(flops("switch", experts=n, **options).forward.values())
+        for n in (16, 32, 64, 128)
+    ]
+    assert found == pytest.approx([15.2, 28.5, 48, 64], rel=0.01)

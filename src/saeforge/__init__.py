@@ -3,10 +3,15 @@
 The public names; each is imported when first used, so that `import saeforge` stays fast.
 """
 
+import os
 from importlib import import_module
 from typing import Any
 
 __version__ = "0.1.0"
+
+# Torch's CPU blocks of 2 MiB and more in large pages, where Linux gives them on request: a step's
+# fresh gradients cost more in page faults than in arithmetic. Read by torch at its first tensor.
+os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 _PUBLIC = {
     "ARCHS": "saeforge.dictionary.registry",

@@ -28,7 +28,8 @@ def auxk_within(
     ê_v = w_v · W_decᵀ TopK_k(ReLU(W_enc x_b)) over the n_e dead latents of e, k = min(D/2, n_e) and
     c_e = min(1, n_e/(D/2)). (Gao et al. 2024, A.2, inside each expert; with one expert the same.)
 
-    Differentiable in the dead rows of w_enc and w_dec alone.
+    Differentiable in the dead rows of w_enc and w_dec alone; their gradients are sparse tensors of
+    those rows, which autograd adds to the dense ones in place.
 
     Args:
         x_VD: the encoder's input in the order of `sent`, b_dec taken off; a constant here, as are
@@ -89,6 +90,9 @@ class _AuxKWithin(Function):
         dead, grad_enc, grad_dec = ctx.saved_tensors
 
         def spread(rows: Tensor) -> Tensor:
-            return rows.new_zeros(ctx.width, rows.shape[1]).index_copy_(0, dead, rows * grad)
+            shape = (ctx.width, rows.shape[1])
+            return torch.sparse_coo_tensor(
+                dead[None], rows * grad, shape, is_coalesced=True, check_invariants=False
+            )
 
         return None, None, None, spread(grad_enc), spread(grad_dec), None, None

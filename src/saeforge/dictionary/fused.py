@@ -181,12 +181,13 @@ class _Decode(Function):
     def backward(ctx: Any, grad_x_hat: Tensor) -> Any:
         values, indices, w_dec, offsets = ctx.saved_tensors
         grad_values = grad_w = None
-        if ctx.needs_input_grad[0]:
-            grad_values = gather_dot(grad_x_hat, w_dec, indices, offsets)
-        if ctx.needs_input_grad[2]:
-            pairs = ctx.sort(indices, w_dec.shape[0], offsets)
-            grad_w = segment_outer(values, grad_x_hat.contiguous(), pairs)
-        grad_b = grad_x_hat.sum(0) if ctx.needs_input_grad[3] else None
+        with stage("sparse backward"):
+            if ctx.needs_input_grad[0]:
+                grad_values = gather_dot(grad_x_hat, w_dec, indices, offsets)
+            if ctx.needs_input_grad[2]:
+                pairs = ctx.sort(indices, w_dec.shape[0], offsets)
+                grad_w = segment_outer(values, grad_x_hat.contiguous(), pairs)
+            grad_b = grad_x_hat.sum(0) if ctx.needs_input_grad[3] else None
         return grad_values, None, grad_w, grad_b, None, None
 
 
