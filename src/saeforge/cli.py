@@ -235,6 +235,14 @@ class Audit:
     """Resamples of the test documents behind each interval."""
     seed: int = 0
     """Seed of the split of the documents and of the bootstrap."""
+    no_adjacent: bool = False
+    """Do not measure what the site before knows of each site's error."""
+    pursuit: int = 4096
+    """Tokens of two folds each whose codes are also found by pursuit; 0 for none."""
+    mlp: int = 16384
+    """Tokens that MLP probes are trained on; 0 for none."""
+    downstream: int = 20_000
+    """Test tokens on which parts of the error are put back into the model; 0 for none."""
     device: str = "auto"
     """`auto`, `cpu`, `cuda` or `cuda:i`."""
     json: bool = False
@@ -246,7 +254,8 @@ class Audit:
 
         options = asdict(self)
         suites, as_json = options.pop("suites"), options.pop("json")
-        return audit(suites, AuditConfig(**options), as_json=as_json)
+        config = AuditConfig(adjacent=not options.pop("no_adjacent"), **options)
+        return audit(suites, config, as_json=as_json)
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from saeforge.eval.audit.result import AuditResult
 from saeforge.eval.audit.run import audit_banks
 from saeforge.report.build import write_report
 
-CONFIG = AuditConfig(bootstrap=20)
+CONFIG = AuditConfig(bootstrap=20, mlp=0, pursuit=0, downstream=0, adjacent=False)
 SITE = "layers.1"
 
 
@@ -64,7 +64,8 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         written_suite(tmp_path / "run" / name, tmp_path, seed=seed)
         for seed, name in enumerate(["a", "b"])
     ]
-    options = ["--tokens", "1500", "--bootstrap", "20"]
+    options = ["--tokens", "1500", "--bootstrap", "20", "--pursuit", "200", "--mlp", "0"]
+    options += ["--downstream", "200"]
     assert main(["audit", str(tmp_path / "run"), *options]) == 0
     said = capsys.readouterr().out
     for word in (*SITES, "FVU_nl", "linear in x", "may be false", "audit.json"):

@@ -17,10 +17,23 @@ class AuditConfig:
     """Resamples of the test documents behind each interval."""
     seed: int = 0
     """Seed of the split into folds, the bootstrap and the null targets."""
+    adjacent: bool = True
+    """Also what the site before knows of each site's error."""
+    pursuit: int = 4096
+    """Tokens of the second and of the test fold whose codes are also found by pursuit; 0: none."""
+    mlp: int = 16384
+    """Tokens of the fit fold that MLP probes are trained on; 0: none."""
+    downstream: int = 20_000
+    """Tokens of the test fold on which parts are put back into the model; 0: none."""
     device: str = "auto"
     """`auto`, `cpu`, `cuda` or `cuda:i`."""
 
     def __post_init__(self) -> None:
-        for key, least in (("tokens", 1), ("bootstrap", 0), ("seed", 0)):
+        for key, least in (
+            ("tokens", 1),
+            ("bootstrap", 0),
+            ("seed", 0),
+            *((key, 0) for key in ("pursuit", "mlp", "downstream")),
+        ):
             if getattr(self, key) < least:
                 raise UserError(f"{key} = {getattr(self, key)}: it must be at least {least}")

@@ -21,7 +21,7 @@ from saeforge.dictionary.base import SAE, SparseCode
 from saeforge.errors import UserError
 from saeforge.eval import bootstrap
 from saeforge.eval.audit import folds
-from saeforge.eval.audit.fits import Fit, Rows, SaeMoments, Tokens
+from saeforge.eval.audit.fits import Fit, Parts, Rows, SaeMoments, Tokens
 from saeforge.eval.audit.least_squares import Factor
 from saeforge.eval.audit.measurement import Measurement, Place
 from saeforge.eval.audit.moments import Gram
@@ -30,6 +30,7 @@ from saeforge.eval.result import Value
 CHUNK = 4096
 """Rows in float64 at once."""
 
+_NONE: Mapping[str, Parts | None] = {}
 Make = Callable[[Place], Sequence[Measurement]]
 """The measurements of one SAE at one site."""
 
@@ -72,23 +73,24 @@ class SaeAudit:
         self._moments: SaeMoments | None = SaeMoments(place.d, place.device)
         self._sums = {one.name: Sums(place.documents, place.device) for one in measurements}
 
-    def add(self, phase: int, rows: Rows) -> None:
-        """Count a chunk in."""
+    def add(self, phase: int, rows: Rows) -> Parts | None:
+        """Count a chunk in; returns the parts of its errors, once there are any."""
         if phase == folds.FIT:
             assert self._moments is not None
             self._moments.add(rows)
             for one in self.measurements.values():
                 one.fit(rows)
-            return
+            return None
         assert self.fit is not None
         parts = self.fit.parts(rows)
         if phase == folds.SECOND:
             for one in self.measurements.values():
                 one.second(parts)
-            return
+            return parts
         common = parts.common()
         for one in self.measurements.values():
             self._sums[one.name].add(rows.tokens.document_N, common | one.test(parts))
+        return parts
 
     def finish(self, phase: int, factor: Factor) -> None:
         """A phase is over; `factor` is that of its x."""
@@ -132,14 +134,20 @@ class SiteAudit:
         x_ND: Float[Tensor, "N D"],
         tokens: Tokens,
         reconstruct: Mapping[str, Callable[[Tensor], Reconstruction]],
-    ) -> None:
-        """Count a chunk in; `reconstruct` has what each SAE makes of it.
+        before: Mapping[str, Parts | None] = _NONE,
+    ) -> dict[str, Parts | None]:
+        """Count a chunk in; returns the parts of each SAE's errors, once there are any.
+
+        Args:
+            reconstruct: what each SAE makes of x.
+            before: of each SAE, the parts of the same tokens at the site before.
 
         Raises:
             UserError: if a reconstruction is NaN or infinite.
         """
         wide_ND = x_ND.double()
         shifted_ND = wide_ND if phase == folds.TEST else self._gram.add(wide_ND)
+        found = {}
         for name, sae in self.saes.items():
             made = reconstruct[name](x_ND)
             x_hat_ND = made.x_hat_ND.double()
@@ -148,7 +156,11 @@ class SiteAudit:
                     f"{self.where}: NaN or infinity in the reconstruction of {name}; train it "
                     "again, or leave that site out"
                 )
-            sae.add(phase, Rows(tokens, wide_ND, x_hat_ND, shifted_ND, made.sae, made.code))
+            found[name] = sae.add(
+                phase,
+                Rows(tokens, wide_ND, x_hat_ND, shifted_ND, made.sae, made.code, before.get(name)),
+            )
+        return found
 
     def finish(self, phase: int) -> None:
         """A phase is over.

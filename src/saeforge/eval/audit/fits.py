@@ -1,6 +1,6 @@
 """What is fitted of an SAE on the fit fold, and the parts of its error on the other folds."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float, Int
@@ -46,6 +46,7 @@ class Rows:
         x_hat_ND: x̂.
         shifted_ND: x less the shift of the fold's Gram, for `Cross.add`.
         sae: whose code it is; None where only arrays are known.
+        before: the same tokens at the site before, where that is followed.
     """
 
     tokens: Tokens
@@ -54,6 +55,22 @@ class Rows:
     shifted_ND: Float[Tensor, "N D"]
     sae: SAE | None = None
     code: SparseCode | None = None
+    before: "Parts | None" = None
+
+    def first(self, count: int) -> "Rows":
+        """The first rows, without the site before."""
+        rows, code = slice(0, count), self.code
+        if code is not None and code.offsets is None:
+            code = SparseCode(code.indices[rows], code.values[rows], code.width, (count,))
+        elif code is not None and code.offsets is not None:
+            pairs, offsets = slice(0, int(code.offsets[count])), code.offsets[: count + 1]
+            code = SparseCode(
+                code.indices[pairs], code.values[pairs], code.width, (count,), offsets
+            )
+        x_ND, x_hat_ND, shifted_ND = (
+            v_ND[rows] for v_ND in (self.x_ND, self.x_hat_ND, self.shifted_ND)
+        )
+        return Rows(self.tokens.part(rows), x_ND, x_hat_ND, shifted_ND, self.sae, code)
 
 
 class SaeMoments:
@@ -86,6 +103,7 @@ class Fit:
     alpha: float | None
     affine: Affine | None
     x_hat_mean_D: Float[Tensor, " D"]
+    x_hat_covariance_DD: Float[Tensor, "D D"]
     scatter: tuple[Float[Tensor, "D D"], Float[Tensor, "D D"]]
 
     @classmethod
@@ -107,6 +125,7 @@ class Fit:
             alpha=None if constant else float(x_hat_DD.trace()) / variance,
             affine=affine,
             x_hat_mean_D=x_hat.mean_D,
+            x_hat_covariance_DD=x_hat.scatter_DD / x_hat.n,
             scatter=(xx_DD, xe_DD),
         )
 
@@ -126,6 +145,10 @@ class Parts:
     e_ND: Float[Tensor, "N D"]
     l_ND: Float[Tensor, "N D"]
     u_ND: Float[Tensor, "N D"]
+
+    def alone(self) -> "Parts":
+        """Without the site before, so that no chain of sites is kept."""
+        return replace(self, rows=replace(self.rows, before=None))
 
     def common(self) -> dict[str, Float[Tensor, " N"]]:
         """What every measurement's sums share; the means are those of the fit fold, so that nothing

@@ -15,14 +15,18 @@ from saeforge.config import RunConfig
 from saeforge.device import choose_device
 from saeforge.dictionary.base import SAE
 from saeforge.eval import bootstrap
-from saeforge.eval.audit import folds
-from saeforge.eval.audit.arrays import BASE
+from saeforge.eval.audit import downstream, folds
+from saeforge.eval.audit.adjacent import AdjacentSites
+from saeforge.eval.audit.arrays import base
 from saeforge.eval.audit.config import AuditConfig
 from saeforge.eval.audit.engine import CHUNK, Make, Reconstruction, SiteAudit
-from saeforge.eval.audit.fits import Tokens
+from saeforge.eval.audit.fits import Parts, Tokens
 from saeforge.eval.audit.measurement import Measurement, Place
+from saeforge.eval.audit.mlp import MlpProbe
 from saeforge.eval.audit.positions import ErrorByPosition
+from saeforge.eval.audit.pursuit import Pursuit
 from saeforge.eval.audit.result import FILE, AuditResult, Section
+from saeforge.eval.audit.synthetic import SyntheticTest
 from saeforge.eval.audit.verdict import verdict
 from saeforge.eval.banks import LM_TOKENS, Bank, kept_rows, row_chunks, sites_of
 from saeforge.eval.held_out import HeldOut
@@ -53,13 +57,15 @@ class Audited:
     tokens_R: NDArray[np.int64]
     loss_NT: Tensor
 
-    def batches(self, phase: int, device: torch.device) -> Iterator[tuple[HeldOut, Tensor]]:
+    def batches(
+        self, phase: int, device: torch.device, tokens: int = LM_TOKENS
+    ) -> Iterator[tuple[HeldOut, Tensor]]:
         """The sequences with tokens of a phase's fold, only those kept, and their losses."""
         fold = folds.phases(self.fold_R)[phase]
         in_fold_R = torch.from_numpy(self.fold_R == fold)
         keep_NT = self.held_out.keep_NT & in_fold_R[self.held_out.row_NT.clamp_min(0)]
         here_n = keep_NT.any(dim=1).nonzero()[:, 0]
-        step = max(1, LM_TOKENS // keep_NT.shape[1])
+        step = max(1, tokens // keep_NT.shape[1])
         for part in torch.split(here_n, step):
             batch = replace(
                 self.held_out,
@@ -159,14 +165,24 @@ def audit_banks(
     with progress("audit", sum(audited.sequences(phase) for phase in range(3))) as tick:
         for phase in range(3):
             _run_phase(phase, lm, audits, banks, audited, tick)
-    return {name: _result(name, bank, audits, audited, config) for name, bank in banks.items()}
+    results = {name: _result(name, bank, audits, audited, config) for name, bank in banks.items()}
+    if config.downstream:
+        return _with_downstream(results, banks, lm, audits, audited, config, progress)
+    return results
 
 
 def measurements(config: AuditConfig) -> Make:
     """What is measured of every SAE of a suite."""
 
     def make(place: Place) -> list[Measurement]:
-        return [*(kind(place) for kind in BASE), ErrorByPosition(place)]
+        made = [*base(place), SyntheticTest(place), ErrorByPosition(place)]
+        if config.adjacent:
+            made.append(AdjacentSites(place))
+        if config.pursuit:
+            made.append(Pursuit(place, config.pursuit))
+        if config.mlp:
+            made.append(MlpProbe(place, config.mlp))
+        return made
 
     return make
 
@@ -204,44 +220,64 @@ def _run_phase(
     tick: Tick,
 ) -> None:
     """One pass of the language model, every site's rows going to its audit as they come."""
+    widest = max(sae.width for bank in banks.values() for sae in bank.values())
     for number, (batch, loss_NT) in enumerate(audited.batches(phase, lm.device)):
+        chunk = _Chunk(phase, number, batch, loss_NT, widest, {})
         lm.run(
             batch.tokens_NT,
-            {
-                site: _observer(phase, site, one, banks, batch, loss_NT, number)
-                for site, one in audits.items()
-            },
+            {site: _observer(site, one, banks, chunk) for site, one in audits.items()},
         )
         tick(batch.tokens_NT.numel())
     for one in audits.values():
         one.finish(phase)
 
 
+@dataclass(frozen=True)
+class _Chunk:
+    """One batch of a phase.
+
+    Attributes:
+        widest: latents of the widest SAE, so that all sites cut their rows alike.
+        before: bank → the parts of its site that ran last, one for each cut.
+    """
+
+    phase: int
+    number: int
+    batch: HeldOut
+    loss_NT: Tensor
+    widest: int
+    before: dict[str, list[Parts | None]]
+
+    def cuts(self, rows: int) -> Iterator[slice]:
+        """Rows that go through an SAE and into float64 at once."""
+        for part in row_chunks(rows, self.widest):
+            for start in range(part.start, part.stop, CHUNK):
+                yield slice(start, min(start + CHUNK, part.stop))
+
+
 def _observer(
-    phase: int,
-    site: str,
-    audit: SiteAudit,
-    banks: Mapping[str, Bank],
-    batch: HeldOut,
-    loss_NT: Tensor,
-    number: int,
+    site: str, audit: SiteAudit, banks: Mapping[str, Bank], chunk: _Chunk
 ) -> Callable[[Tensor], None]:
-    saes = {name: banks[name][site] for name in audit.saes}
+    made = {name: _through(banks[name][site]) for name in audit.saes}
+    follows = any("adjacent" in sae.measurements for sae in audit.saes.values())
 
     def observe(x_BTD: Tensor) -> None:
-        keep_NT = batch.keep_NT
-        x_ND = kept_rows(x_BTD, keep_NT, site, number)
+        keep_NT = chunk.batch.keep_NT
+        x_ND = kept_rows(x_BTD, keep_NT, site, chunk.number)
         tokens = Tokens(
-            document_N=batch.row_NT[keep_NT],
-            token_N=batch.tokens_NT[keep_NT],
+            document_N=chunk.batch.row_NT[keep_NT],
+            token_N=chunk.batch.tokens_NT[keep_NT],
             position_N=keep_NT.nonzero()[:, 1],
-            loss_N=loss_NT[keep_NT],
+            loss_N=chunk.loss_NT[keep_NT],
         )
-        for part in row_chunks(len(x_ND), max(sae.width for sae in saes.values())):
-            for start in range(part.start, part.stop, CHUNK):
-                rows = slice(start, min(start + CHUNK, part.stop))
-                made = {name: _through(sae) for name, sae in saes.items()}
-                audit.add(phase, x_ND[rows], tokens.part(rows), made)
+        kept: dict[str, list[Parts | None]] = {name: [] for name in made}
+        for at, rows in enumerate(chunk.cuts(len(x_ND))):
+            before = {name: parts[at] for name, parts in chunk.before.items()}
+            found = audit.add(chunk.phase, x_ND[rows], tokens.part(rows), made, before)
+            for name, parts in found.items():
+                kept[name].append(parts and parts.alone() if follows else None)
+        if follows:
+            chunk.before.update(kept)
 
     return observe
 
@@ -302,4 +338,42 @@ def _sections(
             sites=sites,
             series={s: dict(by[one.name]) for s, by in series.items() if one.name in by},
         )
+    return found
+
+
+def _with_downstream(
+    results: dict[str, AuditResult],
+    banks: Mapping[str, Bank],
+    lm: LanguageModel,
+    audits: Mapping[str, SiteAudit],
+    audited: Audited,
+    config: AuditConfig,
+    progress: Tracker,
+) -> dict[str, AuditResult]:
+    """Each result with its section on the model's loss, and verdicts that know of it."""
+
+    def batches(tokens: int) -> Iterator[tuple[HeldOut, Tensor]]:
+        return audited.batches(folds.TEST, lm.device, tokens)
+
+    saes = sum(len(bank) for bank in banks.values())
+    limits = (audited.held_out.rows, config.downstream, config.bootstrap)
+    found: dict[str, AuditResult] = {}
+    share = min(1.0, config.downstream / max(audited.sizes()["test"]["tokens"], 1))
+    total = int(3 * saes * audited.sequences(folds.TEST) * share)
+    with progress("downstream", total) as tick:
+        for name, bank in banks.items():
+            sites = {}
+            for site in audits:
+                if site in bank:
+                    fit = audits[site].saes[name].fit
+                    assert fit is not None
+                    values = downstream.downstream(site, bank[site], fit, lm, batches, limits, tick)
+                    sites[site] = {key: values[key] for key in downstream.METRICS}
+            section = Section(downstream.TITLE, downstream.ABOUT, downstream.METRICS, sites)
+            sections = results[name].sections | {downstream.NAME: section}
+            verdicts = {
+                site: verdict({key: one.sites[site] for key, one in sections.items()})
+                for site in sites
+            }
+            found[name] = replace(results[name], sections=sections, verdicts=verdicts)
     return found

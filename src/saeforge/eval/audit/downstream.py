@@ -1,0 +1,110 @@
+"""g. Downstream: what each part of the error does to the language model's loss.
+
+One site at a time, x is replaced at the kept tokens of the test documents by x̂, x̂ + ℓ and x̂ + u.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+
+import torch
+from torch import Tensor
+
+from saeforge.dictionary.base import SAE
+from saeforge.eval import bootstrap
+from saeforge.eval.audit.engine import Sums
+from saeforge.eval.audit.fits import Fit
+from saeforge.eval.banks import reconstruct
+from saeforge.eval.held_out import HeldOut
+from saeforge.eval.progress import Tick
+from saeforge.eval.result import Metric, Value
+from saeforge.eval.splice import counted, logit_batch, logits, prediction_losses, splice_hook
+from saeforge.lm.model import LanguageModel
+
+NAME, TITLE = "downstream", "Downstream"
+ABOUT = (
+    "Cross-entropy over predictions within the test documents, with x replaced at their kept "
+    "tokens by x̂, x̂ + ℓ or x̂ + u. Recovered: the share of the gap CE(x̂) − CE(x) that "
+    "putting a part back closes; the shares need not add up to 1. Unstable where the gap is small."
+)
+METRICS = {
+    "ce_clean": Metric("CE", "Untouched.", "nats"),
+    "gap": Metric("CE gap", "CE with x̂ in the place of x, less CE.", "nats", "lower"),
+    "gap_linear": Metric("CE gap, x̂ + ℓ", "With ℓ put back: what u costs.", "nats", "lower"),
+    "gap_nonlinear": Metric("CE gap, x̂ + u", "With u put back: what ℓ costs.", "nats", "lower"),
+    "recovered_linear": Metric("Recovered by ℓ", "(CE(x̂) − CE(x̂ + ℓ))/(CE(x̂) − CE)."),
+    "recovered_nonlinear": Metric("Recovered by u", "(CE(x̂) − CE(x̂ + u))/(CE(x̂) − CE)."),
+    "squared_share_linear": Metric(
+        "‖e‖² share of ℓ", "1 − Σ‖u‖²/Σ‖e‖² over the same tokens: what to compare with."
+    ),
+}
+STATISTICS: dict[str, bootstrap.Statistic] = {
+    "ce_clean": lambda s: s["clean"] / s["n"],
+    "gap": lambda s: (s["x_hat"] - s["clean"]) / s["n"],
+    "gap_linear": lambda s: (s["x_hat_l"] - s["clean"]) / s["n"],
+    "gap_nonlinear": lambda s: (s["x_hat_u"] - s["clean"]) / s["n"],
+    "recovered_linear": lambda s: (s["x_hat"] - s["x_hat_l"]) / (s["x_hat"] - s["clean"]),
+    "recovered_nonlinear": lambda s: (s["x_hat"] - s["x_hat_u"]) / (s["x_hat"] - s["clean"]),
+    "squared_share_linear": lambda s: 1 - s["u"] / s["e"],
+}
+
+Batches = Callable[[int], Iterator[tuple[HeldOut, Tensor]]]
+"""Tokens per batch → batches in which only the test documents are kept, and the clean losses."""
+
+
+@torch.no_grad()
+def downstream(
+    site: str,
+    sae: SAE,
+    fit: Fit,
+    lm: LanguageModel,
+    batches: Batches,
+    limits: tuple[int, int, int],
+    tick: Tick,
+) -> dict[str, Value]:
+    """The metrics of one SAE: three language-model passes over the first test documents.
+
+    Args:
+        batches: see `Batches`.
+        limits: documents in all, tokens to use, resamples.
+    """
+    documents, tokens, resamples = limits
+    sums = Sums(documents, lm.device)
+    used = 0
+    for number, (batch, loss_NT) in enumerate(batches(logit_batch(lm))):
+        if used >= tokens:
+            break
+        used += int(batch.keep_NT.sum())
+        counted_NT = counted(batch)
+        clean_P = loss_NT[counted_NT].double()
+        found = {"n": torch.ones_like(clean_P), "clean": clean_P}
+        for name, replace in _replacements(sae, fit).items():
+            hook = splice_hook(replace, batch, site, number)
+            found[name], _ = prediction_losses(logits(lm, batch, {site: hook}), batch)
+            tick(batch.tokens_NT.numel())
+        found |= _norms(site, sae, fit, lm, batch, counted_NT)
+        sums.add(batch.row_NT[counted_NT], found)
+    if not used:
+        return {}
+    return bootstrap.estimate(sums.columns(), STATISTICS, resamples, 0)
+
+
+def _replacements(sae: SAE, fit: Fit) -> Mapping[str, Callable[[Tensor], Tensor]]:
+    """x̂, x̂ + ℓ and x̂ + u = x − ℓ, of rows x."""
+
+    def linear(x_ND: Tensor) -> Tensor:
+        return fit.linear(x_ND.double()).to(x_ND.dtype)
+
+    return {
+        "x_hat": lambda x_ND: reconstruct(sae, x_ND),
+        "x_hat_l": lambda x_ND: reconstruct(sae, x_ND) + linear(x_ND),
+        "x_hat_u": lambda x_ND: x_ND - linear(x_ND),
+    }
+
+
+def _norms(
+    site: str, sae: SAE, fit: Fit, lm: LanguageModel, batch: HeldOut, counted_NT: Tensor
+) -> dict[str, Tensor]:
+    """‖e‖² and ‖u‖² at the counted positions."""
+    x_ND = lm.capture(batch.tokens_NT, [site])[site][counted_NT]
+    e_ND = x_ND.double() - reconstruct(sae, x_ND).double()
+    u_ND = e_ND - fit.linear(x_ND.double())
+    return {"e": e_ND.square().sum(dim=1), "u": u_ND.square().sum(dim=1)}
