@@ -1,0 +1,165 @@
+"""d. Scaling: FVU(W) = c + a·W^(−m) over widths, and whether c is identified at all.
+
+Pure functions of numbers: what is compared (equal L0, equal tokens) is for the caller to see to.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from saeforge.errors import UserError
+from saeforge.eval.bootstrap import interval
+from saeforge.eval.result import Value
+
+EXPONENTS = np.geomspace(0.01, 4.0, 400)
+WIDEST_FLOOR = 0.25
+"""c is not identified where its interval is wider than this share of the smallest FVU."""
+
+
+@dataclass(frozen=True)
+class PowerLaw:
+    """c + a·W^(−m), with 95% intervals from the draws.
+
+    Attributes:
+        c: the FVU of infinite width.
+        identified: whether the numbers say what c is; see `why`.
+        why: in words.
+        residual: largest relative difference of the fit from an FVU.
+    """
+
+    c: Value
+    a: Value
+    m: Value
+    identified: bool
+    why: str
+    residual: float
+
+    def __call__(self, width: int) -> float:
+        """The FVU at a width."""
+        assert self.c.value is not None and self.a.value is not None and self.m.value is not None
+        return float(self.c.value + self.a.value * float(width) ** -self.m.value)
+
+
+def power_law(
+    widths: Sequence[int], fvu: Sequence[float], draws_RW: NDArray[np.float64] | None = None
+) -> PowerLaw:
+    """Least squares of relative errors, with c ≥ 0 and a ≥ 0, over a grid of m: no start values, no
+    seed.
+
+    Args:
+        draws_RW: the FVUs of resamples (of the same documents for every width), for intervals.
+
+    Raises:
+        UserError: with fewer than three widths, equal widths, or an FVU that is not above 0.
+    """
+    width_W, fvu_W = np.asarray(widths, float), np.asarray(fvu, float)
+    if len(set(widths)) < 3 or len(width_W) != len(fvu_W) or len(set(widths)) < len(widths):
+        raise UserError(
+            f"scaling: {len(set(widths))} different widths and {len(fvu_W)} FVUs; a law with three "
+            "parameters needs at least 3 widths, each once with its FVU, and 5 to be worth reading"
+        )
+    if not np.all(np.isfinite(fvu_W)) or fvu_W.min() <= 0:
+        raise UserError("scaling: every FVU must be a number above 0; leave out broken SAEs")
+    found_3 = _fit(width_W, fvu_W)
+    draws = [] if draws_RW is None else [_fit(width_W, row_W) for row_W in draws_RW]
+    all_R3 = np.array([found_3, *draws])
+    c, a, m = (interval(all_R3[:, at]) for at in range(3))
+    fitted_W = found_3[0] + found_3[1] * width_W ** -found_3[2]
+    identified, why = _identified(c, m, width_W, fvu_W)
+    return PowerLaw(c, a, m, identified, why, float(np.abs(fitted_W / fvu_W - 1).max()))
+
+
+def _fit(width_W: NDArray[np.float64], fvu_W: NDArray[np.float64]) -> tuple[float, float, float]:
+    """For every m on the grid the best (c, a) in closed form; then the best m."""
+    scaled_W = width_W / width_W.min()
+    basis_XW = scaled_W ** -EXPONENTS[:, None] / fvu_W
+    one_W = 1 / fvu_W
+    bb, ob, oo = (basis_XW**2).sum(1), basis_XW @ one_W, float(one_W @ one_W)
+    b1, o1 = basis_XW.sum(1), float(one_W.sum())
+    determinant = bb * oo - ob**2
+    with np.errstate(divide="ignore", invalid="ignore"):
+        a_X = np.where(determinant > 1e-14 * bb * oo, (b1 * oo - ob * o1) / determinant, 0.0)
+        c_X = (o1 - a_X * ob) / oo
+        a_X, c_X = np.where(c_X < 0, b1 / bb, a_X), np.maximum(c_X, 0.0)
+    a_X, c_X = np.where(a_X < 0, 0.0, a_X), np.where(a_X < 0, o1 / oo, c_X)
+    left_X = ((c_X[:, None] * one_W + a_X[:, None] * basis_XW - 1) ** 2).sum(1)
+    best = int(left_X.argmin())
+    m = float(EXPONENTS[best])
+    return float(c_X[best]), float(a_X[best] * width_W.min() ** m), m
+
+
+def _identified(
+    c: Value, m: Value, width_W: NDArray[np.float64], fvu_W: NDArray[np.float64]
+) -> tuple[bool, str]:
+    least = float(fvu_W.min())
+    if len(width_W) < 4:
+        return False, f"not identified: {len(width_W)} widths determine three parameters exactly"
+    if c.low is None or c.high is None or m.value is None:
+        return False, "not identified: there are no draws to tell the uncertainty of c from"
+    if m.value in (EXPONENTS[0], EXPONENTS[-1]):
+        return False, f"not identified: m = {m.value:.2f} is at the edge of what is tried"
+    spread = (c.high - c.low) / least
+    if spread > WIDEST_FLOOR:
+        return False, (
+            f"not identified: the interval of c, [{c.low:.3g}, {c.high:.3g}], is {spread:.0%} "
+            f"of the smallest FVU, {least:.3g}"
+        )
+    return True, f"identified within [{c.low:.3g}, {c.high:.3g}] if the law holds beyond the widths"
+
+
+@dataclass(frozen=True)
+class Bands:
+    """Shares of the variance of x at one width; they add up to the FVU.
+
+    Attributes:
+        absent: FVU − c: what wider SAEs would recover, by the power law.
+        linear: of the rest, what is linear in x.
+        nonlinear: of the rest, nonlinear also with pursuit.
+        encoder: FVU_nl − FVU_nl(pursuit).
+    """
+
+    absent: float
+    linear: float
+    nonlinear: float
+    encoder: float
+
+
+def bands(fvu: float, fvu_nonlinear: float, fvu_nonlinear_pursuit: float, c: float) -> Bands:
+    """The bands of Engels et al. 2024, figure 1. They overlap in principle: the absent part is
+    taken to be linear, as far as the linear part goes."""
+    encoder = fvu_nonlinear - fvu_nonlinear_pursuit
+    absent = min(max(fvu - c, 0.0), fvu - fvu_nonlinear)
+    return Bands(absent, fvu - fvu_nonlinear - absent, fvu_nonlinear_pursuit, encoder)
+
+
+def added_percent(r2: float, r2_with: float) -> float:
+    """100·(R²' − R²)/(1 − R²): what one more predictor adds, of what was left."""
+    return 100 * (r2_with - r2) / (1 - r2)
+
+
+def per_token(
+    norm_i_N: NDArray[np.float64],
+    norm_j_N: NDArray[np.float64],
+    nonlinear_i_N: NDArray[np.float64],
+    fit_N: NDArray[np.bool_],
+) -> tuple[float, float, float]:
+    """Does ‖e‖ at width i predict ‖e‖ at width j, and does ‖u_i‖ add to it?
+
+    Args:
+        fit_N: tokens (of whole documents) that the lines are fitted on; the others are reported on.
+
+    Returns:
+        R² from ‖e_i‖, R² from ‖e_i‖ and ‖u_i‖, and 100·(R²' − R²)/(1 − R²).
+    """
+
+    def r2(*features: NDArray[np.float64]) -> float:
+        x_NF = np.stack([np.ones_like(norm_j_N), *features], axis=1)
+        weights, *_ = np.linalg.lstsq(x_NF[fit_N], norm_j_N[fit_N], rcond=None)
+        left = norm_j_N[~fit_N] - x_NF[~fit_N] @ weights
+        total = np.square(norm_j_N[~fit_N] - norm_j_N[fit_N].mean()).sum()
+        return float(1 - np.square(left).sum() / total)
+
+    first, both = r2(norm_i_N), r2(norm_i_N, nonlinear_i_N)
+    return first, both, added_percent(first, both)

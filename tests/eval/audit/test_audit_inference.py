@@ -1,0 +1,85 @@
+"""Pursuit against a plain implementation, token by token; its section on a suite."""
+
+import numpy as np
+import pytest
+import torch
+from toy_suites import random_sae
+from toys import Toy, held_out, tiny_llama
+
+from saeforge.eval.audit import inference
+from saeforge.eval.audit.config import AuditConfig
+from saeforge.eval.audit.inference import gradient_pursuit, matching_pursuit, refit
+from saeforge.eval.audit.run import audit_banks
+
+N, D, M = 30, 8, 40
+
+
+@pytest.fixture
+def problem(monkeypatch: pytest.MonkeyPatch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    monkeypatch.setattr(inference, "TILE", 16 * M)  # two tiles
+    generator = torch.Generator().manual_seed(0)
+    atoms_MD = torch.nn.functional.normalize(torch.randn(M, D, generator=generator), dim=1)
+    signal_ND = torch.randn(N, D, generator=generator)
+    return signal_ND, atoms_MD, torch.randint(0, 6, (N,), generator=generator)
+
+
+def plain(s: np.ndarray, atoms: np.ndarray, k: int, orthogonal: bool) -> np.ndarray:
+    support: list[int] = []
+    w, x_hat = np.zeros(0), np.zeros_like(s)
+    for _ in range(k):
+        r = s - x_hat
+        p = atoms @ r
+        order = [int(i) for i in np.argsort(-p) if int(i) not in support]
+        support.append(order[0])
+        chosen = atoms[support]
+        if orthogonal:
+            w = np.linalg.lstsq(chosen.T, s, rcond=None)[0]
+        else:
+            g = p[support]
+            c = g @ chosen
+            w = np.maximum(0, np.append(w, 0.0) + (c @ r) / (c @ c) * g)
+        x_hat = w @ chosen
+    return x_hat
+
+
+@pytest.mark.parametrize("orthogonal", [False, True])
+def test_equals_one_token_at_a_time(problem: tuple[torch.Tensor, ...], orthogonal: bool) -> None:
+    signal_ND, atoms_MD, l0_N = problem
+    found = (matching_pursuit if orthogonal else gradient_pursuit)(signal_ND, atoms_MD, l0_N)
+    for row in range(N):
+        expected = plain(
+            signal_ND[row].double().numpy(), atoms_MD.double().numpy(), int(l0_N[row]), orthogonal
+        )
+        assert found[row].numpy() == pytest.approx(expected, abs=1e-4)
+    assert found[l0_N == 0].abs().max() == 0
+
+
+def test_refit_is_the_projection_on_what_is_on(problem: tuple[torch.Tensor, ...]) -> None:
+    signal_ND, atoms_MD, _ = problem
+    support_NK = torch.rand(N, M).argsort(dim=1)[:, :4]
+    on_NK = torch.rand(N, 4) < 0.6
+    found = refit(signal_ND, atoms_MD, support_NK, on_NK)
+    for row in range(N):
+        chosen = atoms_MD[support_NK[row][on_NK[row]]].double()
+        weights = torch.linalg.lstsq(chosen.T, signal_ND[row].double()[:, None]).solution
+        assert torch.allclose(found[row].double(), (chosen.T @ weights)[:, 0], atol=1e-4)
+
+
+def test_better_inference_recovers_what_a_random_encoder_loses() -> None:
+    lm, sample = tiny_llama(), held_out(60, 150)
+    config = AuditConfig(bootstrap=20, mlp=0, downstream=0, adjacent=False, pursuit=150)
+    sae = random_sae(1, k=4).requires_grad_(False)
+    sae.w_enc.normal_(generator=torch.Generator().manual_seed(1))
+    banks = {"random": {"layers.1": sae}, "toy": {"layers.1": Toy(16, gain=0.5)}}
+    found = audit_banks(banks, lm, sample, config)
+
+    def value(name: str, metric: str) -> float:
+        number = found[name].value("layers.1", "pursuit", metric).value
+        assert number is not None
+        return number
+
+    order = [value("random", f"fvu_{name}") for name in ("omp", "pursuit", "encoder")]
+    assert order == sorted(order)
+    assert value("random", "fvu_refit") < value("random", "fvu_encoder")
+    assert value("random", "fvu_change") < -0.1
+    assert value("toy", "fvu_refit") == pytest.approx(0.0, abs=1e-6)  # its support spans the space

@@ -1,0 +1,156 @@
+"""Adjacent sites, MLP probes and the model's loss, where the answers are known."""
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from audit_arrays import documents, nonlinear, rows
+from toy_suites import random_sae
+from toys import Toy, held_out, tiny_llama
+
+from saeforge.errors import UserError
+from saeforge.eval.audit import engine, folds, mlp
+from saeforge.eval.audit.adjacent import AdjacentSites
+from saeforge.eval.audit.arrays import base
+from saeforge.eval.audit.config import AuditConfig
+from saeforge.eval.audit.engine import Reconstruction, SaeAudit, SiteAudit
+from saeforge.eval.audit.fits import Tokens
+from saeforge.eval.audit.measurement import Measurement, Place
+from saeforge.eval.audit.mlp import MlpProbe
+from saeforge.eval.audit.run import audit_banks
+from saeforge.eval.audit.scaling import bands, per_token, power_law
+from saeforge.eval.result import Value
+
+
+def through(
+    make: object, x: torch.Tensor, x_hat: torch.Tensor, follow: torch.Tensor | None = None
+) -> SaeAudit:
+    """Arrays through an engine with chosen measurements; `follow`, x̂ of a site before."""
+    document = documents(len(x))
+    place = Place(x.shape[1], int(document[-1]) + 1, x.device, 0)
+    assert callable(make)
+    site = SiteAudit("x", place, ["sae"], lambda at: [*base(at), make(at)])
+    earlier = SiteAudit("before", place, ["sae"], base)
+    fold_N = torch.from_numpy(folds.assign(torch.bincount(document).numpy(), 0))[document]
+    for phase in range(3):
+        at = fold_N == phase
+        before = {}
+        if follow is not None:
+            made = known(follow[at])
+            before = earlier.add(phase, x[at], Tokens(document[at]), made)
+        made = known(x_hat[at])
+        site.add(phase, x[at], Tokens(document[at]), made, before)
+        earlier.finish(phase) if follow is not None else None
+        site.finish(phase)
+    return site.saes["sae"]
+
+
+def known(x_hat: torch.Tensor) -> dict[str, Callable[[torch.Tensor], Reconstruction]]:
+    return {"sae": lambda _: Reconstruction(x_hat)}
+
+
+def values(one: SaeAudit, name: str) -> dict[str, Value]:
+    return one.values(50, 0)[name]
+
+
+def test_what_the_site_before_knows_is_found() -> None:
+    x = rows()
+    x_hat = nonlinear(x)
+    found = values(through(AdjacentSites, x, x_hat, follow=x_hat), "adjacent")
+    for name in ("r2_u_from_u", "r2_l_from_x", "r2_l_from_l"):  # the same SAE twice
+        assert found[name].value == pytest.approx(1.0, abs=1e-9), name
+    other = values(through(AdjacentSites, x, x_hat, follow=nonlinear(x, seed=9)), "adjacent")
+    known = other["r2_u_from_u"].value
+    assert known is not None and known < 0.9
+    assert other["r2_u_from_x"].value == pytest.approx(0.0, abs=0.02)  # by construction
+    assert values(through(AdjacentSites, x, x_hat), "adjacent") == {}
+
+
+def test_sites_follow_one_another_in_a_suite() -> None:
+    lm, sample = tiny_llama(), held_out(60, 150)
+    config = AuditConfig(bootstrap=0, mlp=0, downstream=0, pursuit=0)
+    bank = {"layers.0": random_sae(1), "layers.2": random_sae(2)}
+    found = audit_banks({"one": bank}, lm, sample, config)["one"].sections["adjacent"]
+    assert found.sites["layers.0"] == {}
+    assert len(found.sites["layers.2"]) == 12
+
+
+def test_an_mlp_finds_what_is_nonlinear_and_simple(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mlp, "STEPS", 200)
+    x = rows(16_000, 4)
+    u_like = (x[:, :1] - x[:, :1].mean()).abs().expand(-1, 4)
+    make = lambda at: MlpProbe(at, 4000)  # noqa: E731
+    found = values(through(make, x, x - u_like), "mlp")
+    best = found["r2_u_best"].value
+    assert best is not None and best > 0.9
+    generator = torch.Generator().manual_seed(0)
+    unknowable = torch.randn(x.shape, generator=generator, dtype=torch.float64)
+    nothing = values(through(make, x, x - unknowable), "mlp")["r2_u_32"].value
+    assert nothing is not None and nothing < 0.02
+
+
+def test_putting_everything_back_recovers_everything() -> None:
+    lm, sample = tiny_llama(), held_out(60, 150)
+    config = AuditConfig(bootstrap=20, mlp=0, pursuit=0, adjacent=False, downstream=10_000)
+    banks = {
+        "affine": {"layers.1": Toy(16, gain=0.3)},  # e is linear: ℓ is all of it
+        "sae": {"layers.1": random_sae(1), "layers.0": random_sae(2)},
+    }
+    found = audit_banks(banks, lm, sample, config)
+    affine = found["affine"].sections["downstream"].sites["layers.1"]
+    assert affine["recovered_linear"].value == pytest.approx(1.0, abs=1e-4)
+    assert affine["recovered_nonlinear"].value == pytest.approx(0.0, abs=1e-4)
+    assert affine["squared_share_linear"].value == pytest.approx(1.0, abs=1e-4)
+    both = found["sae"].sections["downstream"].sites
+    assert set(both) == {"layers.0", "layers.1"}
+    for site in both.values():
+        assert all(v.value is not None and math.isfinite(v.value) for v in site.values())
+        assert site["ce_clean"].value == pytest.approx(affine["ce_clean"].value, abs=1e-6)
+
+
+def test_power_law() -> None:
+    widths = [512, 1024, 2048, 4096, 8192]
+    fvu = [0.1 + 3 * width**-0.6 for width in widths]
+    rng = np.random.default_rng(0)
+    exact = power_law(widths, fvu, np.array(fvu) * (1 + 1e-4 * rng.standard_normal((50, 5))))
+    assert exact.c.value == pytest.approx(0.1, rel=0.02)
+    assert exact.m.value == pytest.approx(0.6, rel=0.02)
+    assert exact.identified and exact.residual < 1e-3
+    assert exact(1024) == pytest.approx(fvu[1], rel=1e-3)
+    noisy = power_law(widths, fvu, np.array(fvu) * (1 + 0.1 * rng.standard_normal((50, 5))))
+    assert not noisy.identified and "interval of c" in noisy.why
+    assert not power_law(widths, fvu).identified
+    assert "three parameters" in power_law(widths[:3], fvu[:3]).why
+    flat = power_law(widths, [0.2] * 5)
+    assert flat.c.value == pytest.approx(0.2)
+    with pytest.raises(UserError, match="3 widths"):
+        power_law([1, 1, 2], [0.1, 0.2, 0.3])
+    with pytest.raises(UserError, match="above 0"):
+        power_law([1, 2, 3], [0.1, 0.0, 0.3])
+
+
+def test_bands_add_up() -> None:
+    found = bands(0.3, 0.12, 0.1, c=0.2)
+    assert found.absent + found.linear + found.nonlinear + found.encoder == pytest.approx(0.3)
+    assert found.absent == pytest.approx(0.1) and found.encoder == pytest.approx(0.02)
+
+
+def test_per_token() -> None:
+    rng = np.random.default_rng(0)
+    e_i, u_i = rng.random(4000), rng.random(4000)
+    fit = np.arange(4000) < 2000
+    first, both, added = per_token(e_i, 2 * e_i + u_i, u_i, fit)
+    assert first == pytest.approx(0.8, abs=0.02)
+    assert both == pytest.approx(1.0) and added == pytest.approx(100.0)
+
+
+def test_measurements_need_override_nothing() -> None:
+    class Nothing(Measurement):
+        name, title, about = "nothing", "Nothing", "Nothing is measured."
+        metrics: dict = {}  # noqa: RUF012
+
+    x = rows(2000)
+    assert values(through(Nothing, x, nonlinear(x)), "nothing") == {}
+    assert engine.CHUNK > 0
