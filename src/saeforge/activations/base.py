@@ -23,11 +23,13 @@ class ActivationBatch:
         x: rows by plane name, float32, in raw units.
         document: the document of each row.
         position: its position in its context.
+        label: of its document, where someone gave labels (`labelled.Labelled`).
     """
 
     x: dict[str, Float[Tensor, "B _"]]
     document: Int[Tensor, " B"]
     position: Int[Tensor, " B"]
+    label: Int[Tensor, " B"] | None = None
 
 
 def no_tick(share: float) -> None:

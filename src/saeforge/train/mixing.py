@@ -37,6 +37,7 @@ class View:
         x: Mapping[str, Float[Tensor, "B D"]],
         normalisers: Mapping[str, Normaliser],
         *seed: int | str,
+        label: Int[Tensor, " B"] | None = None,
     ) -> Batch:
         """B normalised rows, with the index of each one's site where there are several.
 
@@ -46,11 +47,12 @@ class View:
             x: the same B tokens at every site, raw.
             normalisers: by site.
             seed: of the draw, which depends on nothing but this and the sites.
+            label: of the tokens, if any.
         """
         if len(self.sites) == 1:
             (site,) = self.sites
             x_BD = normalisers[site].normalise(x[site])
-            return Batch(x_BD, x_BD)
+            return Batch(x_BD, x_BD, label=None if label is None else label.to(x_BD.device))
         first = x[self.sites[0]]
         token_B, site_B = self._drawn(len(first), *seed)
         mixed_BD = torch.empty_like(first)
@@ -58,7 +60,9 @@ class View:
             at = (site_B == index).nonzero().squeeze(1)
             rows_nD = x[site][token_B[at].to(first.device)]
             mixed_BD[at.to(first.device)] = normalisers[site].normalise(rows_nD)
-        return Batch(mixed_BD, mixed_BD, site_B.to(first.device))
+        if label is not None:
+            label = label[token_B.to(label.device)].to(first.device)
+        return Batch(mixed_BD, mixed_BD, site_B.to(first.device), label=label)
 
     def _drawn(self, rows: int, *seed: int | str) -> tuple[Int[Tensor, " B"], Int[Tensor, " B"]]:
         """The token and the site of each row."""

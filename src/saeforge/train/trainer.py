@@ -237,7 +237,7 @@ class Trainer:
         batches: dict[View, Batch] = {}
 
         def make(view: View) -> None:
-            batches[view] = self._batch(view, rows.x, self.step)
+            batches[view] = self._batch(view, rows.x, self.step, rows.label)
 
         def step(job: tuple[Learner, Batch]) -> None:
             learner, batch = job
@@ -252,10 +252,13 @@ class Trainer:
         workers.run(make, dict.fromkeys(learner.view for learner in self._learners))
         workers.run(step, [(learner, batches[learner.view]) for learner in self._learners])
 
-    def _batch(self, view: View, x: Mapping[str, Tensor], step: int) -> Batch:
+    def _batch(
+        self, view: View, x: Mapping[str, Tensor], step: int, label: Tensor | None = None
+    ) -> Batch:
         """What an SAE sees at a step; −1 for its initialisation."""
         on_device = {site: x[site].to(self._device) for site in view.sites}
-        return view.batch(on_device, self.normalisers[view.normaliser], self.seed, step)
+        normalisers = self.normalisers[view.normaliser]
+        return view.batch(on_device, normalisers, self.seed, step, label=label)
 
     def _begin(self) -> None:
         """Resume from the newest good checkpoint, or initialise normalisers and SAEs."""
