@@ -13,7 +13,8 @@ from frontier_figures import COLOURS, save
 from groups import BASELINE, config, folder, plan_of, suites_of
 from matplotlib import pyplot as plt
 
-from saeforge.config import read_yaml
+from saeforge.commands_train import Job, flops_of
+from saeforge.config import RunConfig, from_mapping, read_yaml
 from saeforge.eval.compare import CompareConfig, Comparison, compared_with
 from saeforge.eval.over_seeds import over_seeds
 from saeforge.machine import processor
@@ -45,6 +46,7 @@ def collect(setting: str, seeds: Sequence[int], results: Path) -> Found:
         if len(seeds) > 1
         else "95%, paired bootstrap over documents",
         "variants": {name: variant(name, suites) for name in names},
+        "cost": costs(suites[seeds[0]]),
         "pairs": {},
         "alignment": {
             name: alignment([suites[seed][name] for seed in seeds])
@@ -70,9 +72,21 @@ def variant(name: str, suites: Mapping[int, Mapping[str, Path]]) -> Found:
         "normaliser": meta["normaliser"],
         "groups": {group: entry["sites"] for group, entry in meta["groups"].items()},
         "tokens": meta["tokens"],
-        "cost": meta["cost"],
         **values([Comparison.read(by_name[name]) for by_name in suites.values()]),
     }
+
+
+def costs(suites: Mapping[str, Path]) -> dict[str, dict[str, float]]:
+    """Operations of each variant's training, the language model's reading included."""
+    jobs: dict[str, Job] = {}
+    found = {}
+    for name, path in suites.items():
+        meta = load_suite(path).meta
+        key = json.dumps(meta["config"])
+        if key not in jobs:
+            jobs[key] = Job.prepare(from_mapping(RunConfig, meta["config"], str(path)))
+        found[name] = flops_of(jobs[key].work, meta["variant"])
+    return found
 
 
 def paired(one: str, other: str, suites: Mapping[int, Mapping[str, Path]]) -> Found:
@@ -180,8 +194,7 @@ def against_cost(axis: Any, found: Found) -> None:
     ladder = steps(len(found["sites"]))
     usual = [name for name in ladder if name in found["variants"]]
     first = found["variants"][usual[0]]
-    baseline_cost = first["cost"]["flops_saes"] * len(found["sites"]) + first["cost"]["flops_lm"]
-    x = [found["variants"][name]["cost"]["flops"] for name in usual] + [baseline_cost]
+    x = [found["cost"][name]["flops"] for name in [*usual, BASELINE]]
     y = [found["variants"][name]["mean"]["fvu"]["suite"]["value"] for name in usual]
     y.append(first["mean"]["fvu"]["baseline"]["value"])
     x_tera = [value / 1e12 for value in x]
@@ -194,7 +207,7 @@ def against_cost(axis: Any, found: Found) -> None:
     for (label, names), marker, ink in zip(others.items(), "s^D", COLOURS[1:], strict=False):
         points = [found["variants"][name] for name in names]
         axis.plot(
-            [p["cost"]["flops"] / 1e12 for p in points],
+            [found["cost"][name]["flops"] / 1e12 for name in names],
             [p["mean"]["fvu"]["suite"]["value"] for p in points],
             marker,
             color=ink,

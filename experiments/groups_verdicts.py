@@ -75,10 +75,13 @@ def even(found: Found) -> str:
         own, usual = (
             sorted(map(tuple, found["variants"][name]["groups"].values())) for name in (one, other)
         )
-        if own == usual:
-            parts.append(f"G = {g}: the same groups")
-            continue
         value = difference(found, one, other)["difference"]
+        if own == usual:
+            parts.append(
+                f"G = {g}: the same groups, which differ by {value['value']:+.4f} in their other "
+                "initialisation, the scale of such noise"
+            )
+            continue
         holds.append(value["low"] > 0)
         parts.append(f"G = {g}: {interval(value)}")
     verdict = "Reproduced" if holds and all(holds) else "Not reproduced"

@@ -159,11 +159,11 @@ def _write_suite(trained: Trained, job: Job) -> None:
         grouping=variant.grouping.describe(),
         normaliser=trained.normaliser,
         seconds=trained.seconds,
-        cost=_flops(job.work, trained.variant),
+        cost=flops_of(job.work, trained.variant),
     )
 
 
-def _flops(work: Workload, variant: str) -> dict[str, float]:
+def flops_of(work: Workload, variant: str) -> dict[str, float]:
     """Operations of a suite's training: its SAEs', and the language model's as if it had been
     read for this suite alone."""
     lm = work.read * work.lm.flops
