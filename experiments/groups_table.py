@@ -161,7 +161,8 @@ def figures(found: Found, base: Path) -> None:
         per_layer(axis, found, metric)
     against_cost(axes[1][0], found)
     transfers(axes[1][1], found)
-    axes[0][0].legend(frameon=False)
+    axes[0][0].legend(frameon=False, ncols=3, loc="upper left")
+    axes[0][0].set_ylim(top=1.2 * axes[0][0].get_ylim()[1])
     axes[1][0].legend(frameon=False)
     save(drawing, base.with_suffix(".svg"))
 
@@ -177,6 +178,7 @@ def per_layer(axis: Any, found: Found, metric: str) -> None:
     axis.set_xlabel("layer")
     axis.set_title(METRICS[metric], fontsize=9)
     axis.grid(visible=False, axis="x")
+    axis.set_axisbelow(True)
 
 
 def bars(axis: Any, number: int, values: Sequence[Found], label: str, of: int) -> None:
