@@ -77,6 +77,26 @@ def test_sites_follow_one_another_in_a_suite() -> None:
     assert len(found.sites["layers.2"]) == 12
 
 
+def test_a_dead_sae_disturbs_no_measurement(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mlp, "STEPS", 5)
+    lm, sample = tiny_llama(), held_out(60, 150)
+    config = AuditConfig(bootstrap=5, mlp=200, downstream=100, pursuit=100)
+    offset_D = torch.linspace(-1, 1, 16)
+    bank = {"layers.0": Toy(16, gain=0.0, offset_D=offset_D), "layers.2": random_sae(2)}
+    found = audit_banks({"one": bank}, lm, sample, config)["one"]
+    reason = found.verdicts["layers.0"].degenerate
+    assert reason is not None and "x̂ is constant" in reason
+    assert found.verdicts["layers.2"].degenerate is None
+    assert found.value("layers.0", "split", "fvu_nonlinear").value == pytest.approx(0.0, abs=1e-12)
+    assert found.value("layers.0", "mlp", "r2_u_best").value is None
+    assert found.value("layers.2", "adjacent", "r2_e_from_x_hat").value is None
+    known = found.value("layers.2", "adjacent", "r2_e_from_x").value
+    assert known is not None
+    said = " ".join(found.verdicts["layers.2"].sentences)
+    for word in ("pursuit", "MLP", "loss gap"):
+        assert word in said
+
+
 def test_an_mlp_finds_what_is_nonlinear_and_simple(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mlp, "STEPS", 200)
     x = rows(16_000, 4)

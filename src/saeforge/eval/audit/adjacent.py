@@ -6,7 +6,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from saeforge.eval.audit.fits import Parts, square
-from saeforge.eval.audit.least_squares import Affine, Factor
+from saeforge.eval.audit.least_squares import Affine, Factor, varies
 from saeforge.eval.audit.measurement import Measurement, Place, r_squared
 from saeforge.eval.audit.moments import Cross, Gram
 from saeforge.eval.bootstrap import Statistic
@@ -55,8 +55,8 @@ class AdjacentSites(Measurement):
 
     def seconded(self, factor: Factor) -> None:
         for source, gram in self._grams.items():
-            if not gram.scatter_DD.diagonal().max() > 1e-20 * gram.n:
-                continue  # an affine SAE before: no u
+            if not bool(varies(gram).any()):
+                continue  # a dead SAE before: x̂ is constant and u is 0
             own = Factor.of(gram, "adjacent site")
             for target in TARGETS:
                 self._maps[target, source] = own.fit(self._crosses[target, source])

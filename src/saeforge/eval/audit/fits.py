@@ -7,7 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from saeforge.dictionary.base import SAE, SparseCode
-from saeforge.eval.audit.least_squares import Affine, Factor
+from saeforge.eval.audit.least_squares import Affine, Factor, varies
 from saeforge.eval.audit.moments import Cross, Gram
 
 
@@ -113,8 +113,7 @@ class Fit:
         xx_DD, x_hat_DD = gram.scatter_DD, moments.cross.centred_DV(gram)
         xe_DD = xx_DD - x_hat_DD
         e_mean_D = gram.mean_D - x_hat.mean_D
-        variance, floor = float(x_hat.scatter_DD.trace()), 1e-14 * x_hat.n
-        constant = variance <= floor * float(x_hat.mean_D.square().sum() + gram.mean_D.abs().max())
+        variance, constant = float(x_hat.scatter_DD.trace()), not bool(varies(x_hat).any())
         affine = None
         if not constant:
             weights_DD = Factor.of(x_hat, "reconstruction").solve(x_hat_DD.T)

@@ -3,10 +3,11 @@
 A truncated pseudo-inverse and no ridge: with a ridge, affine SAEs would no longer have u ≡ 0.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from saeforge.errors import UserError
@@ -52,10 +53,8 @@ class Factor:
         Raises:
             UserError: if no coordinate of x varies.
         """
-        scatter_DD = gram.scatter_DD
+        scatter_DD, varies_D = gram.scatter_DD, varies(gram)
         scale_D = scatter_DD.diagonal().clamp_min(0.0).sqrt()
-        floor = 1e-7 * gram.n**0.5 * gram.mean_D.abs().max()  # a constant, in float32
-        varies_D = scale_D > floor
         if not bool(varies_D.any()):
             raise UserError(
                 f"{where}: the activations are constant over the {gram.n} tokens of a fold, so "
@@ -75,3 +74,10 @@ class Factor:
     def fit(self, cross: Cross) -> Affine:
         """OLS of y on x, with bias."""
         return Affine(self.solve(cross.centred_DV(self.gram)), self.gram.mean_D, cross.mean_V)
+
+
+def varies(gram: Gram) -> Bool[Tensor, " D"]:
+    """Which coordinates vary by more than float32 rounds a constant of x's size."""
+    scale_D = gram.scatter_DD.diagonal().clamp_min(0.0).sqrt()
+    floor = 1e-7 * math.sqrt(gram.n) * gram.mean_D.abs().max()
+    return scale_D > floor

@@ -165,7 +165,7 @@ def _pursuit(sections: Sections) -> str | None:
     if total.value is None:
         return None
     words = {
-        -1: "Better inference with the same dictionary and L0 lowers the FVU",
+        -1: "Gradient pursuit with the same dictionary and L0 lowers the FVU",
         1: "Gradient pursuit with the same dictionary and L0 raises the FVU",
         0: "Gradient pursuit with the same dictionary and L0 does not clearly change the FVU",
     }
