@@ -33,6 +33,12 @@ def test_answer_has_every_key_and_is_json():
     assert answer["quiet_reason"]
 
 
+def test_experts_are_dispatched_in_stages_of_their_own():
+    answer = bench_step("switch", **TINY, experts=8, rounds=1, threads=1)
+    assert answer["experts"] == 8
+    assert {"routing", "encoder", "topk", "decode", "sparse backward"} <= set(answer["stages"])
+
+
 @pytest.mark.parametrize(
     ("options", "word"),
     [
@@ -43,6 +49,8 @@ def test_answer_has_every_key_and_is_json():
         ({"width": 0}, "width = 0"),
         ({"k": 0}, "k = 0"),
         ({"experts": 0}, "experts = 0"),
+        ({"arch": "switch", "experts": 5}, "not divisible by experts = 5"),
+        ({"arch": "switch", "experts": 32}, "k = 4 is more than the 2 latents of an expert"),
         ({"dtype": "float8"}, "float8"),
         ({"device": "abacus"}, "abacus"),
         ({"k": 65}, "k = 65"),

@@ -296,7 +296,8 @@ def _step_seconds(
     some rounds after a first one, which counts itself where it has used up the budget."""
     device = x_BD.device
     dead = torch.empty(0, dtype=torch.int64, device=device)
-    batch, context = Batch(x_BD, x_BD), Context(dead, 0.5)
+    label_B = torch.zeros(len(x_BD), dtype=torch.int64, device=device)
+    batch, context = Batch(x_BD, x_BD, label=label_B), Context(dead, 0.5)
     jobs = [(sae, DictionaryAdam(sae, _STILL)) for sae in saes]
 
     def step(job: tuple[SAE, DictionaryAdam]) -> None:
