@@ -12,7 +12,7 @@ from saeforge.dictionary.base import SAE
 from saeforge.eval import bootstrap
 from saeforge.eval.audit.engine import Sums
 from saeforge.eval.audit.fits import Fit
-from saeforge.eval.banks import reconstruct
+from saeforge.eval.banks import LM_TOKENS, reconstruct
 from saeforge.eval.held_out import HeldOut
 from saeforge.eval.progress import Tick
 from saeforge.eval.result import Metric, Value
@@ -68,11 +68,7 @@ def downstream(
     """
     documents, tokens, resamples = limits
     sums = Sums(documents, lm.device)
-    used = 0
-    for number, (batch, loss_NT) in enumerate(batches(logit_batch(lm))):
-        if used >= tokens:
-            break
-        used += int(batch.keep_NT.sum())
+    for number, (batch, loss_NT) in enumerate(first(lm, batches, tokens)):
         counted_NT = counted(batch)
         clean_P = loss_NT[counted_NT].double()
         found = {"n": torch.ones_like(clean_P), "clean": clean_P}
@@ -82,9 +78,17 @@ def downstream(
             tick(batch.tokens_NT.numel())
         found |= _norms(site, sae, fit, lm, batch, counted_NT)
         sums.add(batch.row_NT[counted_NT], found)
-    if not used:
-        return {}
     return bootstrap.estimate(sums.columns(), STATISTICS, resamples, 0)
+
+
+def first(lm: LanguageModel, batches: Batches, tokens: int) -> Iterator[tuple[HeldOut, Tensor]]:
+    """The first batches that hold so many kept tokens, or all."""
+    used = 0
+    for batch, loss_NT in batches(min(LM_TOKENS, logit_batch(lm))):
+        if used >= tokens:
+            return
+        used += int(batch.keep_NT.sum())
+        yield batch, loss_NT
 
 
 def _replacements(sae: SAE, fit: Fit) -> Mapping[str, Callable[[Tensor], Tensor]]:

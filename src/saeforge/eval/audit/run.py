@@ -358,8 +358,8 @@ def _with_downstream(
     saes = sum(len(bank) for bank in banks.values())
     limits = (audited.held_out.rows, config.downstream, config.bootstrap)
     found: dict[str, AuditResult] = {}
-    share = min(1.0, config.downstream / max(audited.sizes()["test"]["tokens"], 1))
-    total = int(3 * saes * audited.sequences(folds.TEST) * share)
+    used = downstream.first(lm, batches, config.downstream)
+    total = 3 * saes * sum(batch.tokens_NT.numel() for batch, _ in used)
     with progress("downstream", total) as tick:
         for name, bank in banks.items():
             sites = {}
