@@ -22,6 +22,8 @@ RUNS = [
     # a short run: the coefficient has to rise slowly for the controller to follow
     ("relu", {"target_l0": 3.0, "sparsity_warmup": 0.3}, 2e-2),
     ("gated", {"target_l0": 3.0}, 1e-2),
+    # each expert needs every direction that its tokens have
+    ("switch", {"k": ACTIVE, "experts": 2}, 1e-2),
     ("jumprelu", {"target_l0": 3.0, "bandwidth": 0.05, "threshold": 0.05}, 1e-2),
 ]
 """Architecture, options and learning rate, which is high since the runs are short."""
