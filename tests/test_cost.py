@@ -270,6 +270,20 @@ def test_the_saving_of_every_number_of_groups() -> None:
     assert predicted(run(sites=1)).groups == ()
 
 
+def test_fewer_saes_than_threads_on_more_sites_than_threads(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One SAE for all sites is stepped alone, but the table goes up to one SAE per site."""
+    monkeypatch.setattr(calibrate, "_MOST_ROUNDS", 1)
+    whole = run(sites=4)
+    shared = replace(whole.parts[0], sites=tuple(whole.planes))
+    work = replace(whole, parts=(shared,), threads=2)
+    x = {site: torch.randn(work.batch, 64) for site in work.planes}
+    steps = calibrate._steps(work, x, torch.device("cpu"), 0.01)
+    found = predicted(work, replace(speed(work, threads=2), shapes=steps))
+    assert all(row.seconds is not None for row in found.groups)
+
+
 def test_what_is_assumed_is_said() -> None:
     part = Part("v", "gated", {"width": 512}, 64, ("layers.0",))
     lines = predicted(run(sites=1, parts=(part,))).assumptions

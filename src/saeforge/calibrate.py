@@ -247,7 +247,8 @@ def _steps(
 ) -> dict[str, tuple[PhaseSeconds, ...]]:
     """Of every shape and phase, a step by itself and a step beside others."""
     threads = work.threads
-    beside = len(work.parts) >= threads > 1
+    # the table over G goes up to an SAE per site, however few this run has
+    beside = max(len(work.parts), len(work.planes)) >= threads > 1
     found = shapes(work.parts)
     each = budget / sum(len(part.sae.phases) * (1 + beside) for part, _ in found.values())
     seconds: dict[str, tuple[PhaseSeconds, ...]] = {}
