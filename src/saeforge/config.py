@@ -40,6 +40,13 @@ class ModelConfig:
     """Branch, tag or commit of a Hugging Face id."""
     dtype: DType = "float32"
     """Precision in which the language model runs."""
+    random_weights: int | None = None
+    """Seed of a fresh random initialisation, the architecture's own, in the place of the trained
+    weights: a control, for what is found in any network. By default the trained weights."""
+
+    def __post_init__(self) -> None:
+        if self.random_weights is not None:
+            _at_least(0, "model.random_weights", self.random_weights)
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from toys import saved_llama
 from transformers import (
     AutoModelForCausalLM,
     Gemma2Config,
@@ -332,6 +333,31 @@ def test_a_model_that_lacks_weights_is_refused(tmp_path: Path) -> None:
     save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(UserError, match=r"lacks 1 weights \(model.layers.1.mlp.up_proj"):
         LanguageModel.load(ModelConfig(name=str(tmp_path)))
+
+
+def test_random_weights(tmp_path: Path) -> None:
+    saved_llama(tmp_path)
+    for name in (str(tmp_path), "embedded"):
+        state = torch.get_rng_state()
+        trained, first, again, other = (
+            LanguageModel.load(ModelConfig(name=name, random_weights=seed))
+            for seed in (None, 5, 5, 6)
+        )
+        assert torch.equal(torch.get_rng_state(), state)
+        assert first.fingerprint == again.fingerprint
+        assert len({one.fingerprint for one in (trained, first, other)}) == 3
+        assert trained.revision is None and first.revision == "main, random weights, seed 5"
+        assert first.layers == trained.layers and not first.model.training
+        shapes = [
+            {key: (v.shape, v.dtype) for key, v in one.model.state_dict().items()}
+            for one in (trained, first)
+        ]
+        assert shapes[0] == shapes[1]
+    (tmp_path / "model.safetensors").unlink()  # only config and tokenizer are read
+    config = ModelConfig(name=str(tmp_path), random_weights=0, dtype="bfloat16")
+    assert LanguageModel.load(config).model.dtype == torch.bfloat16
+    with pytest.raises(UserError, match=r"model.random_weights = -1"):
+        ModelConfig(random_weights=-1)
 
 
 @pytest.mark.real

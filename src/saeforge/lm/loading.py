@@ -17,7 +17,8 @@ _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 def load(config: ModelConfig) -> tuple[Any, Any]:
     """The causal language model and the tokenizer that `config` names, on the CPU.
 
-    A folder is read without the network. Code from the model's repository is never run.
+    A folder is read without the network. Code from the model's repository is never run. With
+    `random_weights` only the model's config and tokenizer are read.
 
     Raises:
         UserError: if there is no such model, or it cannot be read whole.
@@ -27,6 +28,8 @@ def load(config: ModelConfig) -> tuple[Any, Any]:
 
         with quiet():
             model, tokenizer = embedded.load()
+            if config.random_weights is not None:
+                model = _random(model.config, config.random_weights)
         return torch.nn.Module.to(model, _DTYPES[config.dtype]), tokenizer
     folder = Path(config.name).expanduser()
     if not folder.is_dir() and _looks_like_path(config.name):
@@ -47,7 +50,7 @@ def source(name: str) -> str:
 
 
 def _from_pretrained(config: ModelConfig, folder: Path) -> tuple[Any, Any]:
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
     local = folder.is_dir()
     name = str(folder) if local else config.name
@@ -58,6 +61,10 @@ def _from_pretrained(config: ModelConfig, folder: Path) -> tuple[Any, Any]:
     }
     load: Any = AutoModelForCausalLM.from_pretrained  # its type forgets the loading info
     try:
+        if config.random_weights is not None:
+            made = _random(AutoConfig.from_pretrained(name, **common), config.random_weights)
+            tokenizer = AutoTokenizer.from_pretrained(name, **common)
+            return torch.nn.Module.to(made, _DTYPES[config.dtype]), tokenizer
         model, info = load(name, dtype=_DTYPES[config.dtype], output_loading_info=True, **common)
         _check_whole(config.name, sorted(info["missing_keys"]))
         return model, AutoTokenizer.from_pretrained(name, **common)
@@ -68,6 +75,16 @@ def _from_pretrained(config: ModelConfig, folder: Path) -> tuple[Any, Any]:
             f"model {config.name!r} could not be loaded: {one_line(error)}; give a folder with a "
             "causal language model, a Hugging Face id (with network access) or 'embedded'"
         ) from error
+
+
+def _random(config: Any, seed: int) -> Any:
+    """A model of this config with its own initialiser's weights; the global random state stays."""
+    from transformers import AutoModelForCausalLM
+
+    build: Any = AutoModelForCausalLM.from_config
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return build(config, dtype=torch.float32)
 
 
 def _check_whole(name: str, missing: list[str]) -> None:

@@ -83,11 +83,16 @@ class LanguageModel:
     def load(cls, config: ModelConfig, device: str | torch.device = "cpu") -> Self:
         """Load the model that `config` names: a Hugging Face id, a folder, or `embedded`.
 
+        One with random weights says so in its `revision`, which every suite and result records.
+
         Raises:
             UserError: if it cannot be loaded.
         """
         model, tokenizer = loading.load(config)
-        return cls(model, tokenizer, config.name, config.revision, device)
+        revision = config.revision
+        if config.random_weights is not None:
+            revision = f"{revision or 'main'}, random weights, seed {config.random_weights}"
+        return cls(model, tokenizer, config.name, revision, device)
 
     @classmethod
     def wrap(
