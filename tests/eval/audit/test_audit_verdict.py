@@ -3,7 +3,7 @@
 import pytest
 
 from saeforge.eval.audit.guard import degenerate
-from saeforge.eval.audit.verdict import ASSUMPTIONS, verdict
+from saeforge.eval.audit.verdict import ASSUMPTIONS, percent, shown, verdict
 from saeforge.eval.result import Value
 
 
@@ -17,7 +17,8 @@ def sections(**changed: Value | None) -> dict[str, dict[str, Value]]:
             "alpha": Value(1.1),
             "r2_scalar": Value(0.2, 0.19, 0.21),
             "r2_full": Value(0.6, 0.58, 0.62),
-            "shrinkage_share": Value(0.33, 0.3, 0.36),
+            "artefact_scaled": Value(0.2, 0.18, 0.22),
+            "r2_error_scaled": Value(0.48, 0.46, 0.5),
             "r2_error_affine": Value(0.4, 0.38, 0.42),
             "fvu_nonlinear_scaled": Value(0.09, 0.08, 0.1),
         },
@@ -37,12 +38,10 @@ def text(**changed: Value | None) -> str:
 
 
 def test_a_side_is_taken_only_where_the_interval_lies_on_it() -> None:
-    assert "More than half of the error's variance is linear" in text()
-    assert "Less than half of the error's variance" in text(vector__r2_error=Value(0.3, 0.28, 0.32))
+    assert "More than half of the error is linear" in text()
+    assert "Less than half of the error" in text(vector__r2_error=Value(0.3, 0.28, 0.32))
     for unsettled in (Value(0.52, 0.48, 0.56), Value(0.6)):
-        assert "half of the error's variance is linear in x is not settled" in text(
-            vector__r2_error=unsettled
-        )
+        assert "half of the error is linear in x is not settled" in text(vector__r2_error=unsettled)
     assert "(point estimate)" in text(vector__r2_error=Value(0.6))
 
 
@@ -53,12 +52,45 @@ def test_baselines() -> None:
     assert "baseline" not in text(norm__r2_token=None)
 
 
-def test_shrinkage() -> None:
-    assert "Less than half of what is linear is plain shrinkage" in text()
-    assert "Most of what is linear is plain shrinkage" in text(
-        shrinkage__shrinkage_share=Value(0.8, 0.7, 0.9)
+@pytest.mark.parametrize(
+    ("share", "words"),
+    [
+        (Value(0.2, 0.18, 0.22), "Part of that, 20% [18%, 22%], is shrinkage (α* = 1.100)"),
+        (Value(0.7, 0.6, 0.8), "Most of that, 70% [60%, 80%], is shrinkage"),
+        (Value(0.01, -0.01, 0.03), "Next to none of that is shrinkage"),
+        (Value(-0.2, -0.3, -0.1), "Next to none of that is shrinkage"),
+        (Value(0.1, -0.1, 0.3), "How much of that is shrinkage is not settled"),
+        (Value(0.3), "How much of that is shrinkage is not settled, 30% (point estimate)"),
+    ],
+)
+def test_shrinkage(share: Value, words: str) -> None:
+    found = text(shrinkage__artefact_scaled=share)
+    assert words in found
+    assert "R² would be 0.480 [0.460, 0.500] with x̂ rescaled as a whole, 0.400" in found
+
+
+def test_the_sharpest_control_of_shrinkage_speaks() -> None:
+    found = text(
+        shrinkage__artefact_per_latent=Value(0.8, 0.7, 0.9),
+        shrinkage__r2_error_per_latent=Value(0.1, 0.09, 0.11),
     )
-    assert "shrinkage" not in text(shrinkage__r2_full=Value(0.0, -0.01, 0.01)).split("Of FVU")[0]
+    assert "Most of that, 80% [70%, 90%], is shrinkage" in found
+    assert "0.100 [0.090, 0.110] with each latent rescaled" in found
+
+
+def test_a_scalar_map_of_x_is_not_called_shrinkage() -> None:
+    """An SAE whose error is orthogonal to its output has R² of e ~ a·x equal to FVU, unshrunk."""
+    found = text(
+        shrinkage__alpha=Value(1.0),
+        shrinkage__artefact_scaled=Value(0.0, -0.001, 0.001),
+        shrinkage__r2_scalar=Value(0.59, 0.57, 0.61),
+    )
+    assert "Next to none of that is shrinkage (α* = 1.000)" in found
+    assert "0.590" not in found
+
+
+def test_nothing_linear_has_no_shrinkage_to_speak_of() -> None:
+    assert "shrinkage" not in text(vector__r2_error=Value(0.0, -0.01, 0.01))
 
 
 def test_doubts_come_first() -> None:
@@ -96,5 +128,74 @@ def test_assumptions_say_that_the_hypothesis_may_be_false() -> None:
 
 
 def test_sections_that_were_not_measured_are_not_spoken_of() -> None:
-    for word in ("pursuit", "MLP", "site before", "loss gap"):
+    for word in ("pursuit", "MLP", "site before", "costs the model", "width over"):
         assert word not in text()
+
+
+PURSUED = {
+    "pursuit__fvu_change": Value(-0.1, -0.12, -0.08),
+    "pursuit__fvu_nonlinear_change": Value(-0.05, -0.06, -0.04),
+    "pursuit__fvu_nonlinear_encoder": Value(0.085, 0.08, 0.09),
+}
+
+
+def test_pursuit() -> None:
+    assert "lowers FVU by 10% [8%, 12%], FVU_nl by 5.0% [4.0%, 6.0%]." in text(**PURSUED)
+    raised = {**PURSUED, "pursuit__fvu_change": Value(0.1, 0.08, 0.12)}
+    assert "raises FVU by 10% [8%, 12%]: it is no better" in text(**raised)
+    unclear = {**PURSUED, "pursuit__fvu_change": Value(0.1, -0.08, 0.12)}
+    assert "does not clearly change FVU" in text(**unclear)
+
+
+def test_pursuit_on_too_few_tokens_does_not_split_the_error() -> None:
+    starved = {**PURSUED, "pursuit__fvu_nonlinear_encoder": Value(0.2, 0.18, 0.22)}
+    assert "lowers FVU by 10% [8%, 12%]; its tokens are too few" in text(**starved)
+    assert "FVU_nl by" not in text(**starved)
+
+
+@pytest.mark.parametrize(
+    ("slope", "words"),
+    [
+        (Value(-0.2, -0.3, -0.1), "FVU_nl falls with width over the widths audited"),
+        (Value(0.2, 0.1, 0.3), "FVU_nl rises with width"),
+        (Value(0.0, -0.1, 0.1), "No clear change of FVU_nl with width"),
+    ],
+)
+def test_width(slope: Value, words: str) -> None:
+    found = text(scaling__fvu_nonlinear_slope=slope)
+    assert words in found
+    assert "beyond them it may not" in found or "does not make it constant" in found
+
+
+SPLICED = {
+    "downstream__gap": Value(0.2, 0.15, 0.25),
+    "downstream__recovered_linear": Value(0.5, 0.4, 0.6),
+    "downstream__recovered_nonlinear": Value(0.7, 0.6, 0.8),
+    "downstream__squared_share_linear": Value(0.2, 0.18, 0.22),
+}
+
+
+@pytest.mark.parametrize(
+    ("share", "words"),
+    [
+        (Value(0.2, 0.18, 0.22), "is more than its share of ‖e‖², 20%"),
+        (Value(0.8, 0.78, 0.82), "is less than its share"),
+        (Value(0.45, 0.4, 0.5), "is not clearly different from its share"),
+    ],
+)
+def test_downstream(share: Value, words: str) -> None:
+    found = text(**{**SPLICED, "downstream__squared_share_linear": share})
+    assert "0.200 [0.150, 0.250] nats; putting ℓ back recovers 50% [40%, 60%]" in found
+    assert words in found
+
+
+def test_of_no_clear_gap_no_share_is_told() -> None:
+    found = text(**{**SPLICED, "downstream__gap": Value(0.001, -0.001, 0.003)})
+    assert "not clearly above 0" in found
+    assert "putting" not in found
+
+
+def test_numbers() -> None:
+    assert shown(Value(-0.0001, -0.002, 0.001)) == "0.000 [−0.002, 0.001]"
+    assert percent(Value(0.05, 0.04, 0.06)) == "5.0% [4.0%, 6.0%]"
+    assert percent(Value(None)) == shown(Value(None)) == "undefined"

@@ -17,19 +17,32 @@ COSTLY_FIT = 0.1
 """Above this fit cost the R² of a probe says more of the number of tokens than of the SAE."""
 NULL = 0.02
 """Above this R² on noise, the probe finds what is not there."""
+STARVED = 1.25
+"""Where FVU_nl on the tokens of pursuit is so many times that of the test fold, those tokens are
+too few to fit on."""
+NEXT_TO_NONE = 0.05
+"""Below this share, shrinkage is not worth a word."""
 BASELINES = {
     "r2_token": "the mean by token",
     "r2_loss": "the model's loss",
     "r2_l0": "L0",
     "r2_x_norm": "‖x‖²",
 }
+CONTROLS = {
+    "scaled": "with x̂ rescaled as a whole",
+    "per_latent": "with each latent rescaled",
+    "affine": "after the best affine map of x̂",
+}
+"""Rungs of the shrinkage ladder, each a wider control than the one before."""
 ASSUMPTIONS = (
-    "ℓ is the best affine map of x fitted on other documents of this text, u the rest; neither "
-    "is a set of missing features. Reading them so needs the weak linear representation "
-    "hypothesis, which may be false.",
-    "u is the nonlinear part of the SAE's own map: it may come from wrong directions, wrong "
-    "coefficients, missing features or a dense part, and this audit alone does not tell which.",
-    "Intervals are over test documents with every fitted map held fixed.",
+    "ℓ is the best affine map of x, fitted on other documents of this text; u is the rest. Neither "
+    "is a set of features: reading ℓ as features the SAE has not learned, or u as errors it makes, "
+    "needs the weak linear representation hypothesis, which may be false.",
+    "u is the nonlinear part of the SAE's own map. Wrong directions, wrong coefficients, missing "
+    "features and a dense part can each be behind it; these numbers alone do not tell them apart.",
+    "Every number is about this SAE on this text. What a wider SAE, another L0 or another seed "
+    "would give is not in it.",
+    "Intervals are 95%, over test documents, with every fitted map held fixed.",
 )
 
 
@@ -47,9 +60,10 @@ def verdict(sections: Sections) -> Verdict:
         _unreliable,
         _linear,
         _shrinkage,
-        _norm,
         _nonlinear,
+        _width,
         _pursuit,
+        _norm,
         _mlp,
         _adjacent,
         _downstream,
@@ -63,12 +77,26 @@ def _get(sections: Sections, section: str, metric: str) -> Value:
 
 
 def shown(value: Value) -> str:
-    """`0.53 [0.51, 0.55]`, or `0.53 (point estimate)`."""
+    """`0.530 [0.510, 0.550]`, or `0.530 (point estimate)`."""
+    return _with_interval(value, lambda x: f"{x:.3f}")
+
+
+def percent(value: Value) -> str:
+    """`53% [51%, 55%]`, with a decimal where it is small."""
+    widest = max((abs(x) for x in (value.value, value.low, value.high) if x is not None), default=1)
+    return _with_interval(value, lambda x: f"{x:.1%}" if widest < 0.1 else f"{x:.0%}")
+
+
+def _with_interval(value: Value, text: Callable[[float], str]) -> str:
+    def signed(x: float) -> str:
+        found = text(x).replace("-", "−")
+        return found.removeprefix("−") if not any(c in "123456789" for c in found) else found
+
     if value.value is None:
         return "undefined"
     if value.low is None or value.high is None:
-        return f"{value.value:.3f} (point estimate)"
-    return f"{value.value:.3f} [{value.low:.3f}, {value.high:.3f}]"
+        return f"{signed(value.value)} (point estimate)"
+    return f"{signed(value.value)} [{signed(value.low)}, {signed(value.high)}]"
 
 
 def side(value: Value, threshold: float) -> int:
@@ -76,6 +104,13 @@ def side(value: Value, threshold: float) -> int:
     if value.low is None or value.high is None:
         return 0
     return int(value.low > threshold) - int(value.high < threshold)
+
+
+def _minus(value: Value) -> Value:
+    """−v, with its interval."""
+    if value.value is None or value.low is None or value.high is None:
+        return Value(None if value.value is None else -value.value)
+    return Value(-value.value, -value.high, -value.low)
 
 
 def _unreliable(sections: Sections) -> str | None:
@@ -94,34 +129,93 @@ def _unreliable(sections: Sections) -> str | None:
 def _linear(sections: Sections) -> str | None:
     r2 = _get(sections, "vector", "r2_error")
     words = {
-        1: "More than half of the error's variance is linear in x",
-        -1: "Less than half of the error's variance is linear in x",
-        0: "Whether half of the error's variance is linear in x is not settled",
+        1: "More than half of the error is linear in x",
+        -1: "Less than half of the error is linear in x",
+        0: "Whether half of the error is linear in x is not settled",
     }
     return f"{words[side(r2, 0.5)]}: R² {shown(r2)}."
 
 
 def _shrinkage(sections: Sections) -> str | None:
-    scalar, full = (
-        _get(sections, "shrinkage", "r2_scalar"),
-        _get(sections, "shrinkage", "r2_full"),
+    """What R² would be without shrinkage. (R² of e ~ a·x does not say: it is FVU for any SAE whose
+    error is orthogonal to its output, α* = 1.)"""
+    if side(_get(sections, "vector", "r2_error"), 0.0) != 1:
+        return None
+    found = [
+        f"{shown(value)} {what}"
+        for rung, what in CONTROLS.items()
+        if (value := _get(sections, "shrinkage", f"r2_error_{rung}")).value is not None
+    ]
+    if not found:
+        return None
+    return f"{_artefact(sections)}: R² would be {', '.join(found)}."
+
+
+def _artefact(sections: Sections) -> str:
+    """How much of R² goes with the sharpest control of shrinkage that was measured."""
+    per_latent = _get(sections, "shrinkage", "artefact_per_latent")
+    scaled = _get(sections, "shrinkage", "artefact_scaled")
+    share = scaled if per_latent.value is None else per_latent
+    alpha = _get(sections, "shrinkage", "alpha").value
+    at = "" if alpha is None else f" (α* = {alpha:.3f})"
+    if share.value is None:
+        return f"With shrinkage controlled for{at}"
+    if side(share, 0.5) == 1:
+        return f"Most of that, {percent(share)}, is shrinkage{at}"
+    if side(share, NEXT_TO_NONE) == -1:
+        return f"Next to none of that is shrinkage{at}"
+    if side(share, 0.0) == 1:
+        return f"Part of that, {percent(share)}, is shrinkage{at}"
+    return f"How much of that is shrinkage is not settled, {percent(share)}{at}"
+
+
+def _nonlinear(sections: Sections) -> str | None:
+    fvu, nonlinear = (
+        _get(sections, "split", "fvu"),
+        _get(sections, "split", "fvu_nonlinear"),
     )
-    affine, share = (
-        _get(sections, "shrinkage", "r2_error_affine"),
-        _get(sections, "shrinkage", "shrinkage_share"),
-    )
-    if full.value is None or scalar.value is None or side(full, 0.0) != 1:
+    scaled = _get(sections, "shrinkage", "fvu_nonlinear_scaled")
+    rescaled = "" if scaled.value is None else f" ({shown(scaled)} with x̂ rescaled as a whole)"
+    return f"Of FVU {shown(fvu)}, {shown(nonlinear)} is nonlinear in x{rescaled}."
+
+
+def _width(sections: Sections) -> str | None:
+    """Over the widths that were audited together; never of those beyond."""
+    slope = _get(sections, "scaling", "fvu_nonlinear_slope")
+    if slope.value is None:
         return None
     words = {
-        1: "Most of what is linear is plain shrinkage",
-        -1: "Less than half of what is linear is plain shrinkage",
-        0: "How much of what is linear is plain shrinkage is not settled",
+        -1: "FVU_nl falls with width over the widths audited ({}); beyond them it may not",
+        1: "FVU_nl rises with width over the widths audited ({}); beyond them it may not",
+        0: "No clear change of FVU_nl with width over the widths audited ({}), which does not "
+        "make it constant",
     }
-    return (
-        f"{words[side(share, 0.5)]}: one scalar explains R² {shown(scalar)} of the "
-        f"{full.value:.3f}. Of the error that is left after the best affine map of x̂, R² "
-        f"{shown(affine)} is linear in x."
+    return f"{words[side(slope, 0.0)].format(f'd ln FVU_nl/d ln width {shown(slope)}')}."
+
+
+def _pursuit(sections: Sections) -> str | None:
+    total, nonlinear = (
+        _get(sections, "pursuit", "fvu_change"),
+        _get(sections, "pursuit", "fvu_nonlinear_change"),
     )
+    if total.value is None:
+        return None
+    start = "Better inference with the same dictionary and L0 (gradient pursuit)"
+    part = "" if _starved(sections) else f", FVU_nl by {percent(_minus(nonlinear))}"
+    few = "; its tokens are too few to split that into linear and nonlinear"
+    end = few if _starved(sections) else ""
+    if side(total, 0.0) == -1:
+        return f"{start} lowers FVU by {percent(_minus(total))}{part}{end}."
+    if side(total, 0.0) == 1:
+        return f"{start} raises FVU by {percent(total)}: it is no better than the encoder here."
+    return f"{start} does not clearly change FVU ({percent(total)})."
+
+
+def _starved(sections: Sections) -> bool:
+    """Whether pursuit had too few tokens for an OLS of its own."""
+    there = _get(sections, "pursuit", "fvu_nonlinear_encoder").value
+    whole = _get(sections, "split", "fvu_nonlinear").value
+    return there is None or whole is None or there > STARVED * whole
 
 
 def _norm(sections: Sections) -> str | None:
@@ -136,42 +230,14 @@ def _norm(sections: Sections) -> str | None:
         return f"{start}."
     best = max(found, key=lambda name: found[name].value or 0.0)
     value, what = found[best], BASELINES[best]
-    if probe.low is None or probe.high is None or value.low is None or value.high is None:
+    highs = [one.high for one in found.values() if one.high is not None]
+    if probe.low is None or probe.high is None or len(highs) < len(found) or value.low is None:
         return f"{start}; the best baseline, {what}, has {shown(value)}."
-    if probe.low > value.high:
+    if probe.low > max(highs):
         return f"{start}, better than every baseline (best: {what}, {shown(value)})."
     if probe.high < value.low:
         return f"{start}, worse than {what} ({shown(value)})."
     return f"{start}, not clearly different from {what} ({shown(value)})."
-
-
-def _nonlinear(sections: Sections) -> str | None:
-    fvu, nonlinear = (
-        _get(sections, "split", "fvu"),
-        _get(sections, "split", "fvu_nonlinear"),
-    )
-    scaled = _get(sections, "shrinkage", "fvu_nonlinear_scaled")
-    return (
-        f"Of FVU {shown(fvu)}, {shown(nonlinear)} is nonlinear in x ({shown(scaled)} once x̂ is "
-        "rescaled by α*)."
-    )
-
-
-def _pursuit(sections: Sections) -> str | None:
-    total, nonlinear = (
-        _get(sections, "pursuit", "fvu_change"),
-        _get(sections, "pursuit", "fvu_nonlinear_change"),
-    )
-    if total.value is None:
-        return None
-    words = {
-        -1: "Gradient pursuit with the same dictionary and L0 lowers the FVU",
-        1: "Gradient pursuit with the same dictionary and L0 raises the FVU",
-        0: "Gradient pursuit with the same dictionary and L0 does not clearly change the FVU",
-    }
-    return (
-        f"{words[side(total, 0.0)]} (relative change {shown(total)}; of FVU_nl {shown(nonlinear)})."
-    )
 
 
 def _mlp(sections: Sections) -> str | None:
@@ -179,11 +245,11 @@ def _mlp(sections: Sections) -> str | None:
     if found.value is None:
         return None
     words = {
-        1: "Part of u is predicted from x by a small MLP",
-        0: "A small MLP does not clearly predict any of u from x",
-        -1: "A small MLP trained on these tokens predicts none of u",
+        1: "A small MLP predicts part of u from x",
+        0: "A small MLP does not clearly predict u from x",
+        -1: "A small MLP does not predict u from x",
     }
-    return f"{words[side(found, 0.0)]} (R² {shown(found)}, best of the widths tried)."
+    return f"{words[side(found, 0.0)]} (R² {shown(found)}); a larger one might do better."
 
 
 def _adjacent(sections: Sections) -> str | None:
@@ -191,21 +257,31 @@ def _adjacent(sections: Sections) -> str | None:
     if found.value is None:
         return None
     words = {
-        1: "The SAE output of the site before predicts part of u linearly",
-        0: "The SAE output of the site before does not clearly predict u linearly",
-        -1: "The SAE output of the site before does not predict u linearly",
+        1: "x̂ of the site before predicts part of u linearly",
+        0: "x̂ of the site before does not clearly predict u linearly",
+        -1: "x̂ of the site before does not predict u linearly",
     }
     return f"{words[side(found, 0.0)]} (R² {shown(found)})."
 
 
 def _downstream(sections: Sections) -> str | None:
-    linear, nonlinear = (
-        _get(sections, "downstream", "recovered_linear"),
-        _get(sections, "downstream", "recovered_nonlinear"),
+    gap, linear, nonlinear, share = (
+        _get(sections, "downstream", metric)
+        for metric in ("gap", "recovered_linear", "recovered_nonlinear", "squared_share_linear")
     )
-    if linear.value is None:
+    if linear.value is None or gap.value is None:
         return None
-    return (
-        f"Putting ℓ back closes {shown(linear)} of the model's loss gap, putting u back "
-        f"{shown(nonlinear)}."
+    if side(gap, 0.0) != 1:
+        return (
+            f"The SAE's cost to the model's loss is not clearly above 0 ({shown(gap)} nats), so "
+            "which part of the error causes it cannot be told."
+        )
+    found = (
+        f"The SAE costs the model {shown(gap)} nats; putting ℓ back recovers {percent(linear)} of "
+        f"that, putting u back {percent(nonlinear)} (the two need not add up)."
     )
+    if share.value is None or share.low is None or share.high is None:
+        return found
+    words = {1: "more than", -1: "less than", 0: "not clearly different from"}
+    apart = max(side(linear, share.high), 0) + min(side(linear, share.low), 0)
+    return f"{found} What ℓ recovers is {words[apart]} its share of ‖e‖², {percent(share)}."
