@@ -51,6 +51,7 @@ ALL = (
     Run("sites"),
     Run("group"),
     *(Run("batch", 0, batch) for batch in (1024, 2048, 8192)),
+    Run("long"),
     Run("gated"),
 )
 """In the order in which they are trained."""
