@@ -1,7 +1,7 @@
 """b. The norm probe: how well the size of the error is predicted from x, beside baselines."""
 
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -67,6 +67,38 @@ class _TokenMeans:
         return found_N.to(token_N.device)
 
 
+SAMPLE = 500
+"""Tokens whose predicted and actual ‖e‖² are kept, for a scatter."""
+
+
+class _Sample:
+    """Tokens drawn evenly from all: those of the smallest random keys."""
+
+    def __init__(self, seed: int) -> None:
+        self._random = np.random.default_rng(seed)
+        self._rows_N3 = np.zeros((0, 3))
+        self._seen, self._variance = 0, 0.0
+
+    def add(self, predicted_N: Tensor, actual_N: Tensor, variance_N: Tensor) -> None:
+        """Count tokens in."""
+        key_N = self._random.random(len(actual_N))
+        new_N3 = np.stack([key_N, predicted_N.cpu().numpy(), actual_N.cpu().numpy()], axis=1)
+        all_N3 = np.concatenate([self._rows_N3, new_N3])
+        self._rows_N3 = all_N3[np.argsort(all_N3[:, 0], kind="stable")[:SAMPLE]]
+        self._seen += len(actual_N)
+        self._variance += float(variance_N.sum())
+
+    def series(self) -> dict[str, Any]:
+        """In units of the mean ‖x − x̄‖², so that the actual ones average to the FVU."""
+        if not self._variance > 0:
+            return {}
+        _, predicted, actual = (self._rows_N3 * (self._seen / self._variance)).T
+        shown = {"predicted": predicted, "actual": actual}
+        return {"of_tokens": self._seen} | {
+            name: [float(f"{value:.4g}") for value in values] for name, values in shown.items()
+        }
+
+
 class NormProbeOfError(Measurement):
     """x → ‖e‖² by OLS with bias, and the same from one number per token."""
 
@@ -76,7 +108,8 @@ class NormProbeOfError(Measurement):
         "OLS of the squared norm ‖e‖² on x, with bias; beside it OLS on one number per token: the "
         "mean by token id (tokens not seen: the mean of all), the language model's loss on the "
         "next token (over tokens that have one), L0, and ‖x‖². All fitted on the fit documents, "
-        "measured on the test documents; below 0 where a fit does worse than the mean."
+        "measured on the test documents; below 0 where a fit does worse than the mean. The series "
+        f"are {SAMPLE} test tokens drawn at random, in units of the mean ‖x − x̄‖²."
     )
     metrics: ClassVar[Mapping[str, Metric]] = {
         "r2_error_norm": Metric(
@@ -93,6 +126,7 @@ class NormProbeOfError(Measurement):
         self.probe = NormProbe(("e_norm",), place)
         self.lines: dict[str, _Line] = {}
         self.by_token: _TokenMeans | None = None
+        self.sample = _Sample(place.seed)
 
     def fit(self, rows: Rows) -> None:
         y_N = square(rows.x_ND - rows.x_hat_ND)
@@ -111,6 +145,9 @@ class NormProbeOfError(Measurement):
     def test(self, parts: Parts) -> dict[str, Tensor]:
         y_N = square(parts.e_ND)
         found = self.probe.test(parts.rows.x_ND, {"e_norm": y_N})
+        assert self.probe.map is not None
+        predicted_N = self.probe.map(parts.rows.x_ND)[:, 0]
+        self.sample.add(predicted_N, y_N, square(parts.rows.x_ND - parts.fit.linear.x_mean_D))
         features = _features(parts.rows)
         for name, line in self.lines.items():
             found[f"{name}_residual"] = (y_N - line(features[name])).square()
@@ -127,6 +164,9 @@ class NormProbeOfError(Measurement):
         found: dict[str, Statistic] = {"r2_error_norm": self.probe.statistic("e_norm")}
         names = [*self.lines, *(["token"] if self.by_token is not None else [])]
         return found | {f"r2_{name}": _baseline(name) for name in names}
+
+    def series(self) -> dict[str, Any]:
+        return self.sample.series()
 
 
 def _baseline(name: str) -> Statistic:
