@@ -21,6 +21,7 @@ from saeforge.eval.progress import Tick, Tracker, silent
 from saeforge.eval.result import Metric, Result
 from saeforge.eval.sums import PerDocument
 from saeforge.lm.model import LanguageModel
+from saeforge.lm.prefix import shared_prefix
 
 COUNTED = (
     "At kept positions x is replaced, at excluded ones (such as BOS) it stays; one site at a time. "
@@ -154,8 +155,9 @@ def splice(
 ) -> dict[str, Result]:
     """CE, ΔCE in nats and %, loss recovered against zero and mean ablation, KL, per site.
 
-    One language-model pass per site and bank; the clean pass is shared by all, and the two
-    ablations of a site by all banks. Two batches of logits are in memory at most.
+    One language-model pass per site and bank; the clean pass is shared by all, the two ablations
+    of a site by all banks, and the blocks before a site by all passes of that site. Two batches of
+    logits are in memory at most.
 
     Args:
         means: each site's mean, for the mean ablation; by default over `held_out`, in one more
@@ -229,10 +231,13 @@ def _splice_batch(
             for name, bank in banks.items()
             if site in bank
         }
+        from_site = shared_prefix(lm, batch.tokens_NT, site)
         for key, replace in (ablations | through).items():
             hook = splice_hook(replace, batch, site, number)
             compared = None if key in ablations else clean_BTV
-            loss_P, kl_P = prediction_losses(logits(lm, batch, {site: hook}), batch, compared)
+            with from_site():
+                spliced_BTV = logits(lm, batch, {site: hook})
+            loss_P, kl_P = prediction_losses(spliced_BTV, batch, compared)
             sums.add(key, batch, loss_P)
             if kl_P is not None:
                 sums.add((*key, "kl"), batch, kl_P)

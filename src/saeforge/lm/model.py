@@ -48,6 +48,8 @@ class LanguageModel:
         layers: number of transformer blocks.
         max_context: the longest sequence it takes (2³⁰ where the model sets no limit).
         bos_id, pad_id: the tokenizer's, or None.
+        skippable: by index of a block, whether blocks up to it can be left out of a pass when
+            their output is known (`saeforge.lm.prefix`), as far as it was tried.
     """
 
     def __init__(
@@ -78,6 +80,7 @@ class LanguageModel:
         self.pad_id: int | None = getattr(tokenizer, "pad_token_id", None)
         self._sites = SiteMap(self.base, self.layers)
         self._widths: dict[str, int] = {}
+        self.skippable: dict[int, bool] = {}
 
     @classmethod
     def load(cls, config: ModelConfig, device: str | torch.device = "cpu") -> Self:
@@ -113,6 +116,15 @@ class LanguageModel:
         """The base model's name within `model` (`gpt_neox`), empty where they are the same."""
         names = {module: name for name, module in self.model.named_modules()}
         return str(names[self.base])
+
+    @property
+    def blocks(self) -> list[str]:
+        """Names of the transformer blocks, in order."""
+        return self._sites.blocks
+
+    def block(self, name: str) -> nn.Module:
+        """The module of one of `blocks`."""
+        return self._sites.module(name)
 
     @property
     def source(self) -> str:

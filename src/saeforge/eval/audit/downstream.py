@@ -18,6 +18,7 @@ from saeforge.eval.progress import Tick
 from saeforge.eval.result import Metric, Value
 from saeforge.eval.splice import counted, logit_batch, logits, prediction_losses, splice_hook
 from saeforge.lm.model import LanguageModel
+from saeforge.lm.prefix import shared_prefix
 
 NAME, TITLE = "downstream", "Downstream"
 ABOUT = (
@@ -72,9 +73,12 @@ def downstream(
         counted_NT = counted(batch)
         clean_P = loss_NT[counted_NT].double()
         found = {"n": torch.ones_like(clean_P), "clean": clean_P}
+        from_site = shared_prefix(lm, batch.tokens_NT, site)
         for name, replace in _replacements(sae, fit).items():
             hook = splice_hook(replace, batch, site, number)
-            found[name], _ = prediction_losses(logits(lm, batch, {site: hook}), batch)
+            with from_site():
+                spliced_BTV = logits(lm, batch, {site: hook})
+            found[name], _ = prediction_losses(spliced_BTV, batch)
             tick(batch.tokens_NT.numel())
         found |= _norms(site, sae, fit, lm, batch, counted_NT)
         sums.add(batch.row_NT[counted_NT], found)
