@@ -56,10 +56,12 @@ def commands() -> str:
 
 def configuration() -> str:
     """A table per config dataclass: key, type, default and the text under the field."""
-    from saeforge.config import EvalConfig, GroupsConfig, RunConfig
+    from saeforge.config import ErrorConfig, EvalConfig, GroupsConfig, RunConfig
 
     parts = ["## A run (`RUN.yaml`, `--set`)\n", *tables(RunConfig)]
     parts += ["\n### A grouping, other than `per-site`\n", *tables(GroupsConfig, "groups[].")]
+    parts += ["\n### The error of other SAEs, where it is not `null`\n"]
+    parts += tables(ErrorConfig, "error.")
     parts += ["\n## An evaluation\n", *tables(EvalConfig)]
     return "\n".join(parts)
 

@@ -33,8 +33,9 @@ ARROWS: dict[str, set[str]] = {
     "bench": LEAVES | {"dictionary", "train"},
     "bench_lm": LEAVES | {"lm"},
     "calibrate": LEAVES | {"dictionary", "lm", "activations", "train", "cost", "eval"},
+    "error_job": LEAVES | {"dictionary", "lm", "activations", "suite", "eval"},
     "commands_train": LEAVES
-    | {"lm", "activations", "groups", "suite", "train", "eval", "cost", "calibrate"},
+    | {"lm", "activations", "groups", "suite", "train", "eval", "cost", "calibrate", "error_job"},
     "commands_cost": LEAVES | {"cost", "calibrate", "commands_train"},
     "commands": LEAVES
     | {

@@ -113,7 +113,8 @@ class Train:
     keys: bool = False
     """List every key of RUN.yaml and --set, and every architecture's options, and stop."""
     preset: str | None = None
-    """`quick`: every layer, minutes on a CPU, whatever the model."""
+    """`quick`: every layer, minutes on a CPU, whatever the model. `error`: SAEs on the error of a
+    suite (`--set error.suite=…`)."""
     model: str | None = None
     """A Hugging Face id, a folder, or `embedded`."""
     text: str | None = None
@@ -162,7 +163,7 @@ class Cost:
     run: Annotated[Path | None, Positional] = None
     """RUN.yaml, as for `train`."""
     preset: str | None = None
-    """As for `train`: `quick`."""
+    """As for `train`."""
     model: str | None = None
     """A Hugging Face id, a folder, or `embedded`."""
     text: str | None = None

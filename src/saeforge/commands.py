@@ -14,6 +14,7 @@ from rich.table import Table
 from saeforge.commands_train import Job, train_run
 from saeforge.config import (
     PRESETS,
+    ErrorConfig,
     EvalConfig,
     GroupsConfig,
     ModelConfig,
@@ -83,6 +84,8 @@ def keys() -> int:
     print(describe_fields(RunConfig))
     print("\ngroups[], other than per-site")
     print(describe_fields(GroupsConfig, "groups[]."))
+    print("\nerror, where it is not null")
+    print(describe_fields(ErrorConfig, "error."))
     for name, architecture in ARCHS.items():
         print(f"\nsaes[], arch: {name}")
         print(describe_fields(architecture.Config, "saes[]."))

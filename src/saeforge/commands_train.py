@@ -7,20 +7,23 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from saeforge.activations.base import ActivationSource
+from saeforge.activations.error import ErrorSource
 from saeforge.activations.live import LiveSource
 from saeforge.calibrate import calibrate, parts_of, workload
 from saeforge.config import RunConfig
 from saeforge.cost import Workload, predicted
 from saeforge.device import choose_device
+from saeforge.error_job import ErrorJob
 from saeforge.errors import UserError
-from saeforge.eval.probe import HeldOutProbe
+from saeforge.eval.probe import ErrorProbe, HeldOutProbe
 from saeforge.files import read_json, write_json
 from saeforge.groups.grouping import Groupings
 from saeforge.lm.model import LanguageModel
 from saeforge.lm.text import Corpus
 from saeforge.suite import write_suite
 from saeforge.train import schedule
-from saeforge.train.trainer import Trained, Trainer
+from saeforge.train.trainer import Probe, Trained, Trainer
 from saeforge.train.variants import Variant, build_members, expand_variants, suite_dirs
 
 COST = "cost.json"
@@ -28,13 +31,18 @@ COST = "cost.json"
 
 @dataclass(frozen=True)
 class Job:
-    """A run that is ready to begin."""
+    """A run that is ready to begin.
+
+    Attributes:
+        error: where it is on the error of another suite.
+    """
 
     config: RunConfig
     lm: LanguageModel
     widths: dict[str, int]
     variants: list[Variant]
     work: Workload
+    error: ErrorJob | None = None
 
     @classmethod
     def prepare(cls, config: RunConfig, lm: LanguageModel | None = None) -> "Job":
@@ -44,6 +52,8 @@ class Job:
             UserError: if any of them is not there, or they do not go together.
         """
         schedule.check(config.train)  # before anything is loaded
+        if config.error and config.train.audit:
+            raise UserError("train.audit is of SAEs on activations; leave it out with error.suite")
         lm = lm or LanguageModel.load(config.model, choose_device(config.device))
         widths = {site: lm.width(site) for site in lm.sites(config.sites)}
         groupings = Groupings(widths, lm.fingerprint, lm.name)
@@ -55,7 +65,8 @@ class Job:
             groupings.resolve,
         )
         work = workload(config, lm, parts_of(variants, widths), widths)
-        return cls(config, lm, widths, variants, work)
+        error = None if config.error is None else ErrorJob.load(config.error, widths, lm)
+        return cls(config, lm, widths, variants, work, error)
 
     @cached_property
     def corpus(self) -> Corpus:
@@ -100,8 +111,8 @@ def _trainer(
     job: Job, out: Path, say: Callable[[str], None], finish: Callable[[Trained], None]
 ) -> Trainer:
     config, lm = job.config, job.lm
-    sequences = max(1, config.buffer.lm_batch // config.text.context)
-    source = LiveSource(
+    sequences = _sequences(config)
+    source: ActivationSource = LiveSource(
         lm,
         job.corpus.stream("train", sequences),
         list(job.widths),
@@ -110,10 +121,9 @@ def _trainer(
         seed=config.seed,
         tokens=config.train.tokens,
     )
-    probe = None
-    if config.train.eval_every:
-        held_out = job.corpus.stream("held_out", sequences, epochs=1)
-        probe = HeldOutProbe(lm, held_out, config.train.eval_tokens)
+    if job.error is not None:
+        again = job.corpus.stream("train", sequences)
+        source = job.error.source(source, lm, again, sequences * config.text.context)
     return Trainer(
         build_members(job.variants, job.widths, lm.device),
         source,
@@ -125,12 +135,31 @@ def _trainer(
             **asdict(config),
             "model_fingerprint": lm.fingerprint,
             "groupings": {v.name: v.grouping.groups for v in job.variants if v.grouping.name},
+            **({"error_digest": job.error.digest} if job.error else {}),
         },
         buffer=config.buffer,
-        probe=probe,
+        probe=_probe(job, source),
         finish=finish,
         say=say,
         log=config.log,
+    )
+
+
+def _sequences(config: RunConfig) -> int:
+    """Of a forward pass of the language model."""
+    return max(1, config.buffer.lm_batch // config.text.context)
+
+
+def _probe(job: Job, source: ActivationSource) -> Probe | None:
+    """What is measured on held-out tokens on the way, if anything."""
+    train = job.config.train
+    if not train.eval_every:
+        return None
+    held_out = job.corpus.stream("held_out", _sequences(job.config), epochs=1)
+    if isinstance(source, ErrorSource):
+        return ErrorProbe(job.lm, held_out, train.eval_tokens, source.of)
+    return HeldOutProbe(
+        job.lm, held_out, train.eval_tokens, list(job.widths) if train.audit else ()
     )
 
 
@@ -160,6 +189,8 @@ def _write_suite(trained: Trained, job: Job) -> None:
         normaliser=trained.normaliser,
         seconds=trained.seconds,
         cost=flops_of(job.work, trained.variant),
+        error=None if job.error is None else job.error.record(),
+        error_maps=None if job.error is None else job.error.maps(),
     )
 
 

@@ -134,6 +134,9 @@ class TrainConfig:
     """Steps between held-out evaluations (FVU and ΔCE) during training; 0 for none."""
     eval_tokens: int = 8192
     """Held-out tokens of each evaluation during training."""
+    audit: bool = False
+    """Also log, with every held-out evaluation, FVU_nl, its share of the FVU and R² of the error on
+    the activation (as `saeforge audit`, on `eval_tokens`: half to fit on, a quarter to measure)."""
     checkpoint_every: int = 500
     """Steps between checkpoints; 0 for only one, at the end or an interruption."""
 
@@ -159,6 +162,21 @@ class GroupsConfig:
 
 
 @dataclass(frozen=True, config=STRICT)
+class ErrorConfig:
+    """Train on what another suite's SAEs miss, instead of on activations."""
+
+    suite: str
+    """A suite of the same model with an SAE at every one of the run's sites."""
+    component: Literal["e", "l", "u"] = "e"
+    """The error e = x − x̂; l, its best affine map of x; or u = e − l, the rest."""
+    tokens: int = 100_000
+    """Training tokens that the map is fitted on, the first of the run; for l and u."""
+
+    def __post_init__(self) -> None:
+        _at_least(1, "error.tokens", self.tokens)
+
+
+@dataclass(frozen=True, config=STRICT)
 class RunConfig:
     """A training run: one language-model pass, every site, every variant."""
 
@@ -175,6 +193,9 @@ class RunConfig:
     groups: tuple[Literal["per-site"] | GroupsConfig, ...] = ("per-site",)
     """Which sites share an SAE; each grouping is a variant of every entry of `saes`. `per-site`: one
     SAE per site. Otherwise a mapping of `plan`, `method`, `objective`, `groups`, `draw`."""
+    error: ErrorConfig | None = None
+    """Train on the error of another suite's SAEs: a mapping of `suite`, `component`, `tokens`. By
+    default on activations."""
     buffer: BufferConfig = field(default_factory=BufferConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     seed: int = 0
@@ -233,9 +254,11 @@ PRESETS: dict[str, dict[str, Any]] = {
         "train": {"tokens": 500_000, "batch": 2048, "log_every": 20, "eval_every": 100},
         "buffer": {"memory": "512MiB", "normaliser_tokens": 50_000},
     },
+    "error": {"saes": [{"arch": "topk", "expansion": 16, "k": 32}]},
 }
 """Named starting points for `saeforge train --preset NAME`. `quick`: every layer, minutes on a
-CPU, whatever the model."""
+CPU, whatever the model. `error`: the SAEs that Engels et al. 2024 train on the error of others
+(give `error.suite`)."""
 
 
 def from_mapping(cls: type[T], data: Mapping[str, Any], where: str) -> T:

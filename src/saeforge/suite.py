@@ -15,6 +15,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from saeforge import __version__
 from saeforge.dictionary.base import SAE
 from saeforge.dictionary.normaliser import Normaliser
@@ -23,6 +25,7 @@ from saeforge.errors import UserError
 from saeforge.files import read_json, read_tensors, sha256, write_json, write_tensors
 
 SCHEMA = 1
+ERROR_MAPS = "error.safetensors"
 _KEYS = (
     "model",
     "text",
@@ -104,8 +107,49 @@ class Suite:
         return found
 
     def bank(self) -> dict[str, SAE]:
-        """site → SAE on raw activations, for every site."""
+        """site → SAE on raw activations, for every site.
+
+        Raises:
+            UserError: as `check_on_activations`.
+        """
+        self.check_on_activations()
         return {site: self.at(site) for site in self.sites}
+
+    def check_on_activations(self) -> None:
+        """Refuse what is trained on the error of other SAEs: it cannot stand in for a site.
+
+        Raises:
+            UserError: if it is; see `error`.
+        """
+        if self.error is not None:
+            part, of = self.error["component"], self.error["suite"]
+            raise UserError(
+                f"{self.path} codes the error ({part}) of {of}, not activations, so it cannot "
+                f"stand in for a site; measure it with `saeforge audit {of} --error-saes "
+                f"{self.path}`"
+            )
+
+    @property
+    def error(self) -> dict[str, Any] | None:
+        """Of a suite that was trained on the error of another: `component`, `suite` and `digest`
+        of that suite, and by site what its linear map was fitted on; else None."""
+        found: dict[str, Any] | None = self.meta.get("error")
+        return found
+
+    def error_maps(self) -> dict[str, dict[str, Tensor]]:
+        """site → the tensors of ℓ(x) = (x − x_mean) weight + mean, where `error` needs it."""
+        if self.error is None or ERROR_MAPS not in self.meta["files"]:
+            return {}
+        found: dict[str, dict[str, Tensor]] = {site: {} for site in self.sites}
+        for key, tensor in read_tensors(self.path / ERROR_MAPS).items():
+            site, _, name = key.rpartition(".")
+            if site in found:
+                found[site][name] = tensor
+        return found
+
+    def digest(self) -> str:
+        """SHA-256 of suite.json, and so of all its files."""
+        return sha256(self.path / "suite.json")
 
     def _site(self, site: str) -> Any:
         if site not in self.meta["sites"]:
@@ -208,6 +252,8 @@ def write_suite(
     normaliser: str | None = None,
     seconds: float | None = None,
     cost: Mapping[str, float] | None = None,
+    error: Mapping[str, Any] | None = None,
+    error_maps: Mapping[str, Mapping[str, Tensor]] | None = None,
 ) -> None:
     """Write a suite's folder; `suite.json` comes last.
 
@@ -223,6 +269,8 @@ def write_suite(
         normaliser: of which kind its sites' are.
         seconds: of the training loop, with all variants that were trained in it.
         cost: FLOPs of the training, by part.
+        error: if the SAEs are on the error of others, of which; see `Suite.error`.
+        error_maps: site → tensors of its linear map.
 
     Raises:
         UserError: if a group's name is no folder name, or the disk is full.
@@ -240,6 +288,9 @@ def write_suite(
     maps = {f"{s}.mean": n.mean for s, n in normalisers.items()}
     maps |= {f"{s}.scale": n.scale for s, n in normalisers.items()}
     files["normalisers.safetensors"] = write_tensors(path / "normalisers.safetensors", maps)
+    if error_maps:
+        tensors = {f"{s}.{name}": t for s, own in error_maps.items() for name, t in own.items()}
+        files[ERROR_MAPS] = write_tensors(path / ERROR_MAPS, tensors)
     first, _ = next(iter(groups.values()))
     meta = {
         "schema": SCHEMA,
@@ -258,6 +309,7 @@ def write_suite(
         "normaliser": normaliser,
         "seconds": seconds,
         "cost": dict(cost or {}),
+        **({"error": dict(error)} if error else {}),
         "seed": seed,
         "versions": _versions(),
         "files": files,
@@ -283,6 +335,12 @@ def _check_shape(path: Path, meta: Mapping[str, Any]) -> None:
         unlisted = sorted(needed - files.keys())
     except (AttributeError, KeyError, TypeError, ValueError):
         raise UserError(f"{path / 'suite.json'} is not a suite's; restore it from a copy") from None
+    error = meta.get("error")
+    if error is not None and not (
+        isinstance(error, dict)
+        and all(isinstance(error.get(key), str) for key in ("component", "suite", "digest"))
+    ):
+        raise UserError(f"{path / 'suite.json'}: its error is no record of one; restore it")
     if unlisted:
         raise UserError(f"{path / 'suite.json'} has no SHA-256 of {', '.join(unlisted)}")
     for name, site in sites.items():

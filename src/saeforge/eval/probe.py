@@ -1,12 +1,15 @@
 """Held-out FVU and ΔCE while training, handed to the trainer from above."""
 
-from collections.abc import Callable, Iterator, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from saeforge.dictionary.base import SAE
-from saeforge.eval.banks import reconstruct, site_means, sites_of
+from saeforge.eval.audit.in_run import InRunAudit
+from saeforge.eval.banks import for_each_site, reconstruct, site_means, sites_of
 from saeforge.eval.held_out import HeldOut
 from saeforge.eval.splice import logit_batch, logits, prediction_losses, splice_hook
 from saeforge.lm.model import LanguageModel
@@ -14,21 +17,30 @@ from saeforge.lm.packing import TokenBatch
 
 
 class HeldOutProbe:
-    """`probe(bank)` → site → held_out_fvu, delta_ce, on the same held-out tokens every time.
+    """`probe(bank)` → site → held_out_fvu, delta_ce, on the same held-out tokens every time; for
+    sites that are audited, also the numbers of `saeforge.eval.audit.in_run`.
 
     Both come from one language-model pass per site: only that site is spliced, so what arrives
     there is the clean x. The clean loss and the sites' means are computed once. It draws no random
     number and changes nothing that training depends on.
     """
 
-    def __init__(self, lm: LanguageModel, stream: Iterator[TokenBatch], tokens: int) -> None:
+    def __init__(
+        self,
+        lm: LanguageModel,
+        stream: Iterator[TokenBatch],
+        tokens: int,
+        audited: Sequence[str] = (),
+    ) -> None:
         """Takes the first `tokens` held-out tokens of a stream.
 
         Raises:
-            UserError: if it has none.
+            UserError: if it has none, or too few for the sites that are audited.
         """
         self.lm = lm
         self.held_out = HeldOut.take(stream, tokens)
+        widths = {site: lm.width(site) for site in audited}
+        self._audit = InRunAudit(self.held_out, widths, lm.device) if widths else None
         self._clean: float | None = None
         self._means: dict[str, Tensor] = {}
 
@@ -49,10 +61,13 @@ class HeldOutProbe:
 
     def _probe(self, site: str, sae: SAE) -> dict[str, float]:
         error = variance = 0.0
+        tally = None if self._audit is None else self._audit.tally(site)
 
-        def replace(rows_ND: Tensor) -> Tensor:
+        def replace(batch: HeldOut, rows_ND: Tensor) -> Tensor:
             nonlocal error, variance
             x_hat_ND = reconstruct(sae, rows_ND)
+            if tally is not None:
+                tally.add(batch, rows_ND, x_hat_ND)
             error += float((rows_ND.double() - x_hat_ND.double()).square().sum())
             variance += float((rows_ND.double() - self._means[site]).square().sum())
             return x_hat_ND
@@ -60,16 +75,62 @@ class HeldOutProbe:
         assert self._clean is not None
         delta = self._loss((site, replace)) - self._clean
         fvu = error / variance if variance > 0 else float("nan")
-        return {"held_out_fvu": fvu, "delta_ce": delta}
+        audited = {} if tally is None else tally.values()
+        return {"held_out_fvu": fvu, "delta_ce": delta, **audited}
 
-    def _loss(self, spliced: tuple[str, Callable[[Tensor], Tensor]] | None) -> float:
+    def _loss(self, spliced: tuple[str, Callable[[HeldOut, Tensor], Tensor]] | None) -> float:
         total, count = 0.0, 0
         for number, batch in enumerate(self.held_out.batches(logit_batch(self.lm), self.lm.device)):
             hooks = {}
             if spliced is not None:
                 site, replace = spliced
-                hooks[site] = splice_hook(replace, batch, site, number)
+                hooks[site] = splice_hook(partial(replace, batch), batch, site, number)
             loss_P, _ = prediction_losses(logits(self.lm, batch, hooks), batch)
             total += float(loss_P.sum())
             count += len(loss_P)
         return total / count if count else float("nan")
+
+
+class ErrorProbe:
+    """`probe(bank)` → site → held_out_fvu, of SAEs on the error of others: on the same held-out
+    tokens every time, one language-model pass per bank."""
+
+    def __init__(
+        self,
+        lm: LanguageModel,
+        stream: Iterator[TokenBatch],
+        tokens: int,
+        target: Callable[[str, Tensor], Tensor],
+    ) -> None:
+        """Takes the first `tokens` held-out tokens of a stream.
+
+        Args:
+            target: site, rows x → what the site's SAE codes.
+
+        Raises:
+            UserError: if it has none.
+        """
+        self.lm, self.target = lm, target
+        self.held_out = HeldOut.take(stream, tokens)
+
+    @torch.no_grad()
+    def __call__(self, bank: Mapping[str, SAE]) -> dict[str, dict[str, float]]:
+        """Evaluate a bank of folded SAEs; FVU is of the target, about its mean on these tokens."""
+        left = dict.fromkeys(bank, 0.0)
+        square = dict.fromkeys(bank, 0.0)
+        sums: dict[str, Tensor] = {}
+
+        def visit(site: str, x_ND: Tensor, batch: HeldOut) -> None:
+            target_ND = self.target(site, x_ND)
+            y_ND = target_ND.double()
+            left[site] += float((y_ND - reconstruct(bank[site], target_ND).double()).square().sum())
+            square[site] += float(y_ND.square().sum())
+            sums[site] = sums.get(site, 0.0) + y_ND.sum(dim=0)
+
+        for_each_site(self.lm, list(bank), self.held_out, visit, lambda done: None)
+        n = self.held_out.kept
+        variance = {site: square[site] - float(sums[site].square().sum()) / n for site in bank}
+        return {
+            site: {"held_out_fvu": left[site] / variance[site] if variance[site] > 0 else math.nan}
+            for site in bank
+        }

@@ -30,8 +30,10 @@ def export(
 
     Raises:
         UserError: if `out` has something in it, the format has no counterpart of an architecture
-            or a site, or `sites` are not the suite's. Nothing is written then.
+            or a site, `sites` are not the suite's, or its SAEs are not on activations. Nothing is
+            written then.
     """
+    suite.check_on_activations()
     chosen = list(suite.sites if sites is None else sites)
     module = format_module(fmt)
     with new_folder(out) as folder:

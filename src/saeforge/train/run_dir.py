@@ -18,6 +18,7 @@ FREE = frozenset(
         "train.log_every",
         "train.eval_every",
         "train.eval_tokens",
+        "train.audit",
         "train.checkpoint_every",
     }
 )
