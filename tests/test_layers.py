@@ -137,6 +137,10 @@ SHARED = {
     "losses",
     "flops",
     "site_affine",
+    "experts",
+    "routing",
+    "cosines",
+    "dedup",
 }
 """Modules of the dictionary that are no architecture."""
 

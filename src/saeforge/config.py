@@ -61,6 +61,9 @@ class TextConfig:
     """A Hugging Face dataset's split."""
     column: str = "text"
     """The column or JSON key that holds a document's text."""
+    label: str | None = field(default=None, repr=False)
+    """The column or JSON key that holds a document's label, for SAEs that are trained on labels
+    (`router: supervised`); `domain` for the embedded text."""
     separator: str = "<|endoftext|>"
     """The line that separates the documents of a .txt file."""
     streaming: bool = False
@@ -221,6 +224,21 @@ class EvalConfig:
     """Held-out tokens of the splice evaluation."""
     latents: int = 64
     """Latents per site for the browser of the report; 0 for none."""
+    geometry: bool = True
+    """Also measure duplicates among the live latents, and the similarity of experts."""
+    blocks: int = 16
+    """Blocks into which an SAE without experts is cut, to be compared with one of so many experts."""
+    tsne: int = 0
+    """Live latents of each SAE that are laid out on maps by t-SNE, which is slow; 0 for none."""
+    experts: bool = True
+    """Also measure load, confidence and domains of experts, where SAEs have them."""
+    overlap_tokens: int = 1024
+    """Tokens on which every expert is run, to compare the chosen one with the others; 0 for none."""
+    consistency: bool = False
+    """Also ask whether known concepts have different latents in different experts; for the embedded
+    text and model, whose concepts are known."""
+    dedup: float | None = None
+    """Also merge live latents whose decoder rows have a cosine above this, and measure FVU again."""
     bootstrap: int = 1000
     """Resamples of the documents behind each interval."""
     seed: int = 0
@@ -232,6 +250,11 @@ class EvalConfig:
         _at_least(1, "tokens", self.tokens)
         _at_least(1, "splice_tokens", self.splice_tokens)
         _at_least(0, "latents", self.latents)
+        _at_least(1, "blocks", self.blocks)
+        _at_least(0, "tsne", self.tsne)
+        _at_least(0, "overlap_tokens", self.overlap_tokens)
+        if self.dedup is not None and not 0 < self.dedup < 1:
+            raise UserError(f"dedup = {self.dedup}: a cosine above 0 and below 1, as 0.9 is")
         _at_least(0, "bootstrap", self.bootstrap)
         _check_seed(self.seed)
 

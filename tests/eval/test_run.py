@@ -90,7 +90,8 @@ def test_suites_of_a_model_are_evaluated_together(tmp_path: Path, lm_folder: Pat
     found = evaluate(paths, QUICK, say=lines.append)
     assert list(found) == paths
     for path in paths:
-        assert [r.evaluation for r in found[path]] == ["reconstruction", "splice", "latents"]
+        names = [result.evaluation for result in found[path]]
+        assert names == ["reconstruction", "splice", "latents", "geometry"]
         for result in found[path]:
             assert Result.read(path / "results" / f"{result.evaluation}.json") == result
             assert result.tokens >= 500
@@ -112,7 +113,9 @@ def test_suites_of_a_model_are_evaluated_together(tmp_path: Path, lm_folder: Pat
 
 def test_splice_and_latents_can_be_left_out(tmp_path: Path, lm_folder: Path) -> None:
     path = write(tmp_path / "s", lm_folder)
-    config = EvalConfig(tokens=500, splice=False, latents=0, bootstrap=0, device="cpu")
+    config = EvalConfig(
+        tokens=500, splice=False, latents=0, geometry=False, bootstrap=0, device="cpu"
+    )
     assert [r.evaluation for r in evaluate([path], config)[path]] == ["reconstruction"]
 
 

@@ -21,6 +21,7 @@ from saeforge.dictionary.dispatch import (
     pick,
     pre_activations,
     reorder,
+    select_within,
 )
 from saeforge.dictionary.flops import Flops, Phase, switch_step
 from saeforge.dictionary.fused import PairSort, decode_sparse
@@ -203,6 +204,24 @@ class Switch(SAE):
     def logits(self, x_BD: Float[Tensor, "B D"]) -> Float[Tensor, "B N"]:
         """W_r(x − b_router)."""
         return torch.addmm(-(self.w_router @ self.b_router), x_BD, self.w_router.T)
+
+    @property
+    def experts(self) -> int:
+        """N."""
+        return int(self.config.experts)
+
+    def route(self, x_BD: Float[Tensor, "B D"]) -> Routing:
+        """Each token's experts at inference."""
+        return self.router.route(self.logits(x_BD))
+
+    @torch.no_grad()
+    def encode_within(self, x_BD: Float[Tensor, "B D"], expert: int) -> SparseCode:
+        """TopK_k(ReLU(W_enc^i(x − b_dec))) of the expert i given, whichever the router chooses."""
+        token_B = torch.arange(len(x_BD), device=x_BD.device)
+        bounds = tuple(0 if i <= expert else len(x_BD) for i in range(self.experts + 1))
+        sent = Dispatch(token_B, token_B, bounds)
+        values, indices = select_within(x_BD - self.b_dec, self.w_enc, sent, self.config.k)
+        return SparseCode(indices, values, self.width, (len(x_BD),))
 
     def encode_sparse(self, x: Float[Tensor, "*tokens D"]) -> SparseCode:
         """The k largest activations of each token's experts, times the experts' weights."""

@@ -14,7 +14,10 @@ from saeforge.device import choose_device
 from saeforge.errors import UserError
 from saeforge.eval import reconstruction, splice
 from saeforge.eval.banks import LM_TOKENS, Bank, site_means, sites_of
+from saeforge.eval.experts import experts
+from saeforge.eval.geometry import geometry
 from saeforge.eval.held_out import HeldOut
+from saeforge.eval.known import labels_of
 from saeforge.eval.latents import latents
 from saeforge.eval.progress import Tracker, tracker
 from saeforge.eval.result import Result
@@ -112,7 +115,7 @@ def _model(asked: ModelConfig | str | None, own: ModelConfig) -> ModelConfig:
 
 def _text(asked: TextConfig | str | None, own: TextConfig) -> TextConfig:
     if isinstance(asked, str):
-        return replace(own, source=asked, subset=None, split=TextConfig.split)
+        return replace(own, source=asked, subset=None, split=TextConfig.split, label=None)
     return asked or own
 
 
@@ -129,7 +132,7 @@ def _evaluate(
     held_out = held_out_tokens(lm, work.text, work.seed, config.tokens)
     if say is not None:
         say(_announcement(work, lm, held_out, config))
-    results = _measure(banks, lm, held_out, config, tracker(say))
+    results = _measure(banks, lm, held_out, config, tracker(say), work)
     about = {
         "model": {"name": lm.name, "revision": lm.revision, "fingerprint": lm.fingerprint},
         "text": asdict(work.text),
@@ -149,8 +152,9 @@ def _measure(
     held_out: HeldOut,
     config: EvalConfig,
     progress: Tracker,
+    work: _Work,
 ) -> dict[str, list[_Measured]]:
-    """Reconstruction, splice and latents, sharing the sites' means and the latents' counts."""
+    """Every evaluation asked for, sharing the sites' means and the latents' counts."""
     sites = sites_of(banks, lm)
     with torch.no_grad(), progress("reconstruction", 2 * held_out.tokens_NT.numel()) as tick:
         means = site_means(lm, sites, held_out, tick)
@@ -166,6 +170,14 @@ def _measure(
             found[name].append(_Measured(splice.summarise(sums, part, config), sums))
     if config.latents > 0:
         results = latents(banks, lm, held_out, config, progress, tallies)
+        for name, result in results.items():
+            found[name].append(_Measured(result))
+    if config.geometry:
+        for name, result in geometry(banks, tallies, held_out, config).items():
+            found[name].append(_Measured(result))
+    if config.experts:
+        labels = labels_of(work.text, work.seed, held_out)
+        results = experts(banks, lm, held_out, config, tallies, labels, progress)
         for name, result in results.items():
             found[name].append(_Measured(result))
     return found
