@@ -11,7 +11,7 @@ from toy_suites import random_sae
 from toys import Toy, held_out, tiny_llama
 
 from saeforge.errors import UserError
-from saeforge.eval.audit import engine, folds, mlp
+from saeforge.eval.audit import engine, extractor, folds
 from saeforge.eval.audit.adjacent import AdjacentSites
 from saeforge.eval.audit.arrays import base
 from saeforge.eval.audit.config import AuditConfig
@@ -78,7 +78,7 @@ def test_sites_follow_one_another_in_a_suite() -> None:
 
 
 def test_a_dead_sae_disturbs_no_measurement(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mlp, "STEPS", 5)
+    monkeypatch.setattr(extractor, "STEPS", 5)
     lm, sample = tiny_llama(), held_out(60, 150)
     config = AuditConfig(bootstrap=5, mlp=200, downstream=100, pursuit=100)
     offset_D = torch.linspace(-1, 1, 16)
@@ -93,12 +93,12 @@ def test_a_dead_sae_disturbs_no_measurement(monkeypatch: pytest.MonkeyPatch) -> 
     known = found.value("layers.2", "adjacent", "r2_e_from_x").value
     assert known is not None
     said = " ".join(found.verdicts["layers.2"].sentences)
-    for word in ("pursuit", "MLP", "loss gap"):
+    for word in ("pursuit", "MLP", "nats"):
         assert word in said
 
 
 def test_an_mlp_finds_what_is_nonlinear_and_simple(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(mlp, "STEPS", 200)
+    monkeypatch.setattr(extractor, "STEPS", 200)
     x = rows(16_000, 4)
     u_like = (x[:, :1] - x[:, :1].mean()).abs().expand(-1, 4)
     make = lambda at: MlpProbe(at, 4000)  # noqa: E731

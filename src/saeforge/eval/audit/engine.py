@@ -25,6 +25,7 @@ from saeforge.eval.audit.fits import Fit, Parts, Rows, SaeMoments, Tokens
 from saeforge.eval.audit.least_squares import Factor
 from saeforge.eval.audit.measurement import Measurement, Place
 from saeforge.eval.audit.moments import Gram
+from saeforge.eval.audit.widths import Widths
 from saeforge.eval.result import Value
 
 CHUNK = 4096
@@ -114,6 +115,11 @@ class SaeAudit:
             found[name] = {key: values[key] for key in one.metrics if key in values}
         return found
 
+    def sums(self, name: str) -> dict[str, NDArray[np.float64]]:
+        """A measurement's sums by document; none where it was not made."""
+        found = self._sums.get(name)
+        return {} if found is None else found.columns()
+
     def series(self) -> dict[str, dict[str, Any]]:
         """Measurement → lists for charts, where there are any."""
         found = {name: one.series() for name, one in self.measurements.items()}
@@ -126,6 +132,7 @@ class SiteAudit:
     def __init__(self, where: str, place: Place, names: Sequence[str], make: Make) -> None:
         self.where, self.place = where, place
         self.saes = {name: SaeAudit(place, make(place)) for name in names}
+        self.widths = Widths(place)
         self._gram = Gram(place.d, place.device)
 
     def add(
@@ -147,7 +154,7 @@ class SiteAudit:
         """
         wide_ND = x_ND.double()
         shifted_ND = wide_ND if phase == folds.TEST else self._gram.add(wide_ND)
-        found = {}
+        found: dict[str, Parts | None] = {}
         for name, sae in self.saes.items():
             made = reconstruct[name](x_ND)
             x_hat_ND = made.x_hat_ND.double()
@@ -156,10 +163,13 @@ class SiteAudit:
                     f"{self.where}: NaN or infinity in the reconstruction of {name}; train it "
                     "again, or leave that site out"
                 )
-            found[name] = sae.add(
-                phase,
-                Rows(tokens, wide_ND, x_hat_ND, shifted_ND, made.sae, made.code, before.get(name)),
+            rows = Rows(
+                tokens, wide_ND, x_hat_ND, shifted_ND, made.sae, made.code, before.get(name)
             )
+            found[name] = sae.add(phase, rows)
+            if phase == folds.FIT:
+                self.widths.fit(name, rows)
+        self.widths.add(phase, tokens.document_N, found)
         return found
 
     def finish(self, phase: int) -> None:
@@ -173,4 +183,6 @@ class SiteAudit:
         factor = Factor.of(self._gram, self.where)
         for sae in self.saes.values():
             sae.finish(phase, factor)
+        if phase == folds.FIT:
+            self.widths.fitted()
         self._gram = Gram(self.place.d, self.place.device)

@@ -26,6 +26,8 @@ from saeforge.eval.audit.mlp import MlpProbe
 from saeforge.eval.audit.positions import ErrorByPosition
 from saeforge.eval.audit.pursuit import Pursuit
 from saeforge.eval.audit.result import FILE, AuditResult, Section
+from saeforge.eval.audit.scaling_section import NAME as SCALING
+from saeforge.eval.audit.scaling_section import scaling_sections
 from saeforge.eval.audit.synthetic import SyntheticTest
 from saeforge.eval.audit.verdict import verdict
 from saeforge.eval.banks import LM_TOKENS, Bank, kept_rows, row_chunks, sites_of
@@ -166,6 +168,8 @@ def audit_banks(
         for phase in range(3):
             _run_phase(phase, lm, audits, banks, audited, tick)
     results = {name: _result(name, bank, audits, audited, config) for name, bank in banks.items()}
+    compared = scaling_sections(list(banks), audits, config.bootstrap, config.seed)
+    results |= {name: _with(results[name], SCALING, one) for name, one in compared.items()}
     if config.downstream:
         return _with_downstream(results, banks, lm, audits, audited, config, progress)
     return results
@@ -370,10 +374,15 @@ def _with_downstream(
                     values = downstream.downstream(site, bank[site], fit, lm, batches, limits, tick)
                     sites[site] = {key: values[key] for key in downstream.METRICS}
             section = Section(downstream.TITLE, downstream.ABOUT, downstream.METRICS, sites)
-            sections = results[name].sections | {downstream.NAME: section}
-            verdicts = {
-                site: verdict({key: one.sites[site] for key, one in sections.items()})
-                for site in sites
-            }
-            found[name] = replace(results[name], sections=sections, verdicts=verdicts)
+            found[name] = _with(results[name], downstream.NAME, section)
     return found
+
+
+def _with(result: AuditResult, name: str, section: Section) -> AuditResult:
+    """The result with a section more, and verdicts that know of it."""
+    sections = result.sections | {name: section}
+    verdicts = {
+        site: verdict({key: one.sites.get(site, {}) for key, one in sections.items()})
+        for site in result.verdicts
+    }
+    return replace(result, sections=sections, verdicts=verdicts)

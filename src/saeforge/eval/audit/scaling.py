@@ -4,7 +4,8 @@ Pure functions of numbers: what is compared (equal L0, equal tokens) is for the 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +28,7 @@ class PowerLaw:
         identified: whether the numbers say what c is; see `why`.
         why: in words.
         residual: largest relative difference of the fit from an FVU.
+        draws_R3: c, a and m of all documents, then of each draw.
     """
 
     c: Value
@@ -35,6 +37,7 @@ class PowerLaw:
     identified: bool
     why: str
     residual: float
+    draws_R3: NDArray[np.float64] = field(repr=False)
 
     def __call__(self, width: int) -> float:
         """The FVU at a width."""
@@ -68,7 +71,8 @@ def power_law(
     c, a, m = (interval(all_R3[:, at]) for at in range(3))
     fitted_W = found_3[0] + found_3[1] * width_W ** -found_3[2]
     identified, why = _identified(c, m, width_W, fvu_W)
-    return PowerLaw(c, a, m, identified, why, float(np.abs(fitted_W / fvu_W - 1).max()))
+    residual = float(np.abs(fitted_W / fvu_W - 1).max())
+    return PowerLaw(c, a, m, identified, why, residual, all_R3)
 
 
 def _fit(width_W: NDArray[np.float64], fvu_W: NDArray[np.float64]) -> tuple[float, float, float]:
@@ -134,7 +138,10 @@ def bands(fvu: float, fvu_nonlinear: float, fvu_nonlinear_pursuit: float, c: flo
     return Bands(absent, fvu - fvu_nonlinear - absent, fvu_nonlinear_pursuit, encoder)
 
 
-def added_percent(r2: float, r2_with: float) -> float:
+Number = TypeVar("Number", float, NDArray[np.float64])
+
+
+def added_percent(r2: Number, r2_with: Number) -> Number:
     """100·(R²' − R²)/(1 − R²): what one more predictor adds, of what was left."""
     return 100 * (r2_with - r2) / (1 - r2)
 
