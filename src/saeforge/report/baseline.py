@@ -104,7 +104,7 @@ def _sites(contest: Contest) -> list[str]:
     return list(dict.fromkeys(site for m in contest.members for site in m.comparison.sites))
 
 
-def _axis(sites: Sequence[str]) -> Chart:
+def site_axis(sites: Sequence[str]) -> Chart:
     """Sites in a row: by their number where those tell them apart, else by name."""
     found = [match.group() for site in sites if (match := re.search(r"\d+", site))]
     plain = len(set(found)) == len(sites)
@@ -145,7 +145,7 @@ def _bars(contest: Contest) -> list[Chart]:
                 "description": "",
                 "better": metric.better,
                 "wide": True,
-                "x": _axis(sites),
+                "x": site_axis(sites),
                 "y": {"title": metric.unit, "zero": True},
                 "series": series,
             }
@@ -177,7 +177,7 @@ def _differences(contest: Contest) -> list[Chart]:
                 "title": title,
                 "description": about,
                 "better": metric.better,
-                "x": _axis(sites),
+                "x": site_axis(sites),
                 "y": {"title": "" if relative else metric.unit, "zero": not relative},
                 "series": series,
             }
@@ -389,7 +389,7 @@ def spreads(suites: Sequence[SuiteData]) -> list[Chart]:
             "group": group,
             "about": _about(spread.live, spread.effective, len(spread.sites), spread.lives_at),
             "sites": spread.sites,
-            "short": _axis(spread.sites)["ticks"]["text"],
+            "short": site_axis(spread.sites)["ticks"]["text"],
             "share": spread.share,
             "latents": spread.latents,
         }

@@ -16,7 +16,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from saeforge import __version__
 from saeforge.errors import UserError
 from saeforge.files import replacing, write_text
-from saeforge.report import baseline, charts, frontier, over_seeds, summary
+from saeforge.report import audit, baseline, charts, frontier, over_seeds, summary
 from saeforge.report.inputs import SuiteData, read_suites
 from saeforge.report.latents import browser
 from saeforge.report.numbers import count
@@ -87,6 +87,8 @@ def _page(suites: Sequence[SuiteData], sites: Sequence[str], data: Mapping[str, 
         "baseline": baseline.charts(suites),
         "spread": baseline.spreads(suites),
     }
+    audited = audit.section(suites)
+    shown |= audited.data() if audited else {}
     beside_columns, beside_rows = baseline.table(suites)
     seeds_columns, seeds_rows = over_seeds.table(suites)
     frontier_columns, frontier_rows = frontier.table(suites)
@@ -118,6 +120,7 @@ def _page(suites: Sequence[SuiteData], sites: Sequence[str], data: Mapping[str, 
         seeds_columns=seeds_columns,
         seeds_rows=seeds_rows,
         baselines=list(dict.fromkeys(contest.name for contest in baseline.contests(suites))),
+        audit=audited,
         many=many,
         line_inks=line_of,
         inks=line_of if many else {at: at for at in range(len(suites))},

@@ -17,13 +17,13 @@ COMPARISON = "comparison.json"
 T = TypeVar("T")
 
 
-class _Record(BaseModel):
+class Record(BaseModel):
     """Keys that a report does not show are ignored, so that results may grow."""
 
     model_config = ConfigDict(extra="ignore", frozen=True, allow_inf_nan=False)
 
 
-class Metric(_Record):
+class Metric(Record):
     """What a number means."""
 
     title: str
@@ -32,7 +32,7 @@ class Metric(_Record):
     better: str | None = None
 
 
-class Value(_Record):
+class Value(Record):
     """A number with the ends of its 95% interval, where it has one."""
 
     value: float | None
@@ -40,21 +40,21 @@ class Value(_Record):
     high: float | None = None
 
 
-class Histogram(_Record):
+class Histogram(Record):
     """Counts between consecutive edges."""
 
     edges: list[float]
     counts: list[float]
 
 
-class Neighbour(_Record):
+class Neighbour(Record):
     """Another latent of the same SAE and the cosine of their decoder rows."""
 
     latent: int
     cosine: float | None
 
 
-class TokenContext(_Record):
+class TokenContext(Record):
     """A stretch of text with one latent's activation on each token."""
 
     tokens: list[str]
@@ -64,7 +64,7 @@ class TokenContext(_Record):
     kind: Literal["top", "quantile"] = "top"
 
 
-class Latent(_Record):
+class Latent(Record):
     """One latent of the browser."""
 
     latent: int
@@ -76,7 +76,7 @@ class Latent(_Record):
     contexts: list[TokenContext] = []
 
 
-class Result(_Record):
+class Result(Record):
     """One file of results/."""
 
     evaluation: str
@@ -89,7 +89,7 @@ class Result(_Record):
     series: dict[str, dict[str, Any]] = {}
 
 
-class Paired(_Record):
+class Paired(Record):
     """A metric of a suite and of its baseline, with intervals from the same resamples."""
 
     suite: Value
@@ -98,14 +98,14 @@ class Paired(_Record):
     ratio: Value | None = None
 
 
-class Matched(_Record):
+class Matched(Record):
     """How well the baseline's latents are matched by another SAE's."""
 
     mmcs: float | None
     mmco: float | None
 
 
-class SiteAlignment(_Record):
+class SiteAlignment(Record):
     """The dictionaries at one site."""
 
     suite: Matched
@@ -114,7 +114,7 @@ class SiteAlignment(_Record):
     silent: int
 
 
-class Spread(_Record):
+class Spread(Record):
     """Over which of its sites the latents of a shared SAE fire."""
 
     sites: list[str]
@@ -135,7 +135,7 @@ class Spread(_Record):
         return self
 
 
-class Alignment(_Record):
+class Alignment(Record):
     """How the dictionaries of a suite and its baseline correspond."""
 
     tokens: int
@@ -144,7 +144,7 @@ class Alignment(_Record):
     spread: dict[str, Spread] = {}
 
 
-class Named(_Record):
+class Named(Record):
     """Which suite, from the folder of the one that was compared."""
 
     path: str
@@ -152,7 +152,7 @@ class Named(_Record):
     seed: int | None = None
 
 
-class Comparison(_Record):
+class Comparison(Record):
     """results/comparison.json."""
 
     baseline: Named
@@ -163,7 +163,7 @@ class Comparison(_Record):
     alignment: Alignment | None = None
 
 
-class Model(_Record):
+class Model(Record):
     """The language model of a suite."""
 
     name: str
@@ -172,7 +172,7 @@ class Model(_Record):
     layers: int | None = None
 
 
-class Meta(_Record):
+class Meta(Record):
     """suite.json."""
 
     model: Model
@@ -194,7 +194,7 @@ class Meta(_Record):
     cost: dict[str, Any] = {}
 
 
-class Logged(_Record):
+class Logged(Record):
     """One line of metrics.jsonl."""
 
     kind: str
@@ -305,9 +305,18 @@ def _read_suite(path: Path, label: str, meta: Meta) -> SuiteData:
 
 
 def _read_comparison(file: Path) -> Comparison | None:
+    return read_record(Comparison, file, "comparison")
+
+
+def read_record(cls: type[T], file: Path, what: str) -> T | None:
+    """A file of our schema as a record, or None where there is no such file.
+
+    Raises:
+        UserError: if it is not JSON, of another schema, or not what `cls` says.
+    """
     if not file.is_file():
         return None
-    return _parse(Comparison, _checked(read_json(file, "comparison"), file), file)
+    return _parse(cls, _checked(read_json(file, what), file), file)
 
 
 def _read_options(path: Path, meta: Meta) -> dict[str, Any]:

@@ -74,10 +74,11 @@ var saeforge = (function () {
       text: series.x.map((_, i) => hover(series, i, chart)), hovertemplate: "%{text}<extra></extra>"
     };
     if (series.kind === "bars") Object.assign(out, { type: "bar", marker: { color: ink }, textposition: "none" });
+    if (series.kind === "whiskers") Object.assign(out, { mode: "markers", marker: { opacity: 0 }, hoverinfo: "skip", hovertemplate: null });
     if (steps && chart.series.length === 1) Object.assign(out, { fill: "tozeroy", fillcolor: ink.replace(/^#(..)(..)(..)$/, (_, r, g, b) => "rgba(" + [r, g, b].map((c) => parseInt(c, 16)) + ",0.18)") });
     if (series.low && series.low.some((v) => v !== null)) {
       out.error_y = {
-        type: "data", symmetric: false, thickness: 1.3, width: 3, color: series.kind === "bars" ? style("--text") : ink,
+        type: "data", symmetric: false, thickness: 1.3, width: 3, color: ["bars", "whiskers"].includes(series.kind) ? style("--text") : ink,
         array: series.y.map((y, i) => (series.high[i] === null ? 0 : Math.max(0, series.high[i] - y))),
         arrayminus: series.y.map((y, i) => (series.low[i] === null ? 0 : Math.max(0, y - series.low[i])))
       };
@@ -93,6 +94,7 @@ var saeforge = (function () {
     if (spec.ticks) Object.assign(out, { tickvals: spec.ticks.values, ticktext: spec.ticks.text.map(plain) });
     if (spec.whole && new Set(values).size <= 12) out.tickvals = [...new Set(values)];
     if (spec.zero && !spec.log) out.rangemode = "tozero";
+    if (spec.range) out.range = spec.range;
     if (spec.log) Object.assign(out, { type: "log" }, logTicks(values));
     out.exponentformat = values.some((v) => Math.abs(v) >= 1000) ? "SI" : "e";
     return out;
@@ -116,7 +118,7 @@ var saeforge = (function () {
     drawn.set(element, chart);
     const all = (key) => chart.series.flatMap((s) => s[key]).filter((v) => v !== null);
     const layout = {
-      margin: { l: 44, r: 10, t: 8, b: 40 }, showlegend: false, barmode: "group", bargap: 0.25, hovermode: "closest", dragmode: false,
+      margin: { l: 44, r: 10, t: 8, b: 40 }, showlegend: false, barmode: chart.stack ? "stack" : "group", bargap: 0.25, hovermode: "closest", dragmode: false,
       paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
       font: { family: style("--sans"), size: 12, color: style("--quiet") },
       hoverlabel: { bgcolor: style("--card"), bordercolor: style("--line"), font: { color: style("--text"), size: 13 } },
@@ -179,7 +181,7 @@ var saeforge = (function () {
   }
 
   function showPanel(select) {
-    for (const figure of document.querySelectorAll("[data-panel]")) figure.hidden = figure.dataset.panel !== select.value;
+    for (const figure of select.closest("section").querySelectorAll("[data-panel]")) figure.hidden = figure.dataset.panel !== select.value;
   }
 
   for (const [attribute, show] of [["[data-lines]", showLine], ["[data-panels]", showPanel]]) {

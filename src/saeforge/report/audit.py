@@ -1,0 +1,225 @@
+"""The audit's section: verdicts first, then the numbers behind them, each figure with its table.
+
+All of it is what `saeforge audit` left in results/audit.json.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from saeforge.report import audit_charts as charts
+from saeforge.report.audit_inputs import Audited, read_audits
+from saeforge.report.audit_tables import Table, measured_at, of_sections, positions, tenths
+from saeforge.report.inputs import SuiteData
+from saeforge.report.numbers import count
+
+Chart = dict[str, Any]
+
+SHOWN_AT_ONCE = 4
+"""Suites whose decompositions stand side by side; of more, one at a time."""
+
+
+@dataclass(frozen=True)
+class Site:
+    """The verdict at one site."""
+
+    name: str
+    degenerate: bool
+    first: str
+    rest: list[str]
+
+
+@dataclass(frozen=True)
+class Verdicts:
+    """What was said of one suite."""
+
+    suite: int
+    label: str
+    measured: str
+    sites: list[Site]
+
+
+@dataclass(frozen=True)
+class Figures:
+    """Charts with one legend, by their name in the page's data."""
+
+    id: str
+    style: str
+    charts: list[Chart]
+
+
+@dataclass(frozen=True)
+class Block:
+    """One question, its figures and its tables."""
+
+    title: str
+    lead: str
+    figures: list[Figures]
+    tables: list[Table]
+
+
+@dataclass(frozen=True)
+class Section:
+    """All that the page shows of the audits."""
+
+    verdicts: list[Verdicts]
+    assumptions: list[str]
+    suites: list[tuple[int, str]]
+    """Those to choose between, where not all are shown at once: number, label."""
+    blocks: list[Block]
+
+    @property
+    def choice_at(self) -> int:
+        """The block, from 1, before which a suite is chosen: the first that shows one at a time."""
+        return next(
+            (
+                at
+                for at, block in enumerate(self.blocks, start=1)
+                if any("panel" in chart for figures in block.figures for chart in figures.charts)
+            ),
+            0,
+        )
+
+    def data(self) -> dict[str, list[Chart]]:
+        """The charts, by the names of their figures."""
+        return {f.id: f.charts for block in self.blocks for f in block.figures}
+
+
+def section(suites: Sequence[SuiteData]) -> Section | None:
+    """None where no suite was audited.
+
+    Raises:
+        UserError: if an audit.json is not what it should be.
+    """
+    audits = read_audits(suites)
+    if not audits:
+        return None
+    blocks = [make(audits) for make in (_parts, _depth, _shrinkage, _norms, _effects, _controls)]
+    said = [
+        line for audit in audits for v in audit.file.verdicts.values() for line in v.assumptions
+    ]
+    several = len(audits) > 1
+    return Section(
+        [_verdicts(audit) for audit in audits],
+        list(dict.fromkeys(said)),
+        [(audit.index, audit.label) for audit in audits] if several else [],
+        [block for block in blocks if block.figures or block.tables],
+    )
+
+
+def _verdicts(audit: Audited) -> Verdicts:
+    file = audit.file
+    over = f"{count(file.tokens)} test tokens of {count(file.documents)} documents"
+    fit = file.folds.get("fit")
+    fitted = f"; fitted on {count(fit.tokens)} of {count(fit.documents)}" if fit else ""
+    sites = [
+        Site(name, one.degenerate is not None, one.sentences[0], one.sentences[1:])
+        for name, one in file.verdicts.items()
+        if one.sentences
+    ]
+    return Verdicts(audit.index, audit.label, f"{over}{fitted}", sites)
+
+
+def _block(
+    title: str, lead: str, figures: Sequence[Figures], tables: Sequence[Table | None]
+) -> Block:
+    shown = [one for one in figures if one.charts]
+    return Block(title, lead, shown, [table for table in tables if table is not None])
+
+
+def _parts(audits: Sequence[Audited]) -> Block:
+    alone = len(audits) > SHOWN_AT_ONCE
+    stacks = charts.stacks(audits, panels=alone)
+    return _block(
+        "What is lost, and of which kind",
+        "FVU of each SAE, taken apart. Nonlinear: what no affine map of x gives back. Encoder: "
+        "the share of it that pursuit finds with the same dictionary and L0. Linear: what an "
+        "affine map of x gives back; where several widths were audited together and a law could "
+        "be told, what wider SAEs would recover of it stands apart as absent. Whiskers are 95% "
+        "intervals of a part.",
+        [Figures("audit_parts", "beside", stacks)],
+        [of_sections(audits, "The parts of FVU", ("split",))],
+    )
+
+
+def _depth(audits: Sequence[Audited]) -> Block:
+    return _block(
+        "Over the layers",
+        "The numbers that the verdicts rest on, a line per suite.",
+        [Figures("audit_depth", "", charts.depth(audits))],
+        [
+            of_sections(audits, "R² of e, rank and condition", ("vector",)),
+        ],
+    )
+
+
+def _shrinkage(audits: Sequence[Audited]) -> Block:
+    return _block(
+        "Is it shrinkage?",
+        "An SAE whose output is too small has an error that is linear in x for that reason alone. "
+        "Each probe again at wider and wider recalibrations of x̂: what stays is no such artefact. "
+        "R² of e ~ a·x is no measure of it: that is FVU for any SAE with α* = 1.",
+        [Figures("audit_ladder", "", charts.shrinkage(audits))],
+        [of_sections(audits, "The shrinkage ladder", ("shrinkage",))],
+    )
+
+
+def _norms(audits: Sequence[Audited]) -> Block:
+    return _block(
+        "How large the error is",
+        "The squared norm of the error as predicted from x by least squares, on test documents. "
+        "In the scatter each point is a token, in units of the mean ‖x − x̄‖² (the actual ones "
+        "average to FVU); the line is the mean of the actual ones in each tenth of the predicted.",
+        [
+            Figures("audit_scatter", "small", charts.scatter(audits)),
+            Figures("audit_baselines", "", charts.norm_baselines(audits)),
+            Figures("audit_norms", "", charts.norm_ladder(audits)),
+        ],
+        [
+            tenths(audits),
+            of_sections(audits, "The norm probe and its baselines", ("norm",)),
+            of_sections(audits, "The norm ladder", ("ladder",)),
+        ],
+    )
+
+
+def _effects(audits: Sequence[Audited]) -> Block:
+    return _block(
+        "What it does, and where it could be found",
+        "Loss: how much of what the SAE costs the model comes back when ℓ or u is put back, beside "
+        "how much of ‖e‖² it is; sites where that cost is not clearly above 0 are left out, their "
+        "shares mean nothing. Pursuit: better codes from the same dictionary. Sites before: how "
+        "much of e, ℓ and u is linear in what the site before knows.",
+        [
+            Figures("audit_loss", "", charts.downstream(audits)),
+            Figures("audit_gaps", "", charts.gaps(audits)),
+            Figures("audit_pursuit_change", "", charts.pursuit_change(audits)),
+            Figures("audit_pursuit", "", charts.pursuit(audits)),
+            Figures("audit_adjacent", "", charts.adjacent(audits)),
+        ],
+        [
+            of_sections(audits, "The model's loss", ("downstream",)),
+            of_sections(audits, "Pursuit", ("pursuit",)),
+            of_sections(audits, "Adjacent sites", ("adjacent",)),
+        ],
+    )
+
+
+def _controls(audits: Sequence[Audited]) -> Block:
+    return _block(
+        "Controls",
+        "The same probe where there is nothing to find (errors of other tokens, and noise with "
+        "the errors' norms): about minus the cost of the fit is right. A small MLP on u by its "
+        "width, and the error by position in the context.",
+        [
+            Figures("audit_null", "", charts.null(audits)),
+            Figures("audit_nonlinear", "", [*charts.mlp(audits), *charts.positions(audits)]),
+        ],
+        [
+            of_sections(audits, "Null targets", ("null",)),
+            of_sections(audits, "What else predicts u", ("mlp",)),
+            positions(audits),
+            of_sections(audits, "Equivalent noise", ("synthetic",)),
+            measured_at(audits),
+        ],
+    )
