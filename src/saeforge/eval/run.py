@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -14,10 +14,11 @@ from saeforge.device import choose_device
 from saeforge.errors import UserError
 from saeforge.eval import reconstruction, splice
 from saeforge.eval.banks import LM_TOKENS, Bank, site_means, sites_of
+from saeforge.eval.consistency import consistency
 from saeforge.eval.experts import experts
 from saeforge.eval.geometry import geometry
 from saeforge.eval.held_out import HeldOut
-from saeforge.eval.known import labels_of
+from saeforge.eval.known import Labels, Truth, labels_of, truth_of
 from saeforge.eval.latents import latents
 from saeforge.eval.progress import Tracker, tracker
 from saeforge.eval.result import Result
@@ -43,6 +44,26 @@ class _Measured:
 
     result: Result
     sums: PerDocument = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Known:
+    """What is known of the held-out text beforehand; None where nothing is, or nobody asks."""
+
+    labels: Labels | None
+    truth: Truth | None
+
+    @classmethod
+    def of(cls, work: _Work, lm: LanguageModel, held_out: HeldOut, config: EvalConfig) -> "_Known":
+        """Find it out.
+
+        Raises:
+            UserError: if consistency is asked for, and the concepts of the text are not known.
+        """
+        return cls(
+            labels_of(work.text, work.seed, held_out) if config.experts else None,
+            truth_of(work.text, work.seed, lm, held_out) if config.consistency else None,
+        )
 
 
 def evaluate(
@@ -132,7 +153,8 @@ def _evaluate(
     held_out = held_out_tokens(lm, work.text, work.seed, config.tokens)
     if say is not None:
         say(_announcement(work, lm, held_out, config))
-    results = _measure(banks, lm, held_out, config, tracker(say), work)
+    known = _Known.of(work, lm, held_out, config)
+    results = _measure(banks, lm, held_out, config, tracker(say), known)
     about = {
         "model": {"name": lm.name, "revision": lm.revision, "fingerprint": lm.fingerprint},
         "text": asdict(work.text),
@@ -152,7 +174,7 @@ def _measure(
     held_out: HeldOut,
     config: EvalConfig,
     progress: Tracker,
-    work: _Work,
+    known: _Known,
 ) -> dict[str, list[_Measured]]:
     """Every evaluation asked for, sharing the sites' means and the latents' counts."""
     sites = sites_of(banks, lm)
@@ -168,19 +190,30 @@ def _measure(
         part = held_out.first(config.splice_tokens)
         for name, sums in splice.tally(banks, lm, part, progress, means).items():
             found[name].append(_Measured(splice.summarise(sums, part, config), sums))
-    if config.latents > 0:
-        results = latents(banks, lm, held_out, config, progress, tallies)
-        for name, result in results.items():
-            found[name].append(_Measured(result))
-    if config.geometry:
-        for name, result in geometry(banks, tallies, held_out, config).items():
-            found[name].append(_Measured(result))
-    if config.experts:
-        labels = labels_of(work.text, work.seed, held_out)
-        results = experts(banks, lm, held_out, config, tallies, labels, progress)
-        for name, result in results.items():
+    for one in _dictionaries(banks, lm, held_out, config, progress, known, tallies):
+        for name, result in one.items():
             found[name].append(_Measured(result))
     return found
+
+
+def _dictionaries(
+    banks: dict[str, Bank],
+    lm: LanguageModel,
+    held_out: HeldOut,
+    config: EvalConfig,
+    progress: Tracker,
+    known: _Known,
+    tallies: reconstruction.Tallies,
+) -> Iterator[dict[str, Result]]:
+    """The evaluations asked for that look at latents and experts."""
+    if config.latents > 0:
+        yield latents(banks, lm, held_out, config, progress, tallies)
+    if config.geometry:
+        yield geometry(banks, tallies, held_out, config)
+    if config.experts:
+        yield experts(banks, lm, held_out, config, tallies, known.labels, progress)
+    if known.truth is not None:
+        yield consistency(banks, lm, held_out, config, known.truth, progress)
 
 
 def held_out_tokens(lm: LanguageModel, text: TextConfig, seed: int, tokens: int) -> HeldOut:
