@@ -51,6 +51,7 @@ ALL = (
     Run("sites"),
     Run("group"),
     *(Run("batch", 0, batch) for batch in (1024, 2048, 8192)),
+    Run("extra"),
     Run("long"),
     Run("gated"),
 )
