@@ -1,14 +1,17 @@
 """From a run's configuration to its suites: model, text, source, SAEs, probe and trainer put
 together, and what it costs beside what it was said to cost."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from saeforge.activations.base import ActivationSource
 from saeforge.activations.error import ErrorSource
+from saeforge.activations.labelled import Labelled
 from saeforge.activations.live import LiveSource
 from saeforge.calibrate import calibrate, parts_of, workload
 from saeforge.config import RunConfig
@@ -65,6 +68,7 @@ class Job:
             groupings.resolve,
         )
         work = workload(config, lm, parts_of(variants, widths), widths)
+        _check_label(config.text.label, work)
         error = None if config.error is None else ErrorJob.load(config.error, widths, lm)
         return cls(config, lm, widths, variants, work, error)
 
@@ -73,15 +77,39 @@ class Job:
         """The text, tokenised when it is first asked for: what a run costs can be counted without.
 
         Raises:
-            UserError: if it is not there.
+            UserError: if it is not there, or has more labels than an SAE takes.
         """
-        return Corpus(
+        corpus = Corpus(
             self.config.text,
             self.lm.tokenizer,
             bos_id=self.lm.bos_id,
             max_context=self.lm.max_context,
             seed=self.config.seed,
         )
+        if corpus.labels is not None:
+            _check_labels(corpus.labels.names, self.config, self.work)
+        return corpus
+
+
+def _check_label(label: str | None, work: Workload) -> None:
+    """Refuse SAEs that are trained on labels where nobody says what the labels are."""
+    for part in work.parts:
+        if part.sae.labels is not None and label is None:
+            raise UserError(
+                f"variant {part.variant} is trained on a label for every document: name the column "
+                "that holds it with text.label (for the embedded text: domain)"
+            )
+
+
+def _check_labels(names: Sequence[str], config: RunConfig, work: Workload) -> None:
+    for part in work.parts:
+        if part.sae.labels is not None and len(names) > part.sae.labels:
+            shown = ", ".join([*names[:5], "…"] if len(names) > 5 else names)
+            raise UserError(
+                f"text {config.text.source!r} has {len(names)} labels in {config.text.label!r} "
+                f"({shown}), more than labels = {part.sae.labels} of variant {part.variant}; raise "
+                "labels or choose another text.label"
+            )
 
 
 def train_run(
@@ -121,6 +149,8 @@ def _trainer(
         seed=config.seed,
         tokens=config.train.tokens,
     )
+    if job.corpus.labels is not None:
+        source = Labelled(source, torch.from_numpy(job.corpus.labels.number))
     if job.error is not None:
         again = job.corpus.stream("train", sequences)
         source = job.error.source(source, lm, again, sequences * config.text.context)

@@ -133,6 +133,12 @@ class SAE(nn.Module, ABC):
         return int(self.config.width)
 
     @property
+    def labels(self) -> int | None:
+        """How many labels rows may have (`Batch.label`), for an SAE that is trained on them; None
+        for one that is not."""
+        return None
+
+    @property
     def lr_scales(self) -> dict[str, float]:
         """Factors on the learning rate of single parameters; 1 for those not named.
 

@@ -121,10 +121,15 @@ def _check_router(router: str, experts: int, active: int, labels: int | None) ->
             "experts = 1: the router 'shared' needs an expert besides the shared one; give 2 or"
             " more"
         )
-    if (labels is not None) != (router == "supervised"):
+    if router == "supervised" and labels is None:
         raise UserError(
-            f"labels = {labels} with router = {router!r}: the router 'supervised' needs the number"
-            " of labels, and no other has them"
+            "router = supervised needs labels, how many different ones the text's documents have"
+            " (5 for the domains of the embedded text)"
+        )
+    if router != "supervised" and labels is not None:
+        raise UserError(
+            f"labels = {labels}: only the router 'supervised' has labels, and this is {router!r};"
+            " leave them out"
         )
     if labels is not None and not 1 <= labels <= experts:
         raise UserError(
@@ -179,6 +184,12 @@ class Switch(SAE):
             config.supervision,
         )
         self.router: Router = ROUTERS[config.router](options)
+
+    @property
+    def labels(self) -> int | None:
+        """Of the router `supervised`."""
+        found: int | None = self.config.labels
+        return found
 
     @property
     def phases(self) -> tuple[Phase, ...]:

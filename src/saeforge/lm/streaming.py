@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from saeforge.config import TextConfig
 from saeforge.errors import UserError
-from saeforge.lm.documents import open_dataset, texts_of
+from saeforge.lm.documents import documents_of, open_dataset
 from saeforge.lm.packing import Packing, TokenBatch, TokenStream, check_identity
 
 Array = npt.NDArray[Any]
@@ -93,7 +93,8 @@ class DatasetStream(TokenStream):
         self._dataset = open_dataset(self._config)
         if position is not None:
             self._dataset.load_state_dict(position)
-        self._texts: Iterator[str] = texts_of(self._dataset, self._config)
+        found = documents_of(self._dataset, self._config)
+        self._texts: Iterator[str] = (document.text for document in found)
 
     def _finished(self) -> bool:
         return self._epochs is not None and self._epoch >= self._epochs

@@ -1,6 +1,8 @@
 """Text → tokenised documents, split by a hash of their text → streams of packed tokens."""
 
+import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from hashlib import blake2b
 from itertools import islice
 from typing import Any, Literal
@@ -10,7 +12,7 @@ import numpy.typing as npt
 
 from saeforge.config import TextConfig
 from saeforge.errors import UserError
-from saeforge.lm.documents import documents, is_dataset
+from saeforge.lm.documents import check_label, documents, is_dataset
 from saeforge.lm.loading import quiet
 from saeforge.lm.packing import Documents, PackedStream, Packing, TokenBatch, TokenStream
 from saeforge.lm.streaming import DatasetStream
@@ -65,6 +67,9 @@ class Corpus:
         self.streaming = config.streaming and config.max_documents is None and is_dataset(config)
         self._splits: dict[Split, Documents] = {}
         self._digest = "streaming"
+        self.labels: Labels | None = None
+        """Of all documents, where the configuration asks for labels."""
+        check_label(config)
         if not self.streaming:
             self._read()
 
@@ -114,21 +119,27 @@ class Corpus:
         }
 
     def _identity(self, split: Split) -> str:
-        parts = (self._digest, split, self.seed, self.config, self.packing)
+        parts: tuple[object, ...] = (self._digest, split, self.seed, self.config, self.packing)
+        parts += () if self.labels is None else (self.labels.names, self.labels.number.tobytes())
         return blake2b(repr(parts).encode(), digest_size=8).hexdigest()
 
     def _read(self) -> None:
-        texts = documents(self.config, self.seed)
+        found = documents(self.config, self.seed)
         ids: list[Array] = []
         keys: list[Array] = []
-        while chunk := list(islice(texts, _AT_ONCE)):
-            rows = self._tokeniser(chunk)
+        labels: list[str] = []
+        while chunk := list(islice(found, _AT_ONCE)):
+            texts = [document.text for document in chunk]
+            rows = self._tokeniser(texts)
             filled = np.array([len(row) > 0 for row in rows])
             ids.extend(row for row in rows if len(row))
-            keys.append(text_keys(chunk)[filled])
+            keys.append(text_keys(texts)[filled])
+            known = [document.label for document, row in zip(chunk, rows, strict=True) if len(row)]
+            labels.extend(label for label in known if label is not None)
         key = np.concatenate(keys) if keys else np.zeros(0, np.uint64)
         if len(key) == 0:
             raise UserError(f"text {self.config.source!r} holds no documents: it is empty")
+        self.labels = Labels.of(labels) if self.config.label else None
         held_out = held_out_mask(key, self.config)
         _assert_disjoint(key, held_out)
         order = np.argsort(key, kind="stable")
@@ -146,6 +157,27 @@ class Corpus:
                 f"text {self.config.source!r} has only {tokens} tokens to train on, shorter than "
                 f"one context of {self.packing.context}; give more text or a shorter text.context"
             )
+
+
+@dataclass(frozen=True)
+class Labels:
+    """The documents' labels.
+
+    Attributes:
+        names: each once, in order (of number where all are whole numbers).
+        number: by document, as `TokenBatch` numbers them: the place of its label in `names`.
+    """
+
+    names: tuple[str, ...]
+    number: npt.NDArray[np.int64]
+
+    @classmethod
+    def of(cls, labels: Sequence[str]) -> "Labels":
+        """From a label per document."""
+        whole = all(re.fullmatch(r"-?\d+", label) for label in labels)
+        names = sorted(set(labels), key=int if whole else None)
+        place = {name: at for at, name in enumerate(names)}
+        return cls(tuple(names), np.array([place[label] for label in labels], np.int64))
 
 
 class Tokeniser:
