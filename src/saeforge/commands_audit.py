@@ -1,11 +1,14 @@
 """`saeforge audit`: what every SAE of a suite misses, and a verdict in words."""
 
 import json
+import shlex
 import sys
+import textwrap
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -23,30 +26,43 @@ SHOWN = (
     ("split", "fvu", "FVU"),
     ("split", "fvu_nonlinear", "FVU_nl"),
     ("vector", "r2_error", "R² e"),
-    ("shrinkage", "r2_scalar", "R² e\nscalar"),
-    ("shrinkage", "r2_error_affine", "R² e\nrecalibrated"),
+    ("shrinkage", "r2_error_scaled", "R² e,\nα*x̂"),
+    ("shrinkage", "r2_error_affine", "R² e,\nA x̂ + b"),
     ("shrinkage", "alpha", "α*"),
-    ("norm", "r2_error_norm", "R² ‖e‖²"),
-    ("norm", "r2_token", "R² ‖e‖²\nby token"),
-    ("norm", "r2_x_norm", "R² ‖e‖²\nby ‖x‖²"),
+    ("norm", "r2_error_norm", "R²\n‖e‖²"),
+    ("norm", "r2_token", "‖e‖² by\ntoken"),
 )
 """Metrics of the table; all are in the file."""
+WIDE = 120
+"""Columns of a terminal from which on a value and its interval stand on one line."""
+SAID = 3
+"""Sentences of each verdict; all are in the file and in the report."""
 
 
-def audit(paths: Sequence[Path], config: AuditConfig, as_json: bool = False) -> int:
+def audit(
+    paths: Sequence[Path],
+    config: AuditConfig,
+    error_saes: Sequence[Path] = (),
+    as_json: bool = False,
+) -> int:
     """Print a table and verdicts per suite and leave results/audit.json in it."""
     if not paths:
         raise UserError("name at least one folder of a suite or of a run")
     suites = list(dict.fromkeys(suite for path in paths for suite in find_suites(path)))
     stream = sys.stderr if as_json else sys.stdout
-    found = audit_suites(suites, config, say=lambda line: print(line, file=stream, flush=True))
+    trained = list(dict.fromkeys(suite for path in error_saes for suite in find_suites(path)))
+    found = audit_suites(suites, config, lambda line: print(line, file=stream, flush=True), trained)
     if as_json:
         print(json.dumps({str(path): _plain(result) for path, result in found.items()}))
         return 0
+    console = Console(highlight=False)
     for path, result in found.items():
-        _print_table(path, result)
-        _print_verdicts(result)
-    print(f"Audits: results/{FILE} in each suite")
+        _print_table(console, path, result)
+        _print_verdicts(console, result)
+    _print_assumptions(console, list(found.values()))
+    for path in found:
+        print(f"Audit: {path / 'results' / FILE}")
+    print(f"Next: saeforge report {' '.join(shlex.quote(str(path)) for path in paths)}")
     return 0
 
 
@@ -59,36 +75,54 @@ def _plain(result: AuditResult) -> dict[str, object]:
     }
 
 
-def _print_table(path: Path, result: AuditResult) -> None:
+def _print_table(console: Console, path: Path, result: AuditResult) -> None:
     """A row per site."""
     table = Table(
-        title=f"{escape(str(path))}: {result.tokens:,} test tokens of {result.documents:,} "
-        "documents; value ± half of the 95% interval",
-        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=0,
+        show_edge=False,
     )
-    table.add_column("site", no_wrap=True)
+    table.add_column("site", overflow="fold")
     for _, _, head in SHOWN:
-        table.add_column(head, justify="right")
+        table.add_column(head, justify="right", no_wrap=True)
+    between = " " if console.width >= WIDE else "\n"
     for site in result.verdicts:
-        cells = [_cell(result.value(site, section, metric)) for section, metric, _ in SHOWN]
+        cells = [
+            _cell(result.value(site, section, metric), between) for section, metric, _ in SHOWN
+        ]
         table.add_row(escape(site), *cells)
-    Console(width=None if sys.stdout.isatty() else 160).print(table)
+    about = f"{result.tokens:,} test tokens of {result.documents:,} documents"
+    print(f"\n{path}\n{about}; ± half of the 95% interval\n")
+    console.print(table)
 
 
-def _print_verdicts(result: AuditResult) -> None:
+def _print_verdicts(console: Console, result: AuditResult) -> None:
+    """The first sentences for each site, wrapped."""
+    print()
     for site, one in result.verdicts.items():
-        print(f"{site}: {' '.join(one.sentences)}")
-    assumptions = dict.fromkeys(
-        line for one in result.verdicts.values() for line in one.assumptions
-    )
-    for line in assumptions:
-        print(f"Assumed: {line}")
+        print(site)
+        for line in one.sentences[:SAID]:
+            print(_wrapped(console, line))
 
 
-def _cell(value: Value) -> str:
+def _print_assumptions(console: Console, results: Sequence[AuditResult]) -> None:
+    lines = [line for r in results for one in r.verdicts.values() for line in one.assumptions]
+    print("\nWhat this rests on")
+    for line in dict.fromkeys(lines):
+        print(_wrapped(console, line))
+    print()
+
+
+def _wrapped(console: Console, line: str) -> str:
+    """As one item of a list."""
+    width = min(console.width, 100)
+    return textwrap.fill(line, width, initial_indent="  - ", subsequent_indent="    ")
+
+
+def _cell(value: Value, between: str) -> str:
     """`0.123 ±0.002`, or a dash where it is undefined."""
     if value.value is None:
         return "–"
     if value.low is None or value.high is None or value.low == value.high:
         return f"{value.value:.3f}"
-    return f"{value.value:.3f} ±{(value.high - value.low) / 2:.1g}"
+    return f"{value.value:.3f}{between}±{(value.high - value.low) / 2:.1g}"
