@@ -1,0 +1,170 @@
+"""The arms of `switch.py`: where their suites are, and what comes out with which interval.
+
+Shapes: R resamples of the held-out documents, the first of them all the documents.
+"""
+
+import functools
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from switch import RUNS
+
+from saeforge import statistics
+from saeforge.eval import bootstrap, reconstruction, splice
+from saeforge.eval.result import Result
+from saeforge.eval.sums import read_sums
+from saeforge.files import read_json
+from saeforge.suite import Suite, load_suite
+
+METRICS = {
+    "reconstruction": ("fvu", "l0"),
+    "splice": ("delta_ce", "loss_recovered_zero"),
+}
+RESAMPLES = 1000
+Drawn = NDArray[np.float64]
+"""A number of one suite: of all the documents, then of each resample [1 + R]."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number with its 95% interval, over so many seeds, or over documents where it is one."""
+
+    value: float
+    low: float | None
+    high: float | None
+    seeds: int
+
+    def __format__(self, form: str) -> str:
+        if self.low is None:
+            return f"{self.value:{form}}"
+        return f"{self.value:{form}} [{self.low:{form}}, {self.high:{form}}]"
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A variant of a part, with every seed that it was trained with."""
+
+    part: str
+    variant: str
+
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        """The evaluated suites; part `batch/1024` and the like are single runs."""
+        runs = sorted((RUNS / self.part).glob("seed-*")) or [RUNS / self.part]
+        suites = [run / self.variant for run in runs]
+        return tuple(s for s in suites if (s / "results/splice.json").exists())
+
+    def drawn(self, seed: int, metric: str, site: str = "") -> Drawn:
+        """Of one site, or the mean over sites."""
+        return _drawn(self.folders[seed])[site][metric]
+
+    @property
+    def suite(self) -> Suite:
+        return load_suite(self.folders[0])
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Of its first group."""
+        folder = next((self.folders[0] / "groups").iterdir())
+        options: dict[str, Any] = read_json(folder / "config.json", "options")["options"]
+        return options
+
+    def extra(self, *keys: str) -> list[float]:
+        """A value of results/switch.json of every seed, the mean over sites."""
+        found = []
+        for folder in self.folders:
+            sites = read_json(folder / "results/switch.json", "loads")["sites"].values()
+            values = [functools.reduce(lambda at, key: at[key], keys, site) for site in sites]
+            found.append(float(np.mean(values)))
+        return found
+
+
+def topk(width: int = 4096, k: int = 32) -> Arm:
+    return _arm(f"topk-w{width}-k{k}")
+
+
+def switch(width: int = 4096, k: int = 32, experts: int = 16, **others: object) -> Arm:
+    """With the trainer's name for it."""
+    keys = {"experts": experts, **others}
+    rest = "-".join(f"{key}{keys[key]}" for key in sorted(keys))
+    return _arm(f"switch-w{width}-k{k}-{rest}")
+
+
+def matched(experts: int, k: int = 32) -> Arm:
+    """As many experts as wide as TopK."""
+    return switch(4096 * experts, k, experts)
+
+
+def _arm(variant: str) -> Arm:
+    seeds = RUNS / "seeds" / "seed-0" / variant
+    return Arm("seeds" if seeds.exists() else "sweeps", variant)
+
+
+@functools.cache
+def _drawn(folder: Path) -> dict[str, dict[str, Drawn]]:
+    """Site → metric → numbers, the mean over sites under ""; the same draws for every suite of
+    one seed, as all were evaluated on the same documents."""
+    widths = {site: int(at["d"]) for site, at in load_suite(folder).meta["sites"].items()}
+    found: dict[str, dict[str, Drawn]] = {site: {} for site in widths}
+    for evaluation, metrics in METRICS.items():
+        sums = read_sums(folder / "results", Result.read(folder / "results" / f"{evaluation}.json"))
+        for site, d in widths.items():
+            drawn = bootstrap.resampled(sums[site], sums[site]["n"], RESAMPLES, 0)
+            known = reconstruction.statistics(d) if evaluation == "reconstruction" else None
+            for metric in metrics:
+                found[site][metric] = (known or splice.STATISTICS)[metric](drawn)
+    names = next(iter(found.values()))
+    found[""] = {name: np.mean([found[site][name] for site in widths], axis=0) for name in names}
+    return found
+
+
+Statistic = Callable[..., Drawn]
+
+
+def estimate(
+    statistic: Statistic, arms: Sequence[Arm], metric: str = "fvu", site: str = ""
+) -> Estimate:
+    """statistic(number of each arm): over the seeds that all arms have, or over documents.
+
+    Raises:
+        KeyError: if an arm is not evaluated.
+    """
+    seeds = min((len(arm.folders) for arm in arms), default=0)
+    if not seeds:
+        missing = [arm.variant for arm in arms if not arm.folders]
+        raise KeyError(", ".join(missing))
+    of_seed = [statistic(*(arm.drawn(s, metric, site) for arm in arms)) for s in range(seeds)]
+    if seeds > 1:
+        return Estimate(*statistics.student([float(drawn[0]) for drawn in of_seed]), seeds)
+    found = bootstrap.interval(np.asarray(of_seed[0]))
+    return Estimate(float(of_seed[0][0]), found.low, found.high, 1)
+
+
+def value(arm: Arm, metric: str = "fvu", site: str = "") -> Estimate:
+    return estimate(lambda own: own, [arm], metric, site)
+
+
+def relative(one: Arm, other: Arm, metric: str = "fvu", site: str = "") -> Estimate:
+    """one/other − 1."""
+    return estimate(lambda a, b: a / b - 1, [one, other], metric, site)
+
+
+def difference(one: Arm, other: Arm, metric: str, site: str = "") -> Estimate:
+    return estimate(lambda a, b: a - b, [one, other], metric, site)
+
+
+def all_arms() -> list[Arm]:
+    """Everything that is evaluated."""
+    found: list[Arm] = []
+    for path in sorted(RUNS.glob("**/results/splice.json")):
+        suite = path.parent.parent
+        part = re.sub(r"/seed-\d+$", "", suite.parent.relative_to(RUNS).as_posix())
+        arm = Arm(part, suite.name)
+        if arm not in found:
+            found.append(arm)
+    return found

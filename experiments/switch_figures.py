@@ -1,0 +1,222 @@
+"""The figures of `switch.py`, drawn from what `switch_table.collect` found."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from frontier_figures import COLOURS, MARKERS, save
+from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
+
+Found = dict[str, Any]
+METRICS = {"fvu": "FVU", "delta_ce": "ΔCE (nats)"}
+Entries = Sequence[Found]
+
+
+def figures(found: Found, base: Path) -> None:
+    """All of them."""
+    arms = [arm for arm in found["arms"] if arm["part"] in ("seeds", "sweeps")]
+    usual = [arm for arm in arms if plain(arm)]
+    frontiers(found, usual, base.with_suffix(".svg"))
+    costs(found, usual, base.with_name(f"{base.name}_cost.svg"))
+    sweeps(found, base.with_name(f"{base.name}_sweeps.svg"))
+    routers(found, base.with_name(f"{base.name}_routers.svg"))
+
+
+def plain(arm: Found) -> bool:
+    """TopK, or the router switch at the default balance."""
+    options = arm["options"]
+    return arm["arch"] == "topk" or (options["router"] == "switch" and options["balance"] == 0.03)
+
+
+def experts(arm: Found) -> int:
+    return int(arm["options"].get("experts", 1))
+
+
+def wide(arm: Found) -> int:
+    return int(arm["options"]["width"])
+
+
+def line(
+    axis: Axes, number: int, entries: Entries, x: Callable[[Found], float], **more: Any
+) -> None:
+    """A line through entries with the intervals of `metric`."""
+    metric = more.pop("metric")
+    shown = sorted(entries, key=x)
+    values = [entry[metric] for entry in shown]
+    y = [v["value"] for v in values]
+    down = [v["value"] - (v["value"] if v["low"] is None else v["low"]) for v in values]
+    up = [(v["value"] if v["high"] is None else v["high"]) - v["value"] for v in values]
+    axis.errorbar(
+        [x(entry) for entry in shown],
+        y,
+        yerr=[down, up],
+        color=COLOURS[number % len(COLOURS)],
+        marker=MARKERS[number % len(MARKERS)],
+        markersize=4,
+        linewidth=1.2,
+        elinewidth=0.8,
+        capsize=1.5,
+        **more,
+    )
+
+
+def l0(arm: Found) -> float:
+    return float(arm["l0"]["value"])
+
+
+def frontiers(found: Found, usual: Entries, path: Path) -> None:
+    """FVU and ΔCE against L0: a fixed width on the left, equal FLOPs on the right."""
+    figure, axes = plt.subplots(2, 2, figsize=(8.6, 6.2), sharey="row", layout="constrained")
+    penalised = {
+        arch: [arm for arm in found["arms"] if arm["part"] == arch] for arch in ("relu", "gated")
+    }
+    for row, metric in zip(axes, METRICS, strict=True):
+        for column, axis in enumerate(row):
+            for number, n in enumerate((1, 4, 16, 64) if column == 0 else (1, 2, 4, 8)):
+                width = 4096 if column == 0 else 4096 * n
+                own = [a for a in usual if experts(a) == n and wide(a) == width]
+                label = "TopK" if n == 1 else f"{n} experts" + (f", M = {width:,}" * column)
+                ink = number if n == 1 else number + 3 * column
+                line(axis, ink, own, l0, metric=metric, label=label)
+            if column == 0:
+                for number, (arch, own) in enumerate(penalised.items(), 6):
+                    name = {"relu": "ReLU", "gated": "Gated"}[arch]
+                    if own:
+                        line(axis, number, own, l0, metric=metric, label=name, linestyle=":")
+            both_logarithmic(axis)
+            axis.set_xlabel("L0 (active latents per token)" if metric == "delta_ce" else "")
+        row[0].set_ylabel(METRICS[metric])
+    axes[0][0].set_title("M = 4,096", fontsize=9)
+    axes[0][1].set_title("equal FLOPs: 4,096 latents per expert", fontsize=9)
+    axes[0][0].legend()
+    axes[0][1].legend()
+    save(figure, path)
+
+
+def both_logarithmic(axis: Axes) -> None:
+    axis.set_xscale("log", base=2)
+    axis.xaxis.set_major_locator(FixedLocator([8, 16, 32, 64]))
+    axis.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
+    axis.xaxis.set_minor_locator(NullLocator())
+    logarithmic_y(axis)
+
+
+def logarithmic_y(axis: Axes) -> None:
+    axis.set_yscale("log")
+    axis.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 4, 5, 7)))
+    axis.yaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
+    axis.yaxis.set_minor_locator(NullLocator())
+
+
+def costs(found: Found, usual: Entries, path: Path) -> None:
+    """FVU and ΔCE at k = 32 against FLOPs per token, seconds per step and parameters."""
+    timing = (found["timing"] or {"arms": {}})["arms"]
+    axes_of: dict[str, Callable[[Found], float]] = {
+        "MFLOP per token of a training step": lambda a: a["flops"] / 1e6,
+        "seconds per step, one thread": lambda a: timing[a["variant"]]["seconds"],
+        "parameters (millions)": lambda a: a["parameters"] / 1e6,
+    }
+    at = [a for a in usual if a["options"]["k"] == 32 and a["variant"] in timing]
+    families = {
+        "TopK, M = 1,024 … 16,384": [a for a in at if a["arch"] == "topk"],
+        "8 experts, M = 1,024 … 16,384": [a for a in at if experts(a) == 8 and wide(a) < 2**15],
+        "64 experts, M = 2,048 … 16,384": [a for a in at if experts(a) == 64],
+        "4, 16, 64 experts, M = 4,096": [
+            a for a in at if experts(a) in (4, 16, 64) and wide(a) == 4096
+        ],
+        "2, 4, 8 experts of 4,096": [a for a in at if wide(a) == 4096 * experts(a) > 4096],
+    }
+    figure, axes = plt.subplots(2, 3, figsize=(9.6, 5.6), sharey="row", layout="constrained")
+    for row, metric in zip(axes, METRICS, strict=True):
+        for axis, (title, x) in zip(row, axes_of.items(), strict=True):
+            for number, (label, own) in enumerate(families.items()):
+                style = "" if number > 2 else "-"
+                line(axis, number, own, x, metric=metric, label=label, linestyle=style)
+            axis.set_xscale("log")
+            axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axis.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
+            axis.xaxis.set_minor_locator(NullLocator())
+            logarithmic_y(axis)
+            axis.set_xlabel(title if metric == "delta_ce" else "")
+        row[0].set_ylabel(METRICS[metric])
+    handles, labels = axes[0][0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=3)
+    save(figure, path)
+
+
+def sweeps(found: Found, path: Path) -> None:
+    """FVU over TopK's against width; FVU against α; FVU over TopK's against batch size."""
+    figure, axes = plt.subplots(1, 3, figsize=(9.6, 3.1), layout="constrained")
+    arms = [a for a in found["arms"] if a["part"] in ("seeds", "sweeps") and l0(a) > 20]
+    arms = [a for a in arms if a["options"]["k"] == 32]
+    usual = [a for a in arms if plain(a)]
+    dense = {wide(a): a["fvu"]["value"] for a in usual if a["arch"] == "topk"}
+    for number, n in enumerate((8, 64), 1):
+        own = sorted((a for a in usual if experts(a) == n and wide(a) in dense), key=wide)
+        ratio = [a["fvu"]["value"] / dense[wide(a)] for a in own]
+        dots(axes[0], number, [wide(a) for a in own], ratio, f"{n} experts")
+    axes[0].set_xlabel("width M")
+    axes[0].set_ylabel("FVU over TopK's of that width")
+    at = [a for a in arms if a["arch"] == "switch" and wide(a) == 4096 and experts(a) == 16]
+    at = [a for a in at if a["options"]["router"] == "switch" and a["options"]["balance"]]
+    alpha = sorted(at, key=lambda a: a["options"]["balance"])
+    x = [a["options"]["balance"] for a in alpha]
+    dots(axes[1], 0, x, [a["fvu"]["value"] for a in alpha], "16 experts, M = 4,096")
+    axes[1].set_xscale("log")
+    axes[1].set_xlabel("α, weight of the balance loss")
+    axes[1].set_ylabel("FVU")
+    for number, n in enumerate((16, 64)):
+        points = sorted(batch_ratios(found, n).items())
+        dots(axes[2], number, [p[0] for p in points], [p[1] for p in points], f"{n} experts")
+    axes[2].set_xlabel("tokens per batch")
+    axes[2].set_ylabel("FVU over TopK's of that batch")
+    for axis, ticks in ((axes[0], sorted(dense)), (axes[2], [1024, 2048, 4096, 8192])):
+        axis.set_xscale("log", base=2)
+        axis.xaxis.set_major_locator(FixedLocator(ticks))
+        axis.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:,.0f}"))
+        axis.xaxis.set_minor_locator(NullLocator())
+        axis.tick_params(axis="x", labelsize=7)
+    for axis in axes:
+        axis.legend()
+    save(figure, path)
+
+
+def dots(axis: Axes, number: int, x: Sequence[float], y: Sequence[float], label: str) -> None:
+    ink, marker = COLOURS[number], MARKERS[number]
+    axis.plot(x, y, color=ink, marker=marker, markersize=4, linewidth=1.2, label=label)
+
+
+def batch_ratios(found: Found, n: int) -> dict[int, float]:
+    """Batch size → FVU of that many experts over TopK's."""
+    ratios = {}
+    for size in (1024, 2048, 4096, 8192):
+        part = "seeds" if size == 4096 else f"batch/batch-{size}"
+        own = {a["variant"]: a["fvu"]["value"] for a in found["arms"] if a["part"] == part}
+        if own:
+            ratios[size] = own[f"switch-w4096-k32-experts{n}"] / own["topk-w4096-k32"]
+    return ratios
+
+
+def routers(found: Found, path: Path) -> None:
+    """FVU and ΔCE of every router relative to switch, with intervals."""
+    parts = next(claim for claim in found["claims"] if claim["number"] == 13)["parts"]
+    figure, axes = plt.subplots(1, 2, figsize=(8.6, 3.0), sharey=True, layout="constrained")
+    for axis, metric in zip(axes, ("FVU", "ΔCE"), strict=True):
+        own = [part for part in parts if part["name"].endswith(f": {metric}")]
+        own.sort(key=lambda part: part["name"])
+        for place, part in enumerate(own):
+            value = part["found"]
+            shown = [100 * value[key] for key in ("value", "low", "high")]
+            error = [[shown[0] - shown[1]], [shown[2] - shown[0]]]
+            axis.errorbar(
+                shown[0], place, xerr=error, fmt="o", color=COLOURS[0], markersize=4, capsize=2
+            )
+        axis.axvline(0, color="#5d6670", linewidth=0.8)
+        axis.set_xscale("symlog", linthresh=20)
+        axis.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:+g}%"))
+        axis.set_yticks(range(len(own)), [part["name"].rpartition(": ")[0] for part in own])
+        axis.set_xlabel(f"{metric} relative to switch, α = 0.03")
+    axes[0].invert_yaxis()
+    save(figure, path)

@@ -1,0 +1,237 @@
+"""What `switch.py` measured: collected, and written as tables beside the verdicts."""
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from switch import Run
+from switch_arms import Arm, all_arms, value
+from switch_claims import published
+from switch_questions import asked
+from switch_rule import Claim
+
+from saeforge.cost import Part
+from saeforge.files import read_json
+from saeforge.machine import processor
+from saeforge.suite import load_suite
+
+Found = dict[str, Any]
+LOADS = ("experts_per_token", "busiest", "unused", "load_entropy", "confidence")
+
+
+def collect(runs: Sequence[Run], results: Path) -> Found:
+    """Everything the tables and figures show, with what it depends on."""
+    first = all_arms()[0].suite.meta
+    timing = results / "switch_time.json"
+    return {
+        "command": "python experiments/switch.py",
+        "model": Path(first["model"]["name"]).name,
+        "runs": [run_facts(run) for run in runs],
+        "versions": first["versions"],
+        "machine": {"processor": processor(), "cores": os.cpu_count()},
+        "claims": [claim_facts(claim) for claim in (*published(), *asked(results))],
+        "arms": [entry for arm in all_arms() for entry in arm_facts(arm)],
+        "timing": read_json(timing, "timing") if timing.exists() else None,
+    }
+
+
+def run_facts(run: Run) -> Found:
+    suite = next(path for path in sorted(run.folder.iterdir()) if (path / "suite.json").exists())
+    meta = load_suite(suite).meta
+    evaluated = json.loads((suite / "results/splice.json").read_text())
+    return {
+        "part": run.part,
+        "seed": run.seed,
+        "batch": meta["config"]["train"]["batch"],
+        "tokens": meta["tokens"],
+        "epochs": meta["epochs"],
+        "seconds": meta["seconds"],
+        "splice_tokens": evaluated["tokens"],
+        "documents": evaluated["documents"],
+    }
+
+
+def claim_facts(claim: Claim) -> Found:
+    return {
+        "number": claim.number,
+        "title": claim.title,
+        "verdict": claim.verdict,
+        "parts": [
+            {
+                **asdict(part),
+                "shown": f"{part.found:{part.form}}",
+                "verdict": part.verdict,
+                "remark": part.remark,
+            }
+            for part in claim.parts
+        ],
+    }
+
+
+def arm_facts(arm: Arm) -> Iterator[Found]:
+    """One entry per site."""
+    meta, options = arm.suite.meta, arm.options
+    for site, at in meta["sites"].items():
+        part = Part(arm.variant, meta["arch"], options, at["d"], (site,))
+        own = [
+            read_json(folder / "results/switch.json", "loads")["sites"][site]
+            for folder in arm.folders
+        ]
+        yield {
+            "part": arm.part,
+            "variant": arm.variant,
+            "arch": meta["arch"],
+            "site": site,
+            "options": options,
+            "seeds": len(arm.folders),
+            **{
+                metric: asdict(value(arm, metric, site))
+                for metric in ("fvu", "delta_ce", "loss_recovered_zero", "l0")
+            },
+            "live_share": mean([entry["live"] / entry["width"] for entry in own]),
+            "duplicates": {
+                cosine: mean([entry["duplicates"][cosine] for entry in own])
+                for cosine in own[0]["duplicates"]
+            },
+            "loads": {key: mean([e[key] for e in own]) for key in LOADS if key in own[0]},
+            "flops": part.flops(meta["config"]["train"]["batch"]),
+            "parameters": part.parameters,
+        }
+
+
+def mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+def write_markdown(found: Found, path: Path) -> None:
+    """The verdicts, then everything that was measured."""
+    main = found["runs"][0]
+    total = sum(run["seconds"] for run in found["runs"]) / 60
+    lines = [
+        f"# Switch SAEs: {found['model']}",
+        "",
+        f"Made by `{found['command']}` from `experiments/switch_*.yaml`: {main['tokens']:,} "
+        f"vectors per SAE in batches of {main['batch']:,} unless a part says otherwise, all SAEs "
+        "of a seed on the same batches of one pass, AuxK in all of them. FVU on 100,000 held-out "
+        f"tokens, ΔCE on {main['splice_tokens']:,} of {main['documents']} documents. Intervals "
+        "are 95%: Student's t over seeds where there are three, a paired bootstrap over documents "
+        "where there is one.",
+        "",
+        "![Frontiers](switch.svg)",
+        "",
+        "![Operations and seconds](switch_cost.svg)",
+        "",
+        "![Width, balance and batch](switch_sweeps.svg)",
+        "",
+        "![Routers](switch_routers.svg)",
+        "",
+        "## Against the criteria",
+        "",
+        "Written before the runs: [switch_criteria.md](../switch_criteria.md), which also says how "
+        "numbers become verdicts. *Beside* stands beside and is not counted.",
+        "",
+        *(line for claim in found["claims"] for line in claim_lines(claim)),
+        *arm_tables(found),
+        *load_table(found),
+        *geometry_table(found),
+        f"saeforge {found['versions']['saeforge']}, torch {found['versions']['torch']}; "
+        f"{found['machine']['processor']}, {found['machine']['cores']} cores; "
+        f"{len(found['runs'])} runs took {total:.0f} minutes, other jobs on the machine.",
+    ]
+    path.write_text("\n".join(lines) + "\n")
+
+
+def claim_lines(claim: Found) -> list[str]:
+    verdict = claim["verdict"] or "No prediction"
+    lines = [f"### {claim['number']}. {claim['title']}: {verdict}", ""]
+    if not claim["parts"]:
+        return [*lines, "Not measured.", ""]
+    lines += ["| | ours | paper | |", "|---|---|---|---|"]
+    for part in claim["parts"]:
+        counted = part["verdict"] if part["judged"] else f"beside: {part['verdict']}"
+        lines.append(f"| {part['name']} | {part['shown']} | {part['remark']} | {counted} |")
+    return [*lines, ""]
+
+
+def arm_tables(found: Found) -> list[str]:
+    """Every SAE, a table per part."""
+    timing = (found["timing"] or {"arms": {}})["arms"]
+    lines = [
+        "## Every SAE",
+        "",
+        "FLOPs are those of a training step, per token. Seconds are those of a step of 4,096 "
+        "tokens on one thread, all arms in turn, the median of some rounds; other jobs were on the "
+        "machine.",
+        "",
+    ]
+    for part in dict.fromkeys(entry["part"] for entry in found["arms"]):
+        lines += [
+            f"### {part}",
+            "",
+            "| SAE | site | L0 | FVU | ΔCE (nats) | loss recovered | live | MFLOP | s |",
+            "|---|---|---|---|---|---|---|---|---|",
+        ]
+        for e in (e for e in found["arms"] if e["part"] == part):
+            seconds = timing.get(e["variant"]) if part in ("seeds", "sweeps") else None
+            lines.append(
+                f"| {e['variant']} | {e['site']} | {e['l0']['value']:.1f} | {spoken(e['fvu'])} | "
+                f"{spoken(e['delta_ce'])} | {e['loss_recovered_zero']['value']:.4f} | "
+                f"{e['live_share']:.1%} | {e['flops'] / 1e6:.3g} | "
+                f"{'' if seconds is None else format(seconds['seconds'], '.3f')} |"
+            )
+        lines.append("")
+    return lines
+
+
+def load_table(found: Found) -> list[str]:
+    lines = [
+        "## Loads",
+        "",
+        "On 50,000 held-out tokens: experts per token; the busiest expert's share of the routed "
+        "visits; experts without any; entropy of the shares over ln N; mean probability of the "
+        "best expert. An expert that is always on is left out.",
+        "",
+        "| part | SAE | site | experts per token | busiest | unused | entropy | confidence |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for e in (e for e in found["arms"] if e["loads"]):
+        load = e["loads"]
+        lines.append(
+            f"| {e['part']} | {e['variant']} | {e['site']} | {load['experts_per_token']:.2f} | "
+            f"{load['busiest']:.3f} | {load['unused']:.1f} | {load['load_entropy']:.3f} | "
+            f"{load['confidence']:.3f} |"
+        )
+    return [*lines, ""]
+
+
+def geometry_table(found: Found) -> list[str]:
+    """Share of duplicates at fixed width, experts × k, at three thresholds."""
+    lines = [
+        "## Duplicates",
+        "",
+        "Share of live latents whose decoder row has another live one above a cosine of 0.7 / "
+        "0.9 / 0.99, at M = 4,096.",
+        "",
+        "| experts | k = 8 | 16 | 32 | 64 |",
+        "|---|---|---|---|---|",
+    ]
+    for experts in (1, 4, 16, 64):
+        cells = []
+        for k in (8, 16, 32, 64):
+            arch = "topk" if experts == 1 else "switch"
+            name = f"{arch}-w4096-k{k}" + ("" if experts == 1 else f"-experts{experts}")
+            own = [e for e in found["arms"] if e["variant"] == name]
+            own = [e for e in own if e["part"] in ("seeds", "sweeps")]
+            shares = [f"{own[0]['duplicates'][c]:.2%}" for c in ("0.7", "0.9", "0.99")]
+            cells.append(" / ".join(shares))
+        lines.append(f"| {experts} | {' | '.join(cells)} |")
+    return [*lines, ""]
+
+
+def spoken(found: Found) -> str:
+    if found["low"] is None:
+        return f"{found['value']:.4f}"
+    return f"{found['value']:.4f} [{found['low']:.4f}, {found['high']:.4f}]"
