@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from saeforge.cost import (
     meta_sae,
     predicted,
     saving,
+    spent,
 )
 from saeforge.dictionary.base import Batch, Context
 from saeforge.dictionary.flops import dense_step, sparse_step
@@ -410,3 +412,17 @@ def test_the_published_savings_of_switch() -> None:
         for n in (16, 32, 64, 128)
     ]
     assert found == pytest.approx([15.2, 28.5, 48, 64], rel=0.01)
+
+
+@pytest.mark.parametrize("arch", ["switch", "relu", "jumprelu", "topk"])
+def test_what_is_spent_by_a_step(arch: str) -> None:
+    """All of it at the end, and more with every step; a denser beginning counts as such."""
+    options: dict[str, Any] = {"width": 64}
+    options |= {"k": 4} if arch in ("switch", "topk") else {"target_l0": 5}
+    sae = meta_sae(arch, 16, options)
+    whole = sum(phase.share * sae.flops(phase.active, 32).total for phase in sae.phases)
+    found = [spent(sae, 32, step, 40) for step in range(41)]
+    assert found[0] == 0 and found[40] == pytest.approx(40 * 32 * whole)
+    steps = [after - before for before, after in pairwise(found)]
+    assert min(steps) > 0
+    assert steps[0] >= steps[39] and (steps[0] > steps[39]) == (arch in ("relu", "jumprelu"))

@@ -65,6 +65,16 @@ def flops(arch: str, d: int, *, batch: int = 4096, **options: Any) -> Flops:
     return Flops.mean([(phase.share, sae.flops(phase.active, batch)) for phase in sae.phases])
 
 
+def spent(sae: SAE, batch: int, step: int, steps: int) -> float:
+    """Operations of the first `step` of a run's steps, each of `batch` rows."""
+    total, before = 0.0, 0.0
+    for phase in sae.phases:
+        share = min(max(step / steps - before, 0.0), phase.share)
+        total += share * steps * batch * sae.flops(phase.active, batch).total
+        before += phase.share
+    return total
+
+
 @dataclass(frozen=True)
 class Part:
     """One SAE of a run.
@@ -379,6 +389,8 @@ def _assumed(parts: Sequence[Part]) -> list[str]:
 
 
 def _spoken(phases: Sequence[Phase]) -> str:
+    if len(phases) == 1 and phases[0].share == 1:
+        return phases[0].assumed
     return ", then ".join(f"{p.assumed} for {p.share:.0%} of the steps" for p in phases)
 
 

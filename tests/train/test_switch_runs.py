@@ -60,6 +60,9 @@ def test_a_group_resumes_to_the_bit_and_becomes_a_suite(tmp_path: Path, router: 
         assert ((code > 0).sum(1) <= 2).all()
     logged = (tmp_path / "whole" / "metrics.jsonl").read_text().splitlines()
     line = next(x for x in map(json.loads, logged) if x["kind"] == "train")
+    rows = line["step"] * SHORT.batch
+    sae = suite.trained(SITES[0])
+    assert line["flops"] == pytest.approx(rows * sae.flops(2.0, SHORT.batch).total)
     assert 1 / 4 <= line["busiest"] <= 1 and 1 / 4 <= line["confidence"] <= 1
     assert not any(key.startswith("router") for key in line)
 

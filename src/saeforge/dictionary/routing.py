@@ -205,7 +205,9 @@ class ExpertChoice(Router):
 
     @property
     def assumed(self) -> str:
-        return "tokens that no expert chose, which go to one more each, are not counted"
+        return (
+            "expert-choice: tokens that no expert chose, which go to one more each, are not counted"
+        )
 
     def route(
         self, logits_BN: Float[Tensor, "B N"], site_B: Int[Tensor, " B"] | None = None

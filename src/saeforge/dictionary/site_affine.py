@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from saeforge.dictionary.base import SAE, Batch, Context, SparseCode, StepOut
+from saeforge.dictionary.flops import Flops, Phase
 from saeforge.dictionary.normaliser import Normaliser
 
 
@@ -37,6 +38,15 @@ class SiteAffine(SAE):
     def lr_scales(self) -> dict[str, float]:
         """The inner SAE's."""
         return {f"inner.{name}": scale for name, scale in self.inner.lr_scales.items()}
+
+    @property
+    def phases(self) -> tuple[Phase, ...]:
+        """The inner SAE's."""
+        return self.inner.phases
+
+    def flops(self, active: float, rows: int) -> Flops:
+        """The inner SAE's; shifts and scales are elementwise."""
+        return self.inner.flops(active, rows)
 
     @torch.no_grad()
     def initialise(self, x_BD: Float[Tensor, "B D"], generator: torch.Generator) -> None:

@@ -134,11 +134,13 @@ def _spoken(name: str) -> str:
 def training(suite: SuiteData) -> dict[str, Any]:
     """Curves by site: {site: {"train": {name: [...]}, "held_out": {name: [...]}}}.
 
-    Every group has `tokens`; names without a number are left out.
+    Every group has `tokens`, and `flops` where they were logged; names without a number are left
+    out.
     """
     out: dict[str, Any] = {}
     for site in all_sites([suite]):
         lines = [line for line in suite.logged if line.site == site]
+        spent = {line.step: line.flops for line in lines if line.kind == "train"}
         train = _thinned([line for line in lines if line.kind == "train"])
         held_out = [line for line in lines if line.kind == "held_out"]
         losses = dict.fromkeys(name for line in train for name in line.loss)
@@ -147,8 +149,8 @@ def training(suite: SuiteData) -> dict[str, Any]:
         checks = {name: [getattr(line, name) for line in held_out] for name in HELD_OUT}
         if lines:
             out[site] = {
-                "train": _with_tokens(curves, [line.tokens for line in train]),
-                "held_out": _with_tokens(checks, [line.tokens for line in held_out]),
+                "train": _with_axes(curves, train, spent),
+                "held_out": _with_axes(checks, held_out, spent),
             }
     return out
 
@@ -159,6 +161,25 @@ def _thinned(lines: Sequence[Logged]) -> list[Logged]:
     return list(lines[::-1][::stride][::-1])
 
 
-def _with_tokens(curves: dict[str, list[Any]], tokens: list[int]) -> dict[str, list[Any]]:
+def _with_axes(
+    curves: dict[str, list[Any]], lines: Sequence[Logged], spent: dict[int, float | None]
+) -> dict[str, list[Any]]:
+    """With the tokens and operations of each line; operations are in proportion to the steps where
+    a held-out check is not at a logged one."""
     known = {k: [rounded(v) for v in c] for k, c in curves.items() if any(v is not None for v in c)}
-    return {"tokens": tokens, **known} if known else {}
+    if not known:
+        return {}
+    flops = [_at(spent, line.step) for line in lines]
+    axes: dict[str, list[Any]] = {"tokens": [line.tokens for line in lines]}
+    if all(value is not None for value in flops):
+        axes["flops"] = [rounded(value) for value in flops]
+    return {**axes, **known}
+
+
+def _at(spent: dict[int, float | None], step: int) -> float | None:
+    """From the next logged step, or the last."""
+    if step in spent or not spent:
+        return spent.get(step)
+    near = min((s for s in spent if s > step), default=max(spent))
+    found = spent[near]
+    return None if found is None else found * step / near

@@ -208,6 +208,7 @@ class Logged(Record):
     lr: float | None = None
     grad_norm: float | None = None
     tokens_per_second: float | None = None
+    flops: float | None = None
     held_out_fvu: float | None = None
     delta_ce: float | None = None
 

@@ -19,6 +19,7 @@ from saeforge.activations.base import (
 )
 from saeforge.activations.seeds import derive_seed, generator
 from saeforge.config import BufferConfig, NormaliserKind, TrainConfig
+from saeforge.cost import spent
 from saeforge.dictionary.base import SAE, Batch, Context
 from saeforge.dictionary.normaliser import Normaliser
 from saeforge.dictionary.site_affine import SiteAffine
@@ -369,8 +370,9 @@ class Trainer:
         for learner in self._learners:
             by_site = _numbers(learner, threshold)
             lr = learner.lr * schedule.lr_factor(learner.config, self.step - 1)
+            own = {"lr": lr, "flops": spent(learner.sae, self.config.batch, self.step, self.steps)}
             for site, numbers in zip(learner.view.sites, by_site, strict=True):
-                record = {"kind": "train", "site": site, **shared, **numbers, "lr": lr}
+                record = {"kind": "train", "site": site, **shared, **numbers, **own}
                 records[learner.member.variant].append(record)
         for variant, lines in records.items():
             self._logs[variant].write(lines)

@@ -13,6 +13,10 @@
     fvu: "of each batch; points: held out", l0: "active latents per token", delta_ce: "nats, held out"
   };
 
+  function axis() {
+    return form.elements.against.value;
+  }
+
   /* [[panel, suite, site, series]] of all that is chosen. */
   function curves(loaded, suites, sites) {
     const out = [];
@@ -21,7 +25,8 @@
         const groups = loaded[i] && loaded[i][saeforge.data.sites[site]];
         for (const group of groups ? ["train", "held_out"] : []) {
           for (const [name, y] of Object.entries(groups[group])) {
-            if (name !== "tokens") out.push({ panel: name === "held_out_fvu" ? "fvu" : name, suite, site, held: group === "held_out", x: groups[group].tokens, y });
+            const x = groups[group][axis()];
+            if (x && name !== "tokens" && name !== "flops") out.push({ panel: name === "held_out_fvu" ? "fvu" : name, suite, site, held: group === "held_out", x, y });
           }
         }
       }
@@ -74,7 +79,7 @@
     for (const panel of panels) {
       const own = found.filter((c) => c.panel === panel).map((c) => series(c, bySite, panel));
       const log = form.elements.log.checked && (panel === "fvu" || panel.startsWith("loss")) && own.every((s) => s.y.every((v) => v === null || v > 0));
-      saeforge.drawWhenNear(figure(panel, units[panel]), { x: { title: "tokens" }, y: { log, zero: true }, series: own });
+      saeforge.drawWhenNear(figure(panel, units[panel]), { x: { title: axis() === "flops" ? "FLOPs of the SAE's training" : "tokens" }, y: { log, zero: true }, series: own });
     }
     if (!panels.length) box.textContent = "Nothing was logged for this choice.";
     saeforge.legend(document.getElementById("training-legend"), found.map((c) => series(c, bySite, c.panel)).filter((s) => s.kind === "line"));
