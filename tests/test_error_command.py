@@ -1,6 +1,7 @@
 """SAEs on the error of a suite, from the command line: trained, refused elsewhere, audited."""
 
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,8 +10,16 @@ import torch
 from toy_suites import SITES, written_suite
 from toys import random_text, saved_llama
 
+from saeforge.activations.error import component
 from saeforge.cli import main
+from saeforge.eval.audit import folds
+from saeforge.eval.audit.linear_error import read_map
+from saeforge.eval.audit.result import AuditResult
+from saeforge.eval.run import held_out_tokens, run_of
+from saeforge.lm.model import LanguageModel
 from saeforge.suite import load_suite
+
+QUICK = ["--bootstrap", "20", "--pursuit", "0", "--mlp", "0", "--downstream", "0", "--no-adjacent"]
 
 
 @pytest.fixture(scope="module")
@@ -117,3 +126,54 @@ def test_bad_input(
 ) -> None:
     command = arguments(home, home / "bad", "error.component=u", setting)
     assert message in one_line(command, capsys)
+
+
+def test_an_audit_measures_them_on_their_targets(
+    home: Path, trained: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    base = load_suite(home / "base")
+    command = ["audit", str(base.path), "--error-saes", *map(str, trained.values()), *QUICK]
+    assert main(command) == 0
+    result = AuditResult.read(base.path / "results" / "audit.json")
+    section = result.sections["error_saes"]
+    lm = LanguageModel.load(run_of(base).model)
+    sample = held_out_tokens(lm, run_of(base).text, run_of(base).seed, 200_000)
+    tokens_R = torch.bincount(sample.row_NT[sample.keep_NT], minlength=sample.rows).numpy()
+    fold_R = torch.from_numpy(folds.assign(tokens_R, 0))
+    fold_N = fold_R[sample.row_NT[sample.keep_NT]]
+    for site in SITES:
+        x_ND = lm.capture(sample.tokens_NT, [site])[site][sample.keep_NT]
+        for name, path in trained.items():
+            suite = load_suite(path)
+            maps = suite.error_maps()
+            linear = read_map(maps[site]) if maps else None
+            target_ND = component(name, x_ND, base.at(site), linear)  # type: ignore[arg-type]
+            left_ND = (target_ND - suite.at(site)(target_ND))[fold_N == folds.TEST].double()
+            spread_ND = target_ND.double() - target_ND[fold_N == folds.FIT].double().mean(dim=0)
+            expected = left_ND.square().sum() / spread_ND[fold_N == folds.TEST].square().sum()
+            value = section.sites[site][f"fvu_{name}"]
+            assert value.value == pytest.approx(float(expected), rel=1e-4)
+            assert value.low is not None and value.low < value.value
+            assert section.sites[site][f"l0_{name}"].value == pytest.approx(4, abs=0.1)
+            assert section.series[site][name]["width"] == 32
+        difference = section.sites[site]["u_minus_l"].value
+        values = section.sites[site]
+        assert difference == pytest.approx(values["fvu_u"].value - values["fvu_l"].value)
+    capsys.readouterr()
+
+
+def test_an_audit_refuses_what_is_not_on_its_error(
+    home: Path, trained: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    base, other = home / "base", written_suite(home / "other", home, seed=5)
+    twice = home / "twice"
+    shutil.copytree(trained["u"], twice)
+    capsys.readouterr()
+    for suites, message in (
+        ([other], "are on activations, not on an error"),
+        ([trained["u"], twice], "name one"),
+    ):
+        command = ["audit", str(base), "--error-saes", *map(str, suites), *QUICK]
+        assert message in one_line(command, capsys)
+    command = ["audit", str(other), "--error-saes", str(trained["u"]), *QUICK]
+    assert "is not among the suites that are audited" in one_line(command, capsys)

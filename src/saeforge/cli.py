@@ -229,6 +229,9 @@ class Audit:
 
     suites: Annotated[tuple[Path, ...], Positional]
     """Folders of suites, or of runs (all their suites); at least one."""
+    error_saes: tuple[Path, ...] = ()
+    """Folders of suites, or of runs, that were trained on the error of these (`saeforge train
+    --preset error`): their FVU on what they were trained on."""
     tokens: int = 200_000
     """Held-out tokens: half to fit on, a quarter to fit what comes after, a quarter to measure on
     (fewer where the text has fewer)."""
@@ -255,8 +258,9 @@ class Audit:
 
         options = asdict(self)
         suites, as_json = options.pop("suites"), options.pop("json")
+        error_saes = options.pop("error_saes")
         config = AuditConfig(adjacent=not options.pop("no_adjacent"), **options)
-        return audit(suites, config, as_json=as_json)
+        return audit(suites, config, error_saes, as_json=as_json)
 
 
 @dataclass(frozen=True)

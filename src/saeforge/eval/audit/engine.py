@@ -104,6 +104,11 @@ class SaeAudit:
             for one in self.measurements.values():
                 one.seconded(factor)
 
+    def also(self, one: Measurement, documents: int) -> None:
+        """Measure one thing more; before the first rows."""
+        self.measurements[one.name] = one
+        self._sums[one.name] = Sums(documents, one.place.device)
+
     def values(self, resamples: int, seed: int) -> dict[str, dict[str, Value]]:
         """Measurement → metric → value with interval, in the order of the metrics."""
         found = {}

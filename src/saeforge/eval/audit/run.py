@@ -20,6 +20,7 @@ from saeforge.eval.audit.adjacent import AdjacentSites
 from saeforge.eval.audit.arrays import base
 from saeforge.eval.audit.config import AuditConfig
 from saeforge.eval.audit.engine import CHUNK, Make, Reconstruction, SiteAudit
+from saeforge.eval.audit.error_saes import ErrorSaes, match, on_error_at
 from saeforge.eval.audit.fits import Parts, Tokens
 from saeforge.eval.audit.measurement import Measurement, Place
 from saeforge.eval.audit.mlp import MlpProbe
@@ -92,19 +93,27 @@ class Audited:
 
 
 def audit_suites(
-    paths: Sequence[Path], config: AuditConfig, say: Callable[[str], None] | None = None
+    paths: Sequence[Path],
+    config: AuditConfig,
+    say: Callable[[str], None] | None = None,
+    error_saes: Sequence[Path] = (),
 ) -> dict[Path, AuditResult]:
     """Audit suites and write `results/audit.json` into each.
 
     Suites of the same model and text are audited together: in the same passes of the language
     model, with one factor of each site's x per fold.
 
+    Args:
+        error_saes: suites that were trained on the error of these.
+
     Raises:
         UserError: if a suite is missing or corrupt, its language model is not the one it was
             trained on, an SAE does not fit its site, there are too few held-out tokens or
-            documents for a well-posed fit, or activations are constant, NaN or infinite.
+            documents for a well-posed fit, activations are constant, NaN or infinite, or
+            `error_saes` are not on the error of these.
     """
     suites = [load_suite(path) for path in dict.fromkeys(paths)]
+    on_error = match(error_saes, suites)
     found: dict[Path, AuditResult] = {}
     for run, together in _alike(suites):
         lm = LanguageModel.load(run.model, choose_device(config.device))
@@ -123,7 +132,8 @@ def audit_suites(
             "model": {"name": lm.name, "revision": lm.revision, "fingerprint": lm.fingerprint},
             "text": asdict(run.text),
         }
-        for name, result in audit_banks(banks, lm, held_out, config, tracker(say)).items():
+        measured = audit_banks(banks, lm, held_out, config, tracker(say), on_error)
+        for name, result in measured.items():
             found[Path(name)] = replace(result, config=result.config | about)
     for suite in suites:
         found[suite.path].write(suite.path / "results" / FILE)
@@ -147,8 +157,12 @@ def audit_banks(
     held_out: HeldOut,
     config: AuditConfig,
     progress: Tracker = silent,
+    on_error: Mapping[str, Mapping[str, Suite]] | None = None,
 ) -> dict[str, AuditResult]:
     """Audit every SAE of every bank on the same tokens.
+
+    Args:
+        on_error: bank → e, l or u → a suite that is trained on that part of its error.
 
     Raises:
         UserError: as `audit_suites`.
@@ -164,6 +178,11 @@ def audit_banks(
         )
         for site in sites
     }
+    for name, parts in (on_error or {}).items():
+        for site in banks.get(name, {}):
+            place = audits[site].place
+            more = ErrorSaes(place, on_error_at(site, parts, place))
+            audits[site].saes[name].also(more, place.documents)
     with progress("audit", sum(audited.sequences(phase) for phase in range(3))) as tick:
         for phase in range(3):
             _run_phase(phase, lm, audits, banks, audited, tick)
