@@ -68,8 +68,8 @@ METRICS = {
     ),
     "consistency": Metric(
         "Consistency",
-        "Mean cosine of the decoder rows over all pairs of different latents that code the same "
-        "concept; 1 where experts have learnt the same direction.",
+        "Mean cosine of the decoder rows of the latents that code a concept in two places, over "
+        "all such pairs of places; 1 where experts have learnt the same direction.",
         better="higher",
     ),
     "duplicate_pairs": Metric(
@@ -279,7 +279,7 @@ def summarise(found: Found, threshold: float = CODED) -> dict[str, Value]:
     fires_SU = (coded_SQ.astype(float) @ of_unit) > 0
     latents_SC = fires_SU.astype(float) @ of_concept
     any_S, many_S = (latents_SC > 0).sum(1), (latents_SC > 1).sum(1)
-    same_S, near_S, pairs_S = _pairs(found, units, unit_Q, fires_SU)
+    same_S, near_S, pairs_S = _pairs(found, coded_SQ)
     with np.errstate(divide="ignore", invalid="ignore"):
         return {
             "concepts": Value(float((found.asked > 1).sum())),
@@ -292,24 +292,20 @@ def summarise(found: Found, threshold: float = CODED) -> dict[str, Value]:
 
 
 def _pairs(
-    found: Found, units: np.ndarray, unit_Q: np.ndarray, fires_SU: np.ndarray
+    found: Found, coded_SQ: Bool[np.ndarray, "S Q"]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Sums over pairs of different latents that both code one concept: of cosines, of those above
-    SAME, and how many there are; of each resample."""
-    first_U = np.zeros(units.shape[1], np.int64)
-    first_U[unit_Q[::-1]] = np.arange(len(unit_Q))[::-1]
-    one, other = [], []
-    for _, group in groupby(range(units.shape[1]), key=lambda at: units[0][at]):
-        for a, b in combinations(group, 2):
-            one.append(a)
-            other.append(b)
-    if not one:
-        nothing = np.zeros(len(fires_SU))
+    """Sums over pairs of places that both code one concept: of the cosines of their latents'
+    decoder rows, of those above SAME, and how many there are; of each resample."""
+    chosen = range(len(found.concept_Q))  # in the order of concepts
+    groups = groupby(chosen, key=lambda at: found.concept_Q[at])
+    both = [pair for _, group in groups for pair in combinations(group, 2)]
+    if not both:
+        nothing = np.zeros(len(coded_SQ))
         return nothing, nothing, nothing
-    a_X, b_X = np.array(one), np.array(other)
-    cosine = (found.rows_QD[first_U[a_X]] * found.rows_QD[first_U[b_X]]).sum(1).clip(-1, 1)
+    a_X, b_X = np.array(both).T
+    cosine = (found.rows_QD[a_X] * found.rows_QD[b_X]).sum(1).clip(-1, 1)
     weights = np.stack([cosine, (cosine > SAME).astype(float), np.ones(len(cosine))], axis=1)
-    sums = np.stack([(row[a_X] & row[b_X]).astype(float) @ weights for row in fires_SU])
+    sums = np.stack([(row[a_X] & row[b_X]).astype(float) @ weights for row in coded_SQ])
     return sums[:, 0], sums[:, 1], sums[:, 2]
 
 
@@ -337,8 +333,7 @@ def _point(found: Found) -> Found:
 
 def _concept(found: Found, concept: int, name: str, value: str) -> dict[str, Any]:
     coding = np.flatnonzero((found.concept_Q == concept) & (found.phi_SQ[0] > CODED))
-    different = list({int(found.latent_Q[at]): int(at) for at in coding}.values())
-    pairs = [float(found.rows_QD[a] @ found.rows_QD[b]) for a, b in combinations(different, 2)]
+    pairs = [float(found.rows_QD[a] @ found.rows_QD[b]) for a, b in combinations(coding, 2)]
     return {
         "concept": name,
         "value": value,
