@@ -21,6 +21,7 @@ from saeforge.eval.audit.measurement import Measurement, Place
 from saeforge.eval.audit.mlp import MlpProbe
 from saeforge.eval.audit.run import audit_banks
 from saeforge.eval.audit.scaling import bands, per_token, power_law
+from saeforge.eval.audit.wide import WideSae
 from saeforge.eval.result import Value
 
 
@@ -109,6 +110,19 @@ def test_an_mlp_finds_what_is_nonlinear_and_simple(monkeypatch: pytest.MonkeyPat
     unknowable = torch.randn(x.shape, generator=generator, dtype=torch.float64)
     nothing = values(through(make, x, x - unknowable), "mlp")["r2_u_32"].value
     assert nothing is not None and nothing < 0.02
+
+
+def test_a_wide_sae_without_penalty_finds_it_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(extractor, "STEPS", 200)
+    x = rows(16_000, 4)
+    u_like = (x[:, :1] - x[:, :1].mean()).abs().expand(-1, 4)
+    make = lambda at: WideSae(at, 4000)  # noqa: E731
+    one = through(make, x, x - u_like)
+    best = values(one, "wide")["r2_u_best"].value
+    assert best is not None and best > 0.9
+    series = one.series()["wide"]
+    assert series["widths"] == [4, 16, 64] and len(series["l0"]) == 3
+    assert 4 < series["l0"][1] < 64  # of 64 latents
 
 
 def test_putting_everything_back_recovers_everything() -> None:

@@ -23,6 +23,16 @@ class AuditConfig:
     """Tokens of the second and of the test fold whose codes are also found by pursuit; 0: none."""
     mlp: int = 16384
     """Tokens of the fit fold that MLP probes are trained on; 0: none."""
+    wide: int = 0
+    """Tokens of the fit fold that wide SAEs without penalty (4, 16 and 64 times D latents) are
+    trained on, beside the MLP probes; 0: none. About 1.3·10⁸ times D² operations for each SAE:
+    at D = 256 two or three minutes on four cores."""
+    codes: int = 16384
+    """Tokens of the fit fold to whose codes a factor for each latent and a decoder are fitted, for
+    the shrinkage ladder and the attribution; 0: none."""
+    zeroing: int = 16384
+    """Tokens of the second fold for the grid of the synthetic test, in which the weakest latents
+    are zeroed; 0: no grid."""
     downstream: int = 20_000
     """Tokens of the test fold on which parts are put back into the model; 0: none."""
     device: str = "auto"
@@ -33,7 +43,7 @@ class AuditConfig:
             ("tokens", 1),
             ("bootstrap", 0),
             ("seed", 0),
-            *((key, 0) for key in ("pursuit", "mlp", "downstream")),
+            *((key, 0) for key in ("pursuit", "mlp", "wide", "codes", "zeroing", "downstream")),
         ):
             if getattr(self, key) < least:
                 raise UserError(f"{key} = {getattr(self, key)}: it must be at least {least}")

@@ -71,7 +71,7 @@ class SaeAudit:
     def __init__(self, place: Place, measurements: Sequence[Measurement]) -> None:
         self.measurements = {one.name: one for one in measurements}
         self.fit: Fit | None = None
-        self._moments: SaeMoments | None = SaeMoments(place.d, place.device)
+        self._moments: SaeMoments | None = SaeMoments(place.d, place.device, place.codes)
         self._sums = {one.name: Sums(place.documents, place.device) for one in measurements}
 
     def add(self, phase: int, rows: Rows) -> Parts | None:
@@ -114,7 +114,7 @@ class SaeAudit:
         found = {}
         for name, one in self.measurements.items():
             values = bootstrap.estimate(
-                self._sums[name].columns(), one.statistics(), resamples, seed
+                self._sums[one.reads or name].columns(), one.statistics(), resamples, seed
             )
             values |= one.fixed()
             found[name] = {key: values[key] for key in one.metrics if key in values}

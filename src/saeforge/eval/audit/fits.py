@@ -7,6 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from saeforge.dictionary.base import SAE, SparseCode
+from saeforge.eval.audit.codes import CodeFit, CodeMoments
 from saeforge.eval.audit.least_squares import Affine, Factor, varies
 from saeforge.eval.audit.moments import Cross, Gram
 
@@ -74,16 +75,19 @@ class Rows:
 
 
 class SaeMoments:
-    """What the fit fold leaves of an SAE: moments of x̂ and of x with x̂."""
+    """What the fit fold leaves of an SAE: moments of x̂ and of x with x̂, and of some codes."""
 
-    def __init__(self, d: int, device: torch.device) -> None:
+    def __init__(self, d: int, device: torch.device, codes: int = 0) -> None:
         self.x_hat = Gram(d, device)
         self.cross = Cross(d, d, device)
+        self.codes = CodeMoments(codes)
 
     def add(self, rows: Rows) -> None:
         """Count rows in."""
         self.x_hat.add(rows.x_hat_ND)
         self.cross.add(rows.shifted_ND, rows.x_hat_ND)
+        if rows.code is not None and rows.sae is not None:
+            self.codes.add(rows.x_ND, rows.code, rows.sae)
 
 
 @dataclass(frozen=True)
@@ -96,6 +100,7 @@ class Fit:
         alpha: α* of min Σ‖x − αx̂ − c‖²; None where x̂ is constant.
         affine: OLS[x | x̂], the affine recalibration; None where x̂ is constant.
         scatter: Σ(x − x̄)(x − x̄)ᵀ and Σ(x − x̄)(e − ē)ᵀ, for the nested maps.
+        codes: what is fitted to the codes; None where they are not known, or not asked for.
     """
 
     factor: Factor
@@ -105,6 +110,7 @@ class Fit:
     x_hat_mean_D: Float[Tensor, " D"]
     x_hat_covariance_DD: Float[Tensor, "D D"]
     scatter: tuple[Float[Tensor, "D D"], Float[Tensor, "D D"]]
+    codes: CodeFit | None = None
 
     @classmethod
     def of(cls, factor: Factor, moments: SaeMoments) -> "Fit":
@@ -126,6 +132,7 @@ class Fit:
             x_hat_mean_D=x_hat.mean_D,
             x_hat_covariance_DD=x_hat.scatter_DD / x_hat.n,
             scatter=(xx_DD, xe_DD),
+            codes=moments.codes.solve(),
         )
 
     def parts(self, rows: Rows) -> "Parts":

@@ -30,12 +30,15 @@ class Place:
         d: width of the site.
         documents: rows of the per-document sums.
         seed: of whatever is drawn.
+        codes: tokens of the fit fold to whose codes a factor for each latent and a decoder are
+            fitted; 0: none.
     """
 
     d: int
     documents: int
     device: torch.device
     seed: int
+    codes: int = 0
 
 
 class Measurement(ABC):
@@ -51,6 +54,8 @@ class Measurement(ABC):
     about: ClassVar[str]
     """What it answers, and on what it rests, in a sentence or two."""
     metrics: ClassVar[Mapping[str, Metric]]
+    reads: ClassVar[str | None] = None
+    """The measurement of whose sums its statistics are made, where they are not its own."""
 
     def __init__(self, place: Place) -> None:
         self.place = place

@@ -8,7 +8,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from saeforge.eval.audit.fits import Parts, Rows, square
+from saeforge.eval.audit.codes import PRIORS, CodeFit, Decoder
+from saeforge.eval.audit.fits import Fit, Parts, Rows, square
 from saeforge.eval.audit.inference import gradient_pursuit, matching_pursuit, refit
 from saeforge.eval.audit.least_squares import Affine, Factor
 from saeforge.eval.audit.measurement import Measurement, Place
@@ -22,6 +23,11 @@ METHODS = {
     "omp": "orthogonal matching pursuit with the token's own L0, coefficients of any sign",
     "refit": "least squares on the latents that the encoder chose, coefficients of any sign",
 }
+FITTED = {
+    "per_latent": "the SAE with each latent rescaled by a fixed factor",
+    "decoder": "the SAE's codes with a decoder fitted to them",
+}
+"""Known where something was fitted to the codes of the fit fold."""
 
 
 def _metrics() -> dict[str, Metric]:
@@ -38,7 +44,7 @@ def _metrics() -> dict[str, Metric]:
             "and choices of latents make nonlinear.",
         ),
     }
-    for name, what in ({"encoder": "the SAE as it is"} | METHODS).items():
+    for name, what in ({"encoder": "the SAE as it is"} | METHODS | FITTED).items():
         found[f"fvu_{name}"] = Metric(f"FVU ({name})", f"Of {what}.")
         found[f"fvu_nonlinear_{name}"] = Metric(f"FVU_nl ({name})", f"Of {what}.")
     return found
@@ -53,7 +59,9 @@ class Pursuit(Measurement):
     about = (
         "Codes of the same L0 found from the dictionary alone, on some tokens of the second and "
         "the test fold; OLS on x for FVU_nl is fitted on those of the second fold, for the "
-        "encoder too, so that all have the same cost of fitting."
+        "encoder too, so that all have the same cost of fitting. Beside them the SAE's own codes "
+        "with what is fitted to codes of the fit fold: one factor for each latent, or a decoder, "
+        "held to the SAE's own directions by a prior chosen on the second fold."
     )
 
     def __init__(self, place: Place, tokens: int) -> None:
@@ -61,11 +69,13 @@ class Pursuit(Measurement):
         self.tokens = tokens
         self._left = {"second": tokens, "test": tokens}
         self._gram = Gram(place.d, place.device)
-        self._crosses = {
-            name: Cross(place.d, place.d, place.device) for name in ("encoder", *METHODS)
-        }
+        self._codes: CodeFit | None = None
+        self._crosses: dict[str, Cross] = {}
         self._maps: dict[str, Affine] = {}
-        self._where = ""
+        self._left_over_P = np.zeros(len(PRIORS))
+
+    def fitted(self, fit: Fit) -> None:
+        self._codes = fit.codes
 
     def _take(self, fold: str, parts: Parts) -> Rows | None:
         """The first rows, up to what is left."""
@@ -74,7 +84,7 @@ class Pursuit(Measurement):
         return rows.first(count) if count and rows.code is not None else None
 
     def _errors(self, rows: Rows) -> dict[str, Tensor]:
-        """Method → e."""
+        """Method → e; with every decoder, or the one that is chosen."""
         assert rows.sae is not None and rows.code is not None
         atoms_MD = torch.nn.functional.normalize(rows.sae.w_dec.detach().float(), dim=1)
         bias_D = rows.sae.b_dec.detach().double()
@@ -86,24 +96,44 @@ class Pursuit(Measurement):
             "omp": matching_pursuit(signal_ND, atoms_MD, l0_N),
             "refit": refit(signal_ND, atoms_MD, *_support(rows)),
         }
-        return found | {key: rows.x_ND - bias_D - v.double() for key, v in made.items()}
+        found |= {key: rows.x_ND - bias_D - v.double() for key, v in made.items()}
+        if self._codes is not None:
+            maps = {"per_latent": self._codes.rescaled} | self._decoders(self._codes)
+            found |= {key: rows.x_ND - map_(rows.code) for key, map_ in maps.items()}
+        return found
+
+    def _decoders(self, codes: CodeFit) -> dict[str, Decoder]:
+        if self._maps:
+            return {"decoder": codes.decoders[self._chosen]}
+        return {f"decoder_{at}": decoder for at, decoder in enumerate(codes.decoders)}
+
+    @property
+    def _chosen(self) -> int:
+        return int(self._left_over_P.argmin())
 
     def second(self, parts: Parts) -> None:
         rows = self._take("second", parts)
         if rows is not None:
             shifted_ND = self._gram.add(rows.x_ND)
+            d = self.place.d
             for name, e_ND in self._errors(rows).items():
-                self._crosses[name].add(shifted_ND, e_ND)
+                self._crosses.setdefault(name, Cross(d, d, self.place.device)).add(shifted_ND, e_ND)
+                if name.startswith("decoder_"):
+                    self._left_over_P[int(name[-1])] += float(square(e_ND).sum())
 
     def seconded(self, factor: Factor) -> None:
         if self._gram.n > self.place.d + 1:
             own = Factor.of(self._gram, "pursuit")
-            self._maps = {name: own.fit(cross) for name, cross in self._crosses.items()}
+            chosen = {name: name for name in self._crosses if not name.startswith("decoder_")}
+            if self._codes is not None:
+                chosen["decoder"] = f"decoder_{self._chosen}"
+            self._maps = {name: own.fit(self._crosses[key]) for name, key in chosen.items()}
+        self._crosses = {}
 
     def test(self, parts: Parts) -> dict[str, Tensor]:
         none_N = torch.zeros_like(parts.e_ND[:, 0])
-        keys = [f"{name}_{part}" for name in self._crosses for part in ("e", "u")]
-        found = {key: none_N.clone() for key in ("taken", *keys)}
+        keys = [f"{name}_{part}" for name in self._maps for part in ("e", "u")]
+        found = {key: none_N.clone() for key in ("taken", "chance", *keys)}
         rows = self._take("test", parts) if self._maps else None
         if rows is None:
             return found
@@ -112,6 +142,9 @@ class Pursuit(Measurement):
         for name, e_ND in self._errors(rows).items():
             found[f"{name}_e"][:count] = square(e_ND)
             found[f"{name}_u"][:count] = square(e_ND - self._maps[name](rows.x_ND))
+        on_N, d = fired(rows), self.place.d
+        room_N = torch.where(on_N < d, on_N / (d - on_N).clamp_min(1.0), 0.0)
+        found["chance"][:count] = room_N * found["refit_e"][:count]
         return found
 
     def statistics(self) -> dict[str, Statistic]:
@@ -122,13 +155,14 @@ class Pursuit(Measurement):
             "fvu_nonlinear_change": lambda s: s["pursuit_u"] / s["encoder_u"] - 1,
             "encoder_error": lambda s: (s["encoder_u"] - s["pursuit_u"]) / s["taken"],
         }
-        for name in self._crosses:
+        for name in self._maps:
             found[f"fvu_{name}"] = _share(f"{name}_e")
             found[f"fvu_nonlinear_{name}"] = _share(f"{name}_u")
         return found
 
     def series(self) -> dict[str, Any]:
-        return {"tokens_per_fold": self.tokens}
+        prior = {} if self._codes is None else {"decoder_prior": PRIORS[self._chosen]}
+        return {"tokens_per_fold": self.tokens} | prior
 
 
 def _share(name: str) -> Statistic:

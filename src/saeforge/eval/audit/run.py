@@ -18,6 +18,7 @@ from saeforge.eval import bootstrap
 from saeforge.eval.audit import downstream, folds
 from saeforge.eval.audit.adjacent import AdjacentSites
 from saeforge.eval.audit.arrays import base
+from saeforge.eval.audit.attribution import Attribution
 from saeforge.eval.audit.config import AuditConfig
 from saeforge.eval.audit.engine import CHUNK, Make, Reconstruction, SiteAudit
 from saeforge.eval.audit.error_saes import ErrorSaes, match, on_error_at
@@ -31,6 +32,8 @@ from saeforge.eval.audit.scaling_section import NAME as SCALING
 from saeforge.eval.audit.scaling_section import scaling_sections
 from saeforge.eval.audit.synthetic import SyntheticTest
 from saeforge.eval.audit.verdict import verdict
+from saeforge.eval.audit.wide import WideSae
+from saeforge.eval.audit.zeroing import Zeroing
 from saeforge.eval.banks import LM_TOKENS, Bank, kept_rows, row_chunks, sites_of
 from saeforge.eval.held_out import HeldOut
 from saeforge.eval.progress import Tick, Tracker, silent, tracker
@@ -172,7 +175,7 @@ def audit_banks(
     audits = {
         site: SiteAudit(
             f"site {site}",
-            Place(lm.width(site), held_out.rows, lm.device, config.seed),
+            Place(lm.width(site), held_out.rows, lm.device, config.seed, config.codes),
             [name for name, bank in banks.items() if site in bank],
             measurements(config),
         )
@@ -203,8 +206,14 @@ def measurements(config: AuditConfig) -> Make:
             made.append(AdjacentSites(place))
         if config.pursuit:
             made.append(Pursuit(place, config.pursuit))
+            if config.codes:
+                made.append(Attribution(place))
         if config.mlp:
             made.append(MlpProbe(place, config.mlp))
+        if config.wide:
+            made.append(WideSae(place, config.wide))
+        if config.zeroing:
+            made.append(Zeroing(place, config.zeroing))
         return made
 
     return make

@@ -1,6 +1,7 @@
 """Control: how much of what is linear is an artefact of shrinkage.
 
 With x̂' = A x̂ + b in the place of x̂, the nonlinear error is A u: an affine map commutes with OLS.
+With every latent rescaled it does not; the linear part is then fitted again, on the second fold.
 """
 
 from collections.abc import Mapping
@@ -8,17 +9,20 @@ from typing import ClassVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from saeforge.eval.audit.fits import Fit, Parts, square
-from saeforge.eval.audit.least_squares import Factor
+from saeforge.eval.audit.least_squares import Affine, Factor
 from saeforge.eval.audit.measurement import Measurement, NormProbe, Place, r_squared
-from saeforge.eval.bootstrap import Statistic
+from saeforge.eval.audit.moments import Cross
+from saeforge.eval.bootstrap import Statistic, Sums
 from saeforge.eval.result import Metric, Value
 
 RUNGS = {
     "as_is": "x̂ as the SAE gives it",
     "scaled": "α*x̂ + c, the best single scale and bias",
+    "per_latent": "Σ s_m f_m D_m + c, the best scale of each latent and bias",
     "affine": "A x̂ + b, the best affine map of x̂",
 }
 
@@ -32,9 +36,18 @@ def _metrics() -> dict[str, Metric]:
         "shrinkage_share": Metric(
             "Share of R² that is shrinkage",
             "R² of e ~ a·x + c over R² of e ~ B·x + c: what a single scalar explains of what any "
-            "linear map of x does.",
+            "linear map of x does. No shrinkage where α* = 1: x̂ is then uncorrelated with e, and "
+            "R² of e ~ a·x + c is the FVU.",
         ),
     }  # fmt: skip
+    found |= {
+        f"artefact_{rung}": Metric(
+            f"Share of R² that goes ({rung})",
+            f"1 − R² of e with {RUNGS[rung]}, over R² of e as it is: what of the linear "
+            "predictability the rescaling takes away.",
+        )
+        for rung in ("scaled", "per_latent", "affine")
+    }
     for rung, what in RUNGS.items():
         found |= {
             f"fvu_{rung}": Metric(f"FVU {rung}", f"Of {what}."),
@@ -48,24 +61,33 @@ def _metrics() -> dict[str, Metric]:
 
 
 class ShrinkageLadder(Measurement):
-    """Every probe at x̂, at α*x̂ + c and at A x̂ + b; and e ~ scalar, diagonal, full map of x."""
+    """Every probe at x̂, at α*x̂ + c, with each latent rescaled, and at A x̂ + b; and e ~ scalar,
+    diagonal, full map of x."""
 
     name = "shrinkage"
     title = "Shrinkage ladder"
     about = (
         "FVU_nl(αx̂) = α²·FVU_nl(x̂), so an SAE that shrinks has a smaller nonlinear error and "
-        "a more predictable one. What stays at α*x̂ + c and at the affine recalibration is no "
-        "such artefact."
+        "a more predictable one. What stays at α*x̂ + c, with each latent rescaled (fitted on some "
+        "tokens of the fit fold) and at the affine recalibration is no such artefact."
     )
     metrics: ClassVar[Mapping[str, Metric]] = _metrics()
 
     def __init__(self, place: Place) -> None:
         super().__init__(place)
-        self.probe = NormProbe(tuple(RUNGS), place)
         self._fit: Fit | None = None
+        self._crosses: dict[str, Cross] = {}
+        self._maps: dict[str, Affine] = {}
 
     def fitted(self, fit: Fit) -> None:
         self._fit = fit
+        self._names = [rung for rung in RUNGS if rung != "per_latent" or fit.codes is not None]
+        self.probe = NormProbe(tuple(self._names), self.place)
+        if fit.codes is not None:  # as it is, too, so that both have the same cost of fitting
+            width = self.place.d
+            self._crosses = {
+                rung: Cross(width, width, self.place.device) for rung in ("as_is", "per_latent")
+            }
         xx_DD, xe_DD = fit.scatter
         self._scalar = float(xe_DD.trace() / xx_DD.trace())
         spread_D = xx_DD.diagonal()
@@ -73,11 +95,17 @@ class ShrinkageLadder(Measurement):
         self._diagonal_D = torch.where(varies_D, xe_DD.diagonal() / spread_D.clamp_min(1e-300), 0.0)
 
     def _rungs(self, parts: Parts) -> dict[str, tuple[Tensor, Tensor]]:
-        """Rung → its error, centred as on the fit fold, and its nonlinear error."""
+        """Rung → its error, centred as on the fit fold, and its nonlinear error (the error itself
+        where its linear part is not fitted yet)."""
         fit, rows = parts.fit, parts.rows
         x_ND = rows.x_ND - fit.linear.x_mean_D
         x_hat_ND = rows.x_hat_ND - fit.x_hat_mean_D
         found = {"as_is": (parts.e_ND - fit.linear.y_mean_V, parts.u_ND)}
+        if fit.codes is not None:
+            assert rows.code is not None
+            e_ND = rows.x_ND - fit.codes.rescaled(rows.code)
+            map_ = self._maps.get("per_latent")
+            found["per_latent"] = (e_ND, e_ND if map_ is None else e_ND - map_(rows.x_ND))
         if fit.alpha is None or fit.affine is None:  # x̂ is constant: the best map gives the mean
             none = torch.zeros_like(x_ND)
             return found | {"scaled": (x_ND, none), "affine": (x_ND, none)}
@@ -92,10 +120,15 @@ class ShrinkageLadder(Measurement):
         return norms | {"as_is": square(parts.e_ND)}
 
     def second(self, parts: Parts) -> None:
-        self.probe.add(parts.rows.shifted_ND, self._norms(parts, self._rungs(parts)))
+        rungs = self._rungs(parts)
+        self.probe.add(parts.rows.shifted_ND, self._norms(parts, rungs))
+        for rung, cross in self._crosses.items():
+            cross.add(parts.rows.shifted_ND, rungs[rung][0])
 
     def seconded(self, factor: Factor) -> None:
         self.probe.solve(factor)
+        self._maps = {rung: factor.fit(cross) for rung, cross in self._crosses.items()}
+        self._crosses = {}
 
     def test(self, parts: Parts) -> dict[str, Tensor]:
         rungs = self._rungs(parts)
@@ -108,6 +141,8 @@ class ShrinkageLadder(Measurement):
         e_ND = rungs["as_is"][0]
         found["scalar"] = square(e_ND - self._scalar * x_ND)
         found["diagonal"] = square(e_ND - self._diagonal_D * x_ND)
+        if "as_is" in self._maps:
+            found["reference_u"] = square(e_ND - self._maps["as_is"](parts.rows.x_ND))
         return found
 
     def statistics(self) -> dict[str, Statistic]:
@@ -120,8 +155,10 @@ class ShrinkageLadder(Measurement):
                 r_squared(s, "u", "e_centred", "variance"),
             ),
         }
-        for rung in RUNGS:
+        for rung in self._names:
             found |= self._of_rung(rung)
+            if rung != "as_is":
+                found[f"artefact_{rung}"] = _artefact(rung)
         return found
 
     def _of_rung(self, rung: str) -> dict[str, Statistic]:
@@ -135,3 +172,17 @@ class ShrinkageLadder(Measurement):
     def fixed(self) -> dict[str, Value]:
         assert self._fit is not None
         return {"alpha": Value(self._fit.alpha)}
+
+
+def _artefact(rung: str) -> Statistic:
+    """1 − R² of the rung over R² as it is, both fitted on the same fold."""
+    before = "reference_u" if rung == "per_latent" else "as_is_u"
+
+    def share(s: Sums) -> NDArray[np.float64]:
+        as_is = r_squared(s, before, "as_is_e", "variance")
+        found: NDArray[np.float64] = 1.0 - r_squared(
+            s, f"{rung}_u", f"{rung}_e", "variance"
+        ) / np.where(as_is == 0, np.nan, as_is)
+        return found
+
+    return share

@@ -18,6 +18,9 @@ from saeforge.eval.audit.fits import Fit, Parts
 from saeforge.eval.audit.measurement import Measurement, Place
 from saeforge.eval.result import Metric, Value
 
+ROUNDING = 1e-9
+"""A variance of noise below zero by no more than this share of λ's mean is zero."""
+
 
 def closed_form(
     eigenvalues_D: NDArray[np.float64], activation: float, reconstruction: float
@@ -79,7 +82,7 @@ def recover(
             return None
     a2 = float(brentq(gap, 0.0, high, xtol=1e-16 * power, rtol=1e-12)) if linear > 0 else 0.0
     r2 = (fvu * (power + d * a2) - d * a2) / d
-    return (a2**0.5, r2**0.5) if r2 >= 0 else None
+    return (a2**0.5, max(r2, 0.0) ** 0.5) if r2 >= -ROUNDING * power / d else None
 
 
 class SyntheticTest(Measurement):
