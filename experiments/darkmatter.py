@@ -65,7 +65,8 @@ class Run:
             topk = read_yaml(self.config)["saes"][0]
             found = ["model.random_weights=0", "groups=[per-site]", f"saes=[{json.dumps(topk)}]"]
         if self.component is not None:
-            sae = json.dumps({"arch": "topk", "width": ERROR_WIDTH, "k": 32})
+            k = read_yaml(self.config)["saes"][0]["k"]
+            sae = json.dumps({"arch": "topk", "width": ERROR_WIDTH, "k": k})
             found = [one for one in found if not one.startswith("saes=")]
             found += [f"saes=[{sae}]", f"error.suite={self.of()}"]
             found.append(f"error.component={self.component}")
@@ -74,8 +75,8 @@ class Run:
     def of(self) -> Path:
         """The suite whose error it is trained on: TopK as wide as the other architectures."""
         run = Run(self.setting, self.where, "layer")
-        width = read_yaml(run.config)["saes"][1]["width"]
-        return run.folder / f"topk-w{width}-k32"
+        topk, other, *_ = read_yaml(run.config)["saes"]
+        return run.folder / f"topk-w{other['width']}-k{topk['k']}"
 
 
 def main() -> None:
