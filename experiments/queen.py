@@ -50,7 +50,7 @@ def main() -> None:
     parser.add_argument("step", nargs="?", default="all", choices=["all", "train", "table"])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--set", action="append", default=[], help="as of `saeforge train`")
-    parser.add_argument("--tokens", type=int, default=200_000, help="held-out tokens")
+    parser.add_argument("--tokens", type=int, default=100_000, help="held-out tokens")
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     parser.add_argument("--results", type=Path, default=HERE / "results")
     given = parser.parse_args()
