@@ -71,6 +71,25 @@ class HeldOut:
             return self
         return self._of(self.tokens_NT[:count], self.document_NT[:count], self.keep_NT[:count])
 
+    def halves(self) -> "tuple[HeldOut, HeldOut]":
+        """The first half of the sequences and the others, at least one in each; a document that
+        lies across the border is in both.
+
+        Raises:
+            UserError: if there are fewer than two sequences, or a half has no kept token.
+        """
+        middle = len(self.tokens_NT) // 2
+        parts = [slice(0, middle), slice(middle, None)]
+        if not all(bool(self.keep_NT[part].any()) for part in parts):
+            raise UserError(
+                f"{self.kept} held-out tokens cannot be halved: both halves need some; raise tokens"
+            )
+        one, other = (
+            self._of(self.tokens_NT[part], self.document_NT[part], self.keep_NT[part])
+            for part in parts
+        )
+        return one, other
+
     @property
     def kept(self) -> int:
         """Tokens evaluated on."""

@@ -15,6 +15,7 @@ from saeforge.errors import UserError
 from saeforge.eval import reconstruction, splice
 from saeforge.eval.banks import LM_TOKENS, Bank, site_means, sites_of
 from saeforge.eval.consistency import consistency
+from saeforge.eval.dedup import dedup
 from saeforge.eval.experts import experts
 from saeforge.eval.geometry import geometry
 from saeforge.eval.held_out import HeldOut
@@ -214,6 +215,8 @@ def _dictionaries(
         yield experts(banks, lm, held_out, config, tallies, known.labels, progress)
     if known.truth is not None:
         yield consistency(banks, lm, held_out, config, known.truth, progress)
+    if config.dedup is not None:
+        yield dedup(banks, lm, held_out, config, config.dedup, progress)
 
 
 def held_out_tokens(lm: LanguageModel, text: TextConfig, seed: int, tokens: int) -> HeldOut:
