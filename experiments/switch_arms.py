@@ -101,8 +101,8 @@ def matched(experts: int, k: int = 32) -> Arm:
 
 
 def _arm(variant: str) -> Arm:
-    seeds = RUNS / "seeds" / "seed-0" / variant
-    return Arm("seeds" if seeds.exists() else "sweeps", variant)
+    parts = [p for p in ("seeds", "sweeps", "extra") if (RUNS / p / "seed-0" / variant).exists()]
+    return Arm(parts[0] if parts else "sweeps", variant)
 
 
 @functools.cache

@@ -21,6 +21,7 @@ from saeforge.statistics import student
 
 D = 256
 WIDTHS = (1024, 2048, 4096, 8192, 16384)
+NARROW = (256, 512)
 
 
 def fixed_width() -> Iterator[Part]:
@@ -99,25 +100,22 @@ def authors(width: int, experts: int) -> float:
 
 def saving(experts: int, count: Count) -> tuple[Estimate, int]:
     """FLOPs of TopK at the FVU of the widest Switch whose FVU lies within TopK's, over its own,
-    minus 1."""
-    dense = [topk(w) for w in WIDTHS]
-    log_flops = np.log([count(w, 1) for w in WIDTHS])
+    minus 1. TopK's widths are those up to its best."""
+    fvu = {w: topk(w).drawn(0, "fvu")[0] for w in (*NARROW, *WIDTHS)}
+    dense = [w for w in fvu if w <= min(fvu, key=lambda w: fvu[w])]
+    own = {w: switch(w, experts=experts).drawn(0, "fvu")[0] for w in widths_of(experts)}
+    width = max(w for w, value in own.items() if fvu[dense[-1]] <= value <= fvu[dense[0]])
+    log_flops = np.log([count(w, 1) for w in dense])
 
-    def ratio(own: Drawn, *dense_fvu: Drawn, width: int) -> Drawn:
-        at = np.stack(dense_fvu)
+    def ratio(one: Drawn, *others: Drawn) -> Drawn:
         needed = [
-            np.interp(-np.log(fvu), -np.log(column), log_flops)
-            for fvu, column in zip(own, at.T, strict=True)
+            np.interp(-np.log(at), -np.log(curve), log_flops)
+            for at, curve in zip(one, np.stack(others).T, strict=True)
         ]
-        return np.exp(np.array(needed)) / count(width, experts) - 1
+        return np.asarray(np.exp(needed) / count(width, experts) - 1)
 
-    worst = dense[0].drawn(0, "fvu")[0]
-    within = [
-        w for w in widths_of(experts) if switch(w, experts=experts).drawn(0, "fvu")[0] < worst
-    ]
-    width = max(within, default=WIDTHS[-1])
-    arms = [switch(width, experts=experts), *dense]
-    return estimate(lambda *drawn: ratio(*drawn, width=width), arms), width
+    arms = [switch(width, experts=experts), *(topk(w) for w in dense)]
+    return estimate(ratio, arms), width
 
 
 def downstream() -> Iterator[Part]:
