@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from saeforge.report import audit_charts as charts
+from saeforge.report import audit_widths as widths
 from saeforge.report.audit_inputs import Audited, read_audits
 from saeforge.report.audit_tables import Table, measured_at, of_sections, positions, tenths
 from saeforge.report.inputs import SuiteData
@@ -56,6 +57,7 @@ class Block:
     lead: str
     figures: list[Figures]
     tables: list[Table]
+    notes: list[str]
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,8 @@ def section(suites: Sequence[SuiteData]) -> Section | None:
     audits = read_audits(suites)
     if not audits:
         return None
-    blocks = [make(audits) for make in (_parts, _depth, _shrinkage, _norms, _effects, _controls)]
+    makers = (_parts, _widths, _depth, _shrinkage, _norms, _effects, _controls)
+    blocks = [make(audits) for make in makers]
     said = [
         line for audit in audits for v in audit.file.verdicts.values() for line in v.assumptions
     ]
@@ -121,10 +124,14 @@ def _verdicts(audit: Audited) -> Verdicts:
 
 
 def _block(
-    title: str, lead: str, figures: Sequence[Figures], tables: Sequence[Table | None]
+    title: str,
+    lead: str,
+    figures: Sequence[Figures],
+    tables: Sequence[Table | None],
+    notes: Sequence[str] = (),
 ) -> Block:
     shown = [one for one in figures if one.charts]
-    return Block(title, lead, shown, [table for table in tables if table is not None])
+    return Block(title, lead, shown, [one for one in tables if one is not None], list(notes))
 
 
 def _parts(audits: Sequence[Audited]) -> Block:
@@ -139,6 +146,27 @@ def _parts(audits: Sequence[Audited]) -> Block:
         "intervals of a part.",
         [Figures("audit_parts", "beside", stacks)],
         [of_sections(audits, "The parts of FVU", ("split",))],
+    )
+
+
+def _widths(audits: Sequence[Audited]) -> Block:
+    found = widths.families(audits)
+    return _block(
+        "Over the widths",
+        "SAEs of one architecture and about equal L0 on the same tokens, by their number of "
+        "latents. The law FVU = c + a·W⁻ᵐ is drawn to four times the widest SAE; what it says "
+        "there is an extrapolation, and where the widths do not tell c nothing is called absent. "
+        "Per token: R² of ‖e‖ at one width from ‖e‖ at a smaller one, and with ‖u‖ added.",
+        [
+            Figures("audit_widths", "", widths.stacks(found)),
+            Figures("audit_laws", "", widths.laws(found)),
+            Figures("audit_tokens", "beside", widths.per_token(found)),
+        ],
+        [
+            *widths.tables(found),
+            of_sections(audits, "The law and its slopes", ("scaling",)),
+        ],
+        widths.notes(found),
     )
 
 
@@ -189,18 +217,21 @@ def _effects(audits: Sequence[Audited]) -> Block:
         "Loss: how much of what the SAE costs the model comes back when ℓ or u is put back, beside "
         "how much of ‖e‖² it is; sites where that cost is not clearly above 0 are left out, their "
         "shares mean nothing. Pursuit: better codes from the same dictionary. Sites before: how "
-        "much of e, ℓ and u is linear in what the site before knows.",
+        "much of e, ℓ and u is linear in what the site before knows. SAEs trained on e, ℓ or u: "
+        "the lower their FVU, the more of it a sparse code can say.",
         [
             Figures("audit_loss", "", charts.downstream(audits)),
             Figures("audit_gaps", "", charts.gaps(audits)),
             Figures("audit_pursuit_change", "", charts.pursuit_change(audits)),
             Figures("audit_pursuit", "", charts.pursuit(audits)),
             Figures("audit_adjacent", "", charts.adjacent(audits)),
+            Figures("audit_error_saes", "", charts.error_saes(audits)),
         ],
         [
             of_sections(audits, "The model's loss", ("downstream",)),
             of_sections(audits, "Pursuit", ("pursuit",)),
             of_sections(audits, "Adjacent sites", ("adjacent",)),
+            of_sections(audits, "SAEs trained on the error", ("error_saes",)),
         ],
     )
 

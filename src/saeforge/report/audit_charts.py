@@ -35,6 +35,8 @@ DEPTH = (
     ("norm", "r2_error_norm"),
     ("shrinkage", "alpha"),
 )
+TITLES = {"r2_error_affine": "R² of e, x̂ recalibrated"}
+"""Where a metric's own title needs the ladder beside it."""
 BASELINES = {
     "r2_error_norm": ("x (the probe)", 0),
     "r2_token": ("mean by token", 1),
@@ -68,7 +70,7 @@ def stacks(audits: Sequence[Audited], panels: bool) -> list[Chart]:
             ("absent", ABSENT, _at(audit, "scaling", "absent")),
         ]
         series = [_over(audit.sites, name, ink, get, "bars") for name, ink, get in parts]
-        chart = _chart(
+        chart = chart_of(
             f"parts-{audit.index}",
             audit.label,
             stacked([one for one in series if one["x"]]),
@@ -149,7 +151,9 @@ def depth(audits: Sequence[Audited]) -> list[Chart]:
             if metric == "alpha":  # a thousandth off 1 is not to look like much
                 values = [v for one in series for v in one["y"]]
                 y["range"] = [min(0.95, *values) - 0.01, max(1.05, *values) + 0.01]
-            chart = _chart(f"depth-{section}-{metric}", meaning.title, series, site_axis(sites), y)
+            chart = chart_of(
+                f"depth-{section}-{metric}", meaning.title, series, site_axis(sites), y
+            )
             out.append(chart | {"description": meaning.description})
     return out
 
@@ -185,13 +189,15 @@ def _steps(
     """Metrics of one section in a row, a line per site."""
     there = [m for m in steps if any(audit.value(site, section, m) for site in audit.sites)]
     series = [
-        _series(site, [(at, steps[m], audit.value(site, section, m)) for at, m in enumerate(there)])
+        series_of(
+            site, [(at, steps[m], audit.value(site, section, m)) for at, m in enumerate(there)]
+        )
         | {"site": number, "shape": number}
         for number, site in enumerate(audit.sites)
     ]
     ticks = {"values": list(range(len(there))), "text": [steps[m] for m in there]}
     first = there[0] if there else ""
-    chart = _chart(
+    chart = chart_of(
         f"{section}-{first}-{audit.index}",
         title,
         [one for one in series if one["x"]],
@@ -220,7 +226,7 @@ def scatter(audits: Sequence[Audited]) -> list[Chart]:
                 _points("mean of a tenth", *_unzipped(means), NONLINEAR, "both"),
             ]
             axes = {"title": "predicted", "zero": True}, {"title": "actual ‖e‖²", "zero": True}
-            chart = _chart(f"scatter-{audit.index}-{number}", site, series, *axes)
+            chart = chart_of(f"scatter-{audit.index}-{number}", site, series, *axes)
             out.append(_panel(chart, audit, audits))
     return out
 
@@ -250,7 +256,7 @@ def downstream(audits: Sequence[Audited]) -> list[Chart]:
         series = [_over(clear, name, ink, get, "bars") for name, ink, get in parts]
         y = {"title": "", "zero": True}
         title = "Share of the loss gap recovered, and of ‖e‖²"
-        chart = _chart(f"loss-{audit.index}", title, series, site_axis(clear), y) | {"wide": True}
+        chart = chart_of(f"loss-{audit.index}", title, series, site_axis(clear), y) | {"wide": True}
         out.append(_panel(chart, audit, audits))
     return [chart for chart in out if _drawn(chart)]
 
@@ -320,7 +326,7 @@ def null(audits: Sequence[Audited]) -> list[Chart]:
         series = [_over(audit.sites, name, ink, get, "both") for name, ink, get in parts]
         title = "R² of the vector probe where there is nothing to find"
         y = {"title": "", "zero": True}
-        chart = _chart(f"null-{audit.index}", title, series, site_axis(audit.sites), y)
+        chart = chart_of(f"null-{audit.index}", title, series, site_axis(audit.sites), y)
         out.append(_panel(chart, audit, audits) | {"wide": True})
     return [chart for chart in out if _drawn(chart)]
 
@@ -340,10 +346,10 @@ def mlp(audits: Sequence[Audited]) -> list[Chart]:
             made = audit.series(site, "mlp", Widths)
             widths = made.widths if made else []
             points = [(w, f"{w} units", audit.value(site, "mlp", f"r2_u_{w}")) for w in widths]
-            series.append(_series(site, points) | {"site": number, "shape": number})
+            series.append(series_of(site, points) | {"site": number, "shape": number})
         known = [one for one in series if one["x"]]
         x, y = {"title": "hidden units", "log": True}, {"title": "", "zero": True}
-        chart = _chart(f"mlp-{audit.index}", "R² of u, by an MLP of x", known, x, y)
+        chart = chart_of(f"mlp-{audit.index}", "R² of u, by an MLP of x", known, x, y)
         out.append(_panel(chart, audit, audits))
     return [chart for chart in out if chart["series"]]
 
@@ -363,10 +369,10 @@ def positions(audits: Sequence[Audited]) -> list[Chart]:
                     (first + 1, f"from position {first}", Value(value=value))
                     for first, value in zip(firsts, values, strict=True)
                 ]
-                series.append(_series(site, points) | {"site": number, "shape": number})
+                series.append(series_of(site, points) | {"site": number, "shape": number})
             x = {"title": "position, counted from 1", "log": True}
             y = {"title": "", "zero": True}
-            chart = _chart(f"positions-{key}-{audit.index}", f"{title} by position", series, x, y)
+            chart = chart_of(f"positions-{key}-{audit.index}", f"{title} by position", series, x, y)
             out.append(_panel(chart, audit, audits))
     return [chart for chart in out if _drawn(chart)]
 
@@ -388,7 +394,7 @@ def _bars(
         ]
         y = {"title": unit, "zero": True}
         axis = site_axis(audit.sites)
-        chart = _chart(f"{section}-{names[0][0]}-{audit.index}", title, series, axis, y)
+        chart = chart_of(f"{section}-{names[0][0]}-{audit.index}", title, series, axis, y)
         out.append(_panel(chart, audit, audits) | ({"wide": True} if wide else {}))
     return [chart for chart in out if _drawn(chart)]
 
@@ -401,7 +407,8 @@ def _panel(chart: Chart, audit: Audited, audits: Sequence[Audited]) -> Chart:
     return chart | {"panel": audit.index} if len(audits) > 1 else chart
 
 
-def _chart(id_: str, title: str, series: Sequence[Chart], x: Chart, y: Chart) -> Chart:
+def chart_of(id_: str, title: str, series: Sequence[Chart], x: Chart, y: Chart) -> Chart:
+    """A chart of this section."""
     return {
         "id": f"audit-{id_}",
         "title": title,
@@ -416,10 +423,11 @@ def _chart(id_: str, title: str, series: Sequence[Chart], x: Chart, y: Chart) ->
 def _over(sites: Sequence[str], name: str, ink: int, get: Get, kind: str) -> Chart:
     """A number at every site, in the order of the axis."""
     points = [(at, site, get(site)) for at, site in enumerate(sites)]
-    return _series(name, points) | {"suite": ink, "shape": ink, "kind": kind}
+    return series_of(name, points) | {"suite": ink, "shape": ink, "kind": kind}
 
 
-def _series(name: str, points: Iterable[tuple[float, str, Value | None]]) -> Chart:
+def series_of(name: str, points: Iterable[tuple[int | float, str, Value | None]]) -> Chart:
+    """Points (x, what to call it, value); those without a value are left out."""
     known = [(x, text, v) for x, text, v in points if v is not None and v.value is not None]
     return {
         "name": name,
@@ -444,3 +452,9 @@ def _points(name: str, x: Sequence[float], y: Sequence[float], ink: int, kind: s
         "shape": 0,
         "kind": kind,
     }
+
+
+def error_saes(audits: Sequence[Audited]) -> list[Chart]:
+    """FVU of the SAEs that were trained on e, ℓ and u, each on its own target."""
+    names = [("fvu_e", "on e", GREY), ("fvu_l", "on ℓ", LINEAR), ("fvu_u", "on u", NONLINEAR)]
+    return _bars(audits, "error_saes", names, "FVU of SAEs trained on the error")

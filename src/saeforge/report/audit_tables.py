@@ -63,7 +63,7 @@ def measured_at(audits: Sequence[Audited]) -> Table:
     for order, site, audit in places(audits):
         folds = [audit.file.folds.get(name) for name in names]
         cells = [
-            Cell(count(f.tokens), f"{count(f.documents)} documents", f.tokens)
+            Cell(count(f.tokens), f"{count(f.documents)} documents", float(f.tokens))
             if f
             else Cell("–", "", None)
             for f in folds

@@ -196,7 +196,7 @@ var saeforge = (function () {
     for (const [element, series] of legends) legend(element, series);
   });
   window.addEventListener("beforeprint", function () {
-    for (const element of document.querySelectorAll(".plot")) if (element.chart) draw(element, element.chart);
+    for (const element of document.querySelectorAll(".plot")) if (element.chart && !element.closest("[hidden]")) draw(element, element.chart);
   });
 
   return { data, load, receive, number, draw, drawWhenNear, forget, legend };
