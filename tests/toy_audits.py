@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from saeforge.eval.audit.adjacent import AdjacentSites
+from saeforge.eval.audit.attribution import Attribution
 from saeforge.eval.audit.downstream import METRICS as DOWNSTREAM
 from saeforge.eval.audit.ladder import NormLadder
 from saeforge.eval.audit.mlp import MlpProbe
@@ -19,6 +20,8 @@ from saeforge.eval.audit.split import FvuSplit
 from saeforge.eval.audit.synthetic import SyntheticTest
 from saeforge.eval.audit.vector import VectorProbe
 from saeforge.eval.audit.verdict import verdict
+from saeforge.eval.audit.wide import WideSae
+from saeforge.eval.audit.zeroing import Zeroing
 from saeforge.eval.result import Metric, Value
 
 KINDS = (
@@ -32,7 +35,10 @@ KINDS = (
     ErrorByPosition,
     AdjacentSites,
     Pursuit,
+    Attribution,
+    Zeroing,
     MlpProbe,
+    WideSae,
 )
 DESCRIBED = {kind.name: (kind.title, kind.about, dict(kind.metrics)) for kind in KINDS} | {
     "downstream": ("Downstream", "", DOWNSTREAM),
@@ -59,6 +65,11 @@ MEANS = {
     "gap": 0.1,
     "fvu_nonlinear_slope": -0.1,
     "absent": 0.05,
+    "scale": 0.01,
+    "coefficients": 0.04,
+    "coefficients_chance": 0.01,
+    "choice": -0.01,
+    "rest": 0.16,
 }
 ALONE = ("alpha", "rank", "condition", "fit_cost")
 FALLS = {"x": 0.9, "x_hat": 0.88, "x_hat_u": 0.87, "e": 0.6, "l": 0.7, "u": 0.4}
@@ -133,9 +144,28 @@ def _series(name: str, rng: random.Random, widths: Sequence[int]) -> dict[str, A
             "fvu": [0.4, 0.3, 0.25, 0.2, 0.2],
             "fvu_nonlinear": [0.2, 0.15, 0.1, 0.08, None],
         }
-    if name == "mlp":
-        return {"widths": [32, 128, 512], "best": 512, "steps": 500, "tokens": 4096}
+    if name in ("mlp", "wide"):
+        widths = [32, 128, 512] if name == "mlp" else [4, 16, 64]
+        return {"widths": widths, "best": widths[-1], "steps": 500, "tokens": 4096}
+    if name == "zeroing":
+        return _zeroing()
     return _scaling(widths) if name == "scaling" else {}
+
+
+def _zeroing() -> dict[str, Any]:
+    """Noise inferred grows with what is left out; the largest is not inferred at all."""
+    zeroed, sigmas = [0.0, 0.3, 0.5], [0.0, 1.0, 2.0]
+    activation = [[[a + share for _ in sigmas] for a in sigmas] for share in zeroed]
+    reconstruction = [[list(sigmas) for _ in sigmas] for _ in zeroed]
+    activation[-1][-1] = [None, None, None]
+    return {
+        "zeroed": zeroed,
+        "removed": [0.0, 0.01, 0.02],
+        "sigmas": sigmas,
+        "unit": 0.1,
+        "recovered_activation": activation,
+        "recovered_reconstruction": reconstruction,
+    }
 
 
 def _scaling(widths: Sequence[int]) -> dict[str, Any]:

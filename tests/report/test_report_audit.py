@@ -12,6 +12,7 @@ from toy_audits import audit
 from saeforge.errors import UserError
 from saeforge.report import audit as section
 from saeforge.report import audit_charts as charts
+from saeforge.report import audit_controls as controls
 from saeforge.report import audit_widths as widths
 from saeforge.report.audit_inputs import Audited, NormSample, read_audits
 from saeforge.report.audit_tables import means_of_tenths, of_sections, positions, tenths
@@ -186,6 +187,34 @@ def test_an_audit_of_the_core_alone_is_shown(run: list[Path], tmp_path: Path) ->
     assert 'id="audit"' in write_report(run, tmp_path / "out").read_text(encoding="utf-8")
 
 
+def test_what_takes_the_error_away_adds_up(run: list[Path]) -> None:
+    both = audits(run)
+    chart = controls.attribution(both)[0]
+    bars = [series for series in chart["series"] if series["kind"] == "bars"]
+    assert [series["name"] for series in bars] == ["scale", "coefficients", "choice", "rest"]
+    assert sum(series["y"][0] for series in bars) == pytest.approx(0.2)
+    assert chart["series"][-1]["y"][0] == pytest.approx(0.01)
+    assert [one["panel"] for one in controls.attribution(both)] == [0, 1]
+
+
+def test_noise_that_is_inferred_of_missing_latents(run: list[Path]) -> None:
+    chart = controls.zeroing(audits(run))[0]
+    names = [series["name"] for series in chart["series"]]
+    assert names == ["truth", "0% zeroed", "30% zeroed", "50% zeroed"]
+    assert chart["series"][1]["y"] == [0.0, 1.0, 2.0]
+    assert chart["series"][3]["y"] == [0.5, 1.5]  # of the largest nothing is inferred
+    table = controls.zeroing_table(audits(run))
+    assert table is not None
+    assert [cell.key for cell in table.rows[0].cells] == pytest.approx([1.0, 1.225, 1.5])
+    assert table.rows[0].cells[0].interval == "1 of σ_r"
+
+
+def test_capacity_curves(run: list[Path]) -> None:
+    mlp, wide = controls.extractors(audits(run))[:2]
+    assert mlp["series"][0]["x"] == [32, 128, 512]
+    assert wide["series"][0]["x"] == [4, 16, 64]
+
+
 def test_the_page(run: list[Path], tmp_path: Path) -> None:
     text = write_report(run, tmp_path / "out").read_text(encoding="utf-8")
     for words in (
@@ -245,6 +274,10 @@ def test_everything_from_outside_is_escaped(run: list[Path], tmp_path: Path) -> 
         (
             lambda data: data["sections"]["positions"]["series"][SITES[0]].update(fvu="no"),
             "'positions.series.layers.0.fvu'",
+        ),
+        (
+            lambda data: data["sections"]["zeroing"]["series"][SITES[0]]["zeroed"].pop(),
+            "the grid has not one number per share and noise",
         ),
         (
             lambda data: data["sections"]["scaling"]["series"][SITES[0]].update(saes=[{}]),

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from saeforge.report import audit_charts as charts
+from saeforge.report import audit_controls as controls
 from saeforge.report import audit_widths as widths
 from saeforge.report.audit_inputs import Audited, read_audits
 from saeforge.report.audit_tables import Table, measured_at, of_sections, positions, tenths
@@ -96,7 +97,7 @@ def section(suites: Sequence[SuiteData]) -> Section | None:
     audits = read_audits(suites)
     if not audits:
         return None
-    makers = (_parts, _widths, _depth, _shrinkage, _norms, _effects, _controls)
+    makers = (_parts, _widths, _depth, _shrinkage, _norms, _effects, _sources, _controls)
     blocks = [make(audits) for make in makers]
     said = [
         line for audit in audits for v in audit.file.verdicts.values() for line in v.assumptions
@@ -236,21 +237,46 @@ def _effects(audits: Sequence[Audited]) -> Block:
     )
 
 
+def _sources(audits: Sequence[Audited]) -> Block:
+    return _block(
+        "Where it may come from",
+        "FVU by what one correction after another takes away: each latent rescaled (scale), "
+        "least-squares coefficients on the latents that the encoder chose (coefficients; the mark "
+        "is what they would mend of noise), latents chosen anew with the same L0 (choice). The "
+        "rest holds missing features, a dense part and wrong directions, and bounds none of them "
+        "alone. Below: noise is put into activation and reconstruction and latents are left out; "
+        "where the noise inferred is not the noise put in, missing features pass for noise.",
+        [
+            Figures("audit_attribution", "", controls.attribution(audits)),
+            Figures("audit_zeroing", "small", controls.zeroing(audits)),
+        ],
+        [
+            of_sections(audits, "Attribution of the error", ("attribution",)),
+            controls.zeroing_table(audits),
+            of_sections(audits, "Equivalent noise", ("synthetic", "zeroing")),
+        ],
+    )
+
+
 def _controls(audits: Sequence[Audited]) -> Block:
     return _block(
         "Controls",
         "The same probe where there is nothing to find (errors of other tokens, and noise with "
-        "the errors' norms): about minus the cost of the fit is right. A small MLP on u by its "
-        "width, and the error by position in the context.",
+        "the errors' norms): about minus the cost of the fit is right. What nonlinear extractors "
+        "find of u by their capacity, and the error by position in the context.",
         [
             Figures("audit_null", "", charts.null(audits)),
-            Figures("audit_nonlinear", "", [*charts.mlp(audits), *charts.positions(audits)]),
+            Figures(
+                "audit_nonlinear",
+                "",
+                [*controls.extractors(audits), *charts.positions(audits)],
+            ),
         ],
         [
             of_sections(audits, "Null targets", ("null",)),
-            of_sections(audits, "What else predicts u", ("mlp",)),
+            of_sections(audits, "What else predicts u: an MLP", ("mlp",)),
+            of_sections(audits, "What else predicts u: a wide SAE", ("wide",)),
             positions(audits),
-            of_sections(audits, "Equivalent noise", ("synthetic",)),
             measured_at(audits),
         ],
     )

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
-from saeforge.report.audit_inputs import Audited, NormSample, Positions, Widths
+from saeforge.report.audit_inputs import Audited, NormSample, Positions
 from saeforge.report.audit_tables import means_of_tenths
 from saeforge.report.baseline import site_axis
 from saeforge.report.inputs import Value
@@ -44,7 +44,14 @@ BASELINES = {
     "r2_l0": ("L0", 3),
     "r2_x_norm": ("‖x‖²", 4),
 }
-METHODS = {"encoder": "as it is", "pursuit": "gradient pursuit", "omp": "OMP", "refit": "refit"}
+METHODS = {
+    "encoder": "as it is",
+    "per_latent": "latents rescaled",
+    "decoder": "decoder refitted",
+    "refit": "coefficients refitted",
+    "omp": "OMP",
+    "pursuit": "gradient pursuit",
+}
 SOURCES = {"x": "x", "x_hat": "x̂", "l": "ℓ", "u": "u"}
 SMALL_SAMPLE = 150
 """Tokens of each scatter where there are many."""
@@ -53,7 +60,8 @@ Get = Callable[[str], Value | None]
 """Site → number."""
 
 
-def _at(audit: Audited, section: str, metric: str) -> Get:
+def number_at(audit: Audited, section: str, metric: str) -> Get:
+    """A metric of one suite, by site."""
     return lambda site: audit.value(site, section, metric)
 
 
@@ -67,9 +75,9 @@ def stacks(audits: Sequence[Audited], panels: bool) -> list[Chart]:
             ("nonlinear", NONLINEAR, partial(_nonlinear, audit)),
             ("encoder", ENCODER, partial(encoder, audit)),
             ("linear", LINEAR, partial(_linear, audit)),
-            ("absent", ABSENT, _at(audit, "scaling", "absent")),
+            ("absent", ABSENT, number_at(audit, "scaling", "absent")),
         ]
-        series = [_over(audit.sites, name, ink, get, "bars") for name, ink, get in parts]
+        series = [over(audit.sites, name, ink, get, "bars") for name, ink, get in parts]
         chart = chart_of(
             f"parts-{audit.index}",
             audit.label,
@@ -138,7 +146,7 @@ def depth(audits: Sequence[Audited]) -> list[Chart]:
     for section, metric in DEPTH:
         series = []
         for a in audits:
-            one = _over(sites, a.label, a.index, _at(a, section, metric), "both")
+            one = over(sites, a.label, a.index, number_at(a, section, metric), "both")
             if one["x"]:
                 series.append(one)
         if series:
@@ -204,7 +212,7 @@ def _steps(
         {"title": "", "ticks": ticks},
         {"title": "", "zero": False},
     )
-    return _panel(chart, audit, audits)
+    return panelled(chart, audit, audits)
 
 
 def scatter(audits: Sequence[Audited]) -> list[Chart]:
@@ -227,7 +235,7 @@ def scatter(audits: Sequence[Audited]) -> list[Chart]:
             ]
             axes = {"title": "predicted", "zero": True}, {"title": "actual ‖e‖²", "zero": True}
             chart = chart_of(f"scatter-{audit.index}-{number}", site, series, *axes)
-            out.append(_panel(chart, audit, audits))
+            out.append(panelled(chart, audit, audits))
     return out
 
 
@@ -246,18 +254,18 @@ def downstream(audits: Sequence[Audited]) -> list[Chart]:
     out = []
     for audit in audits:
         clear = [site for site in audit.sites if _costs(audit, site)]
-        share = _at(audit, "downstream", "squared_share_linear")
+        share = number_at(audit, "downstream", "squared_share_linear")
         parts: list[tuple[str, int, Get]] = [
-            ("ℓ: loss recovered", LINEAR, _at(audit, "downstream", "recovered_linear")),
+            ("ℓ: loss recovered", LINEAR, number_at(audit, "downstream", "recovered_linear")),
             ("ℓ: share of ‖e‖²", 5, share),
-            ("u: loss recovered", NONLINEAR, _at(audit, "downstream", "recovered_nonlinear")),
+            ("u: loss recovered", NONLINEAR, number_at(audit, "downstream", "recovered_nonlinear")),
             ("u: share of ‖e‖²", ENCODER, partial(_rest, share)),
         ]
-        series = [_over(clear, name, ink, get, "bars") for name, ink, get in parts]
+        series = [over(clear, name, ink, get, "bars") for name, ink, get in parts]
         y = {"title": "", "zero": True}
         title = "Share of the loss gap recovered, and of ‖e‖²"
         chart = chart_of(f"loss-{audit.index}", title, series, site_axis(clear), y) | {"wide": True}
-        out.append(_panel(chart, audit, audits))
+        out.append(panelled(chart, audit, audits))
     return [chart for chart in out if _drawn(chart)]
 
 
@@ -318,16 +326,16 @@ def null(audits: Sequence[Audited]) -> list[Chart]:
     out = []
     for audit in audits:
         parts: list[tuple[str, int, Get]] = [
-            ("e", LINEAR, _at(audit, "vector", "r2_error")),
-            ("shuffled e", ENCODER, _at(audit, "null", "r2_shuffled")),
-            ("noise", NONLINEAR, _at(audit, "null", "r2_noise")),
+            ("e", LINEAR, number_at(audit, "vector", "r2_error")),
+            ("shuffled e", ENCODER, number_at(audit, "null", "r2_shuffled")),
+            ("noise", NONLINEAR, number_at(audit, "null", "r2_noise")),
             ("−(fit cost)", GREY, partial(_cost, audit)),
         ]
-        series = [_over(audit.sites, name, ink, get, "both") for name, ink, get in parts]
+        series = [over(audit.sites, name, ink, get, "both") for name, ink, get in parts]
         title = "R² of the vector probe where there is nothing to find"
         y = {"title": "", "zero": True}
         chart = chart_of(f"null-{audit.index}", title, series, site_axis(audit.sites), y)
-        out.append(_panel(chart, audit, audits) | {"wide": True})
+        out.append(panelled(chart, audit, audits) | {"wide": True})
     return [chart for chart in out if _drawn(chart)]
 
 
@@ -335,23 +343,6 @@ def _cost(audit: Audited, site: str) -> Value | None:
     """About what a fit of noise has."""
     value = audit.value(site, "vector", "fit_cost")
     return None if value is None or value.value is None else Value(value=-value.value)
-
-
-def mlp(audits: Sequence[Audited]) -> list[Chart]:
-    """R² of u by an MLP's width."""
-    out = []
-    for audit in audits:
-        series = []
-        for number, site in enumerate(audit.sites):
-            made = audit.series(site, "mlp", Widths)
-            widths = made.widths if made else []
-            points = [(w, f"{w} units", audit.value(site, "mlp", f"r2_u_{w}")) for w in widths]
-            series.append(series_of(site, points) | {"site": number, "shape": number})
-        known = [one for one in series if one["x"]]
-        x, y = {"title": "hidden units", "log": True}, {"title": "", "zero": True}
-        chart = chart_of(f"mlp-{audit.index}", "R² of u, by an MLP of x", known, x, y)
-        out.append(_panel(chart, audit, audits))
-    return [chart for chart in out if chart["series"]]
 
 
 def positions(audits: Sequence[Audited]) -> list[Chart]:
@@ -373,7 +364,7 @@ def positions(audits: Sequence[Audited]) -> list[Chart]:
             x = {"title": "position, counted from 1", "log": True}
             y = {"title": "", "zero": True}
             chart = chart_of(f"positions-{key}-{audit.index}", f"{title} by position", series, x, y)
-            out.append(_panel(chart, audit, audits))
+            out.append(panelled(chart, audit, audits))
     return [chart for chart in out if _drawn(chart)]
 
 
@@ -389,13 +380,13 @@ def _bars(
     out = []
     for audit in audits:
         series = [
-            _over(audit.sites, name, ink, _at(audit, section, metric), "bars")
+            over(audit.sites, name, ink, number_at(audit, section, metric), "bars")
             for metric, name, ink in names
         ]
         y = {"title": unit, "zero": True}
         axis = site_axis(audit.sites)
         chart = chart_of(f"{section}-{names[0][0]}-{audit.index}", title, series, axis, y)
-        out.append(_panel(chart, audit, audits) | ({"wide": True} if wide else {}))
+        out.append(panelled(chart, audit, audits) | ({"wide": True} if wide else {}))
     return [chart for chart in out if _drawn(chart)]
 
 
@@ -403,7 +394,8 @@ def _drawn(chart: Chart) -> bool:
     return any(series["x"] for series in chart["series"])
 
 
-def _panel(chart: Chart, audit: Audited, audits: Sequence[Audited]) -> Chart:
+def panelled(chart: Chart, audit: Audited, audits: Sequence[Audited]) -> Chart:
+    """With the number of its suite, where there are several to choose from."""
     return chart | {"panel": audit.index} if len(audits) > 1 else chart
 
 
@@ -420,7 +412,7 @@ def chart_of(id_: str, title: str, series: Sequence[Chart], x: Chart, y: Chart) 
     }
 
 
-def _over(sites: Sequence[str], name: str, ink: int, get: Get, kind: str) -> Chart:
+def over(sites: Sequence[str], name: str, ink: int, get: Get, kind: str) -> Chart:
     """A number at every site, in the order of the axis."""
     points = [(at, site, get(site)) for at, site in enumerate(sites)]
     return series_of(name, points) | {"suite": ink, "shape": ink, "kind": kind}

@@ -128,7 +128,7 @@ def test_assumptions_say_that_the_hypothesis_may_be_false() -> None:
 
 
 def test_sections_that_were_not_measured_are_not_spoken_of() -> None:
-    for word in ("pursuit", "MLP", "site before", "costs the model", "width over"):
+    for word in ("pursuit", "MLP", "site before", "costs the model", "chosen anew", "width over"):
         assert word not in text()
 
 
@@ -193,6 +193,32 @@ def test_of_no_clear_gap_no_share_is_told() -> None:
     found = text(**{**SPLICED, "downstream__gap": Value(0.001, -0.001, 0.003)})
     assert "not clearly above 0" in found
     assert "putting" not in found
+
+
+def test_attribution() -> None:
+    known = {
+        "attribution__fvu": Value(0.2, 0.19, 0.21),
+        "attribution__rest": Value(0.15, 0.14, 0.16),
+    }
+    assert "leave 75% [70%, 80%] of FVU: missing features" in text(**known)
+
+
+def test_extractors() -> None:
+    some, none = Value(0.2, 0.1, 0.3), Value(-0.1, -0.2, -0.05)
+    assert "Part of u is predicted from x, by a small MLP (R² 0.200" in text(mlp__r2_u_best=some)
+    assert "u is not predicted from x by a small MLP" in text(mlp__r2_u_best=none)
+    both = text(mlp__r2_u_best=none, wide__r2_u_best=some)
+    assert "Part of u is predicted from x, by a small MLP (R² −0.100" in both
+    assert "and a wide SAE without penalty (R² 0.200 [0.100, 0.300]); larger ones" in both
+
+
+def test_adjacent() -> None:
+    none, some = Value(0.0, -0.01, 0.01), Value(0.1, 0.08, 0.12)
+    unclear = text(adjacent__r2_u_from_x_hat=none)
+    assert "u is not clearly linear in what the site before has: from its x̂ R² 0.000" in unclear
+    found = text(adjacent__r2_u_from_x_hat=none, adjacent__r2_u_from_u=some)
+    assert "Part of u is linear in what the site before has" in found
+    assert "from its u R² 0.100 [0.080, 0.120]" in found
 
 
 def test_numbers() -> None:

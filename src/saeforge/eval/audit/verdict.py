@@ -63,8 +63,9 @@ def verdict(sections: Sections) -> Verdict:
         _nonlinear,
         _width,
         _pursuit,
+        _attribution,
         _norm,
-        _mlp,
+        _extractors,
         _adjacent,
         _downstream,
     )
@@ -240,28 +241,58 @@ def _norm(sections: Sections) -> str | None:
     return f"{start}, not clearly different from {what} ({shown(value)})."
 
 
-def _mlp(sections: Sections) -> str | None:
-    found = _get(sections, "mlp", "r2_u_best")
-    if found.value is None:
+def _attribution(sections: Sections) -> str | None:
+    """Only what is above what least squares mends of noise is called an error of coefficients."""
+    rest = _get(sections, "attribution", "rest")
+    whole = _get(sections, "attribution", "fvu")
+    if rest.value is None or not whole.value:
         return None
+    low, high = (None if end is None else end / whole.value for end in (rest.low, rest.high))
+    share = Value(rest.value / whole.value, low, high)
+    return (
+        "Rescaled latents, refitted coefficients and latents chosen anew with the same L0 together "
+        f"leave {percent(share)} of FVU: missing features, a dense part and wrong directions are "
+        "in that, each of unknown size."
+    )
+
+
+def _extractors(sections: Sections) -> str | None:
+    """Nonlinear extractors of u from x; what they do not find may be there."""
+    found = [
+        (what, value)
+        for section, what in (("mlp", "a small MLP"), ("wide", "a wide SAE without penalty"))
+        if (value := _get(sections, section, "r2_u_best")).value is not None
+    ]
+    if not found:
+        return None
+    best = max(found, key=lambda one: one[1].value or 0.0)
     words = {
-        1: "A small MLP predicts part of u from x",
-        0: "A small MLP does not clearly predict u from x",
-        -1: "A small MLP does not predict u from x",
+        1: "Part of u is predicted from x, by",
+        0: "u is not clearly predicted from x by",
+        -1: "u is not predicted from x by",
     }
-    return f"{words[side(found, 0.0)]} (R² {shown(found)}); a larger one might do better."
+    said = " and ".join(f"{what} (R² {shown(value)})" for what, value in found)
+    more = "a larger one might do better" if len(found) == 1 else "larger ones might do better"
+    return f"{words[side(best[1], 0.0)]} {said}; {more}."
 
 
 def _adjacent(sections: Sections) -> str | None:
-    found = _get(sections, "adjacent", "r2_u_from_x_hat")
-    if found.value is None:
-        return None
-    words = {
-        1: "x̂ of the site before predicts part of u linearly",
-        0: "x̂ of the site before does not clearly predict u linearly",
-        -1: "x̂ of the site before does not predict u linearly",
+    """Of what the site before has: x̂, as in the paper, and u, which is often better."""
+    found = {
+        name: value
+        for source, name in (("x_hat", "x̂"), ("u", "u"))
+        if (value := _get(sections, "adjacent", f"r2_u_from_{source}")).value is not None
     }
-    return f"{words[side(found, 0.0)]} (R² {shown(found)})."
+    if not found:
+        return None
+    sides = [side(value, 0.0) for value in found.values()]
+    words = {
+        1: "Part of u is linear in what the site before has",
+        0: "u is not clearly linear in what the site before has",
+        -1: "u is not linear in what the site before has",
+    }
+    said = ", ".join(f"from its {name} R² {shown(value)}" for name, value in found.items())
+    return f"{words[max(sides)]}: {said}."
 
 
 def _downstream(sections: Sections) -> str | None:
