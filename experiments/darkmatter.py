@@ -1,7 +1,7 @@
 """What SAEs miss, audited: the claims of Engels et al. 2024, each under its controls.
 
     python experiments/darkmatter.py {embedded,real} [{all,train,audit,table}] [--seeds 0 1 2]
-        [--parts seeds random errors]
+        [--parts seeds errors random random-errors]
 
 Trains experiments/darkmatter_<setting>_{layers,layer}.yaml once per seed into
 runs/darkmatter_<setting>/seed-<i>, their TopK SAEs once more on the model with random weights, and
@@ -14,7 +14,7 @@ import argparse
 import json
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,11 +26,11 @@ from saeforge.suite import find_suites
 HERE = Path(__file__).parent
 RUNS = Path("runs")
 SEEDS = {"embedded": (0, 1, 2), "real": (0,)}
-PARTS = ("seeds", "random", "errors")
+PARTS = ("seeds", "errors", "random", "random-errors")
 RUN_FILES = ("layers", "layer")
 COMPONENTS = ("e", "l", "u")
 ERROR_WIDTH = 2048
-AUDIT = ("--tokens", "300000", "--pursuit", "16384", "--mlp", "65536", "--downstream", "20000")
+AUDIT = ("--tokens", "300000", "--pursuit", "8192", "--mlp", "65536", "--downstream", "20000")
 
 
 @dataclass(frozen=True)
@@ -102,20 +102,16 @@ def saeforge(*arguments: str) -> None:
         sys.exit(code)
 
 
-def places(setting: str, seeds: Sequence[int], parts: Sequence[str]) -> list[str]:
-    """`seed-<i>` and `random`, as far as they are asked for."""
-    found = [f"seed-{seed}" for seed in seeds] if "seeds" in parts else []
-    return found + (["random"] if "random" in parts else [])
-
-
 def runs(given: argparse.Namespace) -> Iterator[Run]:
-    """In the order in which they are needed; SAEs on errors of the first seed alone."""
-    for where in places(given.setting, given.seeds, given.parts):
-        for file in RUN_FILES:
-            yield Run(given.setting, where, file)
-    if "errors" in given.parts:
-        for component in COMPONENTS:
-            yield Run(given.setting, f"seed-{given.seeds[0]}", "layer", component)
+    """Those of the parts that are asked for; SAEs on errors of the first seed alone."""
+    seeds = [f"seed-{seed}" for seed in given.seeds]
+    for part in given.parts:
+        if part.endswith("errors"):
+            where = "random" if part.startswith("random") else seeds[0]
+            yield from errors_of(Run(given.setting, where, "layer"))
+        else:
+            for where in seeds if part == "seeds" else ["random"]:
+                yield from (Run(given.setting, where, file) for file in RUN_FILES)
 
 
 def train(given: argparse.Namespace) -> None:
@@ -140,7 +136,7 @@ def audit(given: argparse.Namespace) -> None:
         if run.component is not None or not finished(run):
             continue
         suites = find_suites(run.folder)
-        errors = [e for e in errors_of(run) if finished(e)]
+        errors = [e for e in errors_of(run) if run.file == "layer" and finished(e)]
         done = [audited(suite) for suite in suites]
         if all(done) and (not errors or with_errors(run.of())):
             print(f"{run.folder} is audited")
@@ -151,8 +147,6 @@ def audit(given: argparse.Namespace) -> None:
 
 def errors_of(run: Run) -> list[Run]:
     """The runs on the errors of one of its suites."""
-    if run.file != "layer":
-        return []
     return [Run(run.setting, run.where, run.file, component) for component in COMPONENTS]
 
 

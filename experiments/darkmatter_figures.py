@@ -109,8 +109,8 @@ def per_width(axis: Any, found: Found) -> None:
     first = by_width(found, of_seeds(found)[0])
     for at in range(len(first)):
         lines[""].append([by_width(found, where)[at] for where in of_seeds(found)])
-    if found["random"]:
-        lines[", random weights"] = [[sae] for sae in by_width(found, "random")]
+    if control := by_width(found, "random"):
+        lines[", random weights"] = [[sae] for sae in control]
     for (what, rows), style in zip(lines.items(), ("-", "--"), strict=False):
         for metric, colour, marker in (("fvu", GREY, "s"), ("fvu_nonlinear", NONLINEAR, "o")):
             points = [(saes[0]["width"], mean(saes, f"split.{metric}")) for saes in rows if saes[0]]

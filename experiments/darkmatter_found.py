@@ -15,6 +15,7 @@ from saeforge.suite import find_suites
 
 Found = dict[str, Any]
 Sae = dict[str, Any]
+ARCHS = ("topk", "batchtopk", "jumprelu", "gated", "relu", "switch")
 LEFT_OUT = ("synthetic", "positions")
 """Sections that no claim rests on; they are in the suites' own files."""
 
@@ -171,7 +172,8 @@ def by_arch(found: Found, where: str) -> dict[str, Sae]:
     at_layer = [s for s in found["saes"] if s["where"] == where and s["file"] == "layer"]
     width = next(s["width"] for s in at_layer if s["arch"] != "topk")
     site = at_layer[0]["site"]
-    made = {s["arch"]: s for s in at_layer if s["width"] == width}
+    one_width = {s["arch"]: s for s in at_layer if s["width"] == width}
+    made = {arch: one_width[arch] for arch in ARCHS if arch in one_width}
     groups = [s for s in found["saes"] if s["where"] == where and s["grouped"]]
     here = next((s for s in groups if s["site"] == site), None)
     return made | ({"topk in groups": here} if here else {})

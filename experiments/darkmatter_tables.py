@@ -109,7 +109,7 @@ def against_criteria(found: Found) -> list[str]:
     every = judged(found)
     lines = [
         "| claim | here | x̂ rescaled by α* | per latent | best affine map | null targets | "
-        "random weights | |",
+        "random weights | to trained models |",
         "|---" * 8 + "|",
     ]
     for i, one in enumerate(every, 1):
@@ -189,9 +189,6 @@ def widths(found: Found) -> list[str]:
         "pursuit: FVU": "pursuit.fvu_change",
         "pursuit: FVU_nl": "pursuit.fvu_nonlinear_change",
         "encoder error": "pursuit.encoder_error",
-        "slope of ln FVU": "scaling.fvu_slope",
-        "slope of ln FVU_nl": "scaling.fvu_nonlinear_slope",
-        "c": "scaling.fvu_c",
     }
     rows: dict[str, list[Sae | None]] = {}
     for at, sae in enumerate(first):
@@ -203,7 +200,11 @@ def widths(found: Found) -> list[str]:
         saes = by_width(found, where)
         scaling = saes[0]["scaling"] if saes else None
         if scaling and scaling.get("law"):
-            parts.append(f"Power law ({where.replace('-', ' ')}): {scaling['law']['why']}.")
+            slopes = [number(saes[0], f"scaling.{m}_slope") for m in ("fvu", "fvu_nonlinear")]
+            parts.append(
+                f"{where.replace('-', ' ')}: d ln FVU / d ln M = {cell(slopes[0])}, of FVU_nl "
+                f"{cell(slopes[1])}; c of FVU = c + a·M^(−m): {scaling['law']['why']}."
+            )
     return [*parts, per_token(first)]
 
 
@@ -255,7 +256,7 @@ def open_question(found: Found) -> list[str]:
         "its FVU.",
         table(found, "architecture", rows, columns),
         "The share of it that goes when x̂ is rescaled (negative: R² rises), of R², and of the "
-        "linear part of the variance, L = FVU − FVU_nl:",
+        "linear part of the variance, L = FVU − FVU_nl (without intervals):",
         shares(rows),
         "Predicted before the runs:\n\n" + "\n".join(held),
     ]
@@ -269,17 +270,18 @@ def shares(rows: Mapping[str, Sequence[Sae | None]]) -> str:
     ]
     for label, saes in rows.items():
         there = [sae for sae in saes if sae]
-        values = [over([artefact(sae, rung) for sae in there]) for rung in rungs]
-        values += [over([linear_lost(sae, rung) for sae in there]) for rung in rungs]
-        lines.append(f"| {label} | {' | '.join(map(cell, values))} |")
+        cells = [cell(over([artefact(sae, rung) for sae in there])) for rung in rungs]
+        lost = [over([linear_lost(sae, rung) for sae in there]) for rung in rungs]
+        cells += ["–" if value is None else f"{value.value:.3f}" for value in lost]
+        lines.append(f"| {label} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
 def errors(found: Found) -> list[str]:
     """SAEs on e, ℓ and u."""
-    where = of_seeds(found)[0]
     rows: dict[str, list[Sae | None]] = {
-        f"TopK {sae['width']}": [sae]
+        f"TopK {sae['width']}{', random weights' if where == 'random' else ''}": [sae]
+        for where in (of_seeds(found)[0], "random")
         for sae in by_width(found, where)
         if number(sae, "error_saes.u_minus_l") is not None
     }
