@@ -47,13 +47,11 @@ ALL = (
     Run("sweeps"),
     Run("seeds", 1),
     Run("seeds", 2),
-    Run("relu"),
+    Run("others"),
     Run("sites"),
     Run("group"),
-    *(Run("batch", 0, batch) for batch in (1024, 2048, 8192)),
-    Run("extra"),
     Run("long"),
-    Run("gated"),
+    *(Run("batch", 0, batch) for batch in (8192, 2048, 1024)),
 )
 """In the order in which they are trained."""
 

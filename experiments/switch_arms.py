@@ -101,7 +101,7 @@ def matched(experts: int, k: int = 32) -> Arm:
 
 
 def _arm(variant: str) -> Arm:
-    parts = [p for p in ("seeds", "sweeps", "extra") if (RUNS / p / "seed-0" / variant).exists()]
+    parts = [p for p in ("seeds", "sweeps", "others") if (RUNS / p / "seed-0" / variant).exists()]
     return Arm(parts[0] if parts else "sweeps", variant)
 
 

@@ -70,7 +70,7 @@ def frontiers(found: Found, usual: Entries, path: Path) -> None:
     """FVU and ΔCE against L0: a fixed width on the left, equal FLOPs on the right."""
     figure, axes = plt.subplots(2, 2, figsize=(8.6, 6.2), sharey="row", layout="constrained")
     penalised = {
-        arch: [arm for arm in found["arms"] if arm["part"] == arch] for arch in ("relu", "gated")
+        arch: [arm for arm in found["arms"] if arm["arch"] == arch] for arch in ("relu", "gated")
     }
     for row, metric in zip(axes, METRICS, strict=True):
         for column, axis in enumerate(row):
@@ -147,40 +147,75 @@ def costs(found: Found, usual: Entries, path: Path) -> None:
 
 
 def sweeps(found: Found, path: Path) -> None:
-    """FVU over TopK's against width; FVU against α; FVU over TopK's against batch size."""
-    figure, axes = plt.subplots(1, 3, figsize=(9.6, 3.1), layout="constrained")
-    arms = [a for a in found["arms"] if a["part"] in ("seeds", "sweeps") and l0(a) > 20]
+    """FVU over TopK's against width, batch size and length of training; FVU against α."""
+    figure, axes = plt.subplots(2, 2, figsize=(8.6, 6.0), layout="constrained")
+    (width_axis, alpha_axis), (batch_axis, length_axis) = axes
+    arms = [a for a in found["arms"] if a["part"] in ("seeds", "sweeps")]
     arms = [a for a in arms if a["options"]["k"] == 32]
-    usual = [a for a in arms if plain(a)]
+    over_width(width_axis, [a for a in arms if plain(a)])
+    over_alpha(alpha_axis, arms)
+    for number, n in enumerate((16, 64)):
+        points = sorted(batch_ratios(found, n).items())
+        dots(batch_axis, number, [p[0] for p in points], [p[1] for p in points], f"{n} experts")
+    batch_axis.set_xlabel("tokens per batch")
+    batch_axis.set_ylabel("FVU over TopK's of that batch")
+    powers(batch_axis, [1024, 2048, 4096, 8192])
+    over_length(length_axis, found)
+    for axis in axes.flat:
+        axis.legend()
+    save(figure, path)
+
+
+def powers(axis: Axes, ticks: Sequence[int]) -> None:
+    axis.set_xscale("log", base=2)
+    axis.xaxis.set_major_locator(FixedLocator(ticks))
+    axis.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:,.0f}"))
+    axis.xaxis.set_minor_locator(NullLocator())
+
+
+def over_width(axis: Axes, usual: Entries) -> None:
     dense = {wide(a): a["fvu"]["value"] for a in usual if a["arch"] == "topk"}
     for number, n in enumerate((8, 64), 1):
         own = sorted((a for a in usual if experts(a) == n and wide(a) in dense), key=wide)
         ratio = [a["fvu"]["value"] / dense[wide(a)] for a in own]
-        dots(axes[0], number, [wide(a) for a in own], ratio, f"{n} experts")
-    axes[0].set_xlabel("width M")
-    axes[0].set_ylabel("FVU over TopK's of that width")
-    at = [a for a in arms if a["arch"] == "switch" and wide(a) == 4096 and experts(a) == 16]
-    at = [a for a in at if a["options"]["router"] == "switch" and a["options"]["balance"]]
-    alpha = sorted(at, key=lambda a: a["options"]["balance"])
-    x = [a["options"]["balance"] for a in alpha]
-    dots(axes[1], 0, x, [a["fvu"]["value"] for a in alpha], "16 experts, M = 4,096")
-    axes[1].set_xscale("log")
-    axes[1].set_xlabel("α, weight of the balance loss")
-    axes[1].set_ylabel("FVU")
-    for number, n in enumerate((16, 64)):
-        points = sorted(batch_ratios(found, n).items())
-        dots(axes[2], number, [p[0] for p in points], [p[1] for p in points], f"{n} experts")
-    axes[2].set_xlabel("tokens per batch")
-    axes[2].set_ylabel("FVU over TopK's of that batch")
-    for axis, ticks in ((axes[0], sorted(dense)), (axes[2], [1024, 2048, 4096, 8192])):
-        axis.set_xscale("log", base=2)
-        axis.xaxis.set_major_locator(FixedLocator(ticks))
-        axis.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:,.0f}"))
-        axis.xaxis.set_minor_locator(NullLocator())
-        axis.tick_params(axis="x", labelsize=7)
-    for axis in axes:
-        axis.legend()
-    save(figure, path)
+        dots(axis, number, [wide(a) for a in own], ratio, f"{n} experts")
+    axis.set_xlabel("width M")
+    axis.set_ylabel("FVU over TopK's of that width")
+    powers(axis, [w for w in sorted(dense) if w >= 1024])
+
+
+def over_alpha(axis: Axes, arms: Entries) -> None:
+    own = [a for a in arms if a["arch"] == "switch" and wide(a) == 4096 and experts(a) == 16]
+    own = [a for a in own if a["options"]["router"] == "switch" and a["options"]["balance"]]
+    own.sort(key=lambda a: a["options"]["balance"])
+    x = [a["options"]["balance"] for a in own]
+    dots(axis, 0, x, [a["fvu"]["value"] for a in own], "16 experts, M = 4,096")
+    axis.set_xscale("log")
+    axis.set_xlabel("α, weight of the balance loss")
+    axis.set_ylabel("FVU")
+
+
+def over_length(axis: Axes, found: Found) -> None:
+    """A line per SAE of `long`, from its usual length to the longer one."""
+    parts = {part: by_variant(found, part) for part in ("seeds", "long")}
+    tokens = {run["part"]: run["tokens"] / 1e6 for run in found["runs"]}
+    shown = [v for v in parts["long"] if v in parts["seeds"] and v != DENSE]
+    shown.sort(key=lambda v: (wide(parts["long"][v]), experts(parts["long"][v])))
+    for number, variant in enumerate(shown):
+        y = [own[variant]["fvu"]["value"] / own[DENSE]["fvu"]["value"] for own in parts.values()]
+        arm = parts["long"][variant]
+        label = f"{experts(arm)} experts, M = {wide(arm):,}"
+        dots(axis, number, [tokens[part] for part in parts], y, label)
+    axis.axhline(1, color="#5d6670", linewidth=0.8)
+    axis.set_xlabel("vectors trained on (millions)")
+    axis.set_ylabel("FVU over TopK's of that length")
+
+
+DENSE = "topk-w4096-k32"
+
+
+def by_variant(found: Found, part: str) -> dict[str, Found]:
+    return {arm["variant"]: arm for arm in found["arms"] if arm["part"] == part}
 
 
 def dots(axis: Axes, number: int, x: Sequence[float], y: Sequence[float], label: str) -> None:
@@ -193,21 +228,23 @@ def batch_ratios(found: Found, n: int) -> dict[int, float]:
     ratios = {}
     for size in (1024, 2048, 4096, 8192):
         part = "seeds" if size == 4096 else f"batch/batch-{size}"
-        own = {a["variant"]: a["fvu"]["value"] for a in found["arms"] if a["part"] == part}
+        own = by_variant(found, part)
         if own:
-            ratios[size] = own[f"switch-w4096-k32-experts{n}"] / own["topk-w4096-k32"]
+            one, dense = own[f"switch-w4096-k32-experts{n}"], own[DENSE]
+            ratios[size] = one["fvu"]["value"] / dense["fvu"]["value"]
     return ratios
 
 
 def routers(found: Found, path: Path) -> None:
     """FVU and ΔCE of every router relative to switch, with intervals."""
     parts = next(claim for claim in found["claims"] if claim["number"] == 13)["parts"]
+    names = [part["name"].removesuffix(": FVU") for part in parts if part["name"].endswith("FVU")]
+    values = {part["name"]: part["found"] for part in parts}
+    names.sort(key=lambda name: values[f"{name}: FVU"]["value"])
     figure, axes = plt.subplots(1, 2, figsize=(8.6, 3.0), sharey=True, layout="constrained")
     for axis, metric in zip(axes, ("FVU", "ΔCE"), strict=True):
-        own = [part for part in parts if part["name"].endswith(f": {metric}")]
-        own.sort(key=lambda part: part["name"])
-        for place, part in enumerate(own):
-            value = part["found"]
+        for place, name in enumerate(names):
+            value = values[f"{name}: {metric}"]
             shown = [100 * value[key] for key in ("value", "low", "high")]
             error = [[shown[0] - shown[1]], [shown[2] - shown[0]]]
             axis.errorbar(
@@ -216,7 +253,7 @@ def routers(found: Found, path: Path) -> None:
         axis.axvline(0, color="#5d6670", linewidth=0.8)
         axis.set_xscale("symlog", linthresh=20)
         axis.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:+g}%"))
-        axis.set_yticks(range(len(own)), [part["name"].rpartition(": ")[0] for part in own])
+        axis.set_yticks(range(len(names)), names)
         axis.set_xlabel(f"{metric} relative to switch, α = 0.03")
     axes[0].invert_yaxis()
     save(figure, path)

@@ -108,7 +108,7 @@ def length(_: Path) -> Iterator[Part]:
 
 
 def held_back(_: Path) -> Iterator[Part]:
-    arms = within("extra")
+    arms = within("others")
     for n in (2, 4, 8) if arms else ():
         arm = arms[f"switch-w{4096 * n}-k32-experts{n}-lr0.0032"]
         yield Part(f"{n} experts at equal FLOPs, over TopK", relative(arm, topk()))

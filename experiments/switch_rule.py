@@ -55,7 +55,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Claim:
-    """A claim or a question of switch_criteria.md, of that number."""
+    """A claim or a question of switch_criteria.md, of that number; without parts, not measured."""
 
     number: int
     title: str

@@ -133,7 +133,7 @@ def write_markdown(found: Found, path: Path) -> None:
         "Written before the runs: [switch_criteria.md](../switch_criteria.md), which also says how "
         "numbers become verdicts. *Beside* stands beside and is not counted.",
         "",
-        *(line for claim in found["claims"] for line in claim_lines(claim)),
+        *(line for claim in found["claims"] if claim["parts"] for line in claim_lines(claim)),
         *arm_tables(found),
         *load_table(found),
         *geometry_table(found),
@@ -147,8 +147,6 @@ def write_markdown(found: Found, path: Path) -> None:
 def claim_lines(claim: Found) -> list[str]:
     verdict = claim["verdict"] or "No prediction"
     lines = [f"### {claim['number']}. {claim['title']}: {verdict}", ""]
-    if not claim["parts"]:
-        return [*lines, "Not measured.", ""]
     lines += ["| | ours | paper | |", "|---|---|---|---|"]
     for part in claim["parts"]:
         counted = part["verdict"] if part["judged"] else f"beside: {part['verdict']}"
