@@ -5,6 +5,9 @@ from pathlib import Path
 
 from darkmatter_claims import (
     NONE,
+    NOT,
+    PART,
+    REPRODUCED,
     Judged,
     artefact,
     ceiling,
@@ -122,10 +125,24 @@ def against_criteria(found: Found) -> list[str]:
         "Written before the runs: [darkmatter_criteria.md](../darkmatter_criteria.md). Under a "
         "control: the mark that the same criterion gets there. *Not specific*: a control meets it "
         "as well as the SAEs do.",
+        in_short(every),
         "\n".join(lines),
         "\n".join(f"{i}. {spoken(one)}" for i, one in enumerate(every, 1)),
         f"{of_shrinkage(found)} {floor(found)} {ceiling(found)}",
     ]
+
+
+def in_short(every: Sequence[Judged]) -> str:
+    """How many claims got which mark, and what the controls leave of them."""
+    parts = []
+    for mark in (REPRODUCED, PART, NOT, NONE):
+        found = [str(i) for i, one in enumerate(every, 1) if one.mark == mark]
+        if found:
+            parts.append(f"{mark}: {', '.join(found)}")
+    shared = [str(i) for i, one in enumerate(every, 1) if one.specific().startswith("not")]
+    controls = f"A control meets as well as the SAEs do: {', '.join(shared)}." if shared else ""
+    said = f"{'; '.join(parts)}. {controls}".strip()
+    return said[0].upper() + said[1:]
 
 
 def spoken(one: Judged) -> str:
