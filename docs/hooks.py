@@ -18,6 +18,7 @@ COMMANDS = (
     "cost",
     "train",
     "eval",
+    "audit",
     "compare",
     "report",
     "convert",
