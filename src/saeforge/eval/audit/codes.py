@@ -32,7 +32,7 @@ class CodeFit:
 
     Attributes:
         scale_M: s; 1 for latents that never fire.
-        rescaled: s_m D_m, with c.
+        rescaled: x̂ = Σ_m s_m f_m D_m + c, on the SAE's own decoder: no copy of it.
         decoders: W, with c, for each of `PRIORS`.
     """
 
@@ -43,14 +43,18 @@ class CodeFit:
 
 @dataclass(frozen=True)
 class Decoder:
-    """x̂ = Σ_m f_m W_m + c."""
+    """x̂ = Σ_m s_m f_m W_m + c; without s, all are 1."""
 
     weight_MD: Float[Tensor, "M D"]
     bias_D: Float[Tensor, " D"]
+    scale_M: Float[Tensor, " M"] | None = None
 
     def __call__(self, code: SparseCode) -> Float[Tensor, "N D"]:
         """x̂ in float64."""
-        x_hat_ND = gather_sum(code.values.float(), code.indices, self.weight_MD, code.offsets)
+        values = code.values.float()
+        if self.scale_M is not None:
+            values = values * self.scale_M[code.indices].float()
+        x_hat_ND = gather_sum(values, code.indices, self.weight_MD, code.offsets)
         return x_hat_ND.double() + self.bias_D
 
 
@@ -120,7 +124,8 @@ class CodeMoments:
                 square_M[:, None] + ridge_M1,
             )
             decoders.append(self._decoder(start_MD))
-        rescaled = self._decoder(scale_M1 * atoms_MD)
+        bias_D = self._decoder(scale_M1 * atoms_MD).bias_D
+        rescaled = Decoder(self._sae.w_dec.detach().float(), bias_D, scale_M1[:, 0])
         self._codes = []
         return CodeFit(scale_M1[:, 0], rescaled, tuple(reversed(decoders)))
 
