@@ -165,6 +165,9 @@ def _zeroing() -> dict[str, Any]:
         "unit": 0.1,
         "recovered_activation": activation,
         "recovered_reconstruction": reconstruction,
+        "dense": {
+            name: {"recovered_activation": [0.0, 0.8, None]} for name in ("curved", "correlated")
+        },
     }
 
 

@@ -200,7 +200,9 @@ def test_what_takes_the_error_away_adds_up(run: list[Path]) -> None:
 def test_noise_that_is_inferred_of_missing_latents(run: list[Path]) -> None:
     chart = controls.zeroing(audits(run))[0]
     names = [series["name"] for series in chart["series"]]
-    assert names == ["truth", "0% zeroed", "30% zeroed", "50% zeroed"]
+    assert names[:4] == ["truth", "0% zeroed", "30% zeroed", "50% zeroed"]
+    assert names[4:] == ["curved dense part", "correlated dense part"]
+    assert chart["series"][4]["y"] == [0.0, 0.8]
     assert chart["series"][1]["y"] == [0.0, 1.0, 2.0]
     assert chart["series"][3]["y"] == [0.5, 1.5]  # of the largest nothing is inferred
     table = controls.zeroing_table(audits(run))

@@ -151,6 +151,12 @@ def _lines(grid: Zeroing, kind: str) -> list[Chart]:
         place = at / max(1, len(grid.zeroed) - 1)
         line = series_of(f"{share:.0%} zeroed", points)
         lines.append(line | {"suite": at, "shape": at, "shade": round(place, 3)})
+    if kind == "activation":
+        for at, (name, dense) in enumerate(grid.dense.items()):
+            pairs = zip(grid.sigmas, dense.recovered_activation, strict=False)
+            points = [(sigma, f"{number(sigma)} put in", Value(value=v)) for sigma, v in pairs]
+            ink = {"suite": NONLINEAR, "shape": len(grid.zeroed) + at}
+            lines.append(series_of(f"{name} dense part", points) | ink)
     return [line for line in lines if line["x"]]
 
 
