@@ -16,11 +16,12 @@ from saeforge.dictionary.normaliser import Normaliser
 from saeforge.dictionary.registry import build_sae
 from saeforge.errors import UserError
 from saeforge.eval.held_out import HeldOut
-from saeforge.eval.known import labels_of, truth_of
+from saeforge.eval.known import labels_of, truth_of, with_label
 from saeforge.eval.result import Result
 from saeforge.eval.run import evaluate, held_out_tokens
 from saeforge.lm.embedded.grammar import DOMAINS, document
 from saeforge.lm.model import LanguageModel
+from saeforge.lm.text import Corpus
 from saeforge.suite import write_suite
 
 EMBEDDED = TextConfig("embedded", context=64, max_documents=300, held_out=0.3)
@@ -83,7 +84,7 @@ def test_every_file_on_the_embedded_text(embedded: list[Path]) -> None:
     values = switch["experts"].sites["layers.3"]
     assert values["domain_information"].value is not None
     domains = switch["experts"].series["layers.3"]["domains"]
-    assert domains["labels"] == [name for name, _, _ in DOMAINS]
+    assert domains["labels"] == sorted(name for name, _, _ in DOMAINS)
     cells = {name: r["consistency"].series["layers.3"]["cells"] for name, r in
              {"switch": switch, "dense": dense}.items()}  # fmt: skip
     assert cells == {
@@ -158,13 +159,15 @@ def test_the_truth_stands_on_the_right_tokens(
 
 
 def test_labels_are_the_domains(held_out_embedded: tuple[LanguageModel, HeldOut]) -> None:
-    _, held_out = held_out_embedded
-    labels = labels_of(EMBEDDED, 3, held_out)
-    assert labels is not None
-    numbers = np.unique(held_out.document_NT.numpy())
-    expected = [document(3, int(n)).concepts[0]["domain"] for n in numbers if n >= 0]
-    assert [labels.names[at] for at in labels.label_R] == expected
-    assert labels_of(TextConfig("text.txt"), 3, held_out) is None
+    lm, held_out = held_out_embedded
+    for text, known in ((with_label(EMBEDDED), True), (EMBEDDED, False)):
+        corpus = Corpus(text, lm.tokenizer, bos_id=lm.bos_id, max_context=lm.max_context, seed=3)
+        labels = labels_of(corpus, held_out)
+        assert (labels is not None) == known
+        if labels is not None:
+            numbers = np.unique(held_out.document_NT.numpy())
+            expected = [document(3, int(n)).concepts[0]["domain"] for n in numbers if n >= 0]
+            assert [labels.names[at] for at in labels.label_R] == expected
 
 
 def test_another_seed_or_model_is_noticed(

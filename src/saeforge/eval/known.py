@@ -4,7 +4,7 @@ Shapes: R documents, N kept tokens, C concepts.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -14,9 +14,11 @@ from scipy.sparse import csr_matrix
 from saeforge.config import TextConfig
 from saeforge.errors import UserError
 from saeforge.eval.held_out import HeldOut
+from saeforge.lm.documents import EMBEDDED_LABEL
 from saeforge.lm.embedded import CONCEPTS, LabelledDocument
-from saeforge.lm.embedded.grammar import DOMAINS, document
+from saeforge.lm.embedded.grammar import document
 from saeforge.lm.model import LanguageModel
+from saeforge.lm.text import Corpus
 
 
 @dataclass(frozen=True)
@@ -32,13 +34,20 @@ class Labels:
     label_R: Int[np.ndarray, " R"]
 
 
-def labels_of(text: TextConfig, seed: int, held_out: HeldOut) -> Labels | None:
-    """The domain of each held-out document of the embedded text; None of other texts."""
-    if text.source != "embedded":
+def with_label(text: TextConfig) -> TextConfig:
+    """The text with the label that its documents have without being told: those of the embedded
+    text have a domain."""
+    if text.source == "embedded" and text.label is None:
+        return replace(text, label=EMBEDDED_LABEL)
+    return text
+
+
+def labels_of(corpus: Corpus, held_out: HeldOut) -> Labels | None:
+    """The labels of the held-out documents; None of a text without labels (`text.label`)."""
+    if corpus.labels is None:
         return None
-    names = tuple(name for name, _, _ in DOMAINS)
-    label_R = [names.index(one.concepts[0]["domain"]) for one in _documents(seed, held_out)]
-    return Labels(names, np.array(label_R, np.int64))
+    numbers = torch.unique(held_out.document_NT)
+    return Labels(corpus.labels.names, corpus.labels.number[numbers[numbers >= 0].numpy()])
 
 
 @dataclass(frozen=True)

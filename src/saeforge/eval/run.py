@@ -19,7 +19,7 @@ from saeforge.eval.dedup import dedup
 from saeforge.eval.experts import experts
 from saeforge.eval.geometry import geometry
 from saeforge.eval.held_out import HeldOut
-from saeforge.eval.known import Labels, Truth, labels_of, truth_of
+from saeforge.eval.known import Labels, Truth, labels_of, truth_of, with_label
 from saeforge.eval.latents import latents
 from saeforge.eval.progress import Tracker, tracker
 from saeforge.eval.result import Result
@@ -55,14 +55,21 @@ class _Known:
     truth: Truth | None
 
     @classmethod
-    def of(cls, work: _Work, lm: LanguageModel, held_out: HeldOut, config: EvalConfig) -> "_Known":
+    def of(
+        cls,
+        work: _Work,
+        lm: LanguageModel,
+        corpus: Corpus,
+        held_out: HeldOut,
+        config: EvalConfig,
+    ) -> "_Known":
         """Find it out.
 
         Raises:
             UserError: if consistency is asked for, and the concepts of the text are not known.
         """
         return cls(
-            labels_of(work.text, work.seed, held_out) if config.experts else None,
+            labels_of(corpus, held_out) if config.experts else None,
             truth_of(work.text, work.seed, lm, held_out) if config.consistency else None,
         )
 
@@ -151,10 +158,11 @@ def _evaluate(
             check_fingerprint(suite, lm)
         banks[str(suite.path)] = {site: sae.to(lm.device) for site, sae in suite.bank().items()}
     sites_of(banks, lm)
-    held_out = held_out_tokens(lm, work.text, work.seed, config.tokens)
+    corpus = _corpus(lm, with_label(work.text), work.seed)
+    held_out = _held_out(corpus, config.tokens)
     if say is not None:
         say(_announcement(work, lm, held_out, config))
-    known = _Known.of(work, lm, held_out, config)
+    known = _Known.of(work, lm, corpus, held_out, config)
     results = _measure(banks, lm, held_out, config, tracker(say), known)
     about = {
         "model": {"name": lm.name, "revision": lm.revision, "fingerprint": lm.fingerprint},
@@ -225,8 +233,15 @@ def held_out_tokens(lm: LanguageModel, text: TextConfig, seed: int, tokens: int)
     Raises:
         UserError: if the text cannot be read or has none.
     """
-    corpus = Corpus(text, lm.tokenizer, bos_id=lm.bos_id, max_context=lm.max_context, seed=seed)
-    sequences = max(1, LM_TOKENS // text.context)
+    return _held_out(_corpus(lm, text, seed), tokens)
+
+
+def _corpus(lm: LanguageModel, text: TextConfig, seed: int) -> Corpus:
+    return Corpus(text, lm.tokenizer, bos_id=lm.bos_id, max_context=lm.max_context, seed=seed)
+
+
+def _held_out(corpus: Corpus, tokens: int) -> HeldOut:
+    sequences = max(1, LM_TOKENS // corpus.config.context)
     return HeldOut.take(corpus.stream("held_out", sequences, epochs=1), tokens)
 
 
