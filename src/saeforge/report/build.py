@@ -16,15 +16,23 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from saeforge import __version__
 from saeforge.errors import UserError
 from saeforge.files import replacing, write_text
-from saeforge.report import audit, baseline, charts, frontier, over_seeds, summary
+from saeforge.report import audit, baseline, charts, experts, frontier, over_seeds, summary
 from saeforge.report.inputs import SuiteData, read_suites
 from saeforge.report.latents import browser
 from saeforge.report.numbers import count
 
-SCRIPTS = ("charts.js", "tables.js", "training.js", "spread.js", "latents.js")
+SCRIPTS = (
+    "charts.js",
+    "tables.js",
+    "frontier.js",
+    "training.js",
+    "spread.js",
+    "experts.js",
+    "latents.js",
+)
 MANY = 8
 """Suites, sites: of more, not all are named or drawn at once. As many as there are colours."""
-_DATA_FILE = re.compile(r"(training-\d+|latents-\d+-\d+)\.js")
+_DATA_FILE = re.compile(r"(training-\d+|(latents|experts)-\d+-\d+)\.js")
 
 
 def write_report(suite_paths: Sequence[Path], out: Path) -> Path:
@@ -42,8 +50,9 @@ def write_report(suite_paths: Sequence[Path], out: Path) -> Path:
     """
     suites = read_suites([Path(path) for path in suite_paths])
     sites = summary.all_sites(suites)
-    data = _data_files(suites, sites)
-    page = _page(suites, sites, data)
+    shared = experts.section(suites)
+    data = _data_files(suites, sites) | (shared.files if shared else {})
+    page = _page(suites, sites, data, shared)
     if out.exists() and not out.is_dir():
         raise UserError(f"--out {out} is a file; name a folder for the report")
     try:
@@ -70,13 +79,18 @@ def _data_files(suites: Sequence[SuiteData], sites: Sequence[str]) -> dict[str, 
     return data
 
 
-def _page(suites: Sequence[SuiteData], sites: Sequence[str], data: Mapping[str, Any]) -> str:
+def _page(
+    suites: Sequence[SuiteData],
+    sites: Sequence[str],
+    data: Mapping[str, Any],
+    shared: experts.Section | None,
+) -> str:
     headline = summary.columns(suites, headline=True)
     every = summary.columns(suites, headline=False)
     lines = frontier.lines(suites)
     line_of = {suite: at for at, line in enumerate(lines) for suite in line.suites}
     many = len(suites) > MANY
-    shown = {
+    shown: dict[str, Any] = {
         "suites": [suite.label for suite in suites],
         "sites": list(sites),
         "files": list(data),
@@ -87,6 +101,7 @@ def _page(suites: Sequence[SuiteData], sites: Sequence[str], data: Mapping[str, 
         "baseline": baseline.charts(suites),
         "spread": baseline.spreads(suites),
     }
+    shown |= shared.data if shared else {}
     audited = audit.section(suites)
     shown |= audited.data() if audited else {}
     beside_columns, beside_rows = baseline.table(suites)
@@ -113,6 +128,7 @@ def _page(suites: Sequence[SuiteData], sites: Sequence[str], data: Mapping[str, 
         headline_rows=summary.rows(suites, headline),
         every=every,
         every_rows=summary.rows(suites, every),
+        frontier_axes={a["id"]: a["title"] for c in shown["frontier"] for a in c["axes"]},
         frontier_columns=frontier_columns,
         frontier_rows=frontier_rows,
         beside_columns=beside_columns,
@@ -121,6 +137,7 @@ def _page(suites: Sequence[SuiteData], sites: Sequence[str], data: Mapping[str, 
         seeds_rows=seeds_rows,
         baselines=list(dict.fromkeys(contest.name for contest in baseline.contests(suites))),
         audit=audited,
+        experts=shared,
         many=many,
         line_inks=line_of,
         inks=line_of if many else {at: at for at in range(len(suites))},

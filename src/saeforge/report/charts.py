@@ -5,7 +5,7 @@ x, y, low and high (or null), `suite` and `site` numbers for its colour, and `sh
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from saeforge.report.inputs import Logged, Metric, SuiteData
@@ -21,8 +21,14 @@ CURVES = ("fvu", "l0", "dead", "lr", "tokens_per_second")
 HELD_OUT = ("held_out_fvu", "delta_ce")
 
 
-def by_layer(suites: Sequence[SuiteData]) -> list[Chart]:
-    """One chart per metric: its value and interval at every site, a line per suite."""
+def by_layer(
+    suites: Sequence[SuiteData], metrics: Mapping[str, Metric] | None = None
+) -> list[Chart]:
+    """One chart per metric: its value and interval at every site, a line per suite.
+
+    Args:
+        metrics: all by default.
+    """
     sites = all_sites(suites)
     axis, places = _layer_axis(sites)
     return [
@@ -39,7 +45,7 @@ def by_layer(suites: Sequence[SuiteData]) -> list[Chart]:
                 for series in _layer_series(suite, index, name, places)
             ],
         }
-        for name, metric in all_metrics(suites).items()
+        for name, metric in (all_metrics(suites) if metrics is None else metrics).items()
     ]
 
 

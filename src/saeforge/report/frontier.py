@@ -1,4 +1,5 @@
-"""What fewer active latents cost: FVU and ΔCE against L0, a line per kind of SAE.
+"""What fewer active latents cost: FVU and ΔCE against L0, a line per kind of SAE; and against what
+the SAEs cost to train.
 
 Suites make one line where nothing but their sparsity (or their seed) differs: the same language
 model, text and tokens, the same architecture, width and options.
@@ -11,8 +12,9 @@ from itertools import groupby
 from statistics import fmean
 from typing import Any
 
+from saeforge.report.costs import COSTS
 from saeforge.report.inputs import Meta, Metric, SuiteData, Value
-from saeforge.report.numbers import count, decimals, measured, rounded
+from saeforge.report.numbers import count, decimals, measured, number, rounded
 from saeforge.report.summary import Cell, Column, Row, all_metrics, all_sites
 
 Chart = dict[str, Any]
@@ -39,6 +41,7 @@ class _Point:
     l0: float
     value: Value
     label: str
+    costs: dict[str, float | None]
 
 
 def lines(suites: Sequence[SuiteData]) -> list[Line]:
@@ -97,8 +100,12 @@ def _said(key: str, value: Any) -> str:
 
 
 def charts(suites: Sequence[SuiteData]) -> list[Chart]:
-    """Nothing where L0 does not vary. Of one line, a chart per metric with a line per site; of
-    several, a chart per metric and site."""
+    """Nothing where neither L0 nor what the SAEs cost varies. Of one line, a chart per metric with
+    a line per site; of several, a chart per metric and site.
+
+    A chart is against the first of its `axes`, each of which has a title and an `id`; the series
+    have their places on each of them in `xs`, null where they are not known.
+    """
     metrics = all_metrics(suites)
     if len(suites) < 2 or "l0" not in metrics:
         return []
@@ -110,7 +117,30 @@ def charts(suites: Sequence[SuiteData]) -> list[Chart]:
         found = [
             _of_site(suites, own, at, name, metrics) for name in names for at in enumerate(sites)
         ]
-    return [chart for chart in found if any(len(set(s["x"])) > 1 for s in chart["series"])]
+    return [chart for chart in map(_with_axes, found) if chart["axes"]]
+
+
+def _with_axes(chart: Chart) -> Chart:
+    """The chart on the first of the axes along which its points differ."""
+    titles = {"l0": "active latents per token", **{c.id: c.axis for c in COSTS}}
+    axes = [
+        {"id": name, "title": title, "log": True}
+        for name, title in titles.items()
+        if _differs(name, [series["xs"][name] for series in chart["series"]])
+    ]
+    if not axes:
+        return chart | {"axes": []}
+    first = axes[0]["id"]
+    series = [{**one, "x": one["xs"][first]} for one in chart["series"]]
+    return chart | {"axes": axes, "x": axes[0], "series": series}
+
+
+def _differs(name: str, places: Sequence[Sequence[float | None]]) -> bool:
+    """L0 along a line; costs among all points, by more than rounding."""
+    if name == "l0":
+        return any(len(set(line)) > 1 for line in places)
+    known = [place for line in places for place in line if place]
+    return bool(known) and max(known) > 1.02 * min(known)
 
 
 def _by_site(
@@ -152,7 +182,7 @@ def _chart(identity: str, title: str, about: str, metric: Metric, series: Sequen
         "title": title,
         "description": about,
         "better": None,
-        "x": {"title": "active latents per token", "log": True},
+        "x": {"title": "", "log": True},
         "y": {"title": metric.unit, "log": all(v > 0 for v in ends), "zero": True},
         "series": list(series),
     }
@@ -161,7 +191,11 @@ def _chart(identity: str, title: str, about: str, metric: Metric, series: Sequen
 def _series(name: str, points: Sequence[_Point]) -> Chart:
     return {
         "name": name,
-        "x": [rounded(point.l0) for point in points],
+        "x": [],
+        "xs": {
+            "l0": [rounded(point.l0) for point in points],
+            **{c.id: [rounded(point.costs[c.id]) for point in points] for c in COSTS},
+        },
         "y": [rounded(point.value.value) for point in points],
         "low": [rounded(point.value.low) for point in points],
         "high": [rounded(point.value.high) for point in points],
@@ -175,7 +209,10 @@ def _points(suites: Sequence[SuiteData], line: Line, site: str, metric: str) -> 
     found: list[_Point] = []
     for _, group in groupby(sorted((suites[i] for i in line.suites), key=_options), key=_options):
         known = [
-            (suite.meta.seed, _Point(l0.value, value, suite.label))
+            (
+                suite.meta.seed,
+                _Point(l0.value, value, suite.label, {c.id: c.at(suite, site) for c in COSTS}),
+            )
             for suite in group
             if (l0 := suite.value(site, "l0")) is not None
             and l0.value is not None
@@ -196,14 +233,22 @@ def _mean(points: Sequence[_Point]) -> _Point:
     """Of several seeds: their mean, and their range in the place of an interval."""
     values = [point.value.value for point in points if point.value.value is not None]
     spread = Value(value=fmean(values), low=min(values), high=max(values))
-    return _Point(fmean(point.l0 for point in points), spread, f"mean of {len(points)} seeds")
+    costs: dict[str, float | None] = {}
+    for cost in COSTS:
+        known = [x for point in points if (x := point.costs[cost.id]) is not None]
+        costs[cost.id] = fmean(known) if len(known) == len(points) else None
+    label = f"mean of {len(points)} seeds"
+    return _Point(fmean(point.l0 for point in points), spread, label, costs)
 
 
 def table(suites: Sequence[SuiteData]) -> tuple[list[Column], list[Row]]:
-    """The suites' own numbers, by site, line and L0."""
+    """The suites' own numbers, by site, line and L0, and what they cost."""
     metrics = all_metrics(suites)
     columns = [Column(name, metrics[name]) for name in ("l0", *METRICS) if name in metrics]
     places = list(_places(suites))
+    costs = [
+        cost for cost in COSTS if any(cost.at(suites[i], site) is not None for _, site, i in places)
+    ]
     digits = [decimals([suites[i].value(site, c.id) for _, site, i in places]) for c in columns]
     rows = []
     for order, site, index in places:
@@ -214,8 +259,13 @@ def table(suites: Sequence[SuiteData]) -> tuple[list[Column], list[Row]]:
                 Cell(*measured(v, d), v.value if v else None)
                 for v, d in zip(values, digits, strict=True)
             ]
+            cells += [Cell(_spoken(x), "", x) for x in (cost.at(suite, site) for cost in costs)]
             rows.append(Row(site, order, index, suite.label, cells))
-    return columns, rows
+    return [*columns, *(Column(cost.id, cost.metric) for cost in costs)], rows
+
+
+def _spoken(value: float | None) -> str:
+    return number(value) if value is None or value < 1e6 else count(value)
 
 
 def _places(suites: Sequence[SuiteData]) -> Iterator[tuple[int, str, int]]:

@@ -1,6 +1,7 @@
 """Reading what a report is made of: suite.json, metrics.jsonl and results/*.json."""
 
 import json
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +14,8 @@ from saeforge.files import read_json
 
 SCHEMA = 1
 COMPARISON = "comparison.json"
+OWN_SECTION = frozenset({"geometry", "experts", "consistency", "dedup"})
+"""Evaluations that are shown in the section on experts."""
 
 T = TypeVar("T")
 
@@ -231,10 +234,18 @@ class SuiteData:
     """The architecture's options at the first site; empty where they are not told."""
     comparison: Comparison | None = None
     """Its values beside its baseline's."""
+    parameters: dict[str, int] = field(default_factory=dict)
+    """site → numbers in the weights of its SAE, where they are on the disk."""
 
     def metrics(self) -> dict[str, Metric]:
-        """Every metric of every evaluation, in the order of the results."""
-        return {key: m for result in self.results.values() for key, m in result.metrics.items()}
+        """Every metric of every evaluation that has no section of its own, in the order of the
+        results."""
+        return {
+            key: metric
+            for result in self.results.values()
+            if result.evaluation not in OWN_SECTION
+            for key, metric in result.metrics.items()
+        }
 
     def value(self, site: str, metric: str) -> Value | None:
         """A site's number, or None where it was not measured or is not finite."""
@@ -302,7 +313,41 @@ def _read_suite(path: Path, label: str, meta: Meta) -> SuiteData:
                     histograms.setdefault(site, {})[name] = _parse(Histogram, value, file)
     log, options = _read_log(path), _read_options(path, meta)
     comparison = _read_comparison(path / "results" / COMPARISON)
-    return SuiteData(path, label, meta, results, log, histograms, latents, options, comparison)
+    return SuiteData(
+        path,
+        label,
+        meta,
+        results,
+        log,
+        histograms,
+        latents,
+        options,
+        comparison,
+        _read_parameters(path, meta),
+    )
+
+
+def _read_parameters(path: Path, meta: Meta) -> dict[str, int]:
+    """From the headers of the weights; none where they cannot be read."""
+    sizes: dict[str, int | None] = {}
+    for site in meta.sites.values():
+        group = str(site.get("group", ""))
+        file = path / "groups" / group / "weights.safetensors"
+        if group and group not in sizes and file.resolve().is_relative_to(path.resolve()):
+            sizes[group] = _numbers_in(file)
+    found = {name: sizes.get(str(site.get("group", ""))) for name, site in meta.sites.items()}
+    return {name: size for name, size in found.items() if size is not None}
+
+
+def _numbers_in(file: Path) -> int | None:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, framework="np") as tensors:
+            shapes = [tensors.get_slice(name).get_shape() for name in tensors.keys()]  # noqa: SIM118
+    except (OSError, SafetensorError):
+        return None
+    return int(sum(math.prod(shape) for shape in shapes))
 
 
 def _read_comparison(file: Path) -> Comparison | None:

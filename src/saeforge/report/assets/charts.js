@@ -111,7 +111,7 @@ var saeforge = (function () {
       for (const m of ratio > 30 ? [1, 2, 5] : [1, 2, 3, 5, 7]) ticks.push(Number((m * 10 ** e).toPrecision(2)));
     }
     const kept = ratio > 500 ? ticks.filter((_, i) => i % 3 === 0) : ticks;
-    return { tickvals: kept, ticktext: kept.map((t) => (t >= 1e6 ? t / 1e6 + "M" : t >= 1e-4 ? String(t) : t.toExponential(0))) };
+    return { tickvals: kept, ticktext: kept.map((t) => (t >= 1e9 ? t / 1e9 + "G" : t >= 1e6 ? t / 1e6 + "M" : t >= 1e4 ? t / 1e3 + "k" : t >= 1e-4 ? String(t) : t.toExponential(0))) };
   }
 
   function draw(element, chart) {
