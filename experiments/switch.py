@@ -2,8 +2,8 @@
 
     python experiments/switch.py [{all,train,evaluate,geometry,time,table}] [--parts seeds ...]
 
-Trains experiments/switch_<part>.yaml into runs/switch/<part>/seed-<i> (`seeds` with three seeds;
-`batch` once per batch size), evaluates every suite on the same held-out tokens, measures loads and
+Trains experiments/switch_<part>.yaml into runs/switch/<part>/seed-<i> (`seeds` and `rates` with
+three seeds; `batch` once per batch size), evaluates every suite on the same held-out tokens, measures loads and
 duplicates, times steps of every arm in turn, and writes results/switch.{json,md} and figures. What
 counts as reproduced stands in switch_criteria.md. What is done already is not done again.
 """
@@ -50,8 +50,9 @@ ALL = (
     Run("others"),
     Run("sites"),
     Run("group"),
-    Run("long"),
     *(Run("batch", 0, batch) for batch in (8192, 2048, 1024)),
+    *(Run("rates", seed) for seed in (0, 1, 2)),
+    Run("long"),
 )
 """In the order in which they are trained."""
 

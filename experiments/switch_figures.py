@@ -197,14 +197,16 @@ def over_alpha(axis: Axes, arms: Entries) -> None:
 
 def over_length(axis: Axes, found: Found) -> None:
     """A line per SAE of `long`, from its usual length to the longer one."""
-    parts = {part: by_variant(found, part) for part in ("seeds", "long")}
+    usual = by_variant(found, "rates") | by_variant(found, "seeds")
+    parts = {"seeds": usual, "long": by_variant(found, "long")}
     tokens = {run["part"]: run["tokens"] / 1e6 for run in found["runs"]}
     shown = [v for v in parts["long"] if v in parts["seeds"] and v != DENSE]
     shown.sort(key=lambda v: (wide(parts["long"][v]), experts(parts["long"][v])))
     for number, variant in enumerate(shown):
         y = [own[variant]["fvu"]["value"] / own[DENSE]["fvu"]["value"] for own in parts.values()]
         arm = parts["long"][variant]
-        label = f"{experts(arm)} experts, M = {wide(arm):,}"
+        rate = ", rate of E" if "-lr" in variant else ""
+        label = f"{experts(arm)} experts, M = {wide(arm):,}{rate}"
         dots(axis, number, [tokens[part] for part in parts], y, label)
     axis.axhline(1, color="#5d6670", linewidth=0.8)
     axis.set_xlabel("vectors trained on (millions)")

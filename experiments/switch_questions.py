@@ -1,4 +1,4 @@
-"""Claims 11 to 18 of switch_criteria.md: other sites, routers, batches, layers, seconds, length."""
+"""Claims 11 to 19 of switch_criteria.md: other sites, routers, batches, layers, seconds, length."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -99,7 +99,7 @@ def length(_: Path) -> Iterator[Part]:
     arms = within("long")
     for variant, arm in arms.items():
         if variant != TOPK:
-            usual = Arm("seeds", variant)
+            usual = Arm("rates" if "-lr" in variant else "seeds", variant)
             now = relative(arm, arms[TOPK])
             yield Part(
                 f"{variant}: over TopK {now:+.1%}; change",
@@ -119,6 +119,25 @@ def held_back(_: Path) -> Iterator[Part]:
         yield Part(f"bias, u = {step}, over switch", relative(arm, switch()))
 
 
+def rates(_: Path) -> Iterator[Part]:
+    arms = within("rates")
+    for n in (2, 4, 8) if arms else ():
+        arm = arms[f"switch-w{4096 * n}-k32-experts{n}-lr0.0032"]
+        for metric, shown in (("fvu", "FVU"), ("delta_ce", "ΔCE")):
+            name = f"{n} experts at equal FLOPs, rate of E = 4,096, over TopK: {shown}"
+            yield Part(name, relative(arm, topk(), metric))
+    if arms:
+        faster = arms["topk-w4096-k32-lr0.0064"]
+        yield Part("TopK, twice the rate, over TopK", relative(faster, topk()))
+        wide = arms["switch-w32768-k32-experts8-lr0.0064"]
+        yield Part(
+            "8 experts at equal FLOPs over TopK, both at twice TopK's rate", relative(wide, faster)
+        )
+    for rate, times in (("0.0064", "twice"), ("0.0128", "four times (E = 256)")) if arms else ():
+        arm = arms[f"switch-w4096-k32-experts16-lr{rate}"]
+        yield Part(f"N = 16 at fixed width, {times} the rate, over TopK", relative(arm, topk()))
+
+
 QUESTIONS: dict[str, Callable[[Path], Iterator[Part]]] = {
     "Attention and MLP outputs: the same gap at fixed width": other_sites,
     "One expert always on is worse, several with one joint TopK are better": several,
@@ -126,13 +145,14 @@ QUESTIONS: dict[str, Callable[[Path], Iterator[Part]]] = {
     "Batch size: change of FVU(Switch)/FVU(TopK) from that at 4,096": batches,
     "A router that sees the layer, over one that does not": layers,
     "Fewer FLOPs are fewer seconds: seconds per step over TopK's": seconds,
-    "Three times the tokens: FVU over TopK of the same length": length,
+    "Twice the tokens: FVU over TopK of the same length": length,
     "What held the wide ones and the biases back": held_back,
+    "Learning rates by the width of an expert": rates,
 }
 
 
 def asked(results: Path) -> list[Claim]:
-    """Claims 11 to 18."""
+    """Claims 11 to 19."""
     return [
         Claim(i, title, list(of(results))) for i, (title, of) in enumerate(QUESTIONS.items(), 11)
     ]
