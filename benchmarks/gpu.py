@@ -1,4 +1,4 @@
-"""All that a CUDA device is needed for, in one command: device tests, the step, a real training.
+"""All that a CUDA device is needed for, in one command: device tests, steps, a real training.
 
 python benchmarks/gpu.py                       # refuses, in one line, where there is no CUDA
 """
@@ -19,6 +19,12 @@ sys.path.insert(0, str(ROOT / "src"))
 
 from saeforge.files import write_json  # noqa: E402
 
+SWITCH = {
+    "M 24576": ["--experts", "4", "16", "64"],
+    "M 131072": ["--width", "131072", "--experts", "64"],
+}
+"""Rows of benchmarks/switch.py, each beside TopK and beside computing every expert and masking; at
+M = 131072 the latter needs some 30 GiB."""
 SIZES = {"A": (288, 4608, 4096), "B": (512, 16384, 4096), "C": (768, 24576, 8192)}
 REAL = Path(os.environ.get("SAEFORGE_REAL_DATA", ROOT.parent / "shared" / "models"))
 
@@ -50,6 +56,18 @@ def step(d: int, width: int, batch: int) -> dict[str, Any]:
         ["-m", "saeforge", "bench", "step", "--arch", "topk", *options, "--device", "cuda"]
     )
     return json.loads(shown) if code == 0 else {"exit_code": code}
+
+
+def switch(options: list[str], device: str = "cuda") -> dict[str, Any]:
+    """The arms in one process, interleaved; without dense-and-mask where that does not fit."""
+    found: dict[str, Any] = {}
+    for extra in ([], ["--no-dense"]):
+        arguments = ["benchmarks/switch.py", "--device", device, *options, *extra]
+        code, shown, seconds = command(arguments)
+        if code == 0:
+            return json.loads(shown) | {"seconds": seconds, **found}
+        found = {"with_dense_and_mask": {"exit_code": code}}
+    return found
 
 
 def training(tokens: int) -> dict[str, Any]:
@@ -98,6 +116,7 @@ def main() -> None:
         "versions": {"torch": torch.__version__, "cuda": torch.version.cuda},
         "tests": tests(),
         "step": {name: step(*size) for name, size in SIZES.items()},
+        "switch": {name: switch(options) for name, options in SWITCH.items()},
         "training": training(args.tokens),
     }
     write_json(args.out, report)

@@ -37,9 +37,11 @@ def our_step(
     """The trainer's own step."""
     own = {"experts": experts} if experts else {}
     sae = build_sae(arch, options.d, width=options.width, k=options.k, **own)
-    sae.initialise(x_BD[:1024], torch.Generator().manual_seed(0))
+    sae.initialise(x_BD[:1024].cpu(), torch.Generator().manual_seed(0))
+    sae.to(x_BD.device)
     optimiser = DictionaryAdam(sae, lr=LR)
-    batch, context = Batch(x_BD, x_BD), Context(torch.empty(0, dtype=torch.int64), 0.5)
+    dead = torch.empty(0, dtype=torch.int64, device=x_BD.device)
+    batch, context = Batch(x_BD, x_BD), Context(dead, 0.5)
     return lambda: train_step(sae, optimiser, batch, context, LR)
 
 
@@ -48,7 +50,8 @@ def dense_and_mask_step(
 ) -> Callable[[], Any]:
     """Every expert computed, all but one masked."""
     sae = build_sae("switch", options.d, width=options.width, k=options.k, experts=experts)
-    sae.initialise(x_BD[:1024], torch.Generator().manual_seed(0))
+    sae.initialise(x_BD[:1024].cpu(), torch.Generator().manual_seed(0))
+    sae.to(x_BD.device)
     parameters: dict[str, Any] = dict(sae.named_parameters())
     w_enc_MD, w_dec_MD, b_dec_D = (parameters[n] for n in ("w_enc", "w_dec", "b_dec"))
     w_router_ND, b_router_D = parameters["w_router"], parameters["b_router"]
@@ -81,6 +84,7 @@ def dense_and_mask_step(
 
 def arms(options: argparse.Namespace) -> dict[str, Callable[[], Any]]:
     x_BD = torch.randn(options.batch, options.d, generator=torch.Generator().manual_seed(0))
+    x_BD = x_BD.to(options.device)
     found = {"topk": our_step("topk", x_BD, options, 0)}
     for n in options.experts:
         found[f"switch-{n}"] = our_step("switch", x_BD, options, n)
@@ -90,7 +94,12 @@ def arms(options: argparse.Namespace) -> dict[str, Callable[[], Any]]:
     return found
 
 
-def main() -> None:
+def wait(options: argparse.Namespace) -> None:
+    if torch.device(options.device).type == "cuda":
+        torch.cuda.synchronize(options.device)
+
+
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -98,17 +107,20 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=int, default=value)
     parser.add_argument("--experts", type=int, nargs="+", default=[4, 16, 64])
     parser.add_argument("--threads", type=int, default=4)
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--no-dense", action="store_true")
     parser.add_argument("--out", type=Path, help="write the JSON here too")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     torch.set_num_threads(options.threads)
     steps = arms(options)
     seconds: dict[str, list[float]] = {name: [] for name in steps}
     others: dict[str, list[str]] = {name: [] for name in steps}
     for number in range(options.rounds + 1):
         for name, step in steps.items():
+            wait(options)
             neighbours, start = Neighbours(), perf_counter()
             step()
+            wait(options)
             if number:  # the first round warms up
                 seconds[name].append(perf_counter() - start)
                 others[name].append(neighbours.verdict()[1])
@@ -125,14 +137,16 @@ def main() -> None:
             "neighbours": others[name],
         }
         if name != "dense-and-mask":
-            with measured() as stages:
+            with measured(lambda: wait(options)) as stages:
                 step()
             results[name]["stages"] = dict(stages)
     about = {k: v for k, v in vars(options).items() if k != "out"}
+    device = torch.device(options.device)
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
     answer = {
         "options": about,
         "date": datetime.now(UTC).date().isoformat(),
-        "processor": processor(),
+        "processor": name,
         "torch": torch.__version__,
         "results": results,
     }

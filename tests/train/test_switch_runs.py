@@ -12,6 +12,7 @@ from fakes import CONFIG, StopAt, fake_source, fake_trainer, shorter, weights
 from saeforge import UserError
 from saeforge.activations.labelled import Labelled
 from saeforge.dictionary.normaliser import Normaliser
+from saeforge.dictionary.switch import Switch
 from saeforge.groups.grouping import Grouping
 from saeforge.suite import load_suite
 from saeforge.train.mixing import View
@@ -73,6 +74,21 @@ def test_training_lowers_the_fvu(tmp_path: Path):
     lines = map(json.loads, (tmp_path / "metrics.jsonl").read_text().splitlines())
     fvu = [line["fvu"] for line in lines if line["kind"] == "train"]
     assert fvu[-1] < 0.9 * fvu[0]
+
+
+def test_all_tokens_at_one_expert_is_said_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def first(sae: Switch, x_BD: torch.Tensor) -> torch.Tensor:
+        return 9.0 * torch.eye(4)[torch.zeros(len(x_BD), dtype=torch.int64)]
+
+    monkeypatch.setattr(Switch, "logits", first)
+    said: list[str] = []
+    saes = ({**SWITCH, "router": "switch"},)
+    assert fake_trainer(tmp_path, SHORT, saes=saes, say=said.append).run() == "finished"
+    warnings = [line for line in said if line.startswith("warning")]
+    assert len(warnings) == 2  # one for each site
+    assert "all tokens of the step went to one expert of 4" in warnings[0]
+    lines = map(json.loads, (tmp_path / "metrics.jsonl").read_text().splitlines())
+    assert {line["used"] for line in lines if line["kind"] == "train"} == {1}
 
 
 def test_a_run_without_labels_says_so(tmp_path: Path):

@@ -4,6 +4,7 @@ Shapes: B tokens, D model width, M latents, K active latents per token.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -189,6 +190,10 @@ class SAE(nn.Module, ABC):
 
     def after_step(self, stats: dict[str, Tensor]) -> None:
         """State that is not a gradient (thresholds, controllers, router bias); trainer only."""
+
+    def warning(self, stats: Mapping[str, Any]) -> str | None:
+        """What a user should be told of a step with these statistics, once; None for nothing."""
+        return None
 
     def decode(self, code: SparseCode | Float[Tensor, "*tokens M"]) -> Float[Tensor, "*tokens D"]:
         """x̂ = W_decᵀ f + b_dec, of a sparse or a dense code."""

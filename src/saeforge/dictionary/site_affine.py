@@ -1,5 +1,6 @@
 """An SAE on a group of sites whose means and scales are trained with it."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -70,6 +71,10 @@ class SiteAffine(SAE):
 
     def after_step(self, stats: dict[str, Tensor]) -> None:
         self.inner.after_step(stats)
+
+    def warning(self, stats: Mapping[str, Any]) -> str | None:
+        """The inner SAE's."""
+        return self.inner.warning(stats)
 
     def share(self, sites: int) -> None:
         self.inner.share(sites)

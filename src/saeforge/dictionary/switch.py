@@ -3,6 +3,7 @@ Autoencoders)."""
 
 import copy
 import math
+from collections.abc import Mapping
 from typing import ClassVar, NamedTuple, final
 
 import torch
@@ -273,6 +274,7 @@ class Switch(SAE):
                 "fvu": batch_fvu(batch.target, terms["reconstruction"]),
                 "l0": (values > 0).sum() / tokens,
                 "busiest": load_N.max() / load_N.sum().clamp_min(1),
+                "used": (load_N > 0).sum(),
                 "confidence": routing.p.detach().amax(1).sum() / tokens,
                 **{f"router.{name}": tensor for name, tensor in routing.state.items()},
             }
@@ -284,6 +286,17 @@ class Switch(SAE):
         are per expert, and not for the log."""
         names = [name for name in stats if name.startswith("router.")]
         self.router.after_step({name.removeprefix("router."): stats.pop(name) for name in names})
+
+    def warning(self, stats: Mapping[str, Any]) -> str | None:
+        """Where all tokens went to the same experts, though there are more."""
+        used, experts = int(stats["used"]), self.config.experts
+        if used == 0 or used > self.router.per_token or used == experts:
+            return None
+        same = "one expert" if used == 1 else f"the same {used} experts"
+        return (
+            f"all tokens of the step went to {same} of {experts}, and the others learn nothing; "
+            "raise balance, or choose another router"
+        )
 
     def share(self, sites: int) -> None:
         """What the router keeps per site."""

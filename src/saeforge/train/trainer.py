@@ -84,6 +84,7 @@ class Learner:
     dead: Tensor
     lr: float
     last: Stepped | None = field(default=None, repr=False)
+    warned: bool = False
 
     def tensors(self) -> dict[str, Tensor]:
         """All that a checkpoint must hold, by name."""
@@ -369,6 +370,7 @@ class Trainer:
         records: dict[str, list[dict[str, Any]]] = {variant: [] for variant in self._logs}
         for learner in self._learners:
             by_site = _numbers(learner, threshold)
+            self._warn(learner, by_site[0])
             lr = learner.lr * schedule.lr_factor(learner.config, self.step - 1)
             own = {"lr": lr, "flops": spent(learner.sae, self.config.batch, self.step, self.steps)}
             for site, numbers in zip(learner.view.sites, by_site, strict=True):
@@ -376,6 +378,14 @@ class Trainer:
                 records[learner.member.variant].append(record)
         for variant, lines in records.items():
             self._logs[variant].write(lines)
+
+    def _warn(self, learner: Learner, stats: Mapping[str, Any]) -> None:
+        """What an SAE has to say of its step, once."""
+        said = learner.sae.warning(stats)
+        if said is not None and not learner.warned:
+            learner.warned = True
+            where = f"{learner.member.variant} at {learner.member.group}"
+            self._say(f"warning: {where}, step {self.step:,}: {said}")
 
     def _evaluate(self, probe: Probe) -> None:
         """Held-out numbers of every variant, without a trace in the random state."""
