@@ -233,6 +233,23 @@ def test_the_page(run: list[Path], tmp_path: Path) -> None:
     assert 'id="audit"' not in alone
 
 
+def test_of_many_suites_a_line_is_chosen(make_suite: Callable[..., Path], tmp_path: Path) -> None:
+    paths = [
+        make_suite(k=k, arch=arch, sites=SITES[:1], parts=("reconstruction",))
+        for arch in ("topk", "relu", "gated")
+        for k in (16, 32, 64)
+    ]
+    for path in paths:
+        audit(SITES[:1]).write(path / "results" / "audit.json")
+    text = write_report(paths, tmp_path / "out").read_text(encoding="utf-8")
+    assert '<select data-lines="audit_depth">' in text
+    assert text.count("the verdict at 1 site<") == 9
+    found = section.section(read_suites(paths))
+    assert found is not None
+    assert found.choice_at == 1  # the first block shows one suite at a time, too
+    assert found.blocks[0].figures[0].charts[8]["panel"] == 8
+
+
 def test_a_degenerate_sae_is_flagged(run: list[Path], tmp_path: Path) -> None:
     def spoil(data: Any) -> None:
         one = data["verdicts"][SITES[0]]
