@@ -30,14 +30,13 @@ RUNGS = {
 def _metrics() -> dict[str, Metric]:
     found = {
         "alpha": Metric("α*", "Of min Σ‖x − αx̂ − c‖²; above 1: the SAE shrinks.", better="one"),
-        "r2_scalar": Metric("R² of e ~ a·x + c", "One scalar for all dimensions: pure shrinkage."),
+        "r2_scalar": Metric("R² of e ~ a·x + c", "One scalar for all dimensions."),
         "r2_diagonal": Metric("R² of e ~ diag·x + c", "One scalar for each dimension."),
         "r2_full": Metric("R² of e ~ B·x + c", "The vector probe."),
         "shrinkage_share": Metric(
-            "Share of R² that is shrinkage",
-            "R² of e ~ a·x + c over R² of e ~ B·x + c: what a single scalar explains of what any "
-            "linear map of x does. No shrinkage where α* = 1: x̂ is then uncorrelated with e, and "
-            "R² of e ~ a·x + c is the FVU.",
+            "Share of R² that is one scalar",
+            "R² of e ~ a·x + c over R² of e ~ B·x + c. No measure of shrinkage: where α* = 1, x̂ is "
+            "uncorrelated with e, and R² of e ~ a·x + c is the FVU.",
         ),
     }  # fmt: skip
     found |= {
