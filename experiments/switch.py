@@ -3,9 +3,10 @@
     python experiments/switch.py [{all,train,evaluate,geometry,time,table}] [--parts seeds ...]
 
 Trains experiments/switch_<part>.yaml into runs/switch/<part>/seed-<i> (`seeds` and `rates` with
-three seeds; `batch` once per batch size), evaluates every suite on the same held-out tokens, measures loads and
-duplicates, times steps of every arm in turn, and writes results/switch.{json,md} and figures. What
-counts as reproduced stands in switch_criteria.md. What is done already is not done again.
+three seeds; `batch` once per batch size), evaluates every suite on the same held-out tokens,
+measures loads and duplicates, times steps of every arm in turn, and writes
+results/switch.{json,md} and figures. What counts as reproduced stands in switch_criteria.md. What
+is done already is not done again.
 """
 
 import argparse

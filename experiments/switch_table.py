@@ -12,6 +12,7 @@ from switch_arms import Arm, all_arms, value
 from switch_claims import published
 from switch_questions import asked
 from switch_rule import Claim
+from switch_summary import summary
 
 from saeforge.cost import Part
 from saeforge.files import read_json
@@ -127,6 +128,10 @@ def write_markdown(found: Found, path: Path) -> None:
         "![Width, balance and batch](switch_sweeps.svg)",
         "",
         "![Routers](switch_routers.svg)",
+        "",
+        "## In short",
+        "",
+        *summary(found),
         "",
         "## Against the criteria",
         "",
