@@ -96,13 +96,13 @@ def test_noise_lowers_phi_and_the_interval_tells() -> None:
 def test_choosing_among_many_latents_gains_nothing() -> None:
     """A thousand latents that fire at random: the best of a half is nothing on the other."""
     rng = np.random.default_rng(2)
-    fires = csr_matrix((rng.random((400, 1000)) < 0.1).astype(np.int32))
-    truth = csr_matrix((rng.random((400, 3)) < 0.2).astype(np.int32))
-    visits = csr_matrix(np.ones((400, 2), np.int32))
+    fires = csr_matrix((rng.random((200, 1000)) < 0.3).astype(np.int32))
+    truth = csr_matrix((rng.random((200, 20)) < 0.4).astype(np.int32))
+    visits = csr_matrix(np.ones((200, 2), np.int32))
     firing = by_place(fires, np.arange(1000) // 500, 2, visits, "cut")
-    found = find(firing, truth, np.arange(400) % 40, np.eye(1000), 0, 0)
-    assert len(found.concept_Q)
-    assert np.abs(found.phi_SQ[0]).max() < 0.3
+    found = find(firing, truth, np.arange(200) % 40, np.eye(1000), 0, 0)
+    assert len(found.concept_Q) == 40  # each looked promising
+    assert abs(found.phi_SQ[0].mean()) < 0.1
     values = summarise(found)
     assert values["coded"].value == 0 and values["queen"].value is None
 
