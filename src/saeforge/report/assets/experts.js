@@ -24,13 +24,15 @@
   /* map: z, columns, rows, x and y (titles), largest, say(row, column) → text, square. */
   function heat(element, map) {
     const bare = { fixedrange: true, showgrid: false, zeroline: false, ticks: "", automargin: true };
-    const names = (labels, title) => Object.assign({ title: { text: title, standoff: 6 } }, bare, labels.length > 16 ? { nticks: 8 } : { tickvals: range(labels.length), ticktext: labels.map(plain) });
+    const narrow = element.clientWidth < 560;
+    const spoken = (label) => (narrow ? plain(label).replace(/, /g, ",<br>") : plain(label));
+    const names = (labels, title) => Object.assign({ title: { text: title, standoff: 6 } }, bare, labels.length > 16 && typeof labels[0] === "number" ? { nticks: 8 } : { tickvals: range(labels.length), ticktext: labels.map(spoken) });
     const trace = {
       type: "heatmap", x: range(map.columns.length), y: range(map.rows.length), z: map.z, zmin: 0, zmax: map.largest || 1,
       colorscale: "Viridis", xgap: 1, ygap: 1, hovertext: map.z.map((row, i) => row.map((_, j) => map.say(i, j))), hovertemplate: "%{hovertext}<extra></extra>", hoverongaps: false,
       colorbar: { thickness: 10, outlinewidth: 0, tickfont: { color: style("--quiet") }, nticks: 6 }
     };
-    if (map.inside) Object.assign(trace, { text: map.inside, texttemplate: "%{text}" });
+    if (map.inside) Object.assign(trace, { text: map.inside, texttemplate: "%{text}", showscale: !narrow });
     Plotly.react(element, [trace], layout({
       xaxis: Object.assign(names(map.columns, map.x), map.square ? { constrain: "domain" } : {}),
       yaxis: Object.assign({ autorange: "reversed" }, names(map.rows, map.y), map.square ? { scaleanchor: "x", constrain: "domain" } : {})
@@ -228,7 +230,7 @@
     const z = all.rows.map(() => all.columns.map(() => null));
     for (const [row, column, where, shares] of all.cells) if (where === site) z[row][column] = shares[at];
     const element = document.getElementById("duplicates-map");
-    element.style.height = 110 + 34 * all.rows.length + "px";
+    element.style.height = 110 + (element.clientWidth < 560 ? 52 : 34) * all.rows.length + "px";
     heat(element, {
       z, rows: all.rows, columns: all.columns, x: "k", y: "", largest: Math.max(...known(z.flat()), 0.001),
       say: (i, j) => plain(all.rows[i]) + ", k " + all.columns[j] + ": <b>" + percent(z[i][j]) + "</b>", inside: z.map((row) => row.map((v) => (v === null ? "" : percent(v))))
