@@ -89,8 +89,20 @@ def test_latents_that_shrink_differently() -> None:
     assert value(one, "shrinkage", "artefact_per_latent") > value(
         one, "shrinkage", "artefact_scaled"
     )
+    gone = {r: value(one, "shrinkage", f"linear_gone_{r}") for r in ("scaled", "per_latent")}
+    assert gone["per_latent"] > gone["scaled"] > 0.3
     lost = value(one, "attribution", "fvu") - only_noise
     assert value(one, "attribution", "scale") == pytest.approx(lost, rel=0.1)
+
+
+def test_where_shrinkage_is_the_whole_error() -> None:
+    """Next to nothing is left, linear or not; R² of that says nothing, the linear error does."""
+    planted = Planted.draw(TOKENS)
+    shrunk_NK = planted.values_NK * torch.linspace(0.2, 1.0, M)[planted.indices_NK]
+    one = audited(planted.x(), planted.indices_NK, shrunk_NK, sae_of(planted.atoms_MD), base)
+    assert value(one, "shrinkage", "linear_gone_per_latent") > 0.98
+    assert value(one, "shrinkage", "linear_gone_scaled") < 0.9
+    assert value(one, "shrinkage", "artefact_per_latent") < 0.5
 
 
 def test_an_sae_that_does_not_shrink_has_no_artefact() -> None:
@@ -100,6 +112,7 @@ def test_an_sae_that_does_not_shrink_has_no_artefact() -> None:
     one = audited(planted.x() + noise, planted.indices_NK, planted.values_NK, sae, measured)
     for rung in ("scaled", "per_latent"):
         assert abs(value(one, "shrinkage", f"artefact_{rung}")) < 0.03
+        assert abs(value(one, "shrinkage", f"linear_gone_{rung}")) < 0.05
     fvu = value(one, "split", "fvu")
     assert value(one, "shrinkage", "r2_scalar") == pytest.approx(fvu, abs=0.02)
 
@@ -109,6 +122,7 @@ def test_attribution_adds_up_and_finds_single_faults() -> None:
     random = torch.Generator().manual_seed(2)
     factor_NK = 1 + 0.2 * torch.randn(planted.values_NK.shape, generator=random)
     moved_MD = planted.atoms_MD + 0.08 * torch.randn(M, D, generator=random)
+    moved_MD = torch.nn.functional.normalize(moved_MD, dim=1)
     right = sae_of(planted.atoms_MD)
     x_ND = planted.x()
     cases = {
@@ -121,8 +135,8 @@ def test_attribution_adds_up_and_finds_single_faults() -> None:
         parts = sum(found[key] for key in ("scale", "coefficients", "choice", "rest"))
         assert parts == pytest.approx(found["fvu"])
         assert found["rest_linear"] + found["rest_nonlinear"] == pytest.approx(found["rest"])
-        assert found[name] > 0.9 * found["fvu"], name
-    assert found["scale"] < 0.3 * found["fvu"]  # wrong directions have a wrong norm, too
+        assert found[name] > 0.85 * found["fvu"], name
+    assert found["scale"] < 0.15 * found["fvu"]  # turned rows are best a little shorter
 
 
 def test_the_chance_of_least_squares() -> None:

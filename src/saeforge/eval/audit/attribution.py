@@ -25,9 +25,10 @@ class Attribution(Measurement):
         "what wrong directions and choices these do not mend: an upper bound of none of them "
         "alone. Least squares also mends what is no error of coefficients: by chance K/(D − K) of "
         "what it leaves (given as chance), and the part of missing features that lies along the "
-        "chosen latents; choice has such a share, too. Directions is what a decoder fitted to the "
-        "SAE's own codes takes away by itself; it overlaps with the others, and with missing "
-        "features that fire together with learned ones."
+        "chosen latents; choice has such a share, too. Latents that are read with noise look "
+        "too large, so part of that noise is scale. Directions is what a decoder fitted to the "
+        "SAE's own codes takes away beyond a factor for each latent; it overlaps with the others "
+        "but for scale, and with missing features that fire together with learned ones."
     )
     metrics: ClassVar[Mapping[str, Metric]] = {
         "fvu": Metric("FVU", "Of the tokens used here."),
@@ -44,7 +45,9 @@ class Attribution(Measurement):
         "rest_linear": Metric("Rest, linear", "Its FVU − FVU_nl."),
         "rest_nonlinear": Metric("Rest, nonlinear", "Its FVU_nl."),
         "directions": Metric(
-            "Directions", "FVU − FVU with a decoder fitted to the codes; beside the others."
+            "Directions",
+            "FVU with each latent rescaled − FVU with a decoder fitted to the codes; beside the "
+            "others.",
         ),
     }  # fmt: skip
     reads = Pursuit.name
@@ -60,7 +63,7 @@ class Attribution(Measurement):
             "rest": _shares("omp_e"),
             "rest_linear": _shares("omp_e", "omp_u"),
             "rest_nonlinear": _shares("omp_u"),
-            "directions": _shares("encoder_e", "decoder_e"),
+            "directions": _shares("per_latent_e", "decoder_e"),
         }
 
 

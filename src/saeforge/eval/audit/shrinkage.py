@@ -46,6 +46,13 @@ def _metrics() -> dict[str, Metric]:
             "predictability the rescaling takes away.",
         )
         for rung in ("scaled", "per_latent", "affine")
+    } | {
+        f"linear_gone_{rung}": Metric(
+            f"Share of the linear error that goes ({rung})",
+            f"1 − (FVU − FVU_nl) with {RUNGS[rung]}, over the same as it is. Where rescaling "
+            "mends nearly all of an error, R² of what is left says little, and this is the number.",
+        )
+        for rung in ("scaled", "per_latent", "affine")
     }
     for rung, what in RUNGS.items():
         found |= {
@@ -158,6 +165,7 @@ class ShrinkageLadder(Measurement):
             found |= self._of_rung(rung)
             if rung != "as_is":
                 found[f"artefact_{rung}"] = _artefact(rung)
+                found[f"linear_gone_{rung}"] = _linear_gone(rung)
         return found
 
     def _of_rung(self, rung: str) -> dict[str, Statistic]:
@@ -175,7 +183,7 @@ class ShrinkageLadder(Measurement):
 
 def _artefact(rung: str) -> Statistic:
     """1 − R² of the rung over R² as it is, both fitted on the same fold."""
-    before = "reference_u" if rung == "per_latent" else "as_is_u"
+    before = _reference(rung)
 
     def share(s: Sums) -> NDArray[np.float64]:
         as_is = r_squared(s, before, "as_is_e", "variance")
@@ -185,3 +193,22 @@ def _artefact(rung: str) -> Statistic:
         return found
 
     return share
+
+
+def _linear_gone(rung: str) -> Statistic:
+    """1 − Σ‖e‖² − Σ‖u‖² of the rung over that as it is."""
+    before = _reference(rung)
+
+    def share(s: Sums) -> NDArray[np.float64]:
+        linear = s["as_is_e"] - s[before]
+        found: NDArray[np.float64] = 1.0 - (s[f"{rung}_e"] - s[f"{rung}_u"]) / np.where(
+            linear == 0, np.nan, linear
+        )
+        return found
+
+    return share
+
+
+def _reference(rung: str) -> str:
+    """The nonlinear error as it is, fitted on the fold that the rung's was fitted on."""
+    return "reference_u" if rung == "per_latent" else "as_is_u"
