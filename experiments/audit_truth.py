@@ -42,7 +42,8 @@ audit's own `directions` has been that since.
 Two more SAEs, trained on such activations, are shown without being judged: their truth depends on
 which latent is taken for which feature.
 
-Writes results/audit_truth.json and results/audit_truth.md, in 25 minutes on one thread of a busy machine.
+Writes results/audit_truth.json and results/audit_truth.md, in 25 minutes on one thread of a busy
+machine.
 """
 
 import json
