@@ -43,6 +43,14 @@ def audits(run: list[Path]) -> list[Audited]:
     return read_audits(read_suites(run))
 
 
+def test_titles_over_the_layers(run: list[Path]) -> None:
+    found = charts.depth(audits(run))
+    assert [one["title"] for one in found][:2] == ["R² of e", "R² of e, x̂ recalibrated"]
+    assert [series["suite"] for series in found[0]["series"]] == [0, 1]
+    low, high = found[-1]["y"]["range"]  # α* near 1 is not to look like much
+    assert low <= 0.95 and high >= 1.05
+
+
 def test_only_audited_suites_are_shown(run: list[Path]) -> None:
     assert [one.index for one in audits(run)] == [0, 1]
     assert section.section(read_suites(run[2:])) is None

@@ -159,9 +159,8 @@ def depth(audits: Sequence[Audited]) -> list[Chart]:
             if metric == "alpha":  # a thousandth off 1 is not to look like much
                 values = [v for one in series for v in one["y"]]
                 y["range"] = [min(0.95, *values) - 0.01, max(1.05, *values) + 0.01]
-            chart = chart_of(
-                f"depth-{section}-{metric}", meaning.title, series, site_axis(sites), y
-            )
+            title = TITLES.get(metric, meaning.title)
+            chart = chart_of(f"depth-{section}-{metric}", title, series, site_axis(sites), y)
             out.append(chart | {"description": meaning.description})
     return out
 

@@ -212,7 +212,7 @@ def per_token(found: Sequence[Family]) -> list[Chart]:
             "values": list(range(len(pairs))),
             "text": [_named(family, pair) for pair in pairs],
         }
-        x = {"title": "latents, from → of", "ticks": ticks}
+        x = {"title": "latents, from → of", "ticks": ticks, "angle": -40}
         out.append(chart_of(f"token-{at}", family.title, series, x, {"title": "", "zero": True}))
     return out
 

@@ -92,6 +92,7 @@ var saeforge = (function () {
       title: { text: plain(spec.title || ""), standoff: 6 }, automargin: true, fixedrange: true, nticks: 6
     };
     if (spec.ticks) Object.assign(out, { tickvals: spec.ticks.values, ticktext: spec.ticks.text.map(plain) });
+    if (spec.angle) out.tickangle = spec.angle;
     if (spec.whole && new Set(values).size <= 12) out.tickvals = [...new Set(values)];
     if (spec.zero && !spec.log) out.rangemode = "tozero";
     if (spec.range) out.range = spec.range;
@@ -118,7 +119,7 @@ var saeforge = (function () {
     drawn.set(element, chart);
     const all = (key) => chart.series.flatMap((s) => s[key]).filter((v) => v !== null);
     const layout = {
-      margin: { l: 44, r: 10, t: 8, b: 40 }, showlegend: false, barmode: chart.stack ? "stack" : "group", bargap: 0.25, hovermode: "closest", dragmode: false,
+      margin: { l: 44, r: 10, t: 8, b: 40 }, showlegend: false, barmode: chart.stack ? "relative" : "group", bargap: 0.25, hovermode: "closest", dragmode: false,
       paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
       font: { family: style("--sans"), size: 12, color: style("--quiet") },
       hoverlabel: { bgcolor: style("--card"), bordercolor: style("--line"), font: { color: style("--text"), size: 13 } },
