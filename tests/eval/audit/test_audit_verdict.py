@@ -69,6 +69,16 @@ def test_shrinkage(share: Value, words: str) -> None:
     assert "R² would be 0.480 [0.460, 0.500] with x̂ rescaled as a whole, 0.400" in found
 
 
+def test_shrinkage_that_is_mended_whole_is_not_denied() -> None:
+    """What little is left may be as linear as before: R² alone would say that nothing shrank."""
+    found = text(
+        shrinkage__artefact_scaled=Value(0.01, -0.01, 0.03),
+        shrinkage__linear_gone_scaled=Value(0.97, 0.96, 0.98),
+    )
+    assert "Rescaling mends most of the linear error, 97% [96%, 98%] (α* = 1.100)" in found
+    assert "Next to none" not in found
+
+
 def test_the_sharpest_control_of_shrinkage_speaks() -> None:
     found = text(
         shrinkage__artefact_per_latent=Value(0.8, 0.7, 0.9),

@@ -157,12 +157,16 @@ def _artefact(sections: Sections) -> str:
     per_latent = _get(sections, "shrinkage", "artefact_per_latent")
     scaled = _get(sections, "shrinkage", "artefact_scaled")
     share = scaled if per_latent.value is None else per_latent
+    rung = "scaled" if per_latent.value is None else "per_latent"
+    gone = _get(sections, "shrinkage", f"linear_gone_{rung}")
     alpha = _get(sections, "shrinkage", "alpha").value
     at = "" if alpha is None else f" (α* = {alpha:.3f})"
     if share.value is None:
         return f"With shrinkage controlled for{at}"
     if side(share, 0.5) == 1:
         return f"Most of that, {percent(share)}, is shrinkage{at}"
+    if side(gone, 0.5) == 1:  # so little is left that its R² does not say so
+        return f"Rescaling mends most of the linear error, {percent(gone)}{at}"
     if side(share, NEXT_TO_NONE) == -1:
         return f"Next to none of that is shrinkage{at}"
     if side(share, 0.0) == 1:
