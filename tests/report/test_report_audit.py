@@ -199,7 +199,7 @@ def test_what_takes_the_error_away_adds_up(run: list[Path]) -> None:
     both = audits(run)
     chart = controls.attribution(both)[0]
     bars = [series for series in chart["series"] if series["kind"] == "bars"]
-    assert [series["name"] for series in bars] == ["scale", "coefficients", "choice", "rest"]
+    assert [series["name"] for series in bars] == ["coefficients", "scale", "choice", "rest"]
     assert sum(series["y"][0] for series in bars) == pytest.approx(0.2)
     assert chart["series"][-1]["y"][0] == pytest.approx(0.01)
     assert [one["panel"] for one in controls.attribution(both)] == [0, 1]

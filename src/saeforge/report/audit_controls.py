@@ -29,7 +29,8 @@ from saeforge.report.summary import Cell, Column, Row
 Chart = dict[str, Any]
 Grid = list[list[list[float | None]]]
 
-ATTRIBUTED = {"scale": ABSENT, "coefficients": ENCODER, "choice": LINEAR, "rest": GREY}
+ATTRIBUTED = {"coefficients": ENCODER, "scale": ABSENT, "choice": LINEAR, "rest": GREY}
+"""From below; coefficients first, so that the mark of their chance share is read from 0."""
 CHANCE = "chance share of coefficients"
 NOISE = {"activation": "σ_a", "reconstruction": "σ_r"}
 
