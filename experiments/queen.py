@@ -17,16 +17,25 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import csr_matrix, vstack
+
 from saeforge import load_suite
 from saeforge.config import RunConfig
 from saeforge.dictionary.cosines import unit
 from saeforge.eval.consistency import (
+    CODED,
     METRICS,
     THRESHOLDS,
     Firing,
+    Found,
     Watch,
+    by_place,
     by_tokens,
     find,
+    first_half,
+    judge,
     summarise,
     watch,
 )
@@ -40,6 +49,7 @@ from saeforge.suite import find_suites
 HERE = Path(__file__).parent
 HEADLINE = {"experts": 16, "k": 32}
 SHOWN = ("concepts", "coded", "queen", "consistency", "duplicate_pairs", "places")
+MEASURED = (*SHOWN, "one_latent")
 
 Row = dict[str, Any]
 
@@ -91,6 +101,7 @@ def table(given: argparse.Namespace) -> None:
         "held_out": [{"tokens": one["tokens"], "documents": one["documents"]} for one in asked],
         "intervals": "95%, Student's t over seeds",
         "metrics": {name: METRICS[name].description for name in SHOWN},
+        "afterwards": ["one_latent"],
         "versions": first.meta["versions"],
         "machine": {"processor": processor(), "cores": os.cpu_count()},
         "rows": rows,
@@ -120,6 +131,7 @@ def ask(run: Path, seed: int, tokens: int) -> Row:
         rows_MD = unit(of.sae.w_dec).numpy()
         answer = find(firing, truth.stands, row_N, rows_MD, 0, seed)
         values = {name: value.value for name, value in summarise(answer).items()}
+        values["one_latent"] = one_latent(answer, firing, of, truth.stands, row_N, seed)
         curve = [summarise(answer, threshold)["queen"].value for threshold in THRESHOLDS]
         rows.append({"kind": kind, **options, "seed": seed, **values, "by_threshold": curve})
         if kind == "switch" and options == HEADLINE:
@@ -149,6 +161,30 @@ def ask(run: Path, seed: int, tokens: int) -> Row:
     }  # fmt: skip
 
 
+def one_latent(
+    answer: Found, firing: Firing, of: Watch, truth: csr_matrix, row_N: NDArray[Any], seed: int
+) -> float | None:
+    """Of the places that code a concept, the share in which one latent does, the one that codes it
+    best over all tokens of the first half. A latent of a Switch SAE is in one place."""
+    every = csr_matrix(np.ones((truth.shape[0], 1), np.int32))
+    fires = vstack(of.fires, format="csr")
+    anywhere = by_place(fires, np.zeros(fires.shape[1], int), 1, every, "all tokens")
+    best = find(anywhere, truth, row_N, np.zeros((fires.shape[1], 1)), 0, seed)
+    latent = dict(zip(best.concept_Q.tolist(), best.latent_Q.tolist(), strict=True))
+    coded = np.flatnonzero((answer.phi_SQ[0] > CODED) & (answer.asked[answer.concept_Q] > 1))
+    unit_of = {
+        (place, latent): at
+        for at, (place, latent) in enumerate(zip(firing.place_U, firing.latent_U, strict=True))
+    }
+    asked = [(int(answer.concept_Q[at]), int(answer.place_Q[at])) for at in coded]
+    pairs = [(c, unit_of[p, latent[c]]) for c, p in asked if (p, latent.get(c)) in unit_of]
+    if not asked:
+        return None
+    concept_Q, unit_Q = np.array(pairs, int).reshape(-1, 2).T
+    phis = judge(firing, truth, row_N, ~first_half(row_N, seed), concept_Q, unit_Q, 0, seed)
+    return float((phis[0] > CODED).sum() / len(asked))
+
+
 def interval(values: Sequence[float | None]) -> dict[str, float | None]:
     """The mean of the seeds with Student's interval; none where a seed has no value."""
     numbers = [value for value in values if value is not None]
@@ -163,11 +199,11 @@ def combined(seeds: Sequence[Row]) -> Row:
     by_threshold = zip(*(seed["by_threshold"] for seed in seeds), strict=True)
     return {
         **{key: seeds[0][key] for key in ("kind", "experts", "k")},
-        **{name: interval([seed[name] for seed in seeds]) for name in SHOWN},
+        **{name: interval([seed[name] for seed in seeds]) for name in MEASURED},
         "by_threshold": dict(
             zip(map(str, THRESHOLDS), map(interval, map(list, by_threshold)), strict=True)
         ),
-        "by_seed": {str(seed["seed"]): {name: seed[name] for name in SHOWN} for seed in seeds},
+        "by_seed": {str(seed["seed"]): {name: seed[name] for name in MEASURED} for seed in seeds},
     }
 
 
@@ -236,6 +272,8 @@ def markdown(found: dict[str, Any]) -> str:
         f"**With 16 experts and k = 32, {shown(head['queen'])} of the concepts coded at all are "
         "coded by different latents in different experts.**",
         "",
+        reading(found),
+        "",
         "| experts | k | SAE | concepts | coded | different latents | cosine | duplicate pairs | "
         "places |",
         "|---|---|---|---|---|---|---|---|---|",
@@ -258,6 +296,23 @@ def markdown(found: dict[str, Any]) -> str:
             f"{shown(one['cosine_of_control'])} | {shown(one['cosine_difference'])} | "
             f"{one['other_directions']} |"
         )
+    lines += [
+        "",
+        "## One latent (looked at afterwards, not in the criteria)",
+        "",
+        "Of the experts that code a concept, the share in which one and the same latent does, the "
+        "one that codes it best over all tokens of the first half: where it is high, a dictionary "
+        "could do with one latent although another is a little better here and there. A latent of "
+        "a Switch SAE is in one expert, so its number is at most 1 / places.",
+        "",
+        _row("experts, k", ["Switch", "TopK on the same tokens"]),
+        "|---|---|---|",
+    ]
+    of = {(row["experts"], row["k"], row["kind"]): row["one_latent"] for row in found["rows"]}
+    for experts, k in dict.fromkeys((row["experts"], row["k"]) for row in found["rows"]):
+        kinds = ("switch", "topk, same tokens")
+        cells = [shown(of[experts, k, kind]) for kind in kinds]
+        lines.append(_row(f"{experts}, {k}", cells))
     lines += ["", "## By the threshold of φ", "", _row("SAE", THRESHOLDS)]
     lines.append("|---" * (len(THRESHOLDS) + 1) + "|")
     for row in found["rows"]:
@@ -276,6 +331,19 @@ def markdown(found: dict[str, Any]) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def reading(found: dict[str, Any]) -> str:
+    """The verdicts in words."""
+    verdicts = found["verdicts"]
+    anew = sum(one["learnt_anew"] == "yes" for one in verdicts)
+    turned = sum(one["other_directions"] == "yes" for one in verdicts)
+    return (
+        f"More often than a TopK SAE of the same width does on the same tokens: in {anew} of "
+        f"{len(verdicts)} settings; there, too, another latent is often the best one. In directions "
+        f"less alike than the TopK SAE's: in {turned} of {len(verdicts)}. No pair of experts has "
+        "near duplicates for a concept unless the column says so."
+    )
 
 
 def _row(first: str, cells: Sequence[object]) -> str:

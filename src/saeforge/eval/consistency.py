@@ -173,22 +173,41 @@ def find(
         row_N: document of each token.
         w_dec_MD: unit decoder rows.
     """
-    documents = np.unique(row_N)
-    first = np.random.default_rng(seed).permutation(documents)[: len(documents) // 2]
-    half_N = np.isin(row_N, first)
+    half_N = first_half(row_N, seed)
     eligible_CP = _eligible(firing, truth, half_N) & _eligible(firing, truth, ~half_N)
     concept_Q, unit_Q = _choose(firing, truth, half_N, eligible_CP)
-    sums = _sums(firing, truth, row_N, ~half_N, concept_Q, unit_Q)
-    drawn = _resampled(sums, resamples, seed)
+    phi_SQ = judge(firing, truth, row_N, ~half_N, concept_Q, unit_Q, resamples, seed)
     latent_Q = firing.latent_U[unit_Q]
     return Found(
         concept_Q,
         firing.place_U[unit_Q],
         latent_Q,
-        phi(*drawn),
+        phi_SQ,
         w_dec_MD[latent_Q],
         eligible_CP.sum(1),
     )
+
+
+def first_half(row_N: Int[np.ndarray, " N"], seed: int) -> Bool[np.ndarray, " N"]:
+    """Tokens of the random half of the documents on which latents are chosen."""
+    documents = np.unique(row_N)
+    first = np.random.default_rng(seed).permutation(documents)[: len(documents) // 2]
+    return np.isin(row_N, first)
+
+
+def judge(
+    firing: Firing,
+    truth: csr_matrix,
+    row_N: Int[np.ndarray, " N"],
+    half_N: Bool[np.ndarray, " N"],
+    concept_Q: Int[np.ndarray, " Q"],
+    unit_Q: Int[np.ndarray, " Q"],
+    resamples: int,
+    seed: int,
+) -> Float[np.ndarray, "S Q"]:
+    """φ of units and concepts on some tokens: of all their documents, then of each resample."""
+    sums = _sums(firing, truth, row_N, half_N, concept_Q, unit_Q)
+    return phi(*_resampled(sums, resamples, seed))
 
 
 def _counted(
