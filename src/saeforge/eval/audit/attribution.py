@@ -19,9 +19,9 @@ class Attribution(Measurement):
     title = "Attribution of the error"
     about = (
         "On the pursuit's test tokens, in shares of Σ‖x − x̄‖², each correction after the ones "
-        "before it: a fixed factor for each latent (scale), least-squares coefficients on the "
-        "latents that the encoder chose (coefficients), orthogonal matching pursuit over all "
-        "latents with the same L0 (choice). The rest holds missing features, the dense part, and "
+        "before it: a fixed factor for each latent and a bias (scale), least-squares coefficients "
+        "on the latents that the encoder chose (coefficients), orthogonal matching pursuit over "
+        "all latents with the same L0 (choice). The rest holds missing features, the dense part, and "
         "what wrong directions and choices these do not mend: an upper bound of none of them "
         "alone. Least squares also mends what is no error of coefficients: by chance K/(D − K) of "
         "what it leaves (given as chance), and the part of missing features that lies along the "
@@ -32,7 +32,7 @@ class Attribution(Measurement):
     )
     metrics: ClassVar[Mapping[str, Metric]] = {
         "fvu": Metric("FVU", "Of the tokens used here."),
-        "scale": Metric("Scale", "FVU − FVU with each latent rescaled."),
+        "scale": Metric("Scale", "FVU − FVU with each latent rescaled and the bias refitted."),
         "coefficients": Metric(
             "Coefficients", "FVU with each latent rescaled − FVU (refit on the encoder's choice)."
         ),

@@ -263,16 +263,14 @@ class Zeroing(Measurement):
         def each(cell: Any, what: Any) -> Any:
             return [each(c, what) for c in cell] if isinstance(cell, list) else what(cell)
 
-        def inferred(at: int) -> Any:
-            def one(cell: tuple[float, float]) -> float | None:
-                found = recover(values_D, cell[0], max(cell[1], 0.0))
-                return None if found is None else found[at] / unit
+        noise = each(cells, lambda cell: recover(values_D, cell[0], max(cell[1], 0.0)))
 
-            return one
+        def inferred(at: int) -> Any:
+            return each(noise, lambda found: None if found is None else found[at] / unit)
 
         return {
             "fvu": each(cells, lambda cell: cell[0]),
             "fvu_nonlinear": each(cells, lambda cell: cell[1]),
-            "recovered_activation": each(cells, inferred(0)),
-            "recovered_reconstruction": each(cells, inferred(1)),
+            "recovered_activation": inferred(0),
+            "recovered_reconstruction": inferred(1),
         }
