@@ -22,7 +22,7 @@ from saeforge.files import write_json
 from saeforge.machine import peak_bytes, processor, resident_bytes
 
 ROOT = Path(__file__).resolve().parent.parent
-CHUNK, DOCUMENT = 4096, 128
+DOCUMENT = 128
 
 
 def worker(tokens: int, d: int, widths: list[int], threads: int | None) -> dict[str, Any]:
@@ -33,7 +33,7 @@ def worker(tokens: int, d: int, widths: list[int], threads: int | None) -> dict[
     from saeforge.dictionary.registry import build_sae
     from saeforge.eval.audit import folds
     from saeforge.eval.audit.arrays import base
-    from saeforge.eval.audit.engine import Reconstruction, SiteAudit
+    from saeforge.eval.audit.engine import Reconstruction, SiteAudit, rows_at_once
     from saeforge.eval.audit.fits import Tokens
     from saeforge.eval.audit.measurement import Place
 
@@ -46,15 +46,16 @@ def worker(tokens: int, d: int, widths: list[int], threads: int | None) -> dict[
         for at, width in enumerate(widths)
     }
     mix_DD = torch.randn(d, d) / d**0.5
-    chunks = -(-tokens // CHUNK)
-    per_chunk = CHUNK // DOCUMENT
-    chunk_fold = folds.assign(np.full(chunks, CHUNK), seed=0)
+    per_chunk = max(1, rows_at_once(d) // DOCUMENT)
+    rows = per_chunk * DOCUMENT
+    chunks = -(-tokens // rows)
+    chunk_fold = folds.assign(np.full(chunks, rows), seed=0)
     spent = {"encode": 0.0, "audit": 0.0}
 
     def made(fold: int) -> Iterator[tuple[int, torch.Tensor]]:
         for number in np.flatnonzero(chunk_fold == fold):
             generator = torch.Generator().manual_seed(int(number))
-            yield int(number), torch.randn(CHUNK, d, generator=generator).relu() @ mix_DD
+            yield int(number), torch.randn(rows, d, generator=generator).relu() @ mix_DD
 
     def reconstruct(sae: torch.nn.Module) -> Any:
         def apply(x_ND: torch.Tensor) -> Reconstruction:
@@ -74,7 +75,7 @@ def worker(tokens: int, d: int, widths: list[int], threads: int | None) -> dict[
                     apply(x_ND)
                 spent["encode"] += perf_counter() - began
                 began = perf_counter()
-                documents = number * per_chunk + torch.arange(CHUNK) // DOCUMENT
+                documents = number * per_chunk + torch.arange(rows) // DOCUMENT
                 site.add(phase, x_ND, Tokens(documents), through)
                 spent["audit"] += perf_counter() - began
             began = perf_counter()
@@ -84,7 +85,7 @@ def worker(tokens: int, d: int, widths: list[int], threads: int | None) -> dict[
         values = {name: one.values(1000, 0) for name, one in site.saes.items()}
         spent["audit"] += perf_counter() - began
     return {
-        "tokens": chunks * CHUNK,
+        "tokens": chunks * rows,
         "seconds": spent,
         "audit_over_encode": spent["audit"] / spent["encode"],
         "bytes_above_import": peak_bytes() - before,

@@ -12,7 +12,7 @@ from saeforge.eval.audit import arrays, engine, folds
 
 
 def test_streaming_equals_direct_least_squares(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(arrays, "CHUNK", 97)
+    monkeypatch.setattr(arrays, "rows_at_once", lambda d: 97)
     x, document = rows(), documents(8000)
     x_hat = nonlinear(x)
     found = sf.audit(x, x_hat, document, resamples=50)

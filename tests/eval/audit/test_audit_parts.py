@@ -187,4 +187,4 @@ def test_measurements_need_override_nothing() -> None:
 
     x = rows(2000)
     assert values(through(Nothing, x, nonlinear(x)), "nothing") == {}
-    assert engine.CHUNK > 0
+    assert engine.rows_at_once(64) == 2**14 and engine.rows_at_once(4096) == 1024

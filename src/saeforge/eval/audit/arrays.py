@@ -11,7 +11,7 @@ from torch import Tensor
 
 from saeforge.errors import UserError
 from saeforge.eval.audit import folds
-from saeforge.eval.audit.engine import CHUNK, Reconstruction, SiteAudit
+from saeforge.eval.audit.engine import Reconstruction, SiteAudit, rows_at_once
 from saeforge.eval.audit.fits import Tokens
 from saeforge.eval.audit.guard import degenerate
 from saeforge.eval.audit.ladder import NormLadder
@@ -129,7 +129,7 @@ def audit(
     fold_N = torch.from_numpy(folds_R).to(x_ND.device)[numbers_N]
     for phase, fold in enumerate(folds.phases(folds_R)):
         rows_n = (fold_N == fold).nonzero()[:, 0]
-        for part_n in torch.split(rows_n, CHUNK):
+        for part_n in torch.split(rows_n, rows_at_once(width)):
             made = {"x_hat": _known(x_hat_ND[part_n])}
             site.add(phase, x_ND[part_n], Tokens(numbers_N[part_n]), made)
         site.finish(phase)

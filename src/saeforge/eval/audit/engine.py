@@ -28,8 +28,14 @@ from saeforge.eval.audit.moments import Gram
 from saeforge.eval.audit.widths import Widths
 from saeforge.eval.result import Value
 
-CHUNK = 4096
-"""Rows in float64 at once."""
+_ELEMENTS, _LEAST = 2**20, 1024
+
+
+def rows_at_once(d: int) -> int:
+    """Rows in float64 at once: 8 MiB a matrix, which stays near the processor, but never so few
+    that products are slow."""
+    return max(_LEAST, _ELEMENTS // d)
+
 
 _NONE: Mapping[str, Parts | None] = {}
 Make = Callable[[Place], Sequence[Measurement]]

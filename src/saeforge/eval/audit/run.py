@@ -20,7 +20,7 @@ from saeforge.eval.audit.adjacent import AdjacentSites
 from saeforge.eval.audit.arrays import base
 from saeforge.eval.audit.attribution import Attribution
 from saeforge.eval.audit.config import AuditConfig
-from saeforge.eval.audit.engine import CHUNK, Make, Reconstruction, SiteAudit
+from saeforge.eval.audit.engine import Make, Reconstruction, SiteAudit, rows_at_once
 from saeforge.eval.audit.error_saes import ErrorSaes, match, on_error_at
 from saeforge.eval.audit.fits import Parts, Tokens
 from saeforge.eval.audit.measurement import Measurement, Place
@@ -253,8 +253,9 @@ def _run_phase(
 ) -> None:
     """One pass of the language model, every site's rows going to its audit as they come."""
     widest = max(sae.width for bank in banks.values() for sae in bank.values())
+    step = rows_at_once(max(one.place.d for one in audits.values()))
     for number, (batch, loss_NT) in enumerate(audited.batches(phase, lm.device)):
-        chunk = _Chunk(phase, number, batch, loss_NT, widest, {})
+        chunk = _Chunk(phase, number, batch, loss_NT, widest, step, {})
         lm.run(
             batch.tokens_NT,
             {site: _observer(site, one, banks, chunk) for site, one in audits.items()},
@@ -270,6 +271,7 @@ class _Chunk:
 
     Attributes:
         widest: latents of the widest SAE, so that all sites cut their rows alike.
+        step: rows in float64 at once, at the site of the largest D.
         before: bank → the parts of its site that ran last, one for each cut.
     """
 
@@ -278,13 +280,14 @@ class _Chunk:
     batch: HeldOut
     loss_NT: Tensor
     widest: int
+    step: int
     before: dict[str, list[Parts | None]]
 
     def cuts(self, rows: int) -> Iterator[slice]:
         """Rows that go through an SAE and into float64 at once."""
         for part in row_chunks(rows, self.widest):
-            for start in range(part.start, part.stop, CHUNK):
-                yield slice(start, min(start + CHUNK, part.stop))
+            for start in range(part.start, part.stop, self.step):
+                yield slice(start, min(start + self.step, part.stop))
 
 
 def _observer(

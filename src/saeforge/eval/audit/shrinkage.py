@@ -100,36 +100,44 @@ class ShrinkageLadder(Measurement):
         varies_D = spread_D > 1e-14 * spread_D.max()
         self._diagonal_D = torch.where(varies_D, xe_DD.diagonal() / spread_D.clamp_min(1e-300), 0.0)
 
-    def _rungs(self, parts: Parts) -> dict[str, tuple[Tensor, Tensor]]:
-        """Rung → its error, centred as on the fit fold, and its nonlinear error (the error itself
-        where its linear part is not fitted yet)."""
+    def _errors(self, parts: Parts) -> dict[str, Tensor]:
+        """Rung → its error, centred as on the fit fold."""
         fit, rows = parts.fit, parts.rows
         x_ND = rows.x_ND - fit.linear.x_mean_D
         x_hat_ND = rows.x_hat_ND - fit.x_hat_mean_D
-        found = {"as_is": (parts.e_ND - fit.linear.y_mean_V, parts.u_ND)}
+        found = {"as_is": parts.e_ND - fit.linear.y_mean_V}
         if fit.codes is not None:
             assert rows.code is not None
-            e_ND = rows.x_ND - fit.codes.rescaled(rows.code)
-            map_ = self._maps.get("per_latent")
-            found["per_latent"] = (e_ND, e_ND if map_ is None else e_ND - map_(rows.x_ND))
+            found["per_latent"] = rows.x_ND - fit.codes.rescaled(rows.code)
         if fit.alpha is None or fit.affine is None:  # x̂ is constant: the best map gives the mean
-            none = torch.zeros_like(x_ND)
-            return found | {"scaled": (x_ND, none), "affine": (x_ND, none)}
-        weight_DD = fit.affine.weight_DV
-        found["scaled"] = (x_ND - fit.alpha * x_hat_ND, fit.alpha * parts.u_ND)
-        found["affine"] = (x_ND - x_hat_ND @ weight_DD, parts.u_ND @ weight_DD)
+            return found | {"scaled": x_ND, "affine": x_ND}
+        found["scaled"] = x_ND - fit.alpha * x_hat_ND
+        found["affine"] = x_ND - x_hat_ND @ fit.affine.weight_DV
         return found
 
-    def _norms(self, parts: Parts, rungs: Mapping[str, tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
+    def _nonlinear(self, parts: Parts, errors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Rung → its nonlinear error."""
+        fit, found = parts.fit, {"as_is": parts.u_ND}
+        if "per_latent" in errors:
+            linear_ND = self._maps["per_latent"](parts.rows.x_ND)
+            found["per_latent"] = errors["per_latent"] - linear_ND
+        if fit.alpha is None or fit.affine is None:
+            none = torch.zeros_like(parts.u_ND)
+            return found | {"scaled": none, "affine": none}
+        found["scaled"] = fit.alpha * parts.u_ND
+        found["affine"] = parts.u_ND @ fit.affine.weight_DV
+        return found
+
+    def _norms(self, parts: Parts, errors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The squared norm of each rung's error: as it is, with its bias."""
-        norms = {rung: square(e_ND) for rung, (e_ND, _) in rungs.items()}
+        norms = {rung: square(e_ND) for rung, e_ND in errors.items()}
         return norms | {"as_is": square(parts.e_ND)}
 
     def second(self, parts: Parts) -> None:
-        rungs = self._rungs(parts)
-        self.probe.add(parts.rows.shifted_ND, self._norms(parts, rungs))
+        errors = self._errors(parts)
+        self.probe.add(parts.rows.shifted_ND, self._norms(parts, errors))
         for rung, cross in self._crosses.items():
-            cross.add(parts.rows.shifted_ND, rungs[rung][0])
+            cross.add(parts.rows.shifted_ND, errors[rung])
 
     def seconded(self, factor: Factor) -> None:
         self.probe.solve(factor)
@@ -137,14 +145,14 @@ class ShrinkageLadder(Measurement):
         self._crosses = {}
 
     def test(self, parts: Parts) -> dict[str, Tensor]:
-        rungs = self._rungs(parts)
-        norms = self._norms(parts, rungs)
+        errors = self._errors(parts)
+        norms, nonlinear = self._norms(parts, errors), self._nonlinear(parts, errors)
         found = self.probe.test(parts.rows.x_ND, norms)
-        for rung, (e_ND, u_ND) in rungs.items():
+        for rung, e_ND in errors.items():
             found[f"{rung}_error"] = norms[rung]
-            found[f"{rung}_e"], found[f"{rung}_u"] = square(e_ND), square(u_ND)
+            found[f"{rung}_e"], found[f"{rung}_u"] = square(e_ND), square(nonlinear[rung])
         x_ND = parts.rows.x_ND - parts.fit.linear.x_mean_D
-        e_ND = rungs["as_is"][0]
+        e_ND = errors["as_is"]
         found["scalar"] = square(e_ND - self._scalar * x_ND)
         found["diagonal"] = square(e_ND - self._diagonal_D * x_ND)
         if "as_is" in self._maps:
