@@ -30,7 +30,18 @@ PARTS = ("seeds", "errors", "random", "random-errors")
 RUN_FILES = ("layers", "layer")
 COMPONENTS = ("e", "l", "u")
 ERROR_WIDTH = 2048
-AUDIT = ("--tokens", "300000", "--pursuit", "8192", "--mlp", "65536", "--downstream", "20000")
+AUDIT = (
+    "--tokens",
+    "300000",
+    "--pursuit",
+    "8192",
+    "--mlp",
+    "65536",
+    "--downstream",
+    "20000",
+    "--zeroing",
+    "0",
+)
 
 
 @dataclass(frozen=True)

@@ -391,7 +391,10 @@ def artefact(sae: Sae, rung: str) -> Number | None:
 
 
 def linear_lost(sae: Sae, rung: str) -> Number | None:
-    """1 − L(rung)/L(x̂), L = FVU − FVU_nl."""
+    """1 − L(rung)/L(x̂), L = FVU − FVU_nl: as the audit says it, else with the widest interval."""
+    said = number(sae, f"shrinkage.linear_gone_{rung}")
+    if said is not None:
+        return said
     parts = []
     for name in (rung, "as_is"):
         fvu, rest = (number(sae, f"shrinkage.{m}_{name}") for m in ("fvu", "fvu_nonlinear"))

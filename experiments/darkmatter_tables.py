@@ -273,7 +273,7 @@ def open_question(found: Found) -> list[str]:
         "its FVU.",
         table(found, "architecture", rows, columns),
         "The share of it that goes when x̂ is rescaled (negative: R² rises), of R², and of the "
-        "linear part of the variance, L = FVU − FVU_nl (without intervals):",
+        "linear part of the variance, L = FVU − FVU_nl:",
         shares(rows),
         "Predicted before the runs:\n\n" + "\n".join(held),
     ]
@@ -288,8 +288,7 @@ def shares(rows: Mapping[str, Sequence[Sae | None]]) -> str:
     for label, saes in rows.items():
         there = [sae for sae in saes if sae]
         cells = [cell(over([artefact(sae, rung) for sae in there])) for rung in rungs]
-        lost = [over([linear_lost(sae, rung) for sae in there]) for rung in rungs]
-        cells += ["–" if value is None else f"{value.value:.3f}" for value in lost]
+        cells += [cell(over([linear_lost(sae, rung) for sae in there])) for rung in rungs]
         lines.append(f"| {label} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
