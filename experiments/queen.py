@@ -340,9 +340,9 @@ def reading(found: dict[str, Any]) -> str:
     turned = sum(one["other_directions"] == "yes" for one in verdicts)
     return (
         f"More often than a TopK SAE of the same width does on the same tokens: in {anew} of "
-        f"{len(verdicts)} settings; there, too, another latent is often the best one. In directions "
-        f"less alike than the TopK SAE's: in {turned} of {len(verdicts)}. No pair of experts has "
-        "near duplicates for a concept unless the column says so."
+        f"{len(verdicts)} settings; there, too, another latent is often the best one. In "
+        f"directions less alike than the TopK SAE's: in {turned} of {len(verdicts)}. No pair of "
+        "experts has near duplicates for a concept unless the column says so."
     )
 
 

@@ -1,6 +1,7 @@
 """Switch suites through `saeforge eval`, on the tiny Llama and on the embedded text and model."""
 
 import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -186,3 +187,14 @@ def test_tokens_that_cannot_be_halved() -> None:
         one.halves()
     first, second = held_out_tokens(lm, EMBEDDED, 3, 200).halves()
     assert first.kept and second.kept
+
+
+def test_a_refusal_comes_before_any_measurement(embedded: list[Path]) -> None:
+    copy = embedded[0].parent / "copy"
+    shutil.copytree(embedded[0], copy, ignore=shutil.ignore_patterns("results"))
+    config = EvalConfig(**(asdict(QUICK) | {"tokens": 1, "dedup": 0.9}))
+    with pytest.raises(UserError, match="cannot be halved"):
+        evaluate([copy], config)
+    assert not (copy / "results").exists()
+    with pytest.raises(UserError, match="dedup = 1"):
+        EvalConfig(dedup=1.0)

@@ -66,8 +66,11 @@ class _Known:
         """Find it out.
 
         Raises:
-            UserError: if consistency is asked for, and the concepts of the text are not known.
+            UserError: if consistency is asked for, and the concepts of the text are not known; or
+                dedup, and the tokens cannot be halved.
         """
+        if config.dedup is not None:
+            held_out.halves()
         return cls(
             labels_of(corpus, held_out) if config.experts else None,
             truth_of(work.text, work.seed, lm, held_out) if config.consistency else None,
