@@ -4,7 +4,7 @@ Autoencoders)."""
 import copy
 import math
 from collections.abc import Mapping
-from typing import ClassVar, NamedTuple, final
+from typing import Any, ClassVar, NamedTuple, final
 
 import torch
 from jaxtyping import Float, Int
