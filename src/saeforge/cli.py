@@ -196,7 +196,7 @@ class Cost:
 
 @dataclass(frozen=True)
 class Eval:
-    """Evaluate suites on held-out documents: reconstruction, splice, latents, duplicates, experts."""
+    """Evaluate suites on held-out documents: reconstruction, splice, latents, experts."""
 
     suites: Annotated[tuple[Path, ...], Positional]
     """Folders of suites, or of runs (all their suites); at least one."""
