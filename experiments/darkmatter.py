@@ -30,18 +30,7 @@ PARTS = ("seeds", "errors", "random", "random-errors")
 RUN_FILES = ("layers", "layer")
 COMPONENTS = ("e", "l", "u")
 ERROR_WIDTH = 2048
-AUDIT = (
-    "--tokens",
-    "300000",
-    "--pursuit",
-    "8192",
-    "--mlp",
-    "65536",
-    "--downstream",
-    "20000",
-    "--zeroing",
-    "0",
-)
+AUDIT = ("--tokens", "300000", "--pursuit", "8192", "--mlp", "65536", "--downstream", "20000")
 
 
 @dataclass(frozen=True)
