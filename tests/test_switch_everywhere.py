@@ -75,6 +75,24 @@ def test_a_group_shares_its_experts_and_not_its_routing(run: Path):
     assert len(suite.meta["groups"]) == 2  # type: ignore[arg-type]
 
 
+def test_the_log_the_suite_and_the_plan_count_the_same_operations(
+    run: Path, capsys: pytest.CaptureFixture[str]
+):
+    recorded = {}
+    for name, path in suites(run).items():
+        meta = json.loads((path / "suite.json").read_text())
+        lines = map(json.loads, (path / "metrics.jsonl").read_text().splitlines())
+        spent = {line["site"]: line["flops"] for line in lines if line["kind"] == "train"}
+        logged = sum(spent[group["sites"][0]] for group in meta["groups"].values())
+        recorded[name] = meta["cost"]["flops_saes"]
+        assert recorded[name] == pytest.approx(logged)
+    assert recorded["switch-x2-k4-active2-experts8-routertop-n"] < recorded["topk-x2-k4"]
+    capsys.readouterr()
+    assert main(["cost", str(run.parent / "run.yaml"), "--no-calibrate", "--json"]) == 0
+    planned = json.loads(capsys.readouterr().out)["flops"]["saes"]
+    assert planned == pytest.approx(sum(recorded.values()))
+
+
 def test_the_other_commands(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     found = suites(run)
     switch = [str(path) for name, path in found.items() if name.startswith("switch")]

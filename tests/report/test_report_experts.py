@@ -151,6 +151,16 @@ def test_operations_are_of_the_site_where_the_log_tells_them(paths: list[Path]):
     assert second["series"][1]["xs"]["flops"] == [1e5, 1e5]
 
 
+def test_seconds_are_of_the_saes_own_steps_where_they_are_known(paths: list[Path]):
+    for number, path in enumerate(paths[:3]):
+        line = {"kind": "train", "step": 400, "tokens": 1000, "site": "layers.1"}
+        line["step_seconds"] = None if number == 2 else 5.0 + number
+        (path / "metrics.jsonl").write_text(json.dumps(line) + "\n")
+    chart = frontier.charts(read_suites(paths[:3]))[0]
+    assert "step_seconds" in [axis["id"] for axis in chart["axes"]]
+    assert [one["xs"]["step_seconds"] for one in chart["series"]] == [[5], [6], [None]]
+
+
 def test_parameters_are_read_from_the_weights(paths: list[Path]):
     for path, width in zip(paths[:2], (3, 5), strict=True):
         for site in SITES:

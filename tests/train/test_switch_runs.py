@@ -64,6 +64,13 @@ def test_a_group_resumes_to_the_bit_and_becomes_a_suite(tmp_path: Path, router: 
     rows = line["step"] * SHORT.batch
     sae = suite.trained(SITES[0])
     assert line["flops"] == pytest.approx(rows * sae.flops(2.0, SHORT.batch).total)
+    assert line["step_seconds"] > 0
+    seconds = [
+        json.loads(text).get("step_seconds")
+        for text in (tmp_path / "again" / "metrics.jsonl").read_text().splitlines()
+        if '"train"' in text
+    ]
+    assert seconds == sorted(seconds) and len(set(seconds)) > 1  # a resume goes on counting
     assert 1 / 4 <= line["busiest"] <= 1 and 1 / 4 <= line["confidence"] <= 1
     assert not any(key.startswith("router") for key in line)
 

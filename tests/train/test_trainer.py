@@ -41,7 +41,7 @@ def lines(out: Path, kind: str = "train") -> list[dict[str, Any]]:
 
 
 def timeless(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    clock = ("tokens_per_second", "seconds", "rss_bytes")
+    clock = ("tokens_per_second", "seconds", "step_seconds", "rss_bytes")
     return [{k: v for k, v in record.items() if k not in clock} for record in records]
 
 
@@ -74,6 +74,7 @@ def test_metrics_have_what_is_promised(whole: Path):
     records = lines(whole)
     assert len(records) == 8 * 2 * 2  # 40 steps, one in five; two variants, two sites
     keys = "kind step tokens site loss fvu l0 dead lr grad_norm tokens_per_second seconds rss_bytes"
+    keys += " flops step_seconds"
     assert all(record.keys() == set(keys.split()) for record in records)
     last = records[-1]
     assert (last["step"], last["tokens"]) == (40, 2560)

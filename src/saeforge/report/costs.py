@@ -33,7 +33,12 @@ def _flops(suite: SuiteData, site: str) -> float | None:
     return None
 
 
-def _seconds(suite: SuiteData, site: str) -> float | None:
+def _step_seconds(suite: SuiteData, site: str) -> float | None:
+    found = [line.step_seconds for line in suite.logged if line.site == site]
+    return next((seconds for seconds in reversed(found) if seconds is not None), None)
+
+
+def _run_seconds(suite: SuiteData, site: str) -> float | None:
     return suite.meta.seconds
 
 
@@ -54,15 +59,26 @@ COSTS = (
         _flops,
     ),
     Cost(
-        "seconds",
-        "measured seconds of training",
+        "step_seconds",
+        "measured seconds of the SAE's steps",
         Metric(
-            title="Measured seconds",
+            title="Seconds of steps",
+            unit="s",
+            description="Wall-clock of the SAE's own training steps, on the threads they had, "
+            "beside those of the run's other SAEs.",
+        ),
+        _step_seconds,
+    ),
+    Cost(
+        "run_seconds",
+        "measured seconds of the run",
+        Metric(
+            title="Seconds of the run",
             unit="s",
             description="Wall-clock of the training loop, with the language model and whatever "
             "else was trained in the same run.",
         ),
-        _seconds,
+        _run_seconds,
     ),
     Cost(
         "parameters",

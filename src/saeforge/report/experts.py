@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from saeforge.report import charts, frontier
-from saeforge.report.experts_inputs import SERIES, Duplicates, Similarity, series_of
+from saeforge.report.experts_inputs import SERIES, Duplicates, series_of
 from saeforge.report.inputs import OWN_SECTION, Metric, SuiteData, Value
 from saeforge.report.numbers import decimals, measured, number, rounded
 from saeforge.report.summary import Cell, Column, Row, all_sites
@@ -131,7 +131,7 @@ def _details(suites: Sequence[SuiteData], number_: int, site: str) -> Chart:
 
 def _beside(suites: Sequence[SuiteData], own: int, site: str) -> int | None:
     """An SAE without experts, cut into blocks, as wide and as sparse if there is one."""
-    if (similarity := _similarity(suites[own], site)) is None or similarity.kind == "cut":
+    if _kind(suites[own], site) != "experts":
         return None
     options = suites[own].options
     candidates = [
@@ -141,13 +141,16 @@ def _beside(suites: Sequence[SuiteData], own: int, site: str) -> int | None:
             at,
         )
         for at, suite in enumerate(suites)
-        if (other := _similarity(suite, site)) and other.kind == "cut" and other.matrix
+        if _kind(suite, site) == "cut"
     ]
     return min(candidates)[-1] if candidates else None
 
 
-def _similarity(suite: SuiteData, site: str) -> Similarity | None:
-    return series_of(suite, site, "similarity", Similarity)
+def _kind(suite: SuiteData, site: str) -> str | None:
+    """Of blocks; not checked, since it is asked of every suite for every other."""
+    result = suite.results.get("geometry")
+    found = None if result is None else result.series.get(site, {}).get("similarity")
+    return found.get("kind") if isinstance(found, dict) else None
 
 
 def _about(suite: SuiteData, site: str) -> dict[str, str]:

@@ -212,6 +212,7 @@ class Logged(Record):
     grad_norm: float | None = None
     tokens_per_second: float | None = None
     flops: float | None = None
+    step_seconds: float | None = None
     held_out_fvu: float | None = None
     delta_ce: float | None = None
 

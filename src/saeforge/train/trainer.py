@@ -3,6 +3,7 @@
 Shapes: B tokens in a batch, D width of a plane, M latents.
 """
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -73,7 +74,7 @@ class Trained:
 @dataclass
 class Learner:
     """An SAE, what it sees of a batch, its configuration and optimiser, the tokens since each of
-    its latents fired, and the dead ones."""
+    its latents fired, the dead ones, and the seconds of its steps, NaN where they are not known."""
 
     member: Member
     sae: SAE
@@ -85,6 +86,7 @@ class Learner:
     lr: float
     last: Stepped | None = field(default=None, repr=False)
     warned: bool = False
+    seconds: float = 0.0
 
     def tensors(self) -> dict[str, Tensor]:
         """All that a checkpoint must hold, by name."""
@@ -234,7 +236,8 @@ class Trainer:
         """One step of every SAE; what several see in common is made once."""
         threshold = schedule.dead_threshold(self.config)
         progress = self.step / self.steps
-        recount = self._device.type == "cpu" or self.step % DEAD_EVERY == 0
+        on_cpu = self._device.type == "cpu"  # elsewhere a step returns before it is done
+        recount = on_cpu or self.step % DEAD_EVERY == 0
         logged = (self.step + 1) % max(self.config.log_every, 1) == 0 or self.step + 1 == self.steps
         batches: dict[View, Batch] = {}
 
@@ -243,6 +246,7 @@ class Trainer:
 
         def step(job: tuple[Learner, Batch]) -> None:
             learner, batch = job
+            begun = time.perf_counter()
             if recount:
                 learner.dead = (learner.idle_M >= threshold).nonzero().squeeze(1)
             context = Context(learner.dead, progress)
@@ -250,6 +254,7 @@ class Trainer:
             sites = len(learner.view.sites) if logged else 0
             learner.last = train_step(learner.sae, learner.optimiser, batch, context, lr, sites)
             learner.idle_M.add_(batch.x.shape[0]).masked_fill_(learner.last.fired, 0)
+            learner.seconds += time.perf_counter() - begun if on_cpu else math.nan
 
         workers.run(make, dict.fromkeys(learner.view for learner in self._learners))
         workers.run(step, [(learner, batches[learner.view]) for learner in self._learners])
@@ -331,6 +336,9 @@ class Trainer:
             learner.load(checkpoint.tensors(f"sae-{i:04d}"))
         self.source.load_state_dict(checkpoint.state["source"])
         self._seconds = float(checkpoint.state["seconds"])
+        for i, learner in enumerate(self._learners):
+            found = checkpoint.state.get("step_seconds", [None] * len(self._learners))[i]
+            learner.seconds = math.nan if found is None else float(found)
         self._say(f"resuming {self._run_dir.path} at step {self.step:,} of {self.steps:,}")
 
     def _checkpoint(self) -> None:
@@ -342,6 +350,7 @@ class Trainer:
             "source": self._position,
             "metrics": {variant: log.length() for variant, log in self._logs.items()},
             "seconds": self._elapsed(),
+            "step_seconds": [None if math.isnan(x.seconds) else x.seconds for x in self._learners],
         }
         checkpoints.save(self._checkpoints, self.step, state, self._tensors())
 
@@ -372,7 +381,11 @@ class Trainer:
             by_site = _numbers(learner, threshold)
             self._warn(learner, by_site[0])
             lr = learner.lr * schedule.lr_factor(learner.config, self.step - 1)
-            own = {"lr": lr, "flops": spent(learner.sae, self.config.batch, self.step, self.steps)}
+            own = {
+                "lr": lr,
+                "flops": spent(learner.sae, self.config.batch, self.step, self.steps),
+                "step_seconds": learner.seconds,
+            }
             for site, numbers in zip(learner.view.sites, by_site, strict=True):
                 record = {"kind": "train", "site": site, **shared, **numbers, **own}
                 records[learner.member.variant].append(record)

@@ -26,7 +26,7 @@
     const bare = { fixedrange: true, showgrid: false, zeroline: false, ticks: "", automargin: true };
     const narrow = element.clientWidth < 560;
     const spoken = (label) => (narrow ? plain(label).replace(/, /g, ",<br>") : plain(label));
-    const names = (labels, title) => Object.assign({ title: { text: title, standoff: 6 } }, bare, labels.length > 16 && typeof labels[0] === "number" ? { nticks: 8 } : { tickvals: range(labels.length), ticktext: labels.map(spoken) });
+    const names = (labels, title) => Object.assign({ title: { text: title, standoff: 6 } }, bare, labels.length > 10 && typeof labels[0] === "number" ? { nticks: 8 } : { tickvals: range(labels.length), ticktext: labels.map(spoken) });
     const trace = {
       type: "heatmap", x: range(map.columns.length), y: range(map.rows.length), z: map.z, zmin: 0, zmax: map.largest || 1,
       colorscale: "Viridis", xgap: 1, ygap: 1, hovertext: map.z.map((row, i) => row.map((_, j) => map.say(i, j))), hovertemplate: "%{hovertext}<extra></extra>", hoverongaps: false,
