@@ -147,9 +147,9 @@ def costs(found: Found, usual: Entries, path: Path) -> None:
 
 
 def sweeps(found: Found, path: Path) -> None:
-    """FVU over TopK's against width, batch size and length of training; FVU against α."""
+    """FVU over TopK's against width, batch size and experts at two learning rates; against α."""
     figure, axes = plt.subplots(2, 2, figsize=(8.6, 6.0), layout="constrained")
-    (width_axis, alpha_axis), (batch_axis, length_axis) = axes
+    (width_axis, alpha_axis), (batch_axis, rate_axis) = axes
     arms = [a for a in found["arms"] if a["part"] in ("seeds", "sweeps")]
     arms = [a for a in arms if a["options"]["k"] == 32]
     over_width(width_axis, [a for a in arms if plain(a)])
@@ -160,7 +160,7 @@ def sweeps(found: Found, path: Path) -> None:
     batch_axis.set_xlabel("tokens per batch")
     batch_axis.set_ylabel("FVU over TopK's of that batch")
     powers(batch_axis, [1024, 2048, 4096, 8192])
-    over_length(length_axis, found)
+    over_rates(rate_axis, found)
     for axis in axes.flat:
         axis.legend()
     save(figure, path)
@@ -195,22 +195,22 @@ def over_alpha(axis: Axes, arms: Entries) -> None:
     axis.set_ylabel("FVU")
 
 
-def over_length(axis: Axes, found: Found) -> None:
-    """A line per SAE of `long`, from its usual length to the longer one."""
-    usual = by_variant(found, "rates") | by_variant(found, "seeds")
-    parts = {"seeds": usual, "long": by_variant(found, "long")}
-    tokens = {run["part"]: run["tokens"] / 1e6 for run in found["runs"]}
-    shown = [v for v in parts["long"] if v in parts["seeds"] and v != DENSE]
-    shown.sort(key=lambda v: (wide(parts["long"][v]), experts(parts["long"][v])))
-    for number, variant in enumerate(shown):
-        y = [own[variant]["fvu"]["value"] / own[DENSE]["fvu"]["value"] for own in parts.values()]
-        arm = parts["long"][variant]
-        rate = ", rate of E" if "-lr" in variant else ""
-        label = f"{experts(arm)} experts, M = {wide(arm):,}{rate}"
-        dots(axis, number, [tokens[part] for part in parts], y, label)
+def over_rates(axis: Axes, found: Found) -> None:
+    """SAEs of equal FLOPs at the trainer's learning rate, and at that of an expert's width."""
+    usual = by_variant(found, "seeds")
+    dense = usual[DENSE]["fvu"]["value"]
+    numbers = (2, 4, 8)
+    names = [f"switch-w{4096 * n}-k32-experts{n}" for n in numbers]
+    y = [usual[name]["fvu"]["value"] / dense for name in names]
+    dots(axis, 0, numbers, y, "rate by M, mean of the seeds")
+    claim = next(c for c in found["claims"] if c["number"] == 18)
+    over = {part["name"]: 1 + part["found"]["value"] for part in claim["parts"]}
+    y = [over[f"{n} experts at equal FLOPs, over TopK"] for n in numbers]
+    dots(axis, 1, numbers, y, "rate by E, one seed")
     axis.axhline(1, color="#5d6670", linewidth=0.8)
-    axis.set_xlabel("vectors trained on (millions)")
-    axis.set_ylabel("FVU over TopK's of that length")
+    axis.set_xlabel("experts of 4,096 latents (equal FLOPs)")
+    axis.set_ylabel("FVU over TopK's")
+    powers(axis, numbers)
 
 
 DENSE = "topk-w4096-k32"

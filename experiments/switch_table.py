@@ -139,6 +139,7 @@ def write_markdown(found: Found, path: Path) -> None:
         "numbers become verdicts. *Beside* stands beside and is not counted.",
         "",
         *(line for claim in found["claims"] if claim["parts"] for line in claim_lines(claim)),
+        *not_run(found),
         *arm_tables(found),
         *load_table(found),
         *geometry_table(found),
@@ -157,6 +158,11 @@ def claim_lines(claim: Found) -> list[str]:
         counted = part["verdict"] if part["judged"] else f"beside: {part['verdict']}"
         lines.append(f"| {part['name']} | {part['shown']} | {part['remark']} | {counted} |")
     return [*lines, ""]
+
+
+def not_run(found: Found) -> list[str]:
+    left = [f"{c['number']} ({c['title']})" for c in found["claims"] if not c["parts"]]
+    return ["Not trained, for want of time: " + "; ".join(left) + ".", ""] if left else []
 
 
 def arm_tables(found: Found) -> list[str]:
