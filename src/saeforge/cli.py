@@ -245,6 +245,12 @@ class Audit:
     """Tokens of two folds each whose codes are also found by pursuit; 0 for none."""
     mlp: int = 16384
     """Tokens that MLP probes are trained on; 0 for none."""
+    wide: int = 0
+    """Tokens that wide SAEs without penalty are trained on, such as 16384; slow, so 0: none."""
+    codes: int = 16384
+    """Tokens to whose codes a factor for each latent and a decoder are fitted; 0 for none."""
+    zeroing: int = 16384
+    """Tokens of the synthetic test with latents zeroed; 0 for none."""
     downstream: int = 20_000
     """Test tokens on which parts of the error are put back into the model; 0 for none."""
     device: str = "auto"
