@@ -119,7 +119,7 @@ def write_markdown(found: Found, path: Path) -> None:
         "of a seed on the same batches of one pass, AuxK in all of them. FVU on 100,000 held-out "
         f"tokens, ΔCE on {main['splice_tokens']:,} of {main['documents']} documents. Intervals "
         "are 95%: Student's t over seeds where there are three, a paired bootstrap over documents "
-        "where there is one.",
+        "where there is one. In the figures of k = 32 the former are means of the seeds.",
         "",
         "![Frontiers](switch.svg)",
         "",
@@ -136,7 +136,8 @@ def write_markdown(found: Found, path: Path) -> None:
         "## Against the criteria",
         "",
         "Written before the runs: [switch_criteria.md](../switch_criteria.md), which also says how "
-        "numbers become verdicts. *Beside* stands beside and is not counted.",
+        "numbers become verdicts, and what was added later. *Beside* stands beside and is not "
+        "counted.",
         "",
         *(line for claim in found["claims"] if claim["parts"] for line in claim_lines(claim)),
         *not_run(found),
