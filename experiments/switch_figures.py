@@ -174,10 +174,10 @@ def powers(axis: Axes, ticks: Sequence[int]) -> None:
 
 
 def over_width(axis: Axes, usual: Entries) -> None:
-    dense = {wide(a): a["fvu"]["value"] for a in usual if a["arch"] == "topk"}
+    dense = {wide(a): a["first_seed_fvu"] for a in usual if a["arch"] == "topk"}
     for number, n in enumerate((8, 64), 1):
         own = sorted((a for a in usual if experts(a) == n and wide(a) in dense), key=wide)
-        ratio = [a["fvu"]["value"] / dense[wide(a)] for a in own]
+        ratio = [a["first_seed_fvu"] / dense[wide(a)] for a in own]
         dots(axis, number, [wide(a) for a in own], ratio, f"{n} experts")
     axis.set_xlabel("width M")
     axis.set_ylabel("FVU over TopK's of that width")
@@ -202,15 +202,15 @@ def over_alpha(axis: Axes, found: Found) -> None:
 def over_rates(axis: Axes, found: Found) -> None:
     """SAEs of equal FLOPs at the trainer's learning rate, and at that of an expert's width."""
     usual = by_variant(found, "seeds")
-    dense = usual[DENSE]["fvu"]["value"]
+    dense = usual[DENSE]["first_seed_fvu"]
     numbers = (2, 4, 8)
     names = [f"switch-w{4096 * n}-k32-experts{n}" for n in numbers]
-    y = [usual[name]["fvu"]["value"] / dense for name in names]
-    dots(axis, 0, numbers, y, "rate by M, mean of the seeds")
+    y = [usual[name]["first_seed_fvu"] / dense for name in names]
+    dots(axis, 0, numbers, y, "learning rate by M")
     claim = next(c for c in found["claims"] if c["number"] == 18)
     over = {part["name"]: 1 + part["found"]["value"] for part in claim["parts"]}
     y = [over[f"{n} experts at equal FLOPs, over TopK"] for n in numbers]
-    dots(axis, 1, numbers, y, "rate by E, one seed")
+    dots(axis, 1, numbers, y, "learning rate by M/N")
     axis.axhline(1, color="#5d6670", linewidth=0.8)
     axis.set_xlabel("experts of 4,096 latents (equal FLOPs)")
     axis.set_ylabel("FVU over TopK's")
@@ -237,7 +237,7 @@ def batch_ratios(found: Found, n: int) -> dict[int, float]:
         own = by_variant(found, part)
         if own:
             one, dense = own[f"switch-w4096-k32-experts{n}"], own[DENSE]
-            ratios[size] = one["fvu"]["value"] / dense["fvu"]["value"]
+            ratios[size] = one["first_seed_fvu"] / dense["first_seed_fvu"]
     return ratios
 
 
@@ -258,7 +258,7 @@ def routers(found: Found, path: Path) -> None:
             )
         axis.axvline(0, color="#5d6670", linewidth=0.8)
         axis.set_xscale("symlog", linthresh=20)
-        axis.xaxis.set_major_locator(FixedLocator([-100, -20, -10, 0, 10, 20, 50, 100, 500]))
+        axis.xaxis.set_major_locator(FixedLocator([-100, -20, -10, 0, 10, 20, 100, 500]))
         axis.tick_params(axis="x", labelsize=7)
         axis.xaxis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:+.0f}%" if v else "0"))
         axis.set_yticks(range(len(names)), names)

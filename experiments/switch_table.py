@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from switch import Run
+from switch import ALL, Run
 from switch_arms import Arm, all_arms, value
 from switch_claims import published
 from switch_questions import asked
@@ -45,6 +45,7 @@ def run_facts(run: Run) -> Found:
     evaluated = json.loads((suite / "results/splice.json").read_text())
     return {
         "part": run.part,
+        "folder": run.folder.name,
         "seed": run.seed,
         "batch": meta["config"]["train"]["batch"],
         "tokens": meta["tokens"],
@@ -92,6 +93,7 @@ def arm_facts(arm: Arm) -> Iterator[Found]:
                 metric: asdict(value(arm, metric, site))
                 for metric in ("fvu", "delta_ce", "loss_recovered_zero", "l0")
             },
+            "first_seed_fvu": float(arm.drawn(0, "fvu", site)[0]),
             "live_share": mean([entry["live"] / entry["width"] for entry in own]),
             "duplicates": {
                 cosine: mean([entry["duplicates"][cosine] for entry in own])
@@ -119,7 +121,8 @@ def write_markdown(found: Found, path: Path) -> None:
         "of a seed on the same batches of one pass, AuxK in all of them. FVU on 100,000 held-out "
         f"tokens, ΔCE on {main['splice_tokens']:,} of {main['documents']} documents. Intervals "
         "are 95%: Student's t over seeds where there are three, a paired bootstrap over documents "
-        "where there is one. In the figures of k = 32 the former are means of the seeds.",
+        "where there is one. In the frontiers k = 32 is the mean of the seeds; all of the third "
+        "figure is seed 0.",
         "",
         "![Frontiers](switch.svg)",
         "",
@@ -162,8 +165,13 @@ def claim_lines(claim: Found) -> list[str]:
 
 
 def not_run(found: Found) -> list[str]:
-    left = [f"{c['number']} ({c['title']})" for c in found["claims"] if not c["parts"]]
-    return ["Not trained, for want of time: " + "; ".join(left) + ".", ""] if left else []
+    """Runs that are planned and are not there, by their folder."""
+    there = {(run["part"], run["seed"], run["folder"]) for run in found["runs"]}
+    left = [run for run in ALL if (run.part, run.seed, run.folder.name) not in there]
+    if not left:
+        return []
+    names = ", ".join(f"{run.part}/{run.folder.name}" for run in left)
+    return [f"Not trained, for want of time: {names}; what is judged on them is left out.", ""]
 
 
 def arm_tables(found: Found) -> list[str]:
