@@ -171,7 +171,10 @@ def not_run(found: Found) -> list[str]:
     if not left:
         return []
     names = ", ".join(f"{run.part}/{run.folder.name}" for run in left)
-    return [f"Not trained, for want of time: {names}; what is judged on them is left out.", ""]
+    return [
+        f"Not trained to the end, for want of time: {names}; what is judged on them is left out.",
+        "",
+    ]
 
 
 def arm_tables(found: Found) -> list[str]:
