@@ -114,10 +114,10 @@ def geometry(given: argparse.Namespace) -> None:
     from switch_geometry import measure
 
     for run in filter(finished, chosen(given)):
-        suites = [s for s in find_suites(run.folder) if not (s / "results/switch.json").exists()]
+        suites = [s for s in find_suites(run.folder) if not (s / "switch.json").exists()]
         for suite, values in measure(suites):
-            write_json(suite / "results/switch.json", values)
-            print(suite / "results/switch.json")
+            write_json(suite / "switch.json", values)
+            print(suite / "switch.json")
 
 
 def timed(given: argparse.Namespace) -> None:

@@ -75,10 +75,10 @@ class Arm:
         return options
 
     def extra(self, *keys: str) -> list[float]:
-        """A value of results/switch.json of every seed, the mean over sites."""
+        """A value of switch.json of every seed, the mean over sites."""
         found = []
         for folder in self.folders:
-            sites = read_json(folder / "results/switch.json", "loads")["sites"].values()
+            sites = read_json(folder / "switch.json", "loads")["sites"].values()
             values = [functools.reduce(lambda at, key: at[key], keys, site) for site in sites]
             found.append(float(np.mean(values)))
         return found

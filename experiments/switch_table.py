@@ -79,7 +79,7 @@ def arm_facts(arm: Arm) -> Iterator[Found]:
     for site, at in meta["sites"].items():
         part = Part(arm.variant, meta["arch"], options, at["d"], (site,))
         own = [
-            read_json(folder / "results/switch.json", "loads")["sites"][site]
+            read_json(folder / "switch.json", "loads")["sites"][site]
             for folder in arm.folders
         ]
         yield {

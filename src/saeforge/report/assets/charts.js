@@ -106,13 +106,32 @@ var saeforge = (function () {
     const known = values.filter((v) => v > 0);
     if (!known.length) return {};
     const ticks = [];
-    if (new Set(values).size <= 4) return { tickvals: [...new Set(values)], ticktext: [...new Set(values)].map(number) };
+    if (new Set(values).size <= 4) {
+      const own = apart(known);
+      return { tickvals: own, ticktext: own.map((t) => (t >= 1e4 ? short(Number(t.toPrecision(3))) : number(t))) };
+    }
     const ratio = Math.max(...known) / Math.min(...known);
     for (let e = Math.floor(Math.log10(Math.min(...known))) - 1; e <= Math.log10(Math.max(...known)) + 1; e += 1) {
       for (const m of ratio > 30 ? [1, 2, 5] : [1, 2, 3, 5, 7]) ticks.push(Number((m * 10 ** e).toPrecision(2)));
     }
     const kept = ratio > 500 ? ticks.filter((_, i) => i % 3 === 0) : ticks;
-    return { tickvals: kept, ticktext: kept.map((t) => (t >= 1e9 ? t / 1e9 + "G" : t >= 1e6 ? t / 1e6 + "M" : t >= 1e4 ? t / 1e3 + "k" : t >= 1e-4 ? String(t) : t.toExponential(0))) };
+    return { tickvals: kept, ticktext: kept.map(short) };
+  }
+
+  /* The values whose labels on a logarithmic axis do not run into one another. */
+  function apart(values) {
+    const sorted = [...new Set(values)].sort((a, b) => a - b);
+    const least = 0.12 * Math.log(sorted[sorted.length - 1] / sorted[0]);
+    let last = -Infinity;
+    return sorted.filter((v) => {
+      const kept = Math.log(v) - last >= least;
+      if (kept) last = Math.log(v);
+      return kept;
+    });
+  }
+
+  function short(t) {
+    return t >= 1e9 ? t / 1e9 + "G" : t >= 1e6 ? t / 1e6 + "M" : t >= 1e4 ? t / 1e3 + "k" : t >= 1e-4 ? String(t) : t.toExponential(0);
   }
 
   function draw(element, chart) {
