@@ -78,10 +78,7 @@ def arm_facts(arm: Arm) -> Iterator[Found]:
     meta, options = arm.suite.meta, arm.options
     for site, at in meta["sites"].items():
         part = Part(arm.variant, meta["arch"], options, at["d"], (site,))
-        own = [
-            read_json(folder / "switch.json", "loads")["sites"][site]
-            for folder in arm.folders
-        ]
+        own = [read_json(folder / "switch.json", "loads")["sites"][site] for folder in arm.folders]
         yield {
             "part": arm.part,
             "variant": arm.variant,
