@@ -8,10 +8,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from saeforge.dictionary import preactivations
 from saeforge.dictionary.base import SAE, Batch, Context, StepOut
 from saeforge.dictionary.flops import Flops, Phase, dense_step, probed, sparse_step
 from saeforge.dictionary.losses import batch_fvu
-from saeforge.dictionary.preactivations import DENSE_SHARE, PROBE_ROWS, Preactivations
+from saeforge.dictionary.preactivations import PROBE_ROWS, Preactivations
 from saeforge.dictionary.sparsity import Steering, warmup_share
 from saeforge.dictionary.stages import stage
 
@@ -51,7 +52,7 @@ class Steered(SAE):
     def flops(self, active: float, rows: int) -> Flops:
         """Dense or sparse, as the step would go; some rows are encoded twice to decide which."""
         d, width = self.d, self.width
-        if active > DENSE_SHARE * width:
+        if active > preactivations.DENSE_SHARE * width:
             step = dense_step(d, width, decodes=self.decodes, shifted=self._shift is not None)
         else:
             shifted = self._shift is not None
