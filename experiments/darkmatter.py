@@ -12,11 +12,11 @@ darkmatter_criteria.md. What is done already is not done again.
 
 import argparse
 import json
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+from shell import saeforge
 
 from saeforge.config import read_yaml
 from saeforge.eval.audit.result import FILE
@@ -92,14 +92,6 @@ def main() -> None:
     for name, step in STEPS.items():
         if given.step in ("all", name):
             step(given)
-
-
-def saeforge(*arguments: str) -> None:
-    """Run a command of the package; stop with its exit code if it fails."""
-    print("$ saeforge", *arguments, flush=True)
-    code = subprocess.run([sys.executable, "-m", "saeforge", *arguments], check=False).returncode
-    if code:
-        sys.exit(code)
 
 
 def runs(given: argparse.Namespace) -> Iterator[Run]:

@@ -13,8 +13,6 @@ import argparse
 import json
 import math
 import os
-import subprocess
-import sys
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
@@ -22,6 +20,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from scipy.stats import t as student
+from shell import saeforge
 
 from saeforge.machine import processor
 from saeforge.suite import find_suites
@@ -53,14 +52,6 @@ def main() -> None:
     for name, step in STEPS.items():
         if given.step in ("all", name):
             step(given)
-
-
-def saeforge(*arguments: str) -> None:
-    """Run a command of the package; stop with its exit code if it fails."""
-    print("$ saeforge", *arguments, flush=True)
-    code = subprocess.run([sys.executable, "-m", "saeforge", *arguments], check=False).returncode
-    if code:
-        sys.exit(code)
 
 
 def folder(given: argparse.Namespace, seed: int) -> Path:

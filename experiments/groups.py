@@ -13,10 +13,10 @@ import argparse
 import json
 import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
+
+from shell import saeforge
 
 from saeforge.config import EvalConfig, RunConfig, from_mapping, read_yaml
 from saeforge.eval.held_out import HeldOut
@@ -51,14 +51,6 @@ def main() -> None:
     for name, step in STEPS.items():
         if given.step in ("all", name):
             step(given)
-
-
-def saeforge(*arguments: str) -> None:
-    """Run a command of the package; stop with its exit code if it fails."""
-    print("$ saeforge", *arguments, flush=True)
-    code = subprocess.run([sys.executable, "-m", "saeforge", *arguments], check=False).returncode
-    if code:
-        sys.exit(code)
 
 
 def config(setting: str) -> Path:

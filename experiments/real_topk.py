@@ -7,10 +7,11 @@ interrupted. Writes results/real_topk.md and results/<NAME>.json.
 """
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+
+from shell import saeforge
 
 HERE = Path(__file__).parent
 NAMES = ("real_topk", "real_topk_stories260K")
@@ -24,14 +25,6 @@ COLUMNS = {
     "loss_recovered_mean": "loss recovered (mean)",
     "kl": "KL (nats)",
 }
-
-
-def saeforge(*arguments: str) -> None:
-    """Run a command of the package; stop with its exit code if it fails."""
-    print("$ saeforge", *arguments, flush=True)
-    code = subprocess.run([sys.executable, "-m", "saeforge", *arguments], check=False).returncode
-    if code:
-        sys.exit(code)
 
 
 def run(name: str) -> dict[str, Any]:

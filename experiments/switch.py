@@ -11,11 +11,11 @@ is done already is not done again.
 
 import argparse
 import json
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+from shell import saeforge
 
 from saeforge.files import write_json
 from saeforge.suite import find_suites
@@ -77,14 +77,6 @@ def chosen(given: argparse.Namespace) -> Iterator[Run]:
 def finished(run: Run) -> bool:
     state = run.folder / "run.json"
     return state.exists() and json.loads(state.read_text())["state"] == "finished"
-
-
-def saeforge(*arguments: str) -> None:
-    """Run a command of the package; stop with its exit code if it fails."""
-    print("$ saeforge", *arguments, flush=True)
-    code = subprocess.run([sys.executable, "-m", "saeforge", *arguments], check=False).returncode
-    if code:
-        sys.exit(code)
 
 
 def train(given: argparse.Namespace) -> None:

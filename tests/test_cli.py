@@ -14,6 +14,7 @@ from saeforge.cli import main
 from saeforge.commands import _print_table, run_config
 from saeforge.dictionary.registry import ARCHS
 from saeforge.errors import UserError
+from saeforge.eval.result import Metric, Result, Value
 
 TINY = [
     "--set", "train.tokens=4096", "--set", "train.batch=512", "--set", "train.eval_every=4",
@@ -80,6 +81,25 @@ def test_eval_on_another_text(
 def test_a_folder_named_like_markup(capsys: pytest.CaptureFixture[str]) -> None:
     _print_table(Path("[bold]/a[/red]"), [])
     assert "[bold]/a[/red]onheld-out" in "".join(capsys.readouterr().out.split())
+
+
+def test_the_table_has_each_evaluations_own_columns(capsys: pytest.CaptureFixture[str]) -> None:
+    def result(evaluation: str, metrics: dict[str, float]) -> Result:
+        return Result(
+            evaluation=evaluation,
+            title="",
+            config={},
+            tokens=1,
+            documents=1,
+            metrics={key: Metric(f"<{key}>", "") for key in metrics},
+            sites={"layers.0": {key: Value(value) for key, value in metrics.items()}},
+        )
+
+    dedup = result("dedup", {"fvu": 0.75, "fvu_tied_ratio": 1.5})  # its fvu is of half the tokens
+    _print_table(Path("a"), [result("reconstruction", {"fvu": 0.25, "mse": 9.0}), dedup])
+    out = capsys.readouterr().out
+    assert out.count("<fvu>") == 1 and "0.25" in out and "0.75" not in out
+    assert "<fvu_tied_ratio>" in out and "1.5" in out and "<mse>" not in out
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:

@@ -28,6 +28,7 @@ from saeforge.cost import (
     saving,
     spent,
 )
+from saeforge.dictionary import preactivations
 from saeforge.dictionary.base import Batch, Context
 from saeforge.dictionary.flops import dense_step, sparse_step
 from saeforge.dictionary.registry import ARCHS, build_sae
@@ -95,6 +96,18 @@ def test_dense_steps_against_torchs_counter(arch: str, subtract: bool) -> None:
         options["subtract_b_dec"] = subtract
     theirs, ours = counted(arch, 256, 24, options)
     assert ours == pytest.approx(theirs, rel=1e-9)
+
+
+@pytest.mark.parametrize("arch", ["relu", "jumprelu", "gated"])
+def test_the_count_goes_dense_where_the_step_does(
+    monkeypatch: pytest.MonkeyPatch, arch: str
+) -> None:
+    sae = build_sae(arch, 24, width=96)
+    totals = []
+    for share in (2.0, -1.0):  # never dense, always dense
+        monkeypatch.setattr(preactivations, "DENSE_SHARE", share)
+        totals.append(sae.flops(12.0, 256).total)
+    assert totals[0] < totals[1]
 
 
 @pytest.mark.parametrize("arch", ["topk", "batchtopk", "matryoshka"])

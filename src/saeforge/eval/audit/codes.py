@@ -8,6 +8,7 @@ number of tokens and a few [M, D]. Shapes: n tokens, M latents, D width.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from jaxtyping import Float
@@ -114,11 +115,15 @@ class CodeMoments:
             (target_MD * atoms_MD).sum(dim=1, keepdim=True) + prior_M1,
             square_M[:, None] * norm_M1 + prior_M1,
         )
+
+        def ridged(ridge_M1: Tensor, w_MD: Tensor) -> Tensor:
+            return gram(w_MD) + ridge_M1 * w_MD
+
         decoders, start_MD = [], scale_M1 * atoms_MD
         for prior in reversed(PRIORS):
             ridge_M1 = prior * weight_M[:, None]
             start_MD = _conjugate_gradients(
-                lambda w_MD, ridge_M1=ridge_M1: gram(w_MD) + ridge_M1 * w_MD,  # type: ignore[misc]
+                partial(ridged, ridge_M1),
                 start_MD,
                 target_MD + ridge_M1 * atoms_MD,
                 square_M[:, None] + ridge_M1,
