@@ -20,7 +20,7 @@ from saeforge.eval.audit.fits import Tokens
 from saeforge.eval.audit.measurement import Measurement, Place
 from saeforge.eval.audit.mlp import MlpProbe
 from saeforge.eval.audit.run import audit_banks
-from saeforge.eval.audit.scaling import bands, per_token, power_law
+from saeforge.eval.audit.scaling import bands, power_law
 from saeforge.eval.audit.wide import WideSae
 from saeforge.eval.result import Value
 
@@ -166,18 +166,16 @@ def test_power_law() -> None:
 
 
 def test_bands_add_up() -> None:
-    found = bands(0.3, 0.12, 0.1, c=0.2)
-    assert found.absent + found.linear + found.nonlinear + found.encoder == pytest.approx(0.3)
-    assert found.absent == pytest.approx(0.1) and found.encoder == pytest.approx(0.02)
-
-
-def test_per_token() -> None:
-    rng = np.random.default_rng(0)
-    e_i, u_i = rng.random(4000), rng.random(4000)
-    fit = np.arange(4000) < 2000
-    first, both, added = per_token(e_i, 2 * e_i + u_i, u_i, fit)
-    assert first == pytest.approx(0.8, abs=0.02)
-    assert both == pytest.approx(1.0) and added == pytest.approx(100.0)
+    fvu, nonlinear = np.array([0.3, 0.3, 0.3]), np.array([0.12, 0.28, 0.31])
+    encoder, c = np.array([0.02, 0.05, 0.0]), np.array([0.2, 0.1, 0.1])
+    found = bands(fvu, nonlinear, encoder, c)
+    assert found["absent"] == pytest.approx([0.1, 0.02, 0.0])
+    assert found["linear"] == pytest.approx([0.08, 0.0, -0.01])
+    assert found["nonlinear"] == pytest.approx([0.1, 0.23, 0.31])
+    parts = ("absent", "linear", "nonlinear", "encoder")
+    assert sum(found[key] for key in parts) == pytest.approx(fvu)
+    assert found["linear_or_absent"] == pytest.approx(found["absent"] + found["linear"])
+    assert set(bands(fvu, nonlinear, encoder)) == {"linear_or_absent", "nonlinear", "encoder"}
 
 
 def test_measurements_need_override_nothing() -> None:

@@ -231,6 +231,23 @@ def test_adjacent() -> None:
     assert "from its u R² 0.100 [0.080, 0.120]" in found
 
 
+@pytest.mark.parametrize(
+    ("apart", "words"),
+    [
+        (Value(0.1, 0.05, 0.15), "An SAE trained on ℓ reconstructs it better"),
+        (Value(-0.1, -0.15, -0.05), "An SAE trained on ℓ reconstructs it worse"),
+        (Value(0.1, -0.05, 0.25), "do not clearly differ"),
+        (Value(0.1), "do not clearly differ"),
+    ],
+)
+def test_saes_on_the_error(apart: Value, words: str) -> None:
+    each = {"error_saes__fvu_l": Value(0.5, 0.45, 0.55), "error_saes__fvu_u": Value(0.6)}
+    found = text(**each, error_saes__u_minus_l=apart)
+    assert words in found and "FVU 0.500 [0.450, 0.550] and 0.600 (point estimate)" in found
+    assert "the seed of its training is in no interval" in found
+    assert "trained on ℓ" not in text(error_saes__fvu_l=each["error_saes__fvu_l"])
+
+
 def test_numbers() -> None:
     assert shown(Value(-0.0001, -0.002, 0.001)) == "0.000 [−0.002, 0.001]"
     assert percent(Value(0.05, 0.04, 0.06)) == "5.0% [4.0%, 6.0%]"

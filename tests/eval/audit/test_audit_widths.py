@@ -13,7 +13,7 @@ from toys import Toy, clean_rows, held_out, tiny_llama
 from saeforge.eval.audit.config import AuditConfig
 from saeforge.eval.audit.result import AuditResult
 from saeforge.eval.audit.run import audit_banks
-from saeforge.eval.audit.scaling import per_token
+from saeforge.eval.audit.scaling import added_percent
 from saeforge.eval.audit.scaling_section import slope
 from saeforge.eval.audit.widths import Sized, families
 
@@ -74,9 +74,10 @@ def test_the_numbers_are_those_of_the_other_sections(found: dict[str, AuditResul
             for key in ("linear_or_absent", "nonlinear", "encoder")
         }
         fvu = one.value(SITE, "split", "fvu")
-        assert sum(filter(None, bands.values())) == pytest.approx(fvu.value)
-        encoder = one.value(SITE, "pursuit", "encoder_error")
-        assert one.value(SITE, "scaling", "encoder") == encoder  # the interval, too
+        assert sum(bands.values()) == pytest.approx(fvu.value)
+        change = one.value(SITE, "pursuit", "fvu_nonlinear_change").value
+        nonlinear = one.value(SITE, "split", "fvu_nonlinear").value
+        assert bands["encoder"] == pytest.approx(-change * nonlinear)  # pursuit has fewer tokens
         assert one.value(SITE, "scaling", "absent").value is None  # three widths identify no c
         series = one.sections["scaling"].series[SITE]
         (own,) = (sae for sae in series["saes"] if sae["width"] == width)
@@ -104,10 +105,21 @@ def test_tokens_are_those_of_the_direct_regression(found: dict[str, AuditResult]
     assert [(pair["from"], pair["to"]) for pair in pairs] == [(0, 1), (0, 2), (1, 2)]
     for pair in pairs:
         (e_i, u_i), (e_j, _) = norms[pair["from"]], norms[pair["to"]]
-        expected = per_token(e_i[later], e_j[later], u_i[later], direct.fold[later] == 1)
+        fit = direct.fold[later] == 1
+        first = r2_of(e_j[later], fit, e_i[later])
+        both = r2_of(e_j[later], fit, e_i[later], u_i[later])
+        expected = (first, both, added_percent(first, both))
         own = [pair[key]["value"] for key in ("r2", "r2_with_nonlinear", "added_percent")]
         assert own == pytest.approx(expected, rel=1e-5, abs=1e-6)
         assert pair["r2"]["low"] < pair["r2"]["high"]
+
+
+def r2_of(y_N: np.ndarray, fit_N: np.ndarray, *features: np.ndarray) -> float:
+    """Held-out R² of least squares with bias, directly."""
+    x_NF = np.stack([np.ones_like(y_N), *features], axis=1)
+    weights_F, *_ = np.linalg.lstsq(x_NF[fit_N], y_N[fit_N], rcond=None)
+    left_N = y_N[~fit_N] - x_NF[~fit_N] @ weights_F
+    return float(1 - np.square(left_N).sum() / np.square(y_N[~fit_N] - y_N[fit_N].mean()).sum())
 
 
 def test_slope() -> None:

@@ -113,60 +113,41 @@ def _identified(
     return True, f"identified within [{c.low:.3g}, {c.high:.3g}] if the law holds beyond the widths"
 
 
-@dataclass(frozen=True)
-class Bands:
-    """Shares of the variance of x at one width; they add up to the FVU.
-
-    Attributes:
-        absent: FVU − c: what wider SAEs would recover, by the power law.
-        linear: of the rest, what is linear in x.
-        nonlinear: of the rest, nonlinear also with pursuit.
-        encoder: FVU_nl − FVU_nl(pursuit).
-    """
-
-    absent: float
-    linear: float
-    nonlinear: float
-    encoder: float
-
-
-def bands(fvu: float, fvu_nonlinear: float, fvu_nonlinear_pursuit: float, c: float) -> Bands:
-    """The bands of Engels et al. 2024, figure 1. They overlap in principle: the absent part is
-    taken to be linear, as far as the linear part goes."""
-    encoder = fvu_nonlinear - fvu_nonlinear_pursuit
-    absent = min(max(fvu - c, 0.0), fvu - fvu_nonlinear)
-    return Bands(absent, fvu - fvu_nonlinear - absent, fvu_nonlinear_pursuit, encoder)
-
-
 Number = TypeVar("Number", float, NDArray[np.float64])
+
+
+def bands(
+    fvu_D: NDArray[np.float64],
+    nonlinear_D: NDArray[np.float64],
+    encoder_D: NDArray[np.float64],
+    c_D: NDArray[np.float64] | None = None,
+) -> dict[str, NDArray[np.float64]]:
+    """Shares of the variance of x at one width, as in Engels et al. 2024, figure 1; they add up to
+    the FVU.
+
+    Args:
+        fvu_D: of all documents and of each draw; the others as well.
+        nonlinear_D: FVU_nl.
+        encoder_D: of FVU_nl, what better codes recover.
+        c_D: the FVU of infinite width; None where it is not known.
+
+    Returns:
+        `absent` (FVU − c, what wider SAEs would recover; taken to be linear, as far as the linear
+        part goes) and `linear`, the linear rest, where c is known; `linear_or_absent`, their sum;
+        `nonlinear`, what stays of FVU_nl; and `encoder`.
+    """
+    linear_D = fvu_D - nonlinear_D
+    found = {
+        "linear_or_absent": linear_D,
+        "nonlinear": nonlinear_D - encoder_D,
+        "encoder": encoder_D,
+    }
+    if c_D is None:
+        return found
+    absent_D = np.clip(fvu_D - c_D, 0.0, np.maximum(linear_D, 0.0))
+    return {"absent": absent_D, "linear": linear_D - absent_D} | found
 
 
 def added_percent(r2: Number, r2_with: Number) -> Number:
     """100·(R²' − R²)/(1 − R²): what one more predictor adds, of what was left."""
     return 100 * (r2_with - r2) / (1 - r2)
-
-
-def per_token(
-    norm_i_N: NDArray[np.float64],
-    norm_j_N: NDArray[np.float64],
-    nonlinear_i_N: NDArray[np.float64],
-    fit_N: NDArray[np.bool_],
-) -> tuple[float, float, float]:
-    """Does ‖e‖ at width i predict ‖e‖ at width j, and does ‖u_i‖ add to it?
-
-    Args:
-        fit_N: tokens (of whole documents) that the lines are fitted on; the others are reported on.
-
-    Returns:
-        R² from ‖e_i‖, R² from ‖e_i‖ and ‖u_i‖, and 100·(R²' − R²)/(1 − R²).
-    """
-
-    def r2(*features: NDArray[np.float64]) -> float:
-        x_NF = np.stack([np.ones_like(norm_j_N), *features], axis=1)
-        weights, *_ = np.linalg.lstsq(x_NF[fit_N], norm_j_N[fit_N], rcond=None)
-        left = norm_j_N[~fit_N] - x_NF[~fit_N] @ weights
-        total = np.square(norm_j_N[~fit_N] - norm_j_N[fit_N].mean()).sum()
-        return float(1 - np.square(left).sum() / total)
-
-    first, both = r2(norm_i_N), r2(norm_i_N, nonlinear_i_N)
-    return first, both, added_percent(first, both)

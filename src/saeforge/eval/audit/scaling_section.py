@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from saeforge.eval import bootstrap
 from saeforge.eval.audit.engine import SaeAudit, SiteAudit
 from saeforge.eval.audit.result import Section
-from saeforge.eval.audit.scaling import PowerLaw, power_law
+from saeforge.eval.audit.scaling import PowerLaw, bands, power_law
 from saeforge.eval.audit.widths import Norms
 from saeforge.eval.result import Metric, Value
 
@@ -35,7 +35,9 @@ METRICS = {
     "linear": Metric("Linear", "FVU − FVU_nl − absent; null where c is not identified."),
     "linear_or_absent": Metric("Linear or absent", "FVU − FVU_nl."),
     "nonlinear": Metric("Nonlinear", "FVU_nl with pursuit; FVU_nl where that was left out."),
-    "encoder": Metric("Encoder error", "FVU_nl − FVU_nl with pursuit; null where left out."),
+    "encoder": Metric(
+        "Encoder error", "FVU_nl times what pursuit takes of it; null where left out."
+    ),
 }
 CURVE_POINTS, CURVE_BEYOND = 50, 4
 """The law is drawn from the narrowest SAE to so many times the widest."""
@@ -66,7 +68,7 @@ def family_scaling(
     law = None
     if len(widths) >= 3 and np.isfinite(fvu_DW).all() and (fvu_DW > 0).all():
         law = power_law(widths, fvu_DW[0].tolist(), fvu_DW[1:])
-    bands = tuple(
+    by_width = tuple(
         _bands(fvu_DW[:, w], nonlinear_DW[:, w], encoder_DW[:, w], law) for w in range(len(widths))
     )
     laws = {
@@ -83,7 +85,7 @@ def family_scaling(
             "l0": one.l0,
             "fvu": asdict(bootstrap.interval(fvu_DW[:, w])),
             "fvu_nonlinear": asdict(bootstrap.interval(nonlinear_DW[:, w])),
-            "bands": {key: value.value for key, value in bands[w].items()},
+            "bands": {key: value.value for key, value in by_width[w].items()},
         }
         for w, one in enumerate(members)
     ]
@@ -100,25 +102,32 @@ def family_scaling(
             for one, why in norms.family.left_out
         ],
     }
-    return FamilyScaling(laws, bands, series)
+    return FamilyScaling(laws, by_width, series)
 
 
 def _draws(
     saes: list[SaeAudit], resamples: int, seed: int
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """FVU, FVU_nl and encoder error [1 + resamples, W]: of all documents, then of each draw."""
+    """FVU, FVU_nl and encoder error [1 + resamples, W]: of all documents, then of each draw.
+
+    Pursuit knows fewer tokens than the others, so it gives the share of FVU_nl that it recovers and
+    not a difference: a difference of few tokens could be more than there is.
+    """
     columns: dict[tuple[int, str], NDArray[np.float64]] = {}
     for w, sae in enumerate(saes):
         split, pursuit = sae.sums("split"), sae.sums("pursuit")
         columns |= {(w, key): split[key] for key in ("variance", "e", "u")}
-        for key in ("taken", "encoder_u", "pursuit_u"):
+        for key in ("encoder_u", "pursuit_u"):
             columns[w, key] = pursuit.get(key, np.zeros_like(split["e"]))
     sums = bootstrap.resampled(columns, saes[0].sums("split")["n"], resamples, seed)
     every = range(len(saes))
     with np.errstate(divide="ignore", invalid="ignore"):
         fvu = [sums[w, "e"] / sums[w, "variance"] for w in every]
         nonlinear = [sums[w, "u"] / sums[w, "variance"] for w in every]
-        encoder = [(sums[w, "encoder_u"] - sums[w, "pursuit_u"]) / sums[w, "taken"] for w in every]
+        encoder = [
+            n * (1 - sums[w, "pursuit_u"] / sums[w, "encoder_u"])
+            for w, n in zip(every, nonlinear, strict=True)
+        ]
     return np.stack(fvu, axis=1), np.stack(nonlinear, axis=1), np.stack(encoder, axis=1)
 
 
@@ -137,23 +146,13 @@ def _bands(
     encoder_D: NDArray[np.float64],
     law: PowerLaw | None,
 ) -> dict[str, Value]:
-    """`scaling.bands`, with intervals; what c decides is left open where c is not identified."""
-    linear_D = fvu_D - nonlinear_D
-    found = {"absent": Value(None), "linear": Value(None)}
-    if law is not None and law.identified:
-        absent_D = np.minimum(np.maximum(fvu_D - law.draws_R3[:, 0], 0.0), linear_D)
-        found = {
-            "absent": bootstrap.interval(absent_D),
-            "linear": bootstrap.interval(linear_D - absent_D),
-        }
+    """`scaling.bands`, with intervals; what is not known is null."""
+    c_D = law.draws_R3[:, 0] if law is not None and law.identified else None
     measured = bool(np.isfinite(encoder_D[0]))
-    rest_D = nonlinear_D - encoder_D if measured else nonlinear_D
-    return {
-        **found,
-        "linear_or_absent": bootstrap.interval(linear_D),
-        "nonlinear": bootstrap.interval(rest_D),
-        "encoder": bootstrap.interval(encoder_D),
-    }
+    found = bands(fvu_D, nonlinear_D, encoder_D if measured else np.zeros_like(fvu_D), c_D)
+    values = {"absent": Value(None), "linear": Value(None)}
+    values |= {key: bootstrap.interval(band_D) for key, band_D in found.items()}
+    return values if measured else values | {"encoder": Value(None)}
 
 
 def _drawn(law: PowerLaw, widths: list[int]) -> dict[str, Any]:

@@ -64,6 +64,7 @@ def verdict(sections: Sections) -> Verdict:
         _width,
         _pursuit,
         _attribution,
+        _error_saes,
         _norm,
         _extractors,
         _adjacent,
@@ -257,6 +258,24 @@ def _attribution(sections: Sections) -> str | None:
         "Rescaled latents, refitted coefficients and latents chosen anew with the same L0 together "
         f"leave {percent(share)} of FVU: missing features, a dense part and wrong directions are "
         "in that, each of unknown size."
+    )
+
+
+def _error_saes(sections: Sections) -> str | None:
+    """SAEs on ℓ and u; nothing of what they code is called a feature."""
+    linear, nonlinear, apart = (
+        _get(sections, "error_saes", metric) for metric in ("fvu_l", "fvu_u", "u_minus_l")
+    )
+    if linear.value is None or nonlinear.value is None:
+        return None
+    words = {
+        1: "An SAE trained on ℓ reconstructs it better than one trained on u does u",
+        -1: "An SAE trained on ℓ reconstructs it worse than one trained on u does u",
+        0: "SAEs trained on ℓ and on u do not clearly differ in how well they reconstruct",
+    }
+    return (
+        f"{words[side(apart, 0.0)]}: FVU {shown(linear)} and {shown(nonlinear)}, each of its own "
+        "target; one SAE on each, and the seed of its training is in no interval."
     )
 
 
