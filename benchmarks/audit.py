@@ -1,10 +1,14 @@
 """What an audit takes beside the encode pass alone: seconds, and memory as tokens grow.
 
     .venv/bin/python benchmarks/audit.py                       # 1M tokens, D = 768, 4 TopK of 6144
+    .venv/bin/python benchmarks/audit.py --measured command --tokens 200000 \
+        --out benchmarks/results/audit_command.json            # with what the command adds
     .venv/bin/python benchmarks/audit.py --tokens 50000 --widths 512 --d 128    # a trial
 
 Synthetic activations are made a chunk at a time and their making is not counted. Each number of
 tokens is a process of its own, so that its peak is its own; the SAEs' weights are in the memory.
+`base` is what `sf.audit` measures; `command` adds the probes, pursuit and fits to codes that
+`saeforge audit` makes by default on a fixed number of tokens, but nothing that needs a model.
 """
 
 import argparse
@@ -25,7 +29,9 @@ ROOT = Path(__file__).resolve().parent.parent
 DOCUMENT = 128
 
 
-def worker(tokens: int, d: int, widths: list[int], threads: int | None) -> dict[str, Any]:
+def worker(
+    tokens: int, d: int, widths: list[int], threads: int | None, measured: str
+) -> dict[str, Any]:
     """One process: the encode pass over every token once, then the audit of the same tokens."""
     import numpy as np
     import torch
@@ -36,6 +42,7 @@ def worker(tokens: int, d: int, widths: list[int], threads: int | None) -> dict[
     from saeforge.eval.audit.engine import Reconstruction, SiteAudit, rows_at_once
     from saeforge.eval.audit.fits import Tokens
     from saeforge.eval.audit.measurement import Place
+    from saeforge.eval.audit.run import AuditConfig, measurements
 
     if threads:
         torch.set_num_threads(threads)
@@ -65,8 +72,10 @@ def worker(tokens: int, d: int, widths: list[int], threads: int | None) -> dict[
         return apply
 
     through = {name: reconstruct(sae) for name, sae in saes.items()}
-    place = Place(d, chunks * per_chunk, torch.device("cpu"), 0)
-    site = SiteAudit("synthetic", place, list(saes), base)
+    config = AuditConfig(adjacent=False)
+    make, codes = (base, 0) if measured == "base" else (measurements(config), config.codes)
+    place = Place(d, chunks * per_chunk, torch.device("cpu"), 0, codes)
+    site = SiteAudit("synthetic", place, list(saes), make)
     with torch.no_grad():
         for phase in range(3):
             for number, x_ND in made(phase):
@@ -103,18 +112,20 @@ def main() -> None:
     parser.add_argument("--d", type=int, default=768)
     parser.add_argument("--widths", type=int, nargs="+", default=[6144] * 4)
     parser.add_argument("--threads", type=int, default=None)
+    parser.add_argument("--measured", choices=("base", "command"), default="base")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "audit.json")
     args = parser.parse_args()
     if args.worker:
-        print(json.dumps(worker(args.tokens[0], args.d, args.widths, args.threads)))
+        print(json.dumps(worker(args.tokens[0], args.d, args.widths, args.threads, args.measured)))
         return
     runs = []
     for tokens in args.tokens:
         command = [sys.executable, __file__, "--worker", "--tokens", str(tokens)]
         command += ["--d", str(args.d), "--widths", *map(str, args.widths)]
+        command += ["--measured", args.measured]
         command += ["--threads", str(args.threads)] if args.threads else []
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
         runs.append(json.loads(done.stdout))
         print(json.dumps(runs[-1]), flush=True)
     found = {
@@ -123,6 +134,7 @@ def main() -> None:
         "processor": processor(),
         "d": args.d,
         "widths": args.widths,
+        "measured": args.measured,
         "runs": runs,
     }
     write_json(args.out, found)
