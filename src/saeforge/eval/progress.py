@@ -5,17 +5,26 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
+from typing import Protocol, runtime_checkable
 
 Tick = Callable[[int], None]
-"""Called with the number of tokens just done."""
-Tracker = Callable[[str, int], AbstractContextManager[Tick]]
-"""Opened with what is being done, and how many tokens it will go over in all its passes."""
+"""Called with the number of tokens (or what else is counted) just done."""
+
+
+@runtime_checkable
+class Tracker(Protocol):
+    """Opened with what is being done, and how many tokens it will go over in all its passes."""
+
+    def __call__(
+        self, title: str, total: int, unit: str = "tokens"
+    ) -> AbstractContextManager[Tick]: ...
+
 
 _SECONDS_BETWEEN_LINES = 10.0
 
 
 @contextmanager
-def silent(title: str, tokens: int) -> Iterator[Tick]:
+def silent(title: str, total: int, unit: str = "tokens") -> Iterator[Tick]:
     """A tracker that shows nothing."""
     yield lambda done: None
 
@@ -31,7 +40,7 @@ def tracker(say: Callable[[str], None] | None) -> Tracker:
 
 
 @contextmanager
-def _bar(title: str, tokens: int) -> Iterator[Tick]:
+def _bar(title: str, total: int, unit: str = "tokens") -> Iterator[Tick]:
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -49,20 +58,22 @@ def _bar(title: str, tokens: int) -> Iterator[Tick]:
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=Console(stderr=True)) as progress:
-        task: TaskID = progress.add_task(title, total=tokens, rate="")
+        task: TaskID = progress.add_task(title, total=total, rate="")
         start, done = time.monotonic(), 0
 
         def tick(more: int) -> None:
             nonlocal done
             done += more
             rate = done / max(time.monotonic() - start, 1e-9)
-            progress.update(task, completed=done, rate=f"{rate:,.0f} tokens/s")
+            progress.update(task, completed=done, rate=f"{_count(rate)} {unit}/s")
 
         yield tick
 
 
 @contextmanager
-def _lines(say: Callable[[str], None], title: str, tokens: int) -> Iterator[Tick]:
+def _lines(
+    say: Callable[[str], None], title: str, total: int, unit: str = "tokens"
+) -> Iterator[Tick]:
     start = last = time.monotonic()
     done = 0
 
@@ -74,9 +85,14 @@ def _lines(say: Callable[[str], None], title: str, tokens: int) -> Iterator[Tick
             return
         last = now
         rate = done / (now - start)
-        left = (tokens - done) / rate
-        say(f"{title}: {done / tokens:.0%}, {rate:,.0f} tokens/s, {left:.0f} s left")
+        left = (total - done) / rate
+        say(f"{title}: {done / total:.0%}, {_count(rate)} {unit}/s, {left:.0f} s left")
 
     yield tick
     seconds = time.monotonic() - start
-    say(f"{title}: done in {seconds:.1f} s ({done / max(seconds, 1e-9):,.0f} tokens/s)")
+    say(f"{title}: done in {seconds:.1f} s ({_count(done / max(seconds, 1e-9))} {unit}/s)")
+
+
+def _count(rate: float) -> str:
+    """Whole numbers, but where they would say nothing."""
+    return f"{rate:,.0f}" if rate >= 10 else f"{rate:.2g}"

@@ -26,6 +26,7 @@ from saeforge.eval.audit.least_squares import Factor
 from saeforge.eval.audit.measurement import Measurement, Place
 from saeforge.eval.audit.moments import Gram
 from saeforge.eval.audit.widths import Widths
+from saeforge.eval.progress import Tick
 from saeforge.eval.result import Value
 
 _ELEMENTS, _LEAST = 2**20, 1024
@@ -183,8 +184,8 @@ class SiteAudit:
         self.widths.add(phase, tokens.document_N, found)
         return found
 
-    def finish(self, phase: int) -> None:
-        """A phase is over.
+    def finish(self, phase: int, tick: Tick = lambda done: None) -> None:
+        """A phase is over; `tick` is called after each SAE.
 
         Raises:
             UserError: if x is constant.
@@ -194,6 +195,7 @@ class SiteAudit:
         factor = Factor.of(self._gram, self.where)
         for sae in self.saes.values():
             sae.finish(phase, factor)
+            tick(1)
         if phase == folds.FIT:
             self.widths.fitted()
         self._gram = Gram(self.place.d, self.place.device)

@@ -46,6 +46,7 @@ from saeforge.suite import Suite, load_suite
 __all__ = ["AuditConfig", "audit_banks", "audit_suites"]
 
 PHASES = ("fit", "second", "test")
+"""Of the result's folds, and of the progress shown."""
 
 
 @dataclass(frozen=True)
@@ -186,9 +187,10 @@ def audit_banks(
             place = audits[site].place
             more = ErrorSaes(place, on_error_at(site, parts, place))
             audits[site].saes[name].also(more, place.documents)
-    with progress("audit", sum(audited.sequences(phase) for phase in range(3))) as tick:
-        for phase in range(3):
+    for phase, name in enumerate(PHASES):
+        with progress(f"audit, {name}", audited.sequences(phase)) as tick:
             _run_phase(phase, lm, audits, banks, audited, tick)
+        _finish(phase, audits, progress)
     results = {name: _result(name, bank, audits, audited, config) for name, bank in banks.items()}
     compared = scaling_sections(list(banks), audits, config.bootstrap, config.seed)
     results |= {name: _with(results[name], SCALING, one) for name, one in compared.items()}
@@ -261,8 +263,15 @@ def _run_phase(
             {site: _observer(site, one, banks, chunk) for site, one in audits.items()},
         )
         tick(batch.tokens_NT.numel())
-    for one in audits.values():
-        one.finish(phase)
+
+
+def _finish(phase: int, audits: Mapping[str, SiteAudit], progress: Tracker) -> None:
+    """What is fitted to the phase's rows; probes and fits to codes take longer than the pass."""
+    if phase != folds.TEST:
+        saes = sum(len(one.saes) for one in audits.values())
+        with progress(f"fits after {PHASES[phase]}", saes, "SAEs") as tick:
+            for one in audits.values():
+                one.finish(phase, tick)
 
 
 @dataclass(frozen=True)
