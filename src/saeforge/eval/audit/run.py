@@ -203,7 +203,10 @@ def measurements(config: AuditConfig) -> Make:
     """What is measured of every SAE of a suite."""
 
     def make(place: Place) -> list[Measurement]:
-        made = [*base(place), SyntheticTest(place), ErrorByPosition(place)]
+        made: list[Measurement] = [*base(place), SyntheticTest(place)]
+        if config.zeroing:
+            made.append(Zeroing(place, config.zeroing))
+        made.append(ErrorByPosition(place))
         if config.adjacent:
             made.append(AdjacentSites(place))
         if config.pursuit:
@@ -214,8 +217,6 @@ def measurements(config: AuditConfig) -> Make:
             made.append(MlpProbe(place, config.mlp))
         if config.wide:
             made.append(WideSae(place, config.wide))
-        if config.zeroing:
-            made.append(Zeroing(place, config.zeroing))
         return made
 
     return make
