@@ -48,7 +48,8 @@ def test_a_side_is_taken_only_where_the_interval_lies_on_it() -> None:
 def test_baselines() -> None:
     assert "better than every baseline (best: the mean by token" in text()
     assert "worse than the mean by token" in text(norm__r2_token=Value(0.9, 0.88, 0.92))
-    assert "not clearly different" in text(norm__r2_token=Value(0.69, 0.66, 0.71))
+    unclear = text(norm__r2_token=Value(0.69, 0.66, 0.71))
+    assert "not clearly better than every baseline (best: the mean by token" in unclear
     assert "baseline" not in text(norm__r2_token=None)
 
 
@@ -108,11 +109,26 @@ def test_doubts_come_first() -> None:
     assert text(null__r2_noise=Value(0.1, 0.08, 0.12)).startswith("The probe finds R²")
 
 
+def test_what_is_too_large_is_not_called_shrunk() -> None:
+    found = text(shrinkage__alpha=Value(0.667), shrinkage__artefact_scaled=Value(0.7, 0.6, 0.8))
+    assert "Most of that, 70% [60%, 80%], is wrong scale (α* = 0.667)" in found
+    assert "shrinkage" not in found
+
+
 def test_a_degenerate_sae_gets_no_other_claim() -> None:
-    found = verdict(sections(split__fvu=Value(1.0, 0.99, 1.01)))
+    empty = {"split__fvu": Value(1.0, 0.99, 1.01), "vector__r2_error": Value(0.95, 0.94, 0.96)}
+    found = verdict(sections(**empty))
     assert found.degenerate is not None and len(found.sentences) == 2
     assert "Degenerate: trivially linear" in found.sentences[0]
     assert "linear in x:" not in " ".join(found.sentences)
+
+
+def test_a_wrong_sae_is_not_called_linear() -> None:
+    """FVU 3 by noise: its error is not x, and little of it is linear."""
+    found = verdict(sections(split__fvu=Value(3.0, 2.9, 3.1)))
+    assert found.degenerate is not None and len(found.sentences) == 2
+    assert "no better than its mean" in found.sentences[0]
+    assert "trivially" not in " ".join(found.sentences)
 
 
 @pytest.mark.parametrize(
@@ -120,6 +136,7 @@ def test_a_degenerate_sae_gets_no_other_claim() -> None:
     [
         ((0.2, 0.6, 1.0), False),
         ((0.94, 0.98, 1.0), False),
+        ((0.96, 0.95, 1.0), True),
         ((0.96, 0.5, 1.0), True),
         ((0.2, 0.995, 1.0), True),
         ((1.2, 1.0, None), True),

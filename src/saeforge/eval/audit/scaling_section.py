@@ -12,6 +12,7 @@ from saeforge.eval import bootstrap
 from saeforge.eval.audit.engine import SaeAudit, SiteAudit
 from saeforge.eval.audit.result import Section
 from saeforge.eval.audit.scaling import PowerLaw, bands, power_law
+from saeforge.eval.audit.verdict import STARVED
 from saeforge.eval.audit.widths import Norms
 from saeforge.eval.result import Metric, Value
 
@@ -36,7 +37,8 @@ METRICS = {
     "linear_or_absent": Metric("Linear or absent", "FVU − FVU_nl."),
     "nonlinear": Metric("Nonlinear", "FVU_nl with pursuit; FVU_nl where that was left out."),
     "encoder": Metric(
-        "Encoder error", "FVU_nl times what pursuit takes of it; null where left out."
+        "Encoder error",
+        "FVU_nl times what pursuit takes of it; null where left out or of too few tokens.",
     ),
 }
 CURVE_POINTS, CURVE_BEYOND = 50, 4
@@ -111,23 +113,25 @@ def _draws(
     """FVU, FVU_nl and encoder error [1 + resamples, W]: of all documents, then of each draw.
 
     Pursuit knows fewer tokens than the others, so it gives the share of FVU_nl that it recovers and
-    not a difference: a difference of few tokens could be more than there is.
+    not a difference, which could be more than there is; NaN where they are too few for that, too.
     """
     columns: dict[tuple[int, str], NDArray[np.float64]] = {}
     for w, sae in enumerate(saes):
         split, pursuit = sae.sums("split"), sae.sums("pursuit")
         columns |= {(w, key): split[key] for key in ("variance", "e", "u")}
-        for key in ("encoder_u", "pursuit_u"):
+        for key in ("taken", "encoder_u", "pursuit_u"):
             columns[w, key] = pursuit.get(key, np.zeros_like(split["e"]))
     sums = bootstrap.resampled(columns, saes[0].sums("split")["n"], resamples, seed)
-    every = range(len(saes))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        fvu = [sums[w, "e"] / sums[w, "variance"] for w in every]
-        nonlinear = [sums[w, "u"] / sums[w, "variance"] for w in every]
-        encoder = [
-            n * (1 - sums[w, "pursuit_u"] / sums[w, "encoder_u"])
-            for w, n in zip(every, nonlinear, strict=True)
-        ]
+    fvu, nonlinear, encoder = [], [], []
+    for w in range(len(saes)):
+        e, u, variance, taken, before, after = (
+            sums[w, key] for key in ("e", "u", "variance", "taken", "encoder_u", "pursuit_u")
+        )
+        with np.errstate(divide="ignore", invalid="ignore"):
+            fvu.append(e / variance)
+            nonlinear.append(u / variance)
+            enough = before[0] / taken[0] <= STARVED * nonlinear[-1][0]
+            encoder.append(nonlinear[-1] * (1 - after / before) if enough else np.nan * e)
     return np.stack(fvu, axis=1), np.stack(nonlinear, axis=1), np.stack(encoder, axis=1)
 
 

@@ -22,6 +22,8 @@ STARVED = 1.25
 too few to fit on."""
 NEXT_TO_NONE = 0.05
 """Below this share, shrinkage is not worth a word."""
+TOO_LARGE = 0.98
+"""Below this α* x̂ is too large as a whole, which nobody calls shrinkage."""
 BASELINES = {
     "r2_token": "the mean by token",
     "r2_loss": "the model's loss",
@@ -40,8 +42,8 @@ ASSUMPTIONS = (
     "needs the weak linear representation hypothesis, which may be false.",
     "u is the nonlinear part of the SAE's own map. Wrong directions, wrong coefficients, missing "
     "features and a dense part can each be behind it; these numbers alone do not tell them apart.",
-    "Every number is about this SAE on this text. What a wider SAE, another L0 or another seed "
-    "would give is not in it.",
+    "Every number is about these SAEs on this text. What another width than those audited, another "
+    "L0 or another seed would give is not in it.",
     "Intervals are 95%, over test documents, with every fitted map held fixed.",
 )
 
@@ -54,7 +56,7 @@ def verdict(sections: Sections) -> Verdict:
         _get(sections, "shrinkage", "alpha").value,
     )
     if trivial:
-        only = "Nothing else is claimed: for such an SAE u ≈ 0 and R² ≈ 1 whatever the model."
+        only = "Nothing else is claimed: the numbers of such an SAE say nothing of the model."
         return Verdict(trivial, (f"Degenerate: {trivial}.", only), ASSUMPTIONS)
     parts: tuple[Callable[[Sections], str | None], ...] = (
         _unreliable,
@@ -120,8 +122,8 @@ def _unreliable(sections: Sections) -> str | None:
     cost, noise = _get(sections, "vector", "fit_cost"), _get(sections, "null", "r2_noise")
     if cost.value is not None and cost.value > COSTLY_FIT:
         return (
-            f"Too few tokens for firm numbers: the fit alone loses about {cost.value:.2f} of "
-            "R², so R² is understated and FVU_nl overstated; audit more tokens."
+            "Too few tokens for firm numbers: fitting them makes the nonlinear part about "
+            f"{cost.value:.0%} too large, so R² is understated; audit more tokens."
         )
     if side(noise, NULL) == 1:
         return f"The probe finds R² {shown(noise)} in pure noise; the other R² are suspect."
@@ -162,17 +164,18 @@ def _artefact(sections: Sections) -> str:
     gone = _get(sections, "shrinkage", f"linear_gone_{rung}")
     alpha = _get(sections, "shrinkage", "alpha").value
     at = "" if alpha is None else f" (α* = {alpha:.3f})"
+    what = "wrong scale" if alpha is not None and alpha < TOO_LARGE else "shrinkage"
     if share.value is None:
-        return f"With shrinkage controlled for{at}"
+        return f"With {what} controlled for{at}"
     if side(share, 0.5) == 1:
-        return f"Most of that, {percent(share)}, is shrinkage{at}"
+        return f"Most of that, {percent(share)}, is {what}{at}"
     if side(gone, 0.5) == 1:  # so little is left that its R² does not say so
         return f"Rescaling mends most of the linear error, {percent(gone)}{at}"
     if side(share, NEXT_TO_NONE) == -1:
-        return f"Next to none of that is shrinkage{at}"
+        return f"Next to none of that is {what}{at}"
     if side(share, 0.0) == 1:
-        return f"Part of that, {percent(share)}, is shrinkage{at}"
-    return f"How much of that is shrinkage is not settled, {percent(share)}{at}"
+        return f"Part of that, {percent(share)}, is {what}{at}"
+    return f"How much of that is {what} is not settled, {percent(share)}{at}"
 
 
 def _nonlinear(sections: Sections) -> str | None:
@@ -243,7 +246,7 @@ def _norm(sections: Sections) -> str | None:
         return f"{start}, better than every baseline (best: {what}, {shown(value)})."
     if probe.high < value.low:
         return f"{start}, worse than {what} ({shown(value)})."
-    return f"{start}, not clearly different from {what} ({shown(value)})."
+    return f"{start}, not clearly better than every baseline (best: {what}, {shown(value)})."
 
 
 def _attribution(sections: Sections) -> str | None:
