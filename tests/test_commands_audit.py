@@ -45,7 +45,7 @@ def said(
     suites = [Path("runs/my run/topk"), Path("runs/my run/relu")]
     monkeypatch.setattr(commands_audit, "find_suites", lambda path: suites)
     monkeypatch.setattr(
-        commands_audit, "audit_suites", lambda *_: {suite: result() for suite in suites}
+        commands_audit, "audit_suites", lambda *_, **__: {suite: result() for suite in suites}
     )
     assert commands_audit.audit([Path("runs/my run")], AuditConfig()) == 0
     return capsys.readouterr().out.splitlines()

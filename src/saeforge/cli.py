@@ -232,6 +232,12 @@ class Audit:
     error_saes: tuple[Path, ...] = ()
     """Folders of suites, or of runs, that were trained on the error of these (`saeforge train
     --preset error`): their FVU on what they were trained on."""
+    model: str | None = None
+    """Another language model than the suites' own, such as theirs in another folder: a Hugging Face
+    id, a folder, or `embedded`. With it, or with --text, results go to `results/<name>/`."""
+    text: str | None = None
+    """Another text than the suites' own, packed as theirs is: a Hugging Face dataset, a .txt,
+    .jsonl or .parquet file, or `embedded`."""
     tokens: int = 200_000
     """Held-out tokens: half to fit on, a quarter to fit what comes after, a quarter to measure on
     (fewer where the text has fewer)."""
@@ -264,9 +270,9 @@ class Audit:
 
         options = asdict(self)
         suites, as_json = options.pop("suites"), options.pop("json")
-        error_saes = options.pop("error_saes")
+        error_saes, model, text = (options.pop(key) for key in ("error_saes", "model", "text"))
         config = AuditConfig(adjacent=not options.pop("no_adjacent"), **options)
-        return audit(suites, config, error_saes, as_json=as_json)
+        return audit(suites, config, error_saes, model, text, as_json=as_json)
 
 
 @dataclass(frozen=True)

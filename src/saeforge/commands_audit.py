@@ -18,6 +18,7 @@ from saeforge.eval.audit.config import AuditConfig
 from saeforge.eval.audit.result import FILE, AuditResult
 from saeforge.eval.audit.run import audit_suites
 from saeforge.eval.result import Value
+from saeforge.eval.run import results_folder
 from saeforge.suite import find_suites
 
 __all__ = ["AuditConfig", "audit"]
@@ -43,6 +44,8 @@ def audit(
     paths: Sequence[Path],
     config: AuditConfig,
     error_saes: Sequence[Path] = (),
+    model: str | None = None,
+    text: str | None = None,
     as_json: bool = False,
 ) -> int:
     """Print a table and verdicts per suite and leave results/audit.json in it."""
@@ -51,7 +54,14 @@ def audit(
     suites = list(dict.fromkeys(suite for path in paths for suite in find_suites(path)))
     stream = sys.stderr if as_json else sys.stdout
     trained = list(dict.fromkeys(suite for path in error_saes for suite in find_suites(path)))
-    found = audit_suites(suites, config, lambda line: print(line, file=stream, flush=True), trained)
+    found = audit_suites(
+        suites,
+        config,
+        lambda line: print(line, file=stream, flush=True),
+        trained,
+        model=model,
+        text=text,
+    )
     if as_json:
         print(json.dumps({str(path): _plain(result) for path, result in found.items()}))
         return 0
@@ -61,8 +71,9 @@ def audit(
         _print_verdicts(console, result)
     _print_assumptions(console, list(found.values()))
     for path in found:
-        print(f"Audit: {path / 'results' / FILE}")
-    print(f"Next: saeforge report {' '.join(shlex.quote(str(path)) for path in paths)}")
+        print(f"Audit: {path / results_folder(model, text) / FILE}")
+    if model is None and text is None:  # a report shows what is measured on the suite's own
+        print(f"Next: saeforge report {' '.join(shlex.quote(str(path)) for path in paths)}")
     return 0
 
 

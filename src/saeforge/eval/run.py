@@ -132,20 +132,22 @@ def _grouped(
     works: dict[str, _Work] = {}
     for suite in suites:
         run = run_of(suite)
-        work = _Work(_model(model, run.model), _text(text, run.text), run.seed, (suite,))
+        work = _Work(asked_model(model, run.model), asked_text(text, run.text), run.seed, (suite,))
         key = json.dumps([asdict(work.model), asdict(work.text), work.seed])
         known = works.get(key)
         works[key] = work if known is None else replace(known, suites=(*known.suites, suite))
     return list(works.values())
 
 
-def _model(asked: ModelConfig | str | None, own: ModelConfig) -> ModelConfig:
+def asked_model(asked: ModelConfig | str | None, own: ModelConfig) -> ModelConfig:
+    """The model to measure with: a name alone keeps the precision of the suite's own."""
     if isinstance(asked, str):
         return replace(own, name=asked, revision=None)
     return asked or own
 
 
-def _text(asked: TextConfig | str | None, own: TextConfig) -> TextConfig:
+def asked_text(asked: TextConfig | str | None, own: TextConfig) -> TextConfig:
+    """The text to measure on: a source alone keeps the packing of the suite's own."""
     if isinstance(asked, str):
         return replace(own, source=asked, subset=None, split=TextConfig.split, label=None)
     return asked or own

@@ -85,6 +85,30 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_report([suites[0]], tmp_path / "report")  # an audit does not disturb it
 
 
+def test_a_moved_model_and_another_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    home, away = tmp_path / "home", tmp_path / "away"
+    for seed, folder in enumerate((home, away)):
+        folder.mkdir()
+        (folder / "text.txt").write_text(random_text(120, seed))
+    saved_llama(home)
+    suite = written_suite(tmp_path / "suite", home)
+    saved_llama(away, seed=1)  # other weights: a fine-tuned model
+    options = ["--tokens", "1500", "--bootstrap", "5", "--pursuit", "0", "--mlp", "0", "--codes"]
+    options += ["0", "--zeroing", "0", "--downstream", "0", "--no-adjacent"]
+    command = ["audit", str(suite), *options, "--model", str(away)]
+    assert main(command) == 0
+    said = capsys.readouterr().out
+    found = AuditResult.read(suite / "results" / "away" / "audit.json")
+    assert found.config["model"]["name"] == str(away) and "results/away/audit.json" in said
+    assert found.config["text"]["source"] == str(home / "text.txt")
+    assert "Next: saeforge report" not in said and not (suite / "results" / "audit.json").exists()
+    assert main([*command, "--text", str(away / "text.txt")]) == 0
+    both = AuditResult.read(suite / "results" / "away-text" / "audit.json")
+    assert both.config["text"]["source"] == str(away / "text.txt")
+    assert both.config["text"]["context"] == 32  # packed as the suite's own
+    assert both.config["held_out"] != found.config["held_out"]
+
+
 def test_bad_input(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     lm, sample = tiny_llama(), held_out(60, 150)
     with pytest.raises(UserError, match=r"layers.1.*width"):

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from saeforge.config import RunConfig
+from saeforge.config import ModelConfig, TextConfig
 from saeforge.device import choose_device
 from saeforge.dictionary.base import SAE
 from saeforge.eval import bootstrap
@@ -38,7 +38,14 @@ from saeforge.eval.banks import LM_TOKENS, Bank, kept_rows, row_chunks, sites_of
 from saeforge.eval.held_out import HeldOut
 from saeforge.eval.progress import Tick, Tracker, silent, tracker
 from saeforge.eval.result import Value
-from saeforge.eval.run import check_fingerprint, held_out_tokens, run_of
+from saeforge.eval.run import (
+    asked_model,
+    asked_text,
+    check_fingerprint,
+    held_out_tokens,
+    results_folder,
+    run_of,
+)
 from saeforge.eval.splice import counted, logit_batch, logits, prediction_losses
 from saeforge.lm.model import LanguageModel
 from saeforge.suite import Suite, load_suite
@@ -101,6 +108,9 @@ def audit_suites(
     config: AuditConfig,
     say: Callable[[str], None] | None = None,
     error_saes: Sequence[Path] = (),
+    *,
+    model: ModelConfig | str | None = None,
+    text: TextConfig | str | None = None,
 ) -> dict[Path, AuditResult]:
     """Audit suites and write `results/audit.json` into each.
 
@@ -109,6 +119,11 @@ def audit_suites(
 
     Args:
         error_saes: suites that were trained on the error of these.
+        model: another language model than the suite's own, such as the same one moved to another
+            folder; a name alone keeps the suite's precision.
+        text: another text than the suite's own; a source alone keeps the suite's way of packing.
+            With another model or text the result goes where `saeforge.eval.run.results_folder`
+            says, and the suite's own stays.
 
     Raises:
         UserError: if a suite is missing or corrupt, its language model is not the one it was
@@ -119,38 +134,42 @@ def audit_suites(
     suites = [load_suite(path) for path in dict.fromkeys(paths)]
     on_error = match(error_saes, suites)
     found: dict[Path, AuditResult] = {}
-    for run, together in _alike(suites):
-        lm = LanguageModel.load(run.model, choose_device(config.device))
+    for own_model, own_text, seed, together in _alike(suites, model, text):
+        lm = LanguageModel.load(own_model, choose_device(config.device))
         banks: dict[str, Bank] = {}
         for suite in together:
-            check_fingerprint(suite, lm)
+            if model is None:
+                check_fingerprint(suite, lm)
             banks[str(suite.path)] = {site: sae.to(lm.device) for site, sae in suite.bank().items()}
         sites_of(banks, lm)
-        held_out = held_out_tokens(lm, run.text, run.seed, config.tokens)
+        held_out = held_out_tokens(lm, own_text, seed, config.tokens)
         if say is not None:
             say(
                 f"{len(together)} suite(s) of {lm.name}: {held_out.kept:,} held-out tokens of "
-                f"{held_out.documents:,} documents of {run.text.source}"
+                f"{held_out.documents:,} documents of {own_text.source}"
             )
         about = {
             "model": {"name": lm.name, "revision": lm.revision, "fingerprint": lm.fingerprint},
-            "text": asdict(run.text),
+            "text": asdict(own_text),
         }
         measured = audit_banks(banks, lm, held_out, config, tracker(say), on_error)
         for name, result in measured.items():
             found[Path(name)] = replace(result, config=result.config | about)
     for suite in suites:
-        found[suite.path].write(suite.path / "results" / FILE)
+        found[suite.path].write(suite.path / results_folder(model, text) / FILE)
     return {suite.path: found[suite.path] for suite in suites}
 
 
-def _alike(suites: Sequence[Suite]) -> list[tuple[RunConfig, list[Suite]]]:
-    """Suites that share a language model and a text."""
-    works: dict[str, tuple[RunConfig, list[Suite]]] = {}
+def _alike(
+    suites: Sequence[Suite], model: ModelConfig | str | None, text: TextConfig | str | None
+) -> list[tuple[ModelConfig, TextConfig, int, list[Suite]]]:
+    """Suites that share a language model, a text and its seed."""
+    works: dict[str, tuple[ModelConfig, TextConfig, int, list[Suite]]] = {}
     for suite in suites:
         run = run_of(suite)
-        key = json.dumps([asdict(run.model), asdict(run.text), run.seed])
-        works.setdefault(key, (run, []))[1].append(suite)
+        own = asked_model(model, run.model), asked_text(text, run.text), run.seed
+        key = json.dumps([asdict(own[0]), asdict(own[1]), run.seed])
+        works.setdefault(key, (*own, []))[-1].append(suite)
     return list(works.values())
 
 
