@@ -404,8 +404,8 @@ def linear_lost(sae: Sae, rung: str) -> Number | None:
     return part_lost(*parts) if min(parts[0].low, parts[1].low) > 0 else None
 
 
-def predictions(found: Found) -> list[tuple[str, str, bool, str]]:
-    """Architecture, prediction, whether it held with every seed, and the numbers."""
+def predictions(found: Found) -> list[tuple[str, str, str, str]]:
+    """Architecture, prediction, `held` or `failed` (with every seed), and the numbers."""
     made = [by_arch(found, where) for where in of_seeds(found)]
     rows = []
     for arch in made[0]:
@@ -415,10 +415,18 @@ def predictions(found: Found) -> list[tuple[str, str, bool, str]]:
         affine = [n for sae in saes if (n := artefact(sae, "affine"))]
         said = f"α* {over(alphas)}; artefact at α* {over(scaled)}, affine {over(affine)}"
         if arch in SHRINKS:
-            held = all(a.value > 1.02 for a in alphas) and all(n.low > 0.05 for n in scaled)
-            rows.append((arch, "shrinks", held, said))
+            held = [a.value > 1.02 for a in alphas] + [n.low > 0.05 for n in scaled]
+            rows.append((arch, "shrinks", mark(held, 2 * len(saes)), said))
         elif arch in STRAIGHT:
-            near = all(0.98 <= a.value <= 1.02 for a in alphas)
-            rows.append((arch, "does not", near and all(n.value < 0.05 for n in scaled), said))
-        rows.append((arch, "not most of it", all(n.value < 0.5 for n in affine), said))
+            held = [0.98 <= a.value <= 1.02 for a in alphas] + [n.value < 0.05 for n in scaled]
+            rows.append((arch, "does not", mark(held, 2 * len(saes)), said))
+        held = [n.value < 0.5 for n in affine]
+        rows.append((arch, "not most of it", mark(held, len(saes)), said))
     return rows
+
+
+def mark(held: Sequence[bool], needed: int) -> str:
+    """Of the parts of a prediction; what has no number (R² not above 0) neither held nor failed."""
+    if not all(held):
+        return "failed"
+    return "held" if len(held) == needed else NONE

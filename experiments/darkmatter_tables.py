@@ -263,8 +263,8 @@ def open_question(found: Found) -> list[str]:
     }
     rows = {NAMES.get(arch, arch): [one.get(arch) for one in made] for arch in made[0]}
     held = [
-        f"- {NAMES.get(arch, arch)}, {what}: **{'held' if ok else 'failed'}** ({said})"
-        for arch, what, ok, said in predictions(found)
+        f"- {NAMES.get(arch, arch)}, {what}: **{mark}** ({said})"
+        for arch, what, mark, said in predictions(found)
     ]
     site = next(iter(made[0].values()))["site"]
     return [
