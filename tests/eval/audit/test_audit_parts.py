@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -142,6 +143,31 @@ def test_putting_everything_back_recovers_everything() -> None:
     for site in both.values():
         assert all(v.value is not None and math.isfinite(v.value) for v in site.values())
         assert site["ce_clean"].value == pytest.approx(affine["ce_clean"].value, abs=1e-6)
+
+
+def test_every_interval_follows_the_options_of_the_bootstrap() -> None:
+    lm, sample = tiny_llama(), held_out(60, 150)
+    bank = {"layers.1": random_sae(1)}
+
+    def intervals(resamples: int, seed: int) -> dict[str, tuple[float | None, float | None]]:
+        """Of what is measured; the split into folds is the same."""
+        config = AuditConfig(
+            bootstrap=resamples, mlp=0, pursuit=0, zeroing=0, codes=0, downstream=10_000
+        )
+        with pytest.MonkeyPatch.context() as patch:
+            assign = folds.assign
+            patch.setattr(folds, "assign", lambda tokens_R, _: assign(tokens_R, 0))
+            found = audit_banks({"one": bank}, lm, sample, replace(config, seed=seed))["one"]
+        return {
+            f"{name}.{metric}": (value.low, value.high)
+            for name, section in found.sections.items()
+            for metric, value in section.sites["layers.1"].items()
+        }
+
+    assert not [name for name, ends in intervals(0, 0).items() if ends != (None, None)]
+    one, other = intervals(40, 0), intervals(40, 1)
+    for name in ("vector.r2_error_per_dimension", "downstream.gap", "split.fvu"):
+        assert one[name] != (None, None) and one[name] != other[name], name
 
 
 def test_power_law() -> None:

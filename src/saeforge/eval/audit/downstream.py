@@ -4,6 +4,7 @@ One site at a time, x is replaced at the kept tokens of the test documents by xÌ
 """
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -51,6 +52,22 @@ Batches = Callable[[int], Iterator[tuple[HeldOut, Tensor]]]
 """Tokens per batch â†’ batches in which only the test documents are kept, and the clean losses."""
 
 
+@dataclass(frozen=True)
+class Limits:
+    """What is measured on, and how often its documents are resampled.
+
+    Attributes:
+        documents: in all.
+        tokens: of the test fold to use.
+        seed: of the resamples.
+    """
+
+    documents: int
+    tokens: int
+    resamples: int
+    seed: int
+
+
 @torch.no_grad()
 def downstream(
     site: str,
@@ -58,18 +75,16 @@ def downstream(
     fit: Fit,
     lm: LanguageModel,
     batches: Batches,
-    limits: tuple[int, int, int],
+    limits: Limits,
     tick: Tick,
 ) -> dict[str, Value]:
     """The metrics of one SAE: three language-model passes over the first test documents.
 
     Args:
         batches: see `Batches`.
-        limits: documents in all, tokens to use, resamples.
     """
-    documents, tokens, resamples = limits
-    sums = Sums(documents, lm.device)
-    for number, (batch, loss_NT) in enumerate(first(lm, batches, tokens)):
+    sums = Sums(limits.documents, lm.device)
+    for number, (batch, loss_NT) in enumerate(first(lm, batches, limits.tokens)):
         counted_NT = counted(batch)
         clean_P = loss_NT[counted_NT].double()
         found = {"n": torch.ones_like(clean_P), "clean": clean_P}
@@ -82,7 +97,7 @@ def downstream(
             tick(batch.tokens_NT.numel())
         found |= _norms(site, sae, fit, lm, batch, counted_NT)
         sums.add(batch.row_NT[counted_NT], found)
-    return bootstrap.estimate(sums.columns(), STATISTICS, resamples, 0)
+    return bootstrap.estimate(sums.columns(), STATISTICS, limits.resamples, limits.seed)
 
 
 def first(lm: LanguageModel, batches: Batches, tokens: int) -> Iterator[tuple[HeldOut, Tensor]]:

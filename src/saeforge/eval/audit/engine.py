@@ -123,7 +123,7 @@ class SaeAudit:
             values = bootstrap.estimate(
                 self._sums[one.reads or name].columns(), one.statistics(), resamples, seed
             )
-            values |= one.fixed()
+            values |= one.fixed() | one.drawn(resamples, seed)
             found[name] = {key: values[key] for key in one.metrics if key in values}
         return found
 

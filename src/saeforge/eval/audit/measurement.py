@@ -84,6 +84,10 @@ class Measurement(ABC):
         """Metrics that are no functions of sums over documents."""
         return {}
 
+    def drawn(self, resamples: int, seed: int) -> dict[str, Value]:
+        """Metrics with an interval that is not from sums of scalars by document."""
+        return {}
+
     def series(self) -> dict[str, Any]:
         """Lists for charts, as plain JSON."""
         return {}

@@ -420,7 +420,9 @@ def _with_downstream(
         return audited.batches(folds.TEST, lm.device, tokens)
 
     saes = sum(len(bank) for bank in banks.values())
-    limits = (audited.held_out.rows, config.downstream, config.bootstrap)
+    limits = downstream.Limits(
+        audited.held_out.rows, config.downstream, config.bootstrap, config.seed
+    )
     found: dict[str, AuditResult] = {}
     used = downstream.first(lm, batches, config.downstream)
     total = 3 * saes * sum(batch.tokens_NT.numel() for batch, _ in used)

@@ -16,6 +16,7 @@ from saeforge.eval.result import Metric, Value
 BLOCKS = 64
 """Documents are put into so many blocks for the number whose sums are vectors."""
 RESAMPLES = 200
+"""Of these blocks, at most."""
 
 
 class VectorProbe(Measurement):
@@ -34,7 +35,7 @@ class VectorProbe(Measurement):
         "r2_error_per_dimension": Metric(
             "R² of e (mean over dimensions)",
             "The mean over dimensions of each dimension's R², as in Engels et al. 2024; intervals "
-            f"from {BLOCKS} blocks of documents.",
+            f"from {BLOCKS} blocks of documents, resampled at most {RESAMPLES} times.",
         ),
         "rank": Metric("Rank", "Directions of x that the fit uses, of D."),
         "condition": Metric(
@@ -70,19 +71,20 @@ class VectorProbe(Measurement):
         assert self._fit is not None
         factor = self._fit.factor
         return {
-            "r2_error_per_dimension": self._per_dimension(),
             "rank": Value(float(factor.rank)),
             "condition": Value(factor.condition),
             "fit_cost": Value((factor.rank + 1) / factor.gram.n),
         }
 
-    def _per_dimension(self) -> Value:
+    def drawn(self, resamples: int, seed: int) -> dict[str, Value]:
+        return {"r2_error_per_dimension": self._per_dimension(min(RESAMPLES, resamples), seed)}
+
+    def _per_dimension(self, resamples: int, seed: int) -> Value:
         sums_BS = self._blocks_B2D.flatten(1).cpu().numpy()
         sums_BS = sums_BS[sums_BS.any(axis=1)]
         if not len(sums_BS):
             return Value(None)
-        draws = RESAMPLES if len(sums_BS) > 1 else 0
-        drawn_RS = resampled_sums(sums_BS, draws, self.place.seed)
+        drawn_RS = resampled_sums(sums_BS, resamples if len(sums_BS) > 1 else 0, seed)
         all_RS = np.concatenate([sums_BS.sum(axis=0, keepdims=True), drawn_RS])
         residual_RD, total_RD = np.split(all_RS, 2, axis=1)
         return interval(self._mean_r2(residual_RD, total_RD))
