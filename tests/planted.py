@@ -15,6 +15,7 @@ from saeforge.eval.audit.fits import Tokens
 from saeforge.eval.audit.measurement import Place
 
 D, M, K = 24, 40, 4
+CHUNK = 1000
 
 
 @dataclass(frozen=True)
@@ -48,24 +49,36 @@ def sae_of(atoms_MD: Tensor) -> SAE:
 
 
 def audited(
-    x_ND: Tensor, indices_NK: Tensor, values_NK: Tensor, sae: SAE, make: Make, codes: int = 4000
+    x_ND: Tensor,
+    indices_NK: Tensor,
+    values_NK: Tensor,
+    sae: SAE,
+    make: Make,
+    codes: int = 4000,
+    packed: bool = False,
 ) -> SaeAudit:
-    """Codes through the engine."""
+    """Codes through the engine, `CHUNK` rows at a time."""
     document_N = documents(len(x_ND))
     place = Place(x_ND.shape[1], int(document_N[-1]) + 1, x_ND.device, 0, codes)
     site = SiteAudit("x", place, ["sae"], make)
     fold_N = torch.from_numpy(folds.assign(torch.bincount(document_N).numpy(), 0))[document_N]
     with torch.no_grad():
         for phase in range(3):
-            for rows in torch.split((fold_N == phase).nonzero()[:, 0], 1000):
-                made = {"sae": known(sae, indices_NK[rows], values_NK[rows])}
+            for rows in torch.split((fold_N == phase).nonzero()[:, 0], CHUNK):
+                made = {"sae": known(sae, indices_NK[rows], values_NK[rows], packed)}
                 site.add(phase, x_ND[rows], Tokens(document_N[rows]), made)
             site.finish(phase)
     return site.saes["sae"]
 
 
-def known(sae: SAE, indices_NK: Tensor, values_NK: Tensor):  # type: ignore[no-untyped-def]
+def known(  # type: ignore[no-untyped-def]
+    sae: SAE, indices_NK: Tensor, values_NK: Tensor, packed: bool
+):
     code = SparseCode(indices_NK, values_NK, sae.width, (len(indices_NK),))
+    if packed:  # the pairs that fire, row by row
+        on_NK = values_NK > 0
+        offsets = torch.cat([torch.zeros(1, dtype=torch.long), on_NK.sum(dim=1).cumsum(0)])
+        code = SparseCode(indices_NK[on_NK], values_NK[on_NK], sae.width, code.shape, offsets)
     return lambda x_ND: Reconstruction(sae.decode(code), sae, code)
 
 
@@ -81,4 +94,4 @@ def dense(indices_NK: Tensor, values_NK: Tensor, width: int) -> Tensor:
     return f_NM.scatter_(1, indices_NK, values_NK.double())
 
 
-__all__: Sequence[str] = ("D", "K", "M", "Planted", "audited", "dense", "sae_of", "value")
+__all__: Sequence[str] = ("CHUNK", "D", "K", "M", "Planted", "audited", "dense", "sae_of", "value")

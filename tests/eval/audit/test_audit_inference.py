@@ -3,12 +3,19 @@
 import numpy as np
 import pytest
 import torch
+from audit_arrays import documents
+from planted import CHUNK, Planted, audited, sae_of
+from planted import value as planted_value
 from toy_suites import random_sae
 from toys import Toy, held_out, tiny_llama
 
-from saeforge.eval.audit import inference
+from saeforge.dictionary.registry import build_sae
+from saeforge.eval.audit import folds, inference
+from saeforge.eval.audit.arrays import base
+from saeforge.eval.audit.attribution import Attribution
 from saeforge.eval.audit.config import AuditConfig
 from saeforge.eval.audit.inference import gradient_pursuit, matching_pursuit, refit
+from saeforge.eval.audit.pursuit import Pursuit
 from saeforge.eval.audit.run import audit_banks
 
 N, D, M = 30, 8, 40
@@ -83,3 +90,39 @@ def test_better_inference_recovers_what_a_random_encoder_loses() -> None:
     assert value("random", "fvu_refit") < value("random", "fvu_encoder")
     assert value("random", "fvu_change") < -0.1
     assert value("toy", "fvu_refit") == pytest.approx(0.0, abs=1e-6)  # its support spans the space
+
+
+def test_an_sae_that_never_fires_is_left_as_it_is() -> None:
+    sae = build_sae("jumprelu", d=16, width=48).requires_grad_(False)
+    sae.b_enc.fill_(-1e6)
+    config = AuditConfig(bootstrap=0, mlp=0, downstream=0, adjacent=False, pursuit=150)
+    one = audit_banks({"silent": {"layers.1": sae}}, tiny_llama(), held_out(60, 150), config)
+    fvu = {
+        name: one["silent"].value("layers.1", "pursuit", f"fvu_{name}").value
+        for name in ("encoder", "pursuit", "omp", "refit")
+    }
+    assert fvu["encoder"] is not None and fvu["encoder"] > 0
+    assert fvu == pytest.approx(dict.fromkeys(fvu, fvu["encoder"]))
+
+
+def test_a_slice_in_which_nothing_fires() -> None:
+    """The last rows that pursuit takes of a fold are the first of a chunk, and have no pairs."""
+    planted, taken = Planted.draw(6000), CHUNK + 50
+    fold_N = folds.assign(torch.bincount(documents(6000)).numpy(), 0)[documents(6000).numpy()]
+    values_NK, x_ND = planted.values_NK.clone(), planted.x()
+    for fold in range(3):
+        values_NK[(fold_N == fold).nonzero()[0][CHUNK:taken]] = 0.0
+    found = [
+        audited(
+            x_ND,
+            planted.indices_NK,
+            values_NK,
+            sae_of(planted.atoms_MD),
+            lambda place: [*base(place), Pursuit(place, taken), Attribution(place)],
+            packed=packed,
+        )
+        for packed in (False, True)
+    ]
+    for key in ("fvu_encoder", "fvu_refit", "fvu_omp", "fvu_pursuit"):
+        rows, pairs = (planted_value(one, "pursuit", key) for one in found)
+        assert pairs == pytest.approx(rows, rel=1e-6) and rows > 0.01

@@ -180,8 +180,10 @@ def _support(rows: Rows) -> tuple[Tensor, Tensor]:
     if code.offsets is None:
         return code.indices, code.values > 0
     counts_N = code.offsets.diff()
+    if not len(code.indices):
+        return torch.zeros_like(counts_N)[:, None], torch.zeros_like(counts_N)[:, None].bool()
     width = max(1, int(counts_N.max()))
     slot_NK = torch.arange(width, device=counts_N.device)
     there_NK = slot_NK < counts_N[:, None]
-    at_NK = (code.offsets[:-1, None] + slot_NK).clamp_max(max(len(code.indices) - 1, 0))
+    at_NK = (code.offsets[:-1, None] + slot_NK).clamp_max(len(code.indices) - 1)
     return code.indices[at_NK], there_NK & (code.values[at_NK] > 0)
