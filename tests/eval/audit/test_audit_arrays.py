@@ -1,10 +1,14 @@
 """Streaming equals direct least squares; the identities of the decomposition; bad input."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from audit_arrays import Direct, documents, nonlinear, rows
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import saeforge as sf
 from saeforge.errors import UserError
@@ -206,6 +210,32 @@ def test_accumulators_do_not_grow_with_tokens() -> None:
         return max(sizes)
 
     assert held(20_000) == held(2_000)
+
+
+class Largest(TorchDispatchMode):
+    """Bytes of the largest tensor that was made."""
+
+    def __init__(self, known: Sequence[Tensor]) -> None:
+        super().__init__()
+        self.known = {one.untyped_storage().data_ptr() for one in known}
+        self.bytes = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        for one in made if isinstance(made, list | tuple) else [made]:
+            if isinstance(one, Tensor) and one.untyped_storage().data_ptr() not in self.known:
+                self.bytes = max(self.bytes, one.untyped_storage().nbytes())
+        return made
+
+
+def test_no_copy_of_the_arrays_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not even of one byte a number: what grows with tokens is one integer for each."""
+    monkeypatch.setattr(arrays, "rows_at_once", lambda d: 97)
+    x, document = rows().float(), documents(8000)
+    x_hat = nonlinear(x.double()).float()
+    with Largest([x, x_hat, document]) as largest:
+        sf.audit(x, x_hat, document, resamples=0)
+    assert 0 < largest.bytes <= document.nbytes < x.numel()
 
 
 def size_of(thing: object, seen: set[int]) -> list[int]:

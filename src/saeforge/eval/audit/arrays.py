@@ -173,6 +173,7 @@ def _checked(x: Any, x_hat: Any, documents: Any) -> tuple[Tensor, Tensor, Tensor
             raise UserError(
                 f"audit: {name} is of type {rows_ND.dtype}; give floating point numbers"
             )
-        if not torch.isfinite(rows_ND).all():
+        chunks = torch.split(rows_ND, rows_at_once(rows_ND.shape[1]))
+        if not all(bool(torch.isfinite(chunk_ND).all()) for chunk_ND in chunks):
             raise UserError(f"audit: NaN or infinity in {name}; leave those tokens out")
     return x_ND, x_hat_ND.to(x_ND.device), document_N.to(x_ND.device)
