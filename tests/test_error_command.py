@@ -92,7 +92,9 @@ def test_a_finished_run_is_left_as_it_is(
 ) -> None:
     before = (trained["u"] / "suite.json").read_bytes()
     assert main(arguments(home, trained["u"], "error.component=u")) == 0
-    assert "finished already" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "finished already" in said
+    assert f"Next: saeforge audit {home / 'base'} --error-saes {trained['u']}" in said  # no eval
     assert (trained["u"] / "suite.json").read_bytes() == before
 
 

@@ -109,6 +109,8 @@ def train(config: RunConfig, out: Path, predict: bool = False, as_json: bool = F
     suites = [str(path) for path in find_suites(out)] if finished else []
     if as_json:
         print(json.dumps({"out": str(out), "finished": finished, "suites": suites}))
+    elif finished and config.error is not None:  # stands for no site, so there is nothing to eval
+        print(f"Next: saeforge audit {config.error.suite} --error-saes {out}")
     elif finished:
         print(f"Next: saeforge eval {out} && saeforge report {out}")
     return DONE if finished else INTERRUPTED
