@@ -8,8 +8,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from saeforge.dictionary.base import SparseCode
 from saeforge.eval.audit.codes import PRIORS, CodeFit, Decoder
-from saeforge.eval.audit.fits import Fit, Parts, Rows, square
+from saeforge.eval.audit.fits import Fit, Parts, Rows, Tokens, square
 from saeforge.eval.audit.inference import gradient_pursuit, matching_pursuit, refit
 from saeforge.eval.audit.least_squares import Affine, Factor
 from saeforge.eval.audit.measurement import Measurement, Place
@@ -57,17 +58,21 @@ class Pursuit(Measurement):
     title = "Pursuit"
     metrics: ClassVar[Mapping[str, Metric]] = _metrics()
     about = (
-        "Codes of the same L0 found from the dictionary alone, on some tokens of the second and "
-        "the test fold; OLS on x for FVU_nl is fitted on those of the second fold, for the "
-        "encoder too, so that all have the same cost of fitting. Beside them the SAE's own codes "
-        "with what is fitted to codes of the fit fold: one factor for each latent, or a decoder, "
-        "held to the SAE's own directions by a prior chosen on the second fold."
+        "Codes of the same L0 found from the dictionary alone, on the first tokens of the second "
+        "and of the test fold (the series say how many, of how many documents), less those on "
+        "which D latents or more fire (`left_out`): any x is a sum of so many. OLS on x for FVU_nl "
+        "is fitted on those of the second fold, for the encoder too, so that all have the same "
+        "cost of fitting. Beside them the SAE's own codes with what is fitted to codes of the fit "
+        "fold: one factor for each latent, or a decoder, held to the SAE's own directions by a "
+        "prior chosen on the second fold."
     )
 
     def __init__(self, place: Place, tokens: int) -> None:
         super().__init__(place)
-        self.tokens = tokens
         self._left = {"second": tokens, "test": tokens}
+        self._used = {"second": 0, "test": 0}
+        self._left_out = {"second": 0, "test": 0}
+        self._documents: dict[str, set[int]] = {"second": set(), "test": set()}
         self._gram = Gram(place.d, place.device)
         self._codes: CodeFit | None = None
         self._crosses: dict[str, Cross] = {}
@@ -77,11 +82,19 @@ class Pursuit(Measurement):
     def fitted(self, fit: Fit) -> None:
         self._codes = fit.codes
 
-    def _take(self, fold: str, parts: Parts) -> Rows | None:
-        """The first rows, up to what is left."""
+    def _take(self, fold: str, parts: Parts) -> tuple[Rows, Tensor] | None:
+        """Of the first rows, up to what is left, those of L0 < D; and where they are."""
         rows, count = parts.rows, min(self._left[fold], len(parts.e_ND))
         self._left[fold] -= count
-        return rows.first(count) if count and rows.code is not None else None
+        if count == 0 or rows.code is None:
+            return None
+        rows = rows.first(count)
+        sparse_N = fired(rows) < self.place.d
+        at_n = sparse_N.nonzero()[:, 0]
+        self._used[fold] += len(at_n)
+        self._left_out[fold] += count - len(at_n)
+        self._documents[fold] |= set(rows.tokens.document_N[at_n].tolist())
+        return (rows if len(at_n) == count else _only(rows, sparse_N), at_n) if len(at_n) else None
 
     def _errors(self, rows: Rows) -> dict[str, Tensor]:
         """Method → e; with every decoder, or the one that is chosen."""
@@ -112,12 +125,14 @@ class Pursuit(Measurement):
         return int(self._left_over_P.argmin())
 
     def second(self, parts: Parts) -> None:
-        rows = self._take("second", parts)
-        if rows is not None:
+        taken = self._take("second", parts)
+        if taken is not None:
+            rows, d = taken[0], self.place.d
             shifted_ND = self._gram.add(rows.x_ND)
-            d = self.place.d
             for name, e_ND in self._errors(rows).items():
-                self._crosses.setdefault(name, Cross(d, d, self.place.device)).add(shifted_ND, e_ND)
+                if name not in self._crosses:
+                    self._crosses[name] = Cross(d, d, self.place.device)
+                self._crosses[name].add(shifted_ND, e_ND)
                 if name.startswith("decoder_"):
                     self._left_over_P[int(name[-1])] += float(square(e_ND).sum())
 
@@ -134,17 +149,16 @@ class Pursuit(Measurement):
         none_N = torch.zeros_like(parts.e_ND[:, 0])
         keys = [f"{name}_{part}" for name in self._maps for part in ("e", "u")]
         found = {key: none_N.clone() for key in ("taken", "chance", *keys)}
-        rows = self._take("test", parts) if self._maps else None
-        if rows is None:
+        taken = self._take("test", parts)
+        if taken is None or not self._maps:
             return found
-        count = len(rows.x_ND)
-        found["taken"][:count] = square(rows.x_ND - parts.fit.linear.x_mean_D)
+        rows, at_n = taken
+        found["taken"][at_n] = square(rows.x_ND - parts.fit.linear.x_mean_D)
         for name, e_ND in self._errors(rows).items():
-            found[f"{name}_e"][:count] = square(e_ND)
-            found[f"{name}_u"][:count] = square(e_ND - self._maps[name](rows.x_ND))
-        on_N, d = fired(rows), self.place.d
-        room_N = torch.where(on_N < d, on_N / (d - on_N).clamp_min(1.0), 0.0)
-        found["chance"][:count] = room_N * found["refit_e"][:count]
+            found[f"{name}_e"][at_n] = square(e_ND)
+            found[f"{name}_u"][at_n] = square(e_ND - self._maps[name](rows.x_ND))
+        on_n = fired(rows)
+        found["chance"][at_n] = on_n / (self.place.d - on_n) * found["refit_e"][at_n]
         return found
 
     def statistics(self) -> dict[str, Statistic]:
@@ -162,7 +176,9 @@ class Pursuit(Measurement):
 
     def series(self) -> dict[str, Any]:
         prior = {} if self._codes is None else {"decoder_prior": PRIORS[self._chosen]}
-        return {"tokens_per_fold": self.tokens} | prior
+        documents = {fold: len(found) for fold, found in self._documents.items()}
+        counts = {"tokens": self._used, "documents": documents, "left_out": self._left_out}
+        return counts | prior
 
 
 def _share(name: str) -> Statistic:
@@ -171,6 +187,29 @@ def _share(name: str) -> Statistic:
         return found
 
     return fvu
+
+
+def _only(rows: Rows, keep_N: Tensor) -> Rows:
+    """Some of the rows, with their code."""
+    code, at_n = rows.code, keep_N.nonzero()[:, 0]
+    assert code is not None
+    if code.offsets is None:
+        kept = SparseCode(code.indices[at_n], code.values[at_n], code.width, (len(at_n),))
+    else:
+        counts_N = code.offsets.diff()
+        pairs, offsets = keep_N.repeat_interleave(counts_N), code.offsets.new_zeros(len(at_n) + 1)
+        offsets[1:] = counts_N[at_n].cumsum(0)
+        kept = SparseCode(
+            code.indices[pairs], code.values[pairs], code.width, (len(at_n),), offsets
+        )
+    return Rows(
+        Tokens(rows.tokens.document_N[at_n]),
+        rows.x_ND[at_n],
+        rows.x_hat_ND[at_n],
+        rows.shifted_ND[at_n],
+        rows.sae,
+        kept,
+    )
 
 
 def _support(rows: Rows) -> tuple[Tensor, Tensor]:
