@@ -69,6 +69,7 @@ MEANS = {
     "coefficients": 0.04,
     "coefficients_chance": 0.01,
     "choice": -0.01,
+    "choice_chance": 0.03,
     "rest": 0.16,
 }
 ALONE = ("alpha", "rank", "condition", "fit_cost")

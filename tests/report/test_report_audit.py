@@ -201,7 +201,11 @@ def test_what_takes_the_error_away_adds_up(run: list[Path]) -> None:
     bars = [series for series in chart["series"] if series["kind"] == "bars"]
     assert [series["name"] for series in bars] == ["coefficients", "scale", "choice", "rest"]
     assert sum(series["y"][0] for series in bars) == pytest.approx(0.2)
-    assert chart["series"][-1]["y"][0] == pytest.approx(0.01)
+    marks = {
+        series["name"]: series["y"][0] for series in chart["series"] if series["kind"] == "points"
+    }
+    assert marks["chance share of coefficients"] == pytest.approx(0.01)
+    assert marks["chance share of choice"] == pytest.approx(0.04 + 0.01 + 0.03)  # on what it stands
     assert [one["panel"] for one in controls.attribution(both)] == [0, 1]
 
 

@@ -242,10 +242,11 @@ def _sources(audits: Sequence[Audited]) -> Block:
         "Where it may come from",
         "FVU by what one correction after another takes away: each latent rescaled (scale), "
         "least-squares coefficients on the latents that the encoder chose (coefficients; the mark "
-        "is what they would mend of noise), latents chosen anew with the same L0 (choice). The "
-        "rest holds missing features, a dense part and wrong directions, and bounds none of them "
-        "alone. Below: noise is put into activation and reconstruction and latents are left out; "
-        "where the noise inferred is not the noise put in, missing features pass for noise.",
+        "is what they would mend of noise), latents chosen anew with the same L0 (choice; its mark "
+        "is where its bar would end if they were chosen for noise of the same size). The rest "
+        "holds missing features, a dense part and wrong directions, and bounds none of them alone. "
+        "Below: noise is put into activation and reconstruction and latents are left out; where "
+        "the noise inferred is not the noise put in, missing features pass for noise.",
         [
             Figures("audit_attribution", "", controls.attribution(audits)),
             Figures("audit_zeroing", "small", controls.zeroing(audits)),

@@ -1,6 +1,6 @@
 """The audit's controls as figures: where the error may come from, and what passes for noise."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Self
 
@@ -12,6 +12,7 @@ from saeforge.report.audit_charts import (
     GREY,
     LINEAR,
     NONLINEAR,
+    Get,
     chart_of,
     number_at,
     over,
@@ -32,6 +33,7 @@ Grid = list[list[list[float | None]]]
 ATTRIBUTED = {"coefficients": ENCODER, "scale": ABSENT, "choice": LINEAR, "rest": GREY}
 """From below; coefficients first, so that the mark of their chance share is read from 0."""
 CHANCE = "chance share of coefficients"
+CHOICE_CHANCE = "chance share of choice"
 NOISE = {"activation": "σ_a", "reconstruction": "σ_r"}
 
 
@@ -77,8 +79,16 @@ def attribution(audits: Sequence[Audited]) -> list[Chart]:
     for audit in audits:
         get = partial(number_at, audit, "attribution")
         bars = [over(audit.sites, name, ink, get(name), "bars") for name, ink in ATTRIBUTED.items()]
-        chance = over(audit.sites, CHANCE, NONLINEAR, get("coefficients_chance"), "points")
-        series = [*stacked([bar for bar in bars if bar["x"]]), chance | {"size": 8, "shape": 2}]
+        chances = [
+            over(audit.sites, CHANCE, NONLINEAR, get("coefficients_chance"), "points"),
+            over(audit.sites, CHOICE_CHANCE, NONLINEAR, partial(_choice_by_chance, get), "points"),
+        ]
+        marks = [
+            one | {"size": 8, "shape": shape}
+            for one, shape in zip(chances, (2, 3), strict=True)
+            if one["x"]
+        ]
+        series = [*stacked([bar for bar in bars if bar["x"]]), *marks]
         chart = chart_of(
             f"attribution-{audit.index}",
             "FVU by what takes it away",
@@ -89,6 +99,17 @@ def attribution(audits: Sequence[Audited]) -> list[Chart]:
         if bars[-1]["x"]:
             out.append(panelled(chart | {"stack": True, "wide": True}, audit, audits))
     return out
+
+
+def _choice_by_chance(get: Callable[[str], Get], site: str) -> Value | None:
+    """Where the bar of choice would end by chance: on those of coefficients and scale."""
+    chance, parts = get("choice_chance")(site), [get(name)(site) for name in list(ATTRIBUTED)[:2]]
+    if chance is None or chance.value is None:
+        return None
+    base = sum(max(part.value or 0.0, 0.0) for part in parts if part is not None)
+    ends = (None if end is None else base + end for end in (chance.low, chance.high))
+    low, high = ends
+    return Value(value=base + chance.value, low=low, high=high)
 
 
 def extractors(audits: Sequence[Audited]) -> list[Chart]:

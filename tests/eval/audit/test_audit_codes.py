@@ -149,3 +149,21 @@ def test_the_chance_of_least_squares() -> None:
     assert mended == pytest.approx(value(one, "attribution", "coefficients_chance"), rel=0.05)
     fvu = value(one, "attribution", "fvu")
     assert mended == pytest.approx(fvu * 4 / D, rel=0.1)
+
+
+def test_the_chance_of_choosing_anew() -> None:
+    """With noise alone, matching pursuit finds latents for it, and the chance says how much; where
+    the encoder chose wrongly, it finds far more than that."""
+    planted = Planted.draw(TOKENS)
+    random = torch.Generator().manual_seed(1)
+    sae, noise = sae_of(planted.atoms_MD), 0.7 * torch.randn(TOKENS, D, generator=random)
+    x_ND = planted.x() + noise
+    right = audited(x_ND, planted.indices_NK, planted.values_NK, sae, measured)
+    mended = value(right, "attribution", "choice")
+    assert mended > 0.1 * value(right, "attribution", "fvu")
+    assert mended == pytest.approx(value(right, "attribution", "choice_chance"), rel=0.1)
+    other_NK = planted.indices_NK.clone()
+    other_NK[:, 0] = (other_NK[:, 0] + 1 + torch.randint(0, M - 1, (TOKENS,), generator=random)) % M
+    wrong = audited(planted.x() + noise / 5, other_NK, planted.values_NK, sae, measured)
+    chance = value(wrong, "attribution", "choice_chance")
+    assert value(wrong, "attribution", "choice") > 2 * chance > 0

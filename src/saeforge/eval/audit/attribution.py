@@ -25,10 +25,12 @@ class Attribution(Measurement):
         "and what wrong directions and choices these do not mend: an upper bound of none of them "
         "alone. Least squares also mends what is no error of coefficients: by chance K/(D − K) of "
         "what it leaves (given as chance), and the part of missing features that lies along the "
-        "chosen latents; choice has such a share, too. Latents that are read with noise look "
-        "too large, so part of that noise is scale. Directions is what a decoder fitted to the "
-        "SAE's own codes takes away beyond a factor for each latent; it overlaps with the others "
-        "but for scale, and with missing features that fire together with learned ones."
+        "chosen latents. The best few of many latents mend far more of anything than that: what "
+        "the pursuit mends of noise in the place of the refit's error is choice's chance. Latents "
+        "that are read with noise look too large, so part of that noise is scale. Directions is "
+        "what a decoder fitted to the SAE's own codes takes away beyond a factor for each latent; "
+        "it overlaps with the others but for scale, and with missing features that fire together "
+        "with learned ones."
     )
     metrics: ClassVar[Mapping[str, Metric]] = {
         "fvu": Metric("FVU", "Of the tokens used here."),
@@ -41,6 +43,10 @@ class Attribution(Measurement):
             "of isotropic noise."
         ),
         "choice": Metric("Choice", "FVU (refit) − FVU (orthogonal matching pursuit)."),
+        "choice_chance": Metric(
+            "Choice (chance)", "The same where the refit's error is replaced, token by token, by "
+            "Gaussian noise of its norm, orthogonal like it to the latents that are on."
+        ),
         "rest": Metric("Rest", "FVU (orthogonal matching pursuit)."),
         "rest_linear": Metric("Rest, linear", "Its FVU − FVU_nl."),
         "rest_nonlinear": Metric("Rest, nonlinear", "Its FVU_nl."),
@@ -60,6 +66,7 @@ class Attribution(Measurement):
             "coefficients": _shares("per_latent_e", "refit_e"),
             "coefficients_chance": _shares("chance"),
             "choice": _shares("refit_e", "omp_e"),
+            "choice_chance": _shares("choice_chance"),
             "rest": _shares("omp_e"),
             "rest_linear": _shares("omp_e", "omp_u"),
             "rest_nonlinear": _shares("omp_u"),

@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from saeforge.dictionary.base import SparseCode
+from saeforge.dictionary.base import SAE, SparseCode
 from saeforge.eval.audit.codes import PRIORS, CodeFit, Decoder
 from saeforge.eval.audit.fits import Fit, Parts, Rows, Tokens, square
 from saeforge.eval.audit.inference import gradient_pursuit, matching_pursuit, refit
@@ -78,6 +78,7 @@ class Pursuit(Measurement):
         self._crosses: dict[str, Cross] = {}
         self._maps: dict[str, Affine] = {}
         self._left_over_P = np.zeros(len(PRIORS))
+        self._random = np.random.default_rng(place.seed)
 
     def fitted(self, fit: Fit) -> None:
         self._codes = fit.codes
@@ -99,8 +100,7 @@ class Pursuit(Measurement):
     def _errors(self, rows: Rows) -> dict[str, Tensor]:
         """Method → e; with every decoder, or the one that is chosen."""
         assert rows.sae is not None and rows.code is not None
-        atoms_MD = torch.nn.functional.normalize(rows.sae.w_dec.detach().float(), dim=1)
-        bias_D = rows.sae.b_dec.detach().double()
+        atoms_MD, bias_D = _atoms(rows.sae), rows.sae.b_dec.detach().double()
         signal_ND = (rows.x_ND - bias_D).float()
         l0_N = fired(rows).long()
         found = {"encoder": rows.x_ND - rows.x_hat_ND}
@@ -114,6 +114,20 @@ class Pursuit(Measurement):
             maps = {"per_latent": self._codes.rescaled} | self._decoders(self._codes)
             found |= {key: rows.x_ND - map_(rows.code) for key, map_ in maps.items()}
         return found
+
+    def _mended_of_noise(self, rows: Rows, e_ND: Tensor) -> Tensor:
+        """‖e‖² less what matching pursuit leaves [N] where e, the refit's error, is replaced by
+        noise of its norm, isotropic but for the directions of the latents on: e has none of them.
+        """
+        assert rows.sae is not None
+        atoms_MD, bias_D = _atoms(rows.sae), rows.sae.b_dec.detach().double()
+        drawn_ND = torch.from_numpy(self._random.standard_normal(e_ND.shape)).float()
+        noise_ND = drawn_ND.to(e_ND.device)
+        noise_ND = noise_ND - refit(noise_ND, atoms_MD, *_support(rows))
+        norm_N1 = (square(e_ND) / square(noise_ND).double().clamp_min(1e-30)).sqrt()[:, None]
+        signal_ND = (rows.x_ND - bias_D - e_ND + norm_N1 * noise_ND).float()
+        left_ND = signal_ND - matching_pursuit(signal_ND, atoms_MD, fired(rows).long())
+        return square(e_ND) - square(left_ND.double())
 
     def _decoders(self, codes: CodeFit) -> dict[str, Decoder]:
         if self._maps:
@@ -148,17 +162,19 @@ class Pursuit(Measurement):
     def test(self, parts: Parts) -> dict[str, Tensor]:
         none_N = torch.zeros_like(parts.e_ND[:, 0])
         keys = [f"{name}_{part}" for name in self._maps for part in ("e", "u")]
-        found = {key: none_N.clone() for key in ("taken", "chance", *keys)}
+        found = {key: none_N.clone() for key in ("taken", "chance", "choice_chance", *keys)}
         taken = self._take("test", parts)
         if taken is None or not self._maps:
             return found
         rows, at_n = taken
         found["taken"][at_n] = square(rows.x_ND - parts.fit.linear.x_mean_D)
-        for name, e_ND in self._errors(rows).items():
+        errors = self._errors(rows)
+        for name, e_ND in errors.items():
             found[f"{name}_e"][at_n] = square(e_ND)
             found[f"{name}_u"][at_n] = square(e_ND - self._maps[name](rows.x_ND))
         on_n = fired(rows)
         found["chance"][at_n] = on_n / (self.place.d - on_n) * found["refit_e"][at_n]
+        found["choice_chance"][at_n] = self._mended_of_noise(rows, errors["refit"])
         return found
 
     def statistics(self) -> dict[str, Statistic]:
@@ -187,6 +203,11 @@ def _share(name: str) -> Statistic:
         return found
 
     return fvu
+
+
+def _atoms(sae: SAE) -> Tensor:
+    """The decoder's rows [M, D] at norm 1."""
+    return torch.nn.functional.normalize(sae.w_dec.detach().float(), dim=1)
 
 
 def _only(rows: Rows, keep_N: Tensor) -> Rows:
