@@ -11,8 +11,11 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import saeforge as sf
+from saeforge.dictionary.registry import build_sae
 from saeforge.errors import UserError
 from saeforge.eval.audit import arrays, engine, folds
+from saeforge.eval.audit.measurement import Place
+from saeforge.eval.audit.run import AuditConfig, measurements
 
 
 def test_streaming_equals_direct_least_squares(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -252,6 +255,34 @@ def size_of(thing: object, seen: set[int]) -> list[int]:
     else:
         inside = list(getattr(thing, "__dict__", {}).values())
     return [size for item in inside for size in size_of(item, seen)]
+
+
+def test_an_sae_holds_few_matrices() -> None:
+    """In units of D² doubles, after a chunk of each phase, with all that the command measures."""
+    d, documents_, config = 96, 40, AuditConfig(pursuit=400, mlp=0, codes=400, zeroing=0)
+    sae = build_sae("topk", d, width=8, k=2)
+    place = Place(d, documents_, torch.device("cpu"), 0, config.codes)
+    before = engine.SiteAudit("before", place, ["sae"], arrays.base)
+    site = engine.SiteAudit("x", place, ["sae"], measurements(config))
+
+    @torch.no_grad()
+    def made(x_ND: Tensor) -> engine.Reconstruction:
+        code = sae.encode_sparse(x_ND)
+        return engine.Reconstruction(sae.decode(code), sae, code)
+
+    held = []
+    for phase in range(3):
+        for part in rows(1200, d, seed=phase).float().split(400):
+            at = arrays.Tokens(torch.arange(len(part)) % documents_)
+            known = before.add(phase, part + 1, at, {"sae": made})
+            follows = {name: parts and parts.alone() for name, parts in known.items()}
+            site.add(phase, part, at, {"sae": made}, follows)
+        held.append(sum(size_of(site.saes["sae"], set())) / (8 * d * d))
+        before.finish(phase), site.finish(phase)
+        if phase == folds.SECOND:  # what is kept of the site before: x, x̂, ℓ and u
+            kept = sum(size_of(follows["sae"], set()))
+            assert kept == 4 * 400 * d * 8
+    assert max(held) < 32, held
 
 
 X, DOCUMENT = rows(1000), documents(1000)

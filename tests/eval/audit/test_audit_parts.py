@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from audit_arrays import documents, nonlinear, rows
+from audit_arrays import Direct, documents, nonlinear, rows
 from toy_suites import random_sae
 from toys import Toy, held_out, tiny_llama
 
@@ -41,7 +41,8 @@ def through(
         before = {}
         if follow is not None:
             made = known(follow[at])
-            before = earlier.add(phase, x[at], Tokens(document[at]), made)
+            found = earlier.add(phase, x[at], Tokens(document[at]), made)
+            before = {name: parts and parts.alone() for name, parts in found.items()}
         made = known(x_hat[at])
         site.add(phase, x[at], Tokens(document[at]), made, before)
         earlier.finish(phase) if follow is not None else None
@@ -68,6 +69,13 @@ def test_what_the_site_before_knows_is_found() -> None:
     assert known is not None and known < 0.9
     assert other["r2_u_from_x"].value == pytest.approx(0.0, abs=0.02)  # by construction
     assert values(through(AdjacentSites, x, x_hat), "adjacent") == {}
+    direct = Direct.of(x, x_hat, documents(len(x)))  # e itself; only maps of ℓ and u are kept
+    e, before = direct.x - direct.x_hat, nonlinear(x, seed=9).numpy()
+    second, test = direct.fold == folds.SECOND, direct.fold == folds.TEST
+    left = e[test] - direct.predict(before[second], e[second], before[test])
+    total = np.square(e[test] - e[second].mean(0)).sum()
+    expected = 1 - np.square(left).sum() / total
+    assert other["r2_e_from_x_hat"].value == pytest.approx(float(expected), rel=1e-8)
 
 
 def test_sites_follow_one_another_in_a_suite() -> None:

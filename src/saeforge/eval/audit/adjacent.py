@@ -5,7 +5,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from saeforge.eval.audit.fits import Parts, square
+from saeforge.eval.audit.fits import Before, Parts, square
 from saeforge.eval.audit.least_squares import Affine, Factor, varies
 from saeforge.eval.audit.measurement import Measurement, Place, r_squared
 from saeforge.eval.audit.moments import Cross, Gram
@@ -14,6 +14,7 @@ from saeforge.eval.result import Metric
 
 SOURCES = {"x": "x", "x_hat": "x̂", "l": "ℓ", "u": "u"}
 TARGETS = {"e": "e", "l": "ℓ", "u": "u"}
+"""e = ℓ + u, so its maps are sums of theirs, and only theirs are kept."""
 
 
 class AdjacentSites(Measurement):
@@ -49,42 +50,52 @@ class AdjacentSites(Measurement):
             width = v_ND.shape[1]
             gram = self._grams.setdefault(source, Gram(width, self.place.device))
             shifted_ND = gram.add(v_ND)
-            for target, y_ND in _targets(parts).items():
-                cross = Cross(width, self.place.d, self.place.device)
-                self._crosses.setdefault((target, source), cross).add(shifted_ND, y_ND)
+            for target, y_ND in (("l", parts.l_ND), ("u", parts.u_ND)):
+                if (target, source) not in self._crosses:
+                    cross = Cross(width, self.place.d, self.place.device)
+                    self._crosses[target, source] = cross
+                self._crosses[target, source].add(shifted_ND, y_ND)
 
     def seconded(self, factor: Factor) -> None:
-        for source, gram in self._grams.items():
+        for source in list(self._grams):
+            gram = self._grams.pop(source)
             if not bool(varies(gram).any()):
                 continue  # a dead SAE before: x̂ is constant and u is 0
             own = Factor.of(gram, "adjacent site")
-            for target in TARGETS:
-                self._maps[target, source] = own.fit(self._crosses[target, source])
-        self._grams, self._crosses = {}, {}
+            for target in ("l", "u"):
+                self._maps[target, source] = own.fit(self._crosses.pop((target, source)))
+        self._crosses = {}
 
     def test(self, parts: Parts) -> dict[str, Tensor]:
         before = parts.rows.before
         if before is None:
             return {}
-        sources, targets = _sources(before), _targets(parts)
         found = {}
-        for (target, source), map_ in self._maps.items():
-            found[f"{target}_{source}"] = square(targets[target] - map_(sources[source]))
-            found[f"{target}_total"] = square(targets[target] - map_.y_mean_V)
+        for source, v_ND in _sources(before).items():
+            if ("l", source) not in self._maps:
+                continue
+            l_map, u_map = self._maps["l", source], self._maps["u", source]
+            left_l_ND, left_u_ND = parts.l_ND - l_map(v_ND), parts.u_ND - u_map(v_ND)
+            found[f"l_{source}"], found[f"u_{source}"] = square(left_l_ND), square(left_u_ND)
+            found[f"e_{source}"] = square(left_l_ND + left_u_ND)
+            if "e_total" not in found:  # the means are those of the targets, whatever the source
+                found["l_total"] = square(parts.l_ND - l_map.y_mean_V)
+                found["u_total"] = square(parts.u_ND - u_map.y_mean_V)
+                found["e_total"] = square(parts.e_ND - (l_map.y_mean_V + u_map.y_mean_V))
         return found
 
     def statistics(self) -> dict[str, Statistic]:
-        return {f"r2_{target}_from_{source}": _r2(target, source) for target, source in self._maps}
+        sources = [source for source in SOURCES if ("l", source) in self._maps]
+        return {
+            f"r2_{target}_from_{source}": _r2(target, source)
+            for target in TARGETS
+            for source in sources
+        }
 
 
 def _r2(target: str, source: str) -> Statistic:
     return lambda s: r_squared(s, f"{target}_{source}", f"{target}_total", "variance")
 
 
-def _sources(before: Parts) -> dict[str, Tensor]:
-    rows = before.rows
-    return {"x": rows.x_ND, "x_hat": rows.x_hat_ND, "l": before.l_ND, "u": before.u_ND}
-
-
-def _targets(parts: Parts) -> dict[str, Tensor]:
-    return {"e": parts.e_ND, "l": parts.l_ND, "u": parts.u_ND}
+def _sources(before: Before) -> dict[str, Tensor]:
+    return {"x": before.x_ND, "x_hat": before.x_hat_ND, "l": before.l_ND, "u": before.u_ND}

@@ -21,7 +21,7 @@ from saeforge.dictionary.base import SAE, SparseCode
 from saeforge.errors import UserError
 from saeforge.eval import bootstrap
 from saeforge.eval.audit import folds
-from saeforge.eval.audit.fits import Fit, Parts, Rows, SaeMoments, Tokens
+from saeforge.eval.audit.fits import Before, Fit, Parts, Rows, SaeMoments, Tokens
 from saeforge.eval.audit.least_squares import Factor
 from saeforge.eval.audit.measurement import Measurement, Place
 from saeforge.eval.audit.moments import Gram
@@ -38,7 +38,7 @@ def rows_at_once(d: int) -> int:
     return max(_LEAST, _ELEMENTS // d)
 
 
-_NONE: Mapping[str, Parts | None] = {}
+_NONE: Mapping[str, Before | None] = {}
 Make = Callable[[Place], Sequence[Measurement]]
 """The measurements of one SAE at one site."""
 
@@ -153,13 +153,13 @@ class SiteAudit:
         x_ND: Float[Tensor, "N D"],
         tokens: Tokens,
         reconstruct: Mapping[str, Callable[[Tensor], Reconstruction]],
-        before: Mapping[str, Parts | None] = _NONE,
+        before: Mapping[str, Before | None] = _NONE,
     ) -> dict[str, Parts | None]:
         """Count a chunk in; returns the parts of each SAE's errors, once there are any.
 
         Args:
             reconstruct: what each SAE makes of x.
-            before: of each SAE, the parts of the same tokens at the site before.
+            before: of each SAE, what is kept of the same tokens at the site before.
 
         Raises:
             UserError: if a reconstruction is NaN or infinite.

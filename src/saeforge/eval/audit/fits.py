@@ -1,6 +1,6 @@
 """What is fitted of an SAE on the fit fold, and the parts of its error on the other folds."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
@@ -56,7 +56,7 @@ class Rows:
     shifted_ND: Float[Tensor, "N D"]
     sae: SAE | None = None
     code: SparseCode | None = None
-    before: "Parts | None" = None
+    before: "Before | None" = None
 
     def first(self, count: int) -> "Rows":
         """The first rows, without the site before."""
@@ -99,7 +99,7 @@ class Fit:
         linear: ℓ = OLS[e | x].
         alpha: α* of min Σ‖x − αx̂ − c‖²; None where x̂ is constant.
         affine: OLS[x | x̂], the affine recalibration; None where x̂ is constant.
-        scatter: Σ(x − x̄)(x − x̄)ᵀ and Σ(x − x̄)(e − ē)ᵀ, for the nested maps.
+        scalar, diagonal_D: of OLS of e on a·x + c and on diag·x + c.
         codes: what is fitted to the codes; None where they are not known, or not asked for.
     """
 
@@ -109,7 +109,8 @@ class Fit:
     affine: Affine | None
     x_hat_mean_D: Float[Tensor, " D"]
     x_hat_covariance_DD: Float[Tensor, "D D"]
-    scatter: tuple[Float[Tensor, "D D"], Float[Tensor, "D D"]]
+    scalar: float
+    diagonal_D: Float[Tensor, " D"]
     codes: CodeFit | None = None
 
     @classmethod
@@ -120,6 +121,8 @@ class Fit:
         xe_DD = xx_DD - x_hat_DD
         e_mean_D = gram.mean_D - x_hat.mean_D
         variance, constant = float(x_hat.scatter_DD.trace()), not bool(varies(x_hat).any())
+        spread_D = xx_DD.diagonal()
+        varies_D = spread_D > 1e-14 * spread_D.max()
         affine = None
         if not constant:
             weights_DD = Factor.of(x_hat, "reconstruction").solve(x_hat_DD.T)
@@ -131,7 +134,8 @@ class Fit:
             affine=affine,
             x_hat_mean_D=x_hat.mean_D,
             x_hat_covariance_DD=x_hat.scatter_DD / x_hat.n,
-            scatter=(xx_DD, xe_DD),
+            scalar=float(xe_DD.trace() / xx_DD.trace()),
+            diagonal_D=torch.where(varies_D, xe_DD.diagonal() / spread_D.clamp_min(1e-300), 0.0),
             codes=moments.codes.solve(),
         )
 
@@ -152,9 +156,9 @@ class Parts:
     l_ND: Float[Tensor, "N D"]
     u_ND: Float[Tensor, "N D"]
 
-    def alone(self) -> "Parts":
-        """Without the site before, so that no chain of sites is kept."""
-        return replace(self, rows=replace(self.rows, before=None))
+    def alone(self) -> "Before":
+        """What the next site's rows know of these."""
+        return Before(self.rows.x_ND, self.rows.x_hat_ND, self.l_ND, self.u_ND)
 
     def common(self) -> dict[str, Float[Tensor, " N"]]:
         """What every measurement's sums share; the means are those of the fit fold, so that nothing
@@ -166,6 +170,16 @@ class Parts:
             "e_centred": square(self.e_ND - self.fit.linear.y_mean_V),
             "u": square(self.u_ND),
         }
+
+
+@dataclass(frozen=True)
+class Before:
+    """x, x̂, ℓ and u of the same tokens at the site before: no more of it, and no chain of sites."""
+
+    x_ND: Float[Tensor, "N D"]
+    x_hat_ND: Float[Tensor, "N D"]
+    l_ND: Float[Tensor, "N D"]
+    u_ND: Float[Tensor, "N D"]
 
 
 def square(v_ND: Float[Tensor, "N D"]) -> Float[Tensor, " N"]:

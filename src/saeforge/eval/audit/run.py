@@ -22,7 +22,7 @@ from saeforge.eval.audit.attribution import Attribution
 from saeforge.eval.audit.config import AuditConfig
 from saeforge.eval.audit.engine import Make, Reconstruction, SiteAudit, rows_at_once
 from saeforge.eval.audit.error_saes import ErrorSaes, match, on_error_at
-from saeforge.eval.audit.fits import Parts, Tokens
+from saeforge.eval.audit.fits import Before, Tokens
 from saeforge.eval.audit.measurement import Measurement, Place
 from saeforge.eval.audit.mlp import MlpProbe
 from saeforge.eval.audit.positions import ErrorByPosition
@@ -301,7 +301,7 @@ class _Chunk:
     Attributes:
         widest: latents of the widest SAE, so that all sites cut their rows alike.
         step: rows in float64 at once, at the site of the largest D.
-        before: bank → the parts of its site that ran last, one for each cut.
+        before: bank → what is kept of its site that ran last, one for each cut.
     """
 
     phase: int
@@ -310,7 +310,7 @@ class _Chunk:
     loss_NT: Tensor
     widest: int
     step: int
-    before: dict[str, list[Parts | None]]
+    before: dict[str, list[Before | None]]
 
     def cuts(self, rows: int) -> Iterator[slice]:
         """Rows that go through an SAE and into float64 at once."""
@@ -334,12 +334,12 @@ def _observer(
             position_N=keep_NT.nonzero()[:, 1],
             loss_N=chunk.loss_NT[keep_NT],
         )
-        kept: dict[str, list[Parts | None]] = {name: [] for name in made}
+        kept: dict[str, list[Before | None]] = {name: [] for name in made}
         for at, rows in enumerate(chunk.cuts(len(x_ND))):
             before = {name: parts[at] for name, parts in chunk.before.items()}
             found = audit.add(chunk.phase, x_ND[rows], tokens.part(rows), made, before)
             for name, parts in found.items():
-                kept[name].append(parts and parts.alone() if follows else None)
+                kept[name].append(parts.alone() if follows and parts is not None else None)
         if follows:
             chunk.before.update(kept)
 

@@ -81,12 +81,12 @@ class ShrinkageLadder(Measurement):
 
     def __init__(self, place: Place) -> None:
         super().__init__(place)
-        self._fit: Fit | None = None
+        self._alpha: float | None = None
         self._crosses: dict[str, Cross] = {}
         self._maps: dict[str, Affine] = {}
 
     def fitted(self, fit: Fit) -> None:
-        self._fit = fit
+        self._alpha = fit.alpha
         self._names = [rung for rung in RUNGS if rung != "per_latent" or fit.codes is not None]
         self.probe = NormProbe(tuple(self._names), self.place)
         if fit.codes is not None:  # as it is, too, so that both have the same cost of fitting
@@ -94,11 +94,6 @@ class ShrinkageLadder(Measurement):
             self._crosses = {
                 rung: Cross(width, width, self.place.device) for rung in ("as_is", "per_latent")
             }
-        xx_DD, xe_DD = fit.scatter
-        self._scalar = float(xe_DD.trace() / xx_DD.trace())
-        spread_D = xx_DD.diagonal()
-        varies_D = spread_D > 1e-14 * spread_D.max()
-        self._diagonal_D = torch.where(varies_D, xe_DD.diagonal() / spread_D.clamp_min(1e-300), 0.0)
 
     def _errors(self, parts: Parts) -> dict[str, Tensor]:
         """Rung → its error, centred as on the fit fold."""
@@ -153,8 +148,8 @@ class ShrinkageLadder(Measurement):
             found[f"{rung}_e"], found[f"{rung}_u"] = square(e_ND), square(nonlinear[rung])
         x_ND = parts.rows.x_ND - parts.fit.linear.x_mean_D
         e_ND = errors["as_is"]
-        found["scalar"] = square(e_ND - self._scalar * x_ND)
-        found["diagonal"] = square(e_ND - self._diagonal_D * x_ND)
+        found["scalar"] = square(e_ND - parts.fit.scalar * x_ND)
+        found["diagonal"] = square(e_ND - parts.fit.diagonal_D * x_ND)
         if "as_is" in self._maps:
             found["reference_u"] = square(e_ND - self._maps["as_is"](parts.rows.x_ND))
         return found
@@ -185,8 +180,7 @@ class ShrinkageLadder(Measurement):
         }
 
     def fixed(self) -> dict[str, Value]:
-        assert self._fit is not None
-        return {"alpha": Value(self._fit.alpha)}
+        return {"alpha": Value(self._alpha)}
 
 
 def _artefact(rung: str) -> Statistic:
