@@ -25,8 +25,10 @@ CONFIG = AuditConfig(
     tokens=1200, bootstrap=5, pursuit=150, mlp=200, codes=300, zeroing=200, downstream=200
 )
 """All that the command measures by default, on few tokens."""
-OPTIONS = {name: {"k": 4} for name in ("topk", "batchtopk", "matryoshka")}
-OPTIONS["switch"] = {"k": 4, "experts": 4}
+OPTIONS = {name: {"width": 48, "k": 4} for name in ("topk", "batchtopk", "matryoshka")}
+OPTIONS["switch"] = {"width": 48, "k": 4, "experts": 4}
+DENSE = {"width": 24}
+"""Half of the latents fire, on most tokens fewer than d: pursuit leaves the others out."""
 DEFAULT = (
     "vector", "norm", "split", "shrinkage", "ladder", "null", "synthetic", "zeroing", "positions",
     "adjacent", "pursuit", "attribution", "mlp", "downstream",
@@ -34,10 +36,15 @@ DEFAULT = (
 
 
 def of_arch(arch: str, site: str) -> SAE:
-    """As it is before its first step."""
-    sae = build_sae(arch, d=16, width=48, **OPTIONS.get(arch, {}))
+    """As it is before its first step; with the threshold that gives k, where that is trained."""
+    sae = build_sae(arch, d=16, **OPTIONS.get(arch, DENSE))
     x_ND = clean_rows(tiny_llama(), site, held_out(20, 50, seed=1))
     sae.initialise(x_ND, torch.Generator().manual_seed(3))
+    if arch in ("batchtopk", "matryoshka"):
+        with torch.no_grad():
+            f_NM = sae.encode_sparse(x_ND).dense()
+        assert isinstance(sae.threshold, torch.Tensor)
+        sae.threshold.fill_(float(f_NM.flatten().topk(4 * len(x_ND)).values[-1]))
     return sae.eval()
 
 
