@@ -29,6 +29,10 @@ def result() -> AuditResult:
         sections={
             name: Section(name, "", {}, dict.fromkeys(SITES, found))
             for name, found in values.items()
+        }
+        | {
+            name: Section(name, "", series={key: {"tokens": tokens} for key in SITES})
+            for name, tokens in {"pursuit": {"second": 3, "test": 4000}, "downstream": 2100}.items()
         },
         verdicts=dict.fromkeys(SITES, verdict(values)),
     )
@@ -59,6 +63,12 @@ def test_it_fits_a_narrow_terminal(said: list[str]) -> None:
     assert "10,010 test tokens of 136 documents" in text
     assert text.count("More than half of the error is linear in x") == 4
     assert text.count("which may be false") == 1
+
+
+@pytest.mark.parametrize("said", [100], indirect=True)
+def test_it_says_what_was_measured_on_fewer_tokens(said: list[str]) -> None:
+    text = "\n".join(said)
+    assert text.count("of them, pursuit on 4,000, downstream on 2,100") == 2
 
 
 @pytest.mark.parametrize("said", [160], indirect=True)

@@ -103,8 +103,21 @@ def _print_table(console: Console, path: Path, result: AuditResult) -> None:
         ]
         table.add_row(escape(site), *cells)
     about = f"{result.tokens:,} test tokens of {result.documents:,} documents"
-    print(f"\n{path}\n{about}; ± half of the 95% interval\n")
+    print(f"\n{path}\n{about}; ± half of the 95% interval{_fewer(result)}\n")
     console.print(table)
+
+
+def _fewer(result: AuditResult) -> str:
+    """Which parts of the verdicts are measured on some of the test tokens."""
+    used: dict[str, int] = {}
+    for name in ("pursuit", "downstream"):
+        section = result.sections.get(name)
+        for series in section.series.values() if section is not None else ():
+            tokens = series.get("tokens")
+            tokens = tokens.get("test") if isinstance(tokens, dict) else tokens
+            used[name] = max(used.get(name, 0), tokens or 0)
+    parts = [f"{name} on {count:,}" for name, count in used.items() if count < result.tokens]
+    return f"\n(of them, {', '.join(parts)})" if parts else ""
 
 
 def _print_verdicts(console: Console, result: AuditResult) -> None:

@@ -37,8 +37,9 @@ def test_sections_where_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found.sections["wide"].series["layers.2"]["tokens"] == 200
     assert found.sections["zeroing"].series["layers.2"]["zeroed"][0] == 0.0
     assert found.sections["zeroing"].sites["layers.0"] == {}  # x̂ is constant
-    directions = found.value("layers.0", "attribution", "directions").value
-    assert directions == pytest.approx(1.0, abs=0.05)  # its codes are x, its decoder is zero
+    # On each of its tokens as many latents fire as there are dimensions: pursuit leaves them out.
+    assert found.sections["pursuit"].series["layers.0"]["left_out"]["test"] == 200
+    assert found.value("layers.0", "attribution", "fvu").value is None
 
 
 def test_sections_where_not() -> None:

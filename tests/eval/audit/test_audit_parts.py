@@ -153,6 +153,33 @@ def test_putting_everything_back_recovers_everything() -> None:
         assert site["ce_clean"].value == pytest.approx(affine["ce_clean"].value, abs=1e-6)
 
 
+def test_what_is_measured_on_is_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(extractor, "STEPS", 2)
+    lm, sample, site = tiny_llama(), held_out(60, 150), "layers.1"
+    limits = {"pursuit": 0, "codes": 0, "zeroing": 0, "adjacent": False, "bootstrap": 0}
+    found = {
+        asked: audit_banks(
+            {"one": {site: random_sae(1)}},
+            lm,
+            sample,
+            AuditConfig(mlp=asked, downstream=asked, **limits),
+        )["one"]
+        for asked in (100, 10**6)
+    }
+    all_ = found[10**6]
+    mlp = all_.sections["mlp"].series[site]
+    assert {key: mlp[key] for key in ("tokens", "documents")} == all_.folds["fit"]
+    series = all_.sections["downstream"].series[site]
+    assert series["tokens"] == all_.folds["test"]["tokens"]
+    assert series["predictions"] < series["tokens"]  # none across documents
+    assert 0 < series["documents"] <= all_.folds["test"]["documents"]
+    some = found[100]
+    mlp = some.sections["mlp"].series[site]
+    assert mlp["tokens"] == 100 and 1 < mlp["documents"] < some.folds["fit"]["documents"]
+    series = some.sections["downstream"].series[site]
+    assert 100 <= series["tokens"] <= some.folds["test"]["tokens"]  # whole batches
+
+
 def test_every_interval_follows_the_options_of_the_bootstrap() -> None:
     lm, sample = tiny_llama(), held_out(60, 150)
     bank = {"layers.1": random_sae(1)}

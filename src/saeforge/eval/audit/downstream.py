@@ -3,7 +3,7 @@
 One site at a time, x is replaced at the kept tokens of the test documents by x̂, x̂ + ℓ and x̂ + u.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -23,7 +23,8 @@ from saeforge.lm.prefix import shared_prefix
 
 NAME, TITLE = "downstream", "Downstream"
 ABOUT = (
-    "Cross-entropy over predictions within the test documents, with x replaced at their kept "
+    "Cross-entropy over predictions within the first test documents (how many, and of how many "
+    "tokens, is in the series), with x replaced at their kept "
     "tokens by x̂, x̂ + ℓ or x̂ + u. Recovered: the share of the gap CE(x̂) − CE(x) that "
     "putting a part back closes; the shares need not add up to 1. Unstable where the gap is small."
 )
@@ -108,6 +109,18 @@ def first(lm: LanguageModel, batches: Batches, tokens: int) -> Iterator[tuple[He
             return
         used += int(batch.keep_NT.sum())
         yield batch, loss_NT
+
+
+def extent(batches: Iterable[tuple[HeldOut, Tensor]]) -> dict[str, int]:
+    """Tokens at which x is replaced in batches, predictions that are counted, and of how many
+    documents these are."""
+    found, rows = {"tokens": 0, "predictions": 0}, set[int]()
+    for batch, _ in batches:
+        rows_P = batch.row_NT[counted(batch)]
+        found["tokens"] += int(batch.keep_NT.sum())
+        found["predictions"] += len(rows_P)
+        rows |= set(rows_P.tolist())
+    return found | {"documents": len(rows)}
 
 
 def _replacements(sae: SAE, fit: Fit) -> Mapping[str, Callable[[Tensor], Tensor]]:

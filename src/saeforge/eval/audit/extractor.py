@@ -29,6 +29,7 @@ class Extractor(Measurement):
         super().__init__(place)
         self.tokens = tokens
         self._kept: list[tuple[Tensor, Tensor]] = []
+        self._used, self._documents = 0, set[int]()
         self._networks: dict[int, nn.Module] = {}
         self._scales = (1.0, 1.0)
         self._second = torch.zeros(len(self.widths), dtype=torch.float64, device=place.device)
@@ -44,9 +45,11 @@ class Extractor(Measurement):
         """A network whose output starts at zero."""
 
     def fit(self, rows: Rows) -> None:
-        room = self.tokens - sum(len(x_ND) for x_ND, _ in self._kept)
+        room = self.tokens - self._used
         if room > 0:
             x_ND, x_hat_ND = rows.x_ND[:room], rows.x_hat_ND[:room]
+            self._used += len(x_ND)
+            self._documents |= set(rows.tokens.document_N[:room].tolist())
             self._kept.append((x_ND.float(), (x_ND - x_hat_ND).float()))
 
     def fitted(self, fit: Fit) -> None:
@@ -91,7 +94,8 @@ class Extractor(Measurement):
             "widths": list(self.widths),
             "best": self._best,
             "steps": STEPS,
-            "tokens": self.tokens,
+            "tokens": self._used,
+            "documents": len(self._documents),
         }
 
 

@@ -54,7 +54,8 @@ class AuditResult:
     config: dict[str, Any]
     """Everything the numbers depend on: tokens asked for, seed, model, text, intervals."""
     tokens: int
-    """Tokens of the test documents, on which everything is measured."""
+    """Tokens of the test documents. What is measured on the first of them only, or fitted on some
+    tokens of a fold, says in its series on how many."""
     documents: int
     """Documents they come from."""
     folds: dict[str, dict[str, int]]

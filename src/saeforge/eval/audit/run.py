@@ -424,8 +424,9 @@ def _with_downstream(
         audited.held_out.rows, config.downstream, config.bootstrap, config.seed
     )
     found: dict[str, AuditResult] = {}
-    used = downstream.first(lm, batches, config.downstream)
+    used = list(downstream.first(lm, batches, config.downstream))
     total = 3 * saes * sum(batch.tokens_NT.numel() for batch, _ in used)
+    extent = downstream.extent(used)
     with progress("downstream", total) as tick:
         for name, bank in banks.items():
             sites = {}
@@ -435,7 +436,13 @@ def _with_downstream(
                     assert fit is not None
                     values = downstream.downstream(site, bank[site], fit, lm, batches, limits, tick)
                     sites[site] = {key: values[key] for key in downstream.METRICS}
-            section = Section(downstream.TITLE, downstream.ABOUT, downstream.METRICS, sites)
+            section = Section(
+                downstream.TITLE,
+                downstream.ABOUT,
+                downstream.METRICS,
+                sites,
+                {site: dict(extent) for site in sites},
+            )
             found[name] = _with(results[name], downstream.NAME, section)
     return found
 
