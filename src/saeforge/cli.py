@@ -256,7 +256,7 @@ class Audit:
     codes: int = 16384
     """Tokens to whose codes a factor for each latent and a decoder are fitted; 0 for none."""
     zeroing: int = 16384
-    """Tokens of the synthetic test with latents zeroed; 0 for none."""
+    """Tokens of two folds each for the synthetic test with latents zeroed; 0 for none."""
     downstream: int = 20_000
     """Test tokens on which parts of the error are put back into the model; 0 for none."""
     device: str = "auto"

@@ -31,8 +31,8 @@ class AuditConfig:
     """Tokens of the fit fold to whose codes a factor for each latent and a decoder are fitted, for
     the shrinkage ladder and the attribution; 0: none."""
     zeroing: int = 16384
-    """Tokens of the second fold for the grid of the synthetic test, in which the weakest latents
-    are zeroed; 0: no grid."""
+    """Tokens of the second and of the test fold for the grid of the synthetic test, in which the
+    weakest latents are zeroed; 0: no grid."""
     downstream: int = 20_000
     """Tokens of the test fold on which parts are put back into the model; 0: none."""
     device: str = "auto"
