@@ -32,6 +32,7 @@ def written_suite(
     seed: int = 0,
     run_seed: int = 0,
     k: int = 4,
+    width: int = 48,
     text: str = "text.txt",
     change: Callable[[SAE], object] = lambda sae: None,
 ) -> Path:
@@ -44,7 +45,7 @@ def written_suite(
         sites=tuple(site for sites in groups.values() for site in sites),
         seed=run_seed,
     )
-    saes = {group: random_sae(seed + 10 * at, k=k) for at, group in enumerate(groups)}
+    saes = {group: random_sae(seed + 10 * at, width, k) for at, group in enumerate(groups)}
     for sae in saes.values():
         change(sae)
     write_suite(

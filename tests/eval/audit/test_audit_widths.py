@@ -7,15 +7,15 @@ import numpy as np
 import pytest
 import torch
 from audit_arrays import Direct
-from toy_suites import random_sae
-from toys import Toy, clean_rows, held_out, tiny_llama
+from toy_suites import SITES, random_sae, written_suite
+from toys import Toy, clean_rows, held_out, random_text, saved_llama, tiny_llama
 
 from saeforge.eval.audit.config import AuditConfig
 from saeforge.eval.audit.result import AuditResult
-from saeforge.eval.audit.run import audit_banks
+from saeforge.eval.audit.run import audit_banks, audit_suites
 from saeforge.eval.audit.scaling import added_percent
 from saeforge.eval.audit.scaling_section import slope
-from saeforge.eval.audit.widths import Sized, families
+from saeforge.eval.audit.widths import Sized, Trained, families
 
 SITE = "layers.1"
 WIDTHS = (192, 48, 96)  # in no order
@@ -51,6 +51,41 @@ def test_families_are_alike_in_all_but_width() -> None:
         "16.0-64": "its L0 is not within a factor 1.25 of the others'",
     }
     assert families([other]) == [] and families([]) == []
+
+
+def test_families_are_trained_alike() -> None:
+    alike = [Sized(f"a{w}", "topk", w, 8.0, Trained(10_000)) for w in (32, 64)]
+    nearly = Sized("nearly", "topk", 128, 8.0, Trained(10_050))  # whole batches
+    longer = [Sized(f"b{w}", "topk", w, 8.0, Trained(20_000)) for w in (128, 256)]
+    group = Sized("group", "topk", 512, 8.0, Trained(10_000, sites=3))
+    first, second = families([*alike, *longer, group, nearly])
+    assert [one.name for one in first.members] == ["a32", "a64", "nearly"]
+    assert [one.name for one in second.members] == ["b128", "b256"]
+    why = {one.name: why for one, why in first.left_out}
+    assert why["b128"] == "it is trained on 20,000 tokens, not about 10,000"
+    assert why["group"] == "it is one SAE of 3 sites"
+    assert families([alike[0], group]) == []
+
+
+def test_what_is_not_trained_alike_is_not_compared(tmp_path: Path) -> None:
+    saved_llama(tmp_path)
+    (tmp_path / "text.txt").write_text(random_text(120))
+    groups = {"group-0": SITES}
+    widths = {"a": (48, None), "b": (96, None), "group": (64, groups)}
+    paths = {
+        name: written_suite(tmp_path / name, tmp_path, of, width=width)
+        for name, (width, of) in widths.items()
+    }
+    config = AuditConfig(
+        tokens=1200, bootstrap=0, mlp=0, downstream=0, adjacent=False, pursuit=0, zeroing=0, codes=0
+    )
+    found = audit_suites(list(paths.values()), config)
+    assert "scaling" not in found[paths["group"]].sections
+    series = found[paths["a"]].sections["scaling"].series["layers.2"]
+    assert [one["suite"] for one in series["saes"]] == ["a", "b"]
+    assert [(one["suite"], one["why"]) for one in series["left_out"]] == [
+        ("group", "it is one SAE of 2 sites")
+    ]
 
 
 def test_a_suite_has_the_section_where_it_is_compared(found: dict[str, AuditResult]) -> None:

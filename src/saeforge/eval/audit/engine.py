@@ -25,7 +25,7 @@ from saeforge.eval.audit.fits import Before, Fit, Parts, Rows, SaeMoments, Token
 from saeforge.eval.audit.least_squares import Factor
 from saeforge.eval.audit.measurement import Measurement, Place
 from saeforge.eval.audit.moments import Gram
-from saeforge.eval.audit.widths import Widths
+from saeforge.eval.audit.widths import Trained, Widths
 from saeforge.eval.progress import Tick
 from saeforge.eval.result import Value
 
@@ -39,6 +39,7 @@ def rows_at_once(d: int) -> int:
 
 
 _NONE: Mapping[str, Before | None] = {}
+_UNKNOWN: Mapping[str, Trained] = {}
 Make = Callable[[Place], Sequence[Measurement]]
 """The measurements of one SAE at one site."""
 
@@ -139,12 +140,23 @@ class SaeAudit:
 
 
 class SiteAudit:
-    """All SAEs of one site: they share x's Gram and its factor, one per fold."""
+    """All SAEs of one site: they share x's Gram and its factor, one per fold.
 
-    def __init__(self, where: str, place: Place, names: Sequence[str], make: Make) -> None:
+    Args:
+        trained: how each SAE was trained, where that is known.
+    """
+
+    def __init__(
+        self,
+        where: str,
+        place: Place,
+        names: Sequence[str],
+        make: Make,
+        trained: Mapping[str, Trained] = _UNKNOWN,
+    ) -> None:
         self.where, self.place = where, place
         self.saes = {name: SaeAudit(place, make(place)) for name in names}
-        self.widths = Widths(place)
+        self.widths = Widths(place, trained)
         self._gram = Gram(place.d, place.device)
 
     def add(

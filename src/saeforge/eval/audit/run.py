@@ -33,6 +33,7 @@ from saeforge.eval.audit.scaling_section import scaling_sections
 from saeforge.eval.audit.synthetic import SyntheticTest
 from saeforge.eval.audit.verdict import verdict
 from saeforge.eval.audit.wide import WideSae
+from saeforge.eval.audit.widths import Trained
 from saeforge.eval.audit.zeroing import Zeroing
 from saeforge.eval.banks import LM_TOKENS, Bank, kept_rows, row_chunks, sites_of
 from saeforge.eval.held_out import HeldOut
@@ -152,12 +153,20 @@ def audit_suites(
             "model": {"name": lm.name, "revision": lm.revision, "fingerprint": lm.fingerprint},
             "text": asdict(own_text),
         }
-        measured = audit_banks(banks, lm, held_out, config, tracker(say), on_error)
+        trained = {str(suite.path): _trained(suite) for suite in together}
+        measured = audit_banks(banks, lm, held_out, config, tracker(say), on_error, trained)
         for name, result in measured.items():
             found[Path(name)] = replace(result, config=result.config | about)
     for suite in suites:
         found[suite.path].write(suite.path / results_folder(model, text) / FILE)
     return {suite.path: found[suite.path] for suite in suites}
+
+
+def _trained(suite: Suite) -> dict[str, Trained]:
+    """Site → how its SAE was trained."""
+    tokens = suite.meta["tokens"]
+    known = tokens if isinstance(tokens, int) else None
+    return {site: Trained(known, len(sites)) for sites in suite.groups.values() for site in sites}
 
 
 def _alike(
@@ -181,11 +190,14 @@ def audit_banks(
     config: AuditConfig,
     progress: Tracker = silent,
     on_error: Mapping[str, Mapping[str, Suite]] | None = None,
+    trained: Mapping[str, Mapping[str, Trained]] | None = None,
 ) -> dict[str, AuditResult]:
     """Audit every SAE of every bank on the same tokens.
 
     Args:
         on_error: bank → e, l or u → a suite that is trained on that part of its error.
+        trained: bank → site → how its SAE was trained, where that is known: only SAEs that agree
+            in it are compared over widths.
 
     Raises:
         UserError: as `audit_suites`.
@@ -198,6 +210,7 @@ def audit_banks(
             Place(lm.width(site), held_out.rows, lm.device, config.seed, config.codes),
             [name for name, bank in banks.items() if site in bank],
             measurements(config),
+            {name: bank[site] for name, bank in (trained or {}).items() if site in bank},
         )
         for site in sites
     }

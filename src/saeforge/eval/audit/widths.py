@@ -25,6 +25,28 @@ from saeforge.eval.result import Value
 
 ALIKE = 1.25
 """L0s of a family differ by no more than this factor."""
+BATCHES = 1.01
+"""The tokens that a family is trained on, by no more than this: runs end on whole batches."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """How an SAE was trained, as far as SAEs that are compared must agree.
+
+    Attributes:
+        tokens: None where it is not known.
+        sites: that share it.
+    """
+
+    tokens: int | None = None
+    sites: int = 1
+
+    def like(self, other: "Trained") -> bool:
+        """Whether two agree."""
+        if self.tokens is None or other.tokens is None:
+            return self.tokens == other.tokens and self.sites == other.sites
+        less, more = sorted((self.tokens, other.tokens))
+        return more <= BATCHES * less and self.sites == other.sites
 
 
 @dataclass(frozen=True)
@@ -39,6 +61,7 @@ class Sized:
     arch: str
     width: int
     l0: float
+    trained: Trained = Trained()
 
 
 @dataclass(frozen=True)
@@ -56,13 +79,19 @@ class Family:
 
 def families(saes: Sequence[Sized]) -> list[Family]:
     """Families of at least two widths. From the smallest L0 on, an architecture's SAEs are put
-    together as long as they are within `ALIKE` of it; of equal widths the first named counts."""
+    together as long as they are within `ALIKE` of it and trained like it; of equal widths the
+    first named counts."""
     found = []
     for arch in dict.fromkeys(one.arch for one in saes):
         own = [one for one in saes if one.arch == arch]
         rest = sorted(own, key=lambda one: one.l0)
         while rest:
-            near = [one for one in rest if one.l0 <= ALIKE * rest[0].l0]
+            least = rest[0]
+            near = [
+                one
+                for one in rest
+                if one.l0 <= ALIKE * least.l0 and one.trained.like(least.trained)
+            ]
             rest = [one for one in rest if one not in near]
             by_width: dict[int, Sized] = {}
             for one in own:
@@ -70,14 +99,20 @@ def families(saes: Sequence[Sized]) -> list[Family]:
                     by_width.setdefault(one.width, one)
             members = tuple(by_width[width] for width in sorted(by_width))
             if len(members) > 1:
-                left = [(one, _why(one, near)) for one in own if one not in members]
+                left = [(one, _why(one, near, least)) for one in own if one not in members]
                 found.append(Family(members, tuple(left)))
     return found
 
 
-def _why(one: Sized, near: Sequence[Sized]) -> str:
+def _why(one: Sized, near: Sequence[Sized], least: Sized) -> str:
     if one in near:
         return "another SAE of its width is compared"
+    own, theirs = one.trained, least.trained
+    if own.sites != theirs.sites:
+        return f"it is one SAE of {own.sites} sites" if own.sites > 1 else "it is of this site only"
+    if not own.like(theirs):
+        known = [f"{tokens:,}" if tokens else "unknown" for tokens in (own.tokens, theirs.tokens)]
+        return f"it is trained on {known[0]} tokens, not about {known[1]}"
     return f"its L0 is not within a factor {ALIKE} of the others'"
 
 
@@ -148,10 +183,14 @@ def _r2(
 
 
 class Widths:
-    """All SAEs of a site through the phases, as far as they are compared with one another."""
+    """All SAEs of a site through the phases, as far as they are compared with one another.
 
-    def __init__(self, place: Place) -> None:
-        self.place = place
+    Args:
+        trained: how each was trained, where that is known.
+    """
+
+    def __init__(self, place: Place, trained: Mapping[str, Trained]) -> None:
+        self.place, self._trained = place, trained
         self._counts: dict[str, tuple[str, int, Tensor]] = {}
         self._tokens: dict[str, int] = {}
         self.norms: list[Norms] = []
@@ -168,7 +207,13 @@ class Widths:
     def fitted(self) -> None:
         """Now the families are known."""
         saes = [
-            Sized(name, arch, width, float(total) / max(self._tokens[name], 1))
+            Sized(
+                name,
+                arch,
+                width,
+                float(total) / max(self._tokens[name], 1),
+                self._trained.get(name, Trained()),
+            )
             for name, (arch, width, total) in self._counts.items()
         ]
         self.norms = [Norms(family, self.place) for family in families(saes)]
