@@ -140,7 +140,7 @@ def _series(name: str, rng: random.Random, widths: Sequence[int]) -> dict[str, A
         return {"of_tokens": 10_000, "predicted": predicted, "actual": actual}
     if name == "positions":
         return {
-            "first_position": [0, 1, 3, 7, 15],
+            "first_position": [0, 1, 2, 4, 8],
             "tokens": [10, 20, 40, 80, 100],
             "fvu": [0.4, 0.3, 0.25, 0.2, 0.2],
             "fvu_nonlinear": [0.2, 0.15, 0.1, 0.08, None],

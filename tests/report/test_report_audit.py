@@ -138,7 +138,7 @@ def test_every_figure_has_a_table(run: list[Path]) -> None:
     assert [column.metric.title for column in by_position.columns][:3] == [
         "from 0",
         "from 1",
-        "from 3",
+        "from 2",
     ]
     assert by_position.rows[0].cells[-1].interval == "– nonlinear"
     assert len(set(found.data())) == sum(len(block.figures) for block in found.blocks)

@@ -20,6 +20,7 @@ from saeforge.eval.audit.engine import Reconstruction, SaeAudit, SiteAudit
 from saeforge.eval.audit.fits import Tokens
 from saeforge.eval.audit.measurement import Measurement, Place
 from saeforge.eval.audit.mlp import MlpProbe
+from saeforge.eval.audit.positions import ErrorByPosition
 from saeforge.eval.audit.run import audit_banks
 from saeforge.eval.audit.scaling import bands, power_law
 from saeforge.eval.audit.wide import WideSae
@@ -247,3 +248,18 @@ def test_measurements_need_override_nothing() -> None:
     x = rows(2000)
     assert values(through(Nothing, x, nonlinear(x)), "nothing") == {}
     assert engine.rows_at_once(64) == 2**14 and engine.rows_at_once(4096) == 1024
+
+
+def test_positions_are_in_the_bins_that_the_text_names() -> None:
+    x, length = rows(2000), 20
+    document = documents(len(x), length)
+    place = Place(x.shape[1], int(document[-1]) + 1, x.device, 0)
+    site = SiteAudit("x", place, ["sae"], lambda place: [ErrorByPosition(place)])
+    x_hat = nonlinear(x)
+    for phase in range(3):
+        tokens = Tokens(document, position_N=torch.arange(len(x)) % length)
+        site.add(phase, x, tokens, {"sae": lambda _: Reconstruction(x_hat)})
+        site.finish(phase)
+    found = site.saes["sae"].series()["positions"]
+    assert found["first_position"] == [0, 1, 2, 4, 8, 16]
+    assert found["tokens"] == [100 * size for size in (1, 1, 2, 4, 8, 4)]

@@ -18,7 +18,8 @@ class ErrorByPosition(Measurement):
     title = "Error by position"
     about = (
         "Σ‖e‖², Σ‖u‖² and Σ‖x − x̄‖² of the test tokens by position in the context, in bins that "
-        "double: an error that only the first positions have is not the model's."
+        "double (0, 1, 2–3, 4–7, 8–15, …): an error that only the first positions have is not the "
+        "model's."
     )
     metrics: ClassVar[Mapping[str, Metric]] = {}
 
@@ -29,7 +30,7 @@ class ErrorByPosition(Measurement):
     def test(self, parts: Parts) -> dict[str, Tensor]:
         position_N = parts.rows.tokens.position_N
         if position_N is not None:
-            bin_N = (position_N.double() + 1).log2().floor().long()
+            bin_N = torch.frexp(position_N.double()).exponent.long()  # p < 2^bin ≤ 2p; 0 of 0
             common = parts.common()
             sums_N4 = torch.stack([common[key] for key in ("n", "e", "u", "variance")], dim=1)
             self._bins_P4.index_add_(0, bin_N, sums_N4)
@@ -39,7 +40,7 @@ class ErrorByPosition(Measurement):
         n, e, u, variance = self._bins_P4.unbind(dim=1)
         seen = n.nonzero()[:, 0]
         return {
-            "first_position": [2 ** int(at) - 1 for at in seen],
+            "first_position": [0 if at == 0 else 2 ** (int(at) - 1) for at in seen],
             "tokens": n[seen].long().tolist(),
             "fvu": (e / variance)[seen].tolist(),
             "fvu_nonlinear": (u / variance)[seen].tolist(),
