@@ -75,6 +75,25 @@ def test_without_codes_there_is_nothing() -> None:
     assert "artefact_scaled" in one.values(0, 0)["shrinkage"]
 
 
+@pytest.mark.parametrize("active", [0, 1])
+def test_no_more_tokens_are_kept_than_were_asked_for(active: int) -> None:
+    """However few latents are active on them: what comes later changes nothing."""
+    sae, rows = sae_of(Planted.draw(1).atoms_MD), 50
+    kept = []
+    for chunks in (2, 5):
+        moments, random = CodeMoments(2 * rows), torch.Generator().manual_seed(0)
+        for _ in range(chunks):
+            x_ND = torch.randn(rows, D, generator=random).double()
+            indices = torch.zeros(rows * active, dtype=torch.long)
+            offsets = torch.arange(rows + 1) * active
+            code = SparseCode(indices, torch.ones(len(indices)), M, (rows,), offsets)
+            moments.add(x_ND, code, sae)
+        found = moments.solve()
+        assert found is not None
+        kept.append(found.rescaled.bias_D)
+    assert torch.equal(*kept)
+
+
 def test_latents_that_shrink_differently() -> None:
     """One scale for all does not mend it, one for each does: the rung and the share say so."""
     planted = Planted.draw(TOKENS)

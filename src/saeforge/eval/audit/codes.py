@@ -63,18 +63,18 @@ class CodeMoments:
     """Codes of the first tokens of the fit fold, and their moments with x.
 
     Args:
-        tokens: to keep; fewer where more than `L0` latents are active.
+        tokens: to keep, to the end of the chunk; fewer where more than `L0` latents are active.
     """
 
     def __init__(self, tokens: int) -> None:
-        self._pairs_left = tokens * L0
+        self._tokens_left, self._pairs_left = tokens, tokens * L0
         self._codes: list[SparseCode] = []
         self._sae: SAE | None = None
         self._n = 0
 
     def add(self, x_ND: Float[Tensor, "N D"], code: SparseCode, sae: SAE) -> None:
         """Count rows in, as long as there is room."""
-        if self._pairs_left <= 0 or not len(x_ND):
+        if min(self._tokens_left, self._pairs_left) <= 0 or not len(x_ND):
             return
         values, indices = code.values.detach().float(), code.indices
         if self._sae is None:
@@ -92,6 +92,7 @@ class CodeMoments:
         self._target_MD += segment_outer(values, shifted_ND.float(), pairs)
         self._sum_D += shifted_ND.sum(dim=0)
         self._n += len(x_ND)
+        self._tokens_left -= len(x_ND)
         self._pairs_left -= values.numel()
         self._codes.append(SparseCode(indices, values, code.width, code.shape, code.offsets))
 
