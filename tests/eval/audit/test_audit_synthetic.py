@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 from audit_arrays import documents
+from noise_forms import closed_form, closed_form_zeroed
 
 import saeforge as sf
-from saeforge.eval.audit.synthetic import closed_form, closed_form_zeroed, recover
+from saeforge.eval.audit.synthetic import recover
 
 TOKENS, D = 200_000, 8
 

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import torch
 from audit_arrays import documents
+from noise_forms import closed_form_zeroed
 from planted import D, M, Planted, audited, sae_of
 
 import saeforge as sf
 from saeforge.eval.audit import folds
 from saeforge.eval.audit.arrays import base
 from saeforge.eval.audit.measurement import Measurement, Place
-from saeforge.eval.audit.synthetic import closed_form_zeroed
 from saeforge.eval.audit.zeroing import SHARES, SIGMAS, Zeroed, Zeroing, correlated, curved
 
 TOKENS, MANY = 8000, 200_000
