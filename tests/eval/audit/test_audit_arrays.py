@@ -1,5 +1,6 @@
 """Streaming equals direct least squares; the identities of the decomposition; bad input."""
 
+import inspect
 from collections.abc import Sequence
 from typing import Any
 
@@ -312,6 +313,33 @@ def test_bad_input(x: Tensor, x_hat: Tensor, document: Tensor, message: str) -> 
     with pytest.raises(UserError, match=message) as raised:
         sf.audit(x, x_hat, document)
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("document", "options", "message"),
+    [
+        (["a", "b"] * 500, {}, "documents .*one integer for each of the 1000 tokens"),
+        (np.array(["a", "b"] * 500), {}, "documents .*one integer"),
+        ([None] * 1000, {}, "documents .*one integer"),
+        ([[1, 2], [3]], {}, "documents .*one integer"),
+        ("text", {}, "documents .*one integer"),
+        (DOCUMENT, {"seed": -1}, "seed = -1: it must be at least 0"),
+        (DOCUMENT, {"resamples": -5}, "resamples = -5: it must be at least 0"),
+    ],
+    ids=["strings", "array", "none", "ragged", "string", "seed", "resamples"],
+)
+def test_bad_documents_and_options(document: Any, options: dict[str, int], message: str) -> None:
+    with pytest.raises(UserError, match=message) as raised:
+        unchecked = inspect.unwrap(sf.audit)
+        unchecked(X, nonlinear(X), document, **options)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("make", [list, tuple, np.uint16, torch.Tensor.int], ids=str)
+def test_documents_of_any_kind(make: Any) -> None:
+    document = make(DOCUMENT if make is torch.Tensor.int else DOCUMENT.tolist())
+    found = sf.audit(X, nonlinear(X), document, resamples=0)
+    assert found.fvu == sf.audit(X, nonlinear(X), DOCUMENT, resamples=0).fvu
 
 
 def test_audit_stays_a_function() -> None:

@@ -116,8 +116,12 @@ def audit(
 
     Raises:
         UserError: if shapes do not fit, there is only one document, there are too few tokens for a
-            well-posed fit, x is constant, or a value is NaN or infinite.
+            well-posed fit, x is constant, a value is NaN or infinite, documents are no integers,
+            or an option is negative.
     """
+    for key, value in (("seed", seed), ("resamples", resamples)):
+        if value < 0:
+            raise UserError(f"audit: {key} = {value}: it must be at least 0")
     x_ND, x_hat_ND, document_N = _checked(x, x_hat, documents)
     numbers_N = torch.unique(document_N, return_inverse=True)[1]
     tokens_R = torch.bincount(numbers_N).cpu().numpy()
@@ -150,23 +154,37 @@ def _known(x_hat_ND: Tensor) -> Callable[[Tensor], Reconstruction]:
     return lambda x_ND: Reconstruction(x_hat_ND)
 
 
+def _documents(documents: Any, tokens: int) -> Tensor:
+    """The document of each token, in whatever form it came."""
+    way_out = f"give one integer for each of the {tokens} tokens"
+    if isinstance(documents, Tensor):
+        document_N = documents
+    else:
+        try:
+            array = np.asarray(documents)
+        except ValueError as error:  # lists of unequal lengths
+            raise UserError(f"audit: documents is no list of numbers; {way_out}") from error
+        if array.dtype.kind not in "iu":
+            raise UserError(f"audit: documents holds {array.dtype.name}; {way_out}")
+        document_N = torch.as_tensor(array.astype(np.int64))
+    if document_N.shape != (tokens,) or document_N.dtype.is_floating_point:
+        raise UserError(
+            f"audit: documents has shape {list(document_N.shape)} and type {document_N.dtype}; "
+            f"{way_out}"
+        )
+    return document_N.long()
+
+
 def _checked(x: Any, x_hat: Any, documents: Any) -> tuple[Tensor, Tensor, Tensor]:
     """Tensors on one device, of fitting shapes and finite."""
     x_ND, x_hat_ND = torch.as_tensor(x).detach(), torch.as_tensor(x_hat).detach()
-    document_N = torch.as_tensor(
-        np.asarray(documents) if isinstance(documents, list) else documents
-    )
+    document_N = _documents(documents, len(x_ND) if x_ND.dim() else 0)
     if x_ND.dim() != 2 or 0 in x_ND.shape:
         raise UserError(f"audit: x has shape {list(x_ND.shape)}; give activations [tokens, d]")
     if x_hat_ND.shape != x_ND.shape:
         raise UserError(
             f"audit: x_hat has shape {list(x_hat_ND.shape)} but x {list(x_ND.shape)}; give the "
             "reconstruction of the same tokens by an SAE of the same width"
-        )
-    if document_N.shape != x_ND.shape[:1] or document_N.is_floating_point():
-        raise UserError(
-            f"audit: documents has shape {list(document_N.shape)} and type {document_N.dtype}; "
-            f"give one integer for each of the {len(x_ND)} tokens"
         )
     for name, rows_ND in (("x", x_ND), ("x_hat", x_hat_ND)):
         if not rows_ND.is_floating_point():
