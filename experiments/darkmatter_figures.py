@@ -159,7 +159,7 @@ def per_arch(axis: Any, found: Found) -> None:
     rows = {NAMES.get(arch, arch): [one.get(arch) for one in made] for arch in made[0]}
     at = np.arange(len(rows))
     stacked(axis, list(rows.values()), at, 0.6)
-    axis.set_xticks(at, [name.replace(" in ", "\nin ") for name in rows])
+    axis.set_xticks(at, [name.replace(" in ", "\nin ") for name in rows], fontsize=7.5)
     axis.set_title(f"Architectures, {next(iter(made[0].values()))['site']}", fontsize=9)
     bands(axis, "upper left")
 
@@ -189,8 +189,8 @@ def downstream(axis: Any, found: Found) -> None:
     axis.set_xticks(at, [site.rpartition(".")[2] for site in rows])
     axis.set_xlabel("layer")
     axis.set_ylabel("share of the CE gap")
-    axis.set_ylim(0, 1.25 * axis.get_ylim()[1])
-    axis.set_title("Put back into the model, TopK", fontsize=9)
+    axis.set_ylim(-0.25, 1.7)  # where the gap is next to nothing, so are its shares
+    axis.set_title("Put back into the model, TopK (wider intervals are cut)", fontsize=9)
     axis.grid(visible=False, axis="x")
     axis.set_axisbelow(True)
     axis.legend(loc="upper left", ncols=2)
