@@ -16,7 +16,7 @@ from saeforge.suite import find_suites
 Found = dict[str, Any]
 Sae = dict[str, Any]
 ARCHS = ("topk", "batchtopk", "jumprelu", "gated", "relu", "switch")
-LEFT_OUT = ("synthetic", "positions")
+LEFT_OUT = ("synthetic", "positions", "zeroing")
 """Sections that no claim rests on; they are in the suites' own files."""
 
 
