@@ -335,14 +335,15 @@ class Report:
 
 @dataclass(frozen=True)
 class Convert:
-    """Convert a suite to SAELens's folders (one per site), or such folders to a suite.
+    """Convert a suite to SAELens's folders, or SAELens, sparsify or Gemma Scope to a suite.
 
     Either way the SAEs are on raw activations and compute the same. The language model is loaded,
     to find the places in it.
     """
 
     source: Annotated[Path, Positional]
-    """A suite; or a folder of SAELens 6, of one SAE or with several below it."""
+    """A suite; or a folder of SAELens 6, EleutherAI's sparsify or Gemma Scope, of one SAE or with
+    several below it."""
     out: Annotated[Path, Positional]
     """A new folder."""
     to: Literal["saelens", "saeforge"]

@@ -6,9 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import foreign_saes
 import pytest
 import saelens_by_hand as hand
 import torch
+from foreign_saes import refused, rows
 from safetensors.torch import save_file
 from torch import Tensor
 from toys import tiny_llama
@@ -31,13 +33,8 @@ CASES = [
 ] + [("topk", {"rescale_acts_by_decoder_norm": True})]
 
 
-def rows(n: int = 200, d: int = D) -> Tensor:
-    return 0.5 + 2 * torch.randn(n, d, generator=torch.Generator().manual_seed(7))
-
-
 def close(ours: Tensor, theirs: Tensor) -> None:
-    """To 1e-5 of the largest value."""
-    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5 * float(theirs.abs().max()))
+    foreign_saes.close(ours, theirs, 1e-5)
 
 
 @pytest.mark.parametrize(("architecture", "changes"), CASES)
@@ -241,7 +238,7 @@ def test_sites_that_are_no_folder_names_are_refused(tmp_path: Path) -> None:
 
 def test_formats_are_modules() -> None:
     assert all(format_module(name).load for name in FORMATS)
-    with pytest.raises(UserError, match="choose one of saelens"):
+    with pytest.raises(UserError, match="choose one of sparsify, gemma-scope, saelens"):
         format_module("npz")
     assert saeforge.load_foreign is load_foreign
 
@@ -325,17 +322,6 @@ def test_contradictions_are_one_line(tmp_path: Path, case: str) -> None:
     cfg, weights = hand.config(architecture), hand.tensors(architecture)
     edit(cfg, weights)
     refused(hand.save(tmp_path / "sae", cfg, weights), expected)
-
-
-def refused(folder: Path, expected: str) -> None:
-    before = sorted(folder.rglob("*"))
-    with pytest.raises(UserError) as caught:
-        load_foreign(folder)
-    message = str(caught.value)
-    assert expected in message
-    assert "\n" not in message
-    assert str(folder) in message
-    assert sorted(folder.rglob("*")) == before
 
 
 TEXTS = {

@@ -48,27 +48,32 @@ class Foreign:
     Attributes:
         path: its folder.
         sae: ours, with the same code and reconstruction.
+        variant: a name for the suite that it becomes; the suite's that it comes from, if any.
         model: the language model it was trained on, None where the files do not say.
         fingerprint: of that model, where the files say.
-        hook: where in the model it belongs, by the other library's name; a site of ours if
-            `native`.
-        native: whether saeforge wrote the files.
+        hook: where in the model it belongs, by the other library's name.
+        is_site: whether `hook` is a site of ours, as it stands.
         text: what it was trained on, None where the files do not say.
         seed: of the split into training and held-out documents.
-        variant: the name of the suite it comes from.
         note: what a user should know before trusting its numbers here.
     """
 
     path: Path
     sae: SAE
+    variant: str
     model: ModelConfig | None = None
     fingerprint: str | None = None
     hook: str | None = None
-    native: bool = False
+    is_site: bool = False
     text: TextConfig | None = None
     seed: int = 0
-    variant: str | None = None
     note: str | None = None
+
+
+def short_names(folders: Sequence[Path]) -> str:
+    """The first folders, relative to what all of them are in, for a message."""
+    common = os.path.commonpath([folder.parent for folder in folders])
+    return ", ".join(os.path.relpath(folder, common) for folder in folders[:8])
 
 
 def pickle_hint(folder: Path) -> str:

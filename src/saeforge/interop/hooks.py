@@ -30,7 +30,7 @@ def site_of(hook: str, model: Model) -> str:
         if kind == "hook_resid_pre":
             return one_site(f"{block - 1}@resid" if block else "0@resid@in", model)
     if not re.fullmatch(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*", hook) or "hook_" in hook:
-        raise UserError(f"hook_name {hook!r} has no counterpart here; name the site with --site")
+        raise UserError(f"hook {hook[:80]!r} has no counterpart here; name the site with --site")
     return one_site(hook.removeprefix(f"{model.prefix}.") if model.prefix else hook, model)
 
 

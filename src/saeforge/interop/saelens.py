@@ -88,7 +88,7 @@ def load(folder: Path) -> Foreign:
     where = f"{folder / CONFIG}: metadata"
     own = metadata.get(OWN)
     if own is not None:
-        return Foreign(folder, sae, native=True, **_own(own, f"{where}.{OWN}"))
+        return Foreign(folder, sae, is_site=True, **_own(own, f"{where}.{OWN}"))
     if metadata.get("hook_head_index") is not None:
         raise UserError(
             f"{where}.hook_head_index = {metadata['hook_head_index']!r}: an SAE of one attention "
@@ -98,6 +98,7 @@ def load(folder: Path) -> Foreign:
     return Foreign(
         folder,
         sae,
+        variant=f"saelens-{sae.arch}",
         model=ModelConfig(name=name, revision=_revision(metadata)) if name else None,
         hook=_text(metadata, "hf_hook_name", where) or hook,
         text=_training_text(metadata, where),

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from saeforge.dictionary.base import SAE
-from saeforge.dictionary.registry import build_sae
 from saeforge.errors import UserError
 from saeforge.files import read_json, read_tensors
 from saeforge.interop.saelens_config import CONFIG, SCALE, WEIGHTS, Config, read_config
+from saeforge.interop.tensors import built, check, jumprelu, linear
 
 
 def read(folder: Path) -> tuple[SAE, dict[str, Any]]:
@@ -30,10 +30,8 @@ def read(folder: Path) -> tuple[SAE, dict[str, Any]]:
     if config.normalize_activations == "expected_average_only_in":
         _fold_scale(tensors, folder)
     arch, options, parameters = _READERS[config.architecture](config, tensors)
-    sae = build_sae(arch, config.d_in, width=config.d_sae, **options)
-    with torch.no_grad():
-        sae.load_state_dict({**sae.state_dict(), **parameters})
-    return sae.requires_grad_(False).eval(), config.metadata
+    sae = built(arch, config.d_in, {"width": config.d_sae, **options}, parameters)
+    return sae, config.metadata
 
 
 def _tensors(folder: Path, config: Config) -> dict[str, Tensor]:
@@ -48,24 +46,13 @@ def _tensors(folder: Path, config: Config) -> dict[str, Tensor]:
     shapes = {"W_enc": (d, m), "W_dec": (m, d), "b_dec": (d,)}
     shapes |= dict.fromkeys(_BIASES[config.architecture], (m,))
     shapes |= {"topk_threshold": ()} if config.architecture.endswith("batchtopk") else {}
-    for name in sorted(shapes.keys() - tensors.keys()):
-        raise UserError(f"{file} lacks {name}, which a {config.architecture} SAE has")
-    for name in sorted(tensors.keys() - shapes.keys()):
-        raise UserError(f"{file} has {name!r}, which a {config.architecture} SAE has not")
+    because = f"d_in {d} and d_sae {m} of {CONFIG} make it"
+    check(file, tensors, shapes, f"a {config.architecture}", because)
     for name, tensor in tensors.items():
-        if tuple(tensor.shape) != shapes[name]:
-            raise UserError(
-                f"{file}: {name} is of shape {list(tensor.shape)}, but d_in {d} and d_sae {m} of "
-                f"{CONFIG} make it {list(shapes[name])}"
-            )
-        if tensor.dtype not in _FLOATS:
-            raise UserError(f"{file}: {name} is of {tensor.dtype}; it must be of floats")
         if name not in _PRECISE and tensor.dtype != _dtype(config):
             raise UserError(
                 f"{file}: {name} is of {tensor.dtype}, but {CONFIG} says {config.dtype!r}"
             )
-        if not torch.isfinite(tensor.float()).all():
-            raise UserError(f"{file}: {name} has NaN or infinite values")
     return {name: tensor.float() for name, tensor in tensors.items()}
 
 
@@ -74,7 +61,6 @@ def _dtype(config: Config) -> torch.dtype:
     return dtype
 
 
-_FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 _PRECISE = ("threshold", "topk_threshold")
 """SAELens keeps these in more precision than `dtype` says."""
 
@@ -120,10 +106,6 @@ Read = tuple[str, dict[str, Any], dict[str, Tensor]]
 """Our architecture, its options besides width, its parameters."""
 
 
-def _shared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {"w_enc": tensors["W_enc"].T, "w_dec": tensors["W_dec"], "b_dec": tensors["b_dec"]}
-
-
 def _centre(config: Config, tensors: Mapping[str, Tensor]) -> Tensor:
     """What subtracting b_dec from the input takes off the pre-activations: to be added to their
     biases where SAELens does not subtract it and our architecture does."""
@@ -133,23 +115,17 @@ def _centre(config: Config, tensors: Mapping[str, Tensor]) -> Tensor:
 
 
 def _read_standard(config: Config, tensors: dict[str, Tensor]) -> Read:
-    parameters = {**_shared(tensors), "b_enc": tensors["b_enc"]}
+    parameters = {**linear(tensors), "b_enc": tensors["b_enc"]}
     return "relu", {"subtract_b_dec": config.apply_b_dec_to_input}, parameters
 
 
 def _read_topk(config: Config, tensors: dict[str, Tensor]) -> Read:
     b_enc = tensors["b_enc"] + _centre(config, tensors)
-    return "topk", {"k": int(config.k or 0)}, {**_shared(tensors), "b_enc": b_enc}
+    return "topk", {"k": int(config.k or 0)}, {**linear(tensors), "b_enc": b_enc}
 
 
 def _read_jumprelu(config: Config, tensors: dict[str, Tensor]) -> Read:
-    """A negative threshold is one of 0 there, because of the ReLU."""
-    parameters = {
-        **_shared(tensors),
-        "b_enc": tensors["b_enc"],
-        "threshold": tensors["threshold"].clamp(min=0),
-    }
-    return "jumprelu", {"subtract_b_dec": config.apply_b_dec_to_input}, parameters
+    return "jumprelu", {"subtract_b_dec": config.apply_b_dec_to_input}, jumprelu(tensors)
 
 
 def _read_batchtopk(config: Config, tensors: dict[str, Tensor]) -> Read:
@@ -160,7 +136,7 @@ def _read_batchtopk(config: Config, tensors: dict[str, Tensor]) -> Read:
 def _read_gated(config: Config, tensors: dict[str, Tensor]) -> Read:
     centre = _centre(config, tensors)
     parameters = {
-        **_shared(tensors),
+        **linear(tensors),
         "b_gate": tensors["b_gate"] + centre,
         "b_mag": tensors["b_mag"] + tensors["r_mag"].exp() * centre,
         "r_mag": tensors["r_mag"],

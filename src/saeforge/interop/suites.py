@@ -8,8 +8,8 @@ from typing import Any
 from saeforge.config import ModelConfig, RunConfig, TextConfig
 from saeforge.dictionary.normaliser import Normaliser
 from saeforge.errors import UserError
-from saeforge.interop import find_foreign, format_module
-from saeforge.interop.base import Foreign, Model, folder_name, new_folder
+from saeforge.interop import WRITTEN, find_foreign, format_module
+from saeforge.interop.base import Foreign, Model, folder_name, new_folder, short_names
 from saeforge.interop.hooks import one_site, site_of
 from saeforge.suite import Suite, write_suite
 
@@ -21,7 +21,7 @@ def export(
 
     Args:
         out: gets one folder per site.
-        fmt: one of FORMATS.
+        fmt: one of WRITTEN.
         model: the suite's language model.
         sites: only these, by default all.
 
@@ -33,6 +33,8 @@ def export(
             or a site, `sites` are not the suite's, or its SAEs are not on activations. Nothing is
             written then.
     """
+    if fmt not in WRITTEN:
+        raise UserError(f"format {fmt!r} is not written; choose one of {', '.join(WRITTEN)}")
     suite.check_on_activations()
     chosen = list(suite.sites if sites is None else sites)
     module = format_module(fmt)
@@ -122,7 +124,7 @@ def write(
     with new_folder(out) as folder:
         write_suite(
             folder,
-            variant=first.variant or f"saelens-{first.sae.arch}",
+            variant=first.variant,
             groups={site: (one.sae, (site,)) for site, one in placed.items()},
             normalisers={site: Normaliser.identity(one.sae.d) for site, one in placed.items()},
             model={
@@ -147,7 +149,7 @@ def _placed(
     if patterns and len(patterns) != len(found):
         raise UserError(
             f"--site names {len(patterns)} sites for {len(found)} SAEs "
-            f"({', '.join(one.path.name for one in found[:8])}); name one for each, in that order"
+            f"({short_names([one.path for one in found])}); name one for each, in that order"
         )
     placed: dict[str, Foreign] = {}
     for number, one in enumerate(found):
@@ -172,7 +174,7 @@ def _own_site(one: Foreign, model: Model) -> str:
         raise UserError(
             f"{one.path} does not say where in the model it belongs; name it with --site"
         )
-    if one.native:
+    if one.is_site:
         return one_site(one.hook, model)
     return site_of(one.hook, model)
 
