@@ -464,7 +464,8 @@ synthetic test, to a few percent (0.046 of 0.048, 0.198 of 0.200).
 - *Wrong choices with coefficients and scale.* Pursuit finds 60% of the power of choices that are
   wrong at random, 40% of a TopK's, and none where there are none; refitted coefficients and factors
   take the rest, and with many of them a part passes for directions. `choice chance`, what choosing
-  anew mends of noise in the place of the refit's error, is 9 to 44% of what it mends of wrong choices.
+  anew mends of noise in the place of the refit's error, is 9 to 34% of what it mends where choices
+  are wrong.
 - *Wrong directions with missing features and dense part.* They are all in `rest`, too; only
   `directions`, beside it, tells them apart.
 - *Missing features with a dense part.* Nothing here separates them. A predictable ‖e‖², and a u
