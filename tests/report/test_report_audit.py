@@ -51,6 +51,17 @@ def test_titles_over_the_layers(run: list[Path]) -> None:
     assert low <= 0.95 and high >= 1.05
 
 
+def test_suites_of_one_layer_stand_beside_each_other(make_suite: Callable[..., Path]) -> None:
+    paths = [make_suite(k=k, sites=SITES[:1], parts=("reconstruction",)) for k in (16, 32)]
+    for path in paths:
+        audit(SITES[:1]).write(path / "results" / "audit.json")
+    for chart in charts.depth(audits(paths)):
+        assert [series["x"] for series in chart["series"]] == [[0], [1]]
+        assert chart["x"] == {"title": "layers.0", "ticks": {"values": [], "text": []}}
+    for chart in charts.depth(audits(paths[:1])):
+        assert chart["x"]["title"] == "layer"
+
+
 def test_only_audited_suites_are_shown(run: list[Path]) -> None:
     assert [one.index for one in audits(run)] == [0, 1]
     assert section.section(read_suites(run[2:])) is None

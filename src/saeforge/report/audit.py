@@ -174,7 +174,7 @@ def _widths(audits: Sequence[Audited]) -> Block:
 def _depth(audits: Sequence[Audited]) -> Block:
     return _block(
         "Over the layers",
-        "The numbers that the verdicts rest on, a line per suite.",
+        "The numbers that the verdicts rest on, a line per suite; of one layer alone, a point.",
         [Figures("audit_depth", "", charts.depth(audits))],
         [
             of_sections(audits, "R² of e, rank and condition", ("vector",)),

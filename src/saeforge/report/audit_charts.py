@@ -25,6 +25,8 @@ RUNGS = {
     "per_latent": "per latent",
     "affine": "A x̂ + b",
 }
+NO_TICKS: Chart = {"values": [], "text": []}
+"""Of an axis along which suites stand in the order of the legend."""
 NESTED = {"r2_scalar": "a·x", "r2_diagonal": "diag·x", "r2_full": "B·x"}
 LADDER = {"x": "x", "x_hat": "x̂", "x_hat_u": "x̂ + u", "e": "e", "l": "ℓ", "u": "u"}
 DEPTH = (
@@ -140,44 +142,41 @@ def _less(whole: Value | None, part: Value | None) -> Value | None:
 
 
 def depth(audits: Sequence[Audited]) -> list[Chart]:
-    """The main numbers over the layers, a line per suite."""
+    """The main numbers over the layers, a line per suite; of one layer, a point per suite."""
     sites = list(dict.fromkeys(site for audit in audits for site in audit.sites))
+    beside = len(sites) == 1 and len(audits) > 1
+    axis = {"title": sites[0], "ticks": NO_TICKS} if beside else site_axis(sites)
     out = []
     for section, metric in DEPTH:
         series = []
         for a in audits:
             one = over(sites, a.label, a.index, number_at(a, section, metric), "both")
             if one["x"]:
-                series.append(one)
+                series.append(one | {"x": [a.index]} if beside else one)
         if series:
             meaning = next(
                 a.file.sections[section].metrics[metric]
                 for a in audits
                 if section in a.file.sections and metric in a.file.sections[section].metrics
             )
-            y: Chart = {"title": meaning.unit, "zero": metric.startswith("fvu")}
+            y: Chart = {"title": meaning.unit, "zero": metric != "alpha"}
             if metric == "alpha":  # a thousandth off 1 is not to look like much
                 values = [v for one in series for v in one["y"]]
                 y["range"] = [min(0.95, *values) - 0.01, max(1.05, *values) + 0.01]
             title = TITLES.get(metric, meaning.title)
-            chart = chart_of(f"depth-{section}-{metric}", title, series, site_axis(sites), y)
+            chart = chart_of(f"depth-{section}-{metric}", title, series, axis, y)
             out.append(chart | {"description": meaning.description})
     return out
 
 
 def shrinkage(audits: Sequence[Audited]) -> list[Chart]:
     """R²_vec, R²_norm and FVU_nl on every rung; and the nested maps of x. A line per site."""
-    kinds = (
-        ("r2_error", "R² of e", "", False),
-        ("r2_error_norm", "R² of ‖e‖²", "", False),
-        ("fvu_nonlinear", "FVU_nl", "", True),
-    )
+    kinds = (("r2_error", "R² of e"), ("r2_error_norm", "R² of ‖e‖²"), ("fvu_nonlinear", "FVU_nl"))
     out = []
     for audit in audits:
-        for key, title, unit, zero in kinds:
+        for key, title in kinds:
             steps = {f"{key}_{rung}": name for rung, name in RUNGS.items()}
-            chart = _steps(audit, audits, "shrinkage", steps, title)
-            out.append(chart | {"y": {"title": unit, "zero": zero}})
+            out.append(_steps(audit, audits, "shrinkage", steps, title))
         nested = _steps(audit, audits, "shrinkage", NESTED, "R² of e, of nested maps of x")
         out.append(nested)
     return [chart for chart in out if chart["series"]]
@@ -209,7 +208,7 @@ def _steps(
         title,
         [one for one in series if one["x"]],
         {"title": "", "ticks": ticks},
-        {"title": "", "zero": False},
+        {"title": "", "zero": True},
     )
     return panelled(chart, audit, audits)
 
