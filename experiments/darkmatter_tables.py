@@ -66,6 +66,10 @@ COLUMNS = {
     "recovered": {
         "pursuit: FVU": "pursuit.fvu_change",
         "pursuit: FVU_nl": "pursuit.fvu_nonlinear_change",
+        "refitted coefficients mend": "attribution.coefficients",
+        "of noise": "attribution.coefficients_chance",
+        "choosing anew mends": "attribution.choice",
+        "of noise ": "attribution.choice_chance",
         "u from x̂ before": "adjacent.r2_u_from_x_hat",
         "u from x before": "adjacent.r2_u_from_x",
         "CE gap (nats)": "downstream.gap",
