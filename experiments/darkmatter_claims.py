@@ -206,7 +206,9 @@ def shares_of_loss(found: Found, where: str) -> Check:
             f"{short(site)} ℓ {linear.value:.2f} (of ‖e‖² {s:.2f}), u {rest.value:.2f} "
             f"({1 - s:.2f})"
         )
-    said = f"recovered: {'; '.join(parts)}" if parts else "no CE gap to share out"
+    said = "no CE gap to share out"
+    if parts:
+        said = f"met at {counted(holds)}; recovered: {'; '.join(parts)}"
     if left:
         said += f"; left out, gap below {LEAST_GAP} nats: {', '.join(left)}"
     return Check(marked(holds), said)

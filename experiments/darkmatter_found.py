@@ -77,7 +77,9 @@ def collect(setting: str, seeds: Sequence[int]) -> Found:
         json.loads((suites[0] / name).read_text()) for name in ("suite.json", f"results/{FILE}")
     )
     return {
-        "command": f"python experiments/darkmatter.py {setting}",
+        "command": " ".join(
+            ["python experiments/darkmatter.py", setting, "--seeds", *map(str, seeds)]
+        ),
         "model": Path(meta["config"]["model"]["name"]).name,
         "seeds": sorted({run.seed for run in trained if run.where != "random"}),
         "random": any(run.where == "random" for run in trained),
