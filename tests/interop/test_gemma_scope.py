@@ -12,6 +12,7 @@ import pytest
 import torch
 from foreign_saes import close, refused, rows
 from torch import Tensor
+from toys import random_text
 
 from saeforge.cli import main
 from saeforge.errors import UserError
@@ -118,7 +119,9 @@ def test_a_release_becomes_a_suite(tmp_path: Path, capsys: pytest.CaptureFixture
     command = ["convert", str(release), str(out), "--to", "saeforge", "--model", "embedded"]
     assert main(command) == 2
     assert "name it with --text" in capsys.readouterr().err
-    assert main([*command, "--text", "embedded"]) == 0
+    text = tmp_path / "text.txt"
+    text.write_text(random_text(300))
+    assert main([*command, "--text", str(text)]) == 0
     suite = load_suite(out)
     assert (suite.sites, suite.variant) == (["layers.1", "layers.2"], "gemma-scope-jumprelu")
     x = rows(50, WIDTH)
@@ -128,7 +131,7 @@ def test_a_release_becomes_a_suite(tmp_path: Path, capsys: pytest.CaptureFixture
     save(release / "layer_2" / "width_65k" / "average_l0_9", arrays(WIDTH))
     capsys.readouterr()
     command[2] = str(tmp_path / "other")
-    assert main([*command, "--text", "embedded"]) == 2
+    assert main([*command, "--text", str(text)]) == 2
     assert "are both of site layers.2" in capsys.readouterr().err
 
 

@@ -11,6 +11,7 @@ import torch
 from foreign_saes import close, refused, rows
 from safetensors.torch import save_file
 from torch import Tensor
+from toys import random_text
 
 from saeforge.cli import main
 from saeforge.interop import load_foreign
@@ -96,7 +97,9 @@ def a_run(path: Path, *hookpoints: str, **about: Any) -> Path:
     """A run's folder: one folder per hookpoint, beside what its trainer keeps."""
     for number, name in enumerate(hookpoints):
         save(path / name, config(WIDTH), tensors(WIDTH, seed=number))
-    run = {"sae": {}, "model": "embedded", "dataset": "embedded", "ctx_len": 64, "split": "train"}
+    text = path.parent / "text.txt"
+    text.write_text(random_text(300))
+    run = {"sae": {}, "model": "embedded", "dataset": str(text), "ctx_len": 64, "split": "train"}
     (path / "config.json").write_text(json.dumps({**run, **about}))
     (path / "state.pt").write_bytes(pickle.dumps({}))
     return path
@@ -108,7 +111,8 @@ def test_a_run_becomes_a_suite(tmp_path: Path, capsys: pytest.CaptureFixture[str
     suite = load_suite(out)
     assert suite.sites == ["layers.0.mlp", "layers.1"]
     assert (suite.variant, suite.meta["model"]["name"]) == ("sparsify-topk", "embedded")
-    assert (suite.meta["text"]["source"], suite.meta["text"]["context"]) == ("embedded", 64)
+    text = suite.meta["text"]
+    assert (text["source"], text["context"]) == (str(tmp_path / "text.txt"), 64)
     x = rows(50, WIDTH)
     w = tensors(WIDTH, seed=0)  # of layers.1
     close(suite.at("layers.1")(x), code(w, x) @ w["W_dec"] + w["b_dec"])
@@ -237,7 +241,7 @@ def test_a_run_that_lies(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
         error = capsys.readouterr().err.strip()
         assert expected in error
         assert "\n" not in error
-        assert sorted(p.name for p in tmp_path.iterdir()) == ["run"]
+        assert sorted(p.name for p in tmp_path.iterdir()) == ["run", "text.txt"]
 
 
 def test_links_lead_nowhere_else(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
