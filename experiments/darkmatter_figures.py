@@ -119,10 +119,10 @@ def per_width(axis: Any, found: Found) -> None:
             line(axis, known, colour, marker, style, label)
     axis.set_xscale("log", base=2)
     axis.set_xticks([sae["width"] for sae in first], [str(sae["width"]) for sae in first])
-    axis.set_ylim(bottom=0)
+    axis.set_ylim(0, 1.3 * axis.get_ylim()[1])
     axis.set_xlabel("latents")
     axis.set_title(f"Width, TopK, {first[0]['site']}", fontsize=9)
-    axis.legend(loc="best")
+    axis.legend(loc="upper right", ncols=2)
 
 
 def line(

@@ -141,7 +141,8 @@ def _parts(audits: Sequence[Audited]) -> Block:
     return _block(
         "What is lost, and of which kind",
         "FVU of each SAE, taken apart. Nonlinear: what no affine map of x gives back. Encoder: "
-        "the share of it that pursuit finds with the same dictionary and L0. Linear: what an "
+        "the share of it that pursuit finds with the same dictionary and L0 (of noise it would "
+        "find some, too: see where the error may come from). Linear: what an "
         "affine map of x gives back; where several widths were audited together and a law could "
         "be told, what wider SAEs would recover of it stands apart as absent. Whiskers are 95% "
         "intervals of a part.",

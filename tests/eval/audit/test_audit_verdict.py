@@ -248,6 +248,16 @@ def test_adjacent() -> None:
     assert "from its u R² 0.100 [0.080, 0.120]" in found
 
 
+def test_what_noise_would_give_is_not_laid_at_the_encoder() -> None:
+    parts = {"attribution__coefficients": Value(0.01), "attribution__choice": Value(0.03)}
+    null = {"attribution__coefficients_chance": Value(0.01)}
+    found = text(**parts, **null, attribution__choice_chance=Value(0.01))
+    assert "would mend 50% as much of noise in the error's place" in found
+    found = text(**parts, **null, attribution__choice_chance=Value(0.04))
+    assert "would mend at least as much of noise" in found
+    assert "noise in the error's place" not in text(**parts, **null)
+
+
 @pytest.mark.parametrize(
     ("apart", "words"),
     [

@@ -65,6 +65,7 @@ def verdict(sections: Sections) -> Verdict:
         _nonlinear,
         _width,
         _pursuit,
+        _by_chance,
         _attribution,
         _error_saes,
         _norm,
@@ -218,6 +219,24 @@ def _pursuit(sections: Sections) -> str | None:
     if side(total, 0.0) == 1:
         return f"{start} raises FVU by {percent(total)}: it is no better than the encoder here."
     return f"{start} does not clearly change FVU ({percent(total)})."
+
+
+def _by_chance(sections: Sections) -> str | None:
+    """Many atoms and few dimensions fit noise, too: only what is above that is the encoder's."""
+    mended, chance = 0.0, 0.0
+    for part in ("coefficients", "choice"):
+        own = _get(sections, "attribution", part).value
+        null = _get(sections, "attribution", f"{part}_chance").value
+        if own is None or null is None:
+            return None
+        mended, chance = mended + own, chance + null
+    if mended <= 0:
+        return None
+    much = "at least as much" if chance >= mended else f"{chance / mended:.0%} as much"
+    return (
+        "Refitted coefficients and latents chosen anew with the same L0 would mend "
+        f"{much} of noise in the error's place, which is no fault of the encoder."
+    )
 
 
 def _starved(sections: Sections) -> bool:
