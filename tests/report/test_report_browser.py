@@ -133,6 +133,22 @@ def test_the_browser_of_latents(browser, page):
     assert errors(browser) == []
 
 
+def test_what_was_chosen_last_is_shown_whatever_comes_last(browser, page):
+    show(browser, page)
+    late = "const load = saeforge.load; window.late = 0; saeforge.load = (name) => "
+    late += (
+        "name !== 'latents-1-0' ? load(name) : load(name).then((found) => new Promise((done) => "
+    )
+    late += "setTimeout(() => { done(found); setTimeout(() => { window.late = 1; }) }, 300)))"
+    browser.execute_script(late)
+    choose(browser, "#latents [name=suite]", "1")
+    choose(browser, "#latents [name=site]", "2")
+    wait(browser, "window.late === 1")
+    assert texts(browser, ".latent h3")[0].endswith("layers.2, topk-x8-k64")
+    form = "const form = document.querySelector('#latents form').elements;"
+    assert browser.execute_script(form + "return [form.suite.value, form.site.value]") == ["1", "2"]
+
+
 def test_an_address_leads_to_its_latent(browser, page):
     show(browser, page + "#latents/1/3/6")
     assert texts(browser, ".latent h3") == ["Latent 6 layers.3, topk-x8-k64"]

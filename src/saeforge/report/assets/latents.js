@@ -15,6 +15,7 @@
     id: (a, b) => a.id - b.id
   };
   let shown = { suite: -1, site: -1, latents: [], id: null };
+  let asked = 0;
 
   function make(tag, className, ...children) {
     const element = document.createElement(tag);
@@ -133,8 +134,10 @@
   }
 
   async function open(suite, site, id) {
+    const own = ++asked;
     if (suite !== shown.suite || site !== shown.site) {
       const latents = await saeforge.load("latents-" + suite + "-" + site);
+      if (own !== asked) return; // something else was chosen meanwhile, and files come in any order
       shown = { suite, site, latents: latents || [], id: null };
       if (form.elements.suite) form.elements.suite.value = suite;
       form.elements.site.value = site;

@@ -64,13 +64,17 @@
     return place < 0 ? 9 : place;
   }
 
+  let asked = 0;
+
   async function show() {
+    const turn = ++asked;
     const suite = form.elements.suite ? form.elements.suite.value : "0";
     const site = form.elements.site.value;
     const all = (list) => list.map((_, i) => i);
     const suites = suite === "all" ? all(saeforge.data.suites) : [Number(suite)];
     const sites = site === "all" ? all(saeforge.data.sites) : [Number(site)];
     const loaded = await Promise.all(suites.map((s) => saeforge.load("training-" + s)));
+    if (turn !== asked) return; // chosen anew meanwhile
     const found = curves(loaded, suites, sites);
     const bySite = suites.length === 1;
     box.querySelectorAll(".plot").forEach(saeforge.forget);
