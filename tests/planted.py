@@ -1,6 +1,6 @@
 """Rows of known features, and an SAE of known faults in the form that the audit's engine takes."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -71,9 +71,10 @@ def audited(
     return site.saes["sae"]
 
 
-def known(  # type: ignore[no-untyped-def]
+def known(
     sae: SAE, indices_NK: Tensor, values_NK: Tensor, packed: bool
-):
+) -> Callable[[Tensor], Reconstruction]:
+    """What the engine asks of an SAE, from codes that are given."""
     code = SparseCode(indices_NK, values_NK, sae.width, (len(indices_NK),))
     if packed:  # the pairs that fire, row by row
         on_NK = values_NK > 0

@@ -154,7 +154,7 @@ class NoHostReads(TorchDispatchMode):
         *("_unique2", "unique_dim", "unique_consecutive", "repeat_interleave"),
     }
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = func._schema.name.removeprefix("aten::")
         assert name not in self.WAIT, f"{name} waits for the device"
         if name in ("index", "index_put", "index_put_"):

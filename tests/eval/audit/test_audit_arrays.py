@@ -260,7 +260,7 @@ def size_of(thing: object, seen: set[int]) -> list[int]:
 
 def test_an_sae_holds_few_matrices() -> None:
     """In units of D² doubles, after a chunk of each phase, with all that the command measures."""
-    d, documents_, config = 96, 40, AuditConfig(pursuit=400, mlp=0, codes=400, zeroing=0)
+    d, documents_, config = 96, 40, AuditConfig(pursuit=400, mlp=0, codes=400, zeroing=400)
     sae = build_sae("topk", d, width=8, k=2)
     place = Place(d, documents_, torch.device("cpu"), 0, config.codes)
     before = engine.SiteAudit("before", place, ["sae"], arrays.base)
@@ -283,7 +283,7 @@ def test_an_sae_holds_few_matrices() -> None:
         if phase == folds.SECOND:  # what is kept of the site before: x, x̂, ℓ and u
             kept = sum(size_of(follows["sae"], set()))
             assert kept == 4 * 400 * d * 8
-    assert max(held) < 32, held
+    assert max(held) < 39, held
 
 
 X, DOCUMENT = rows(1000), documents(1000)

@@ -19,6 +19,9 @@ from saeforge.eval.audit.norm import fired
 from saeforge.eval.bootstrap import Statistic, Sums
 from saeforge.eval.result import Metric
 
+STARVED = 1.25
+"""Where FVU_nl on the tokens of pursuit is so many times that of the test fold, those tokens are
+too few to fit on."""
 METHODS = {
     "pursuit": "gradient pursuit with the token's own L0",
     "omp": "orthogonal matching pursuit with the token's own L0, coefficients of any sign",

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from saeforge.eval import bootstrap
 from saeforge.eval.audit.engine import SaeAudit, SiteAudit
+from saeforge.eval.audit.pursuit import STARVED
 from saeforge.eval.audit.result import Section
 from saeforge.eval.audit.scaling import PowerLaw, bands, power_law
-from saeforge.eval.audit.verdict import STARVED
 from saeforge.eval.audit.widths import Norms
 from saeforge.eval.result import Metric, Value
 

@@ -7,6 +7,7 @@ that it is a point estimate.
 from collections.abc import Callable, Mapping
 
 from saeforge.eval.audit.guard import degenerate
+from saeforge.eval.audit.pursuit import STARVED
 from saeforge.eval.audit.result import Verdict
 from saeforge.eval.result import Value
 
@@ -17,9 +18,6 @@ COSTLY_FIT = 0.1
 """Above this fit cost the R² of a probe says more of the number of tokens than of the SAE."""
 NULL = 0.02
 """Above this R² on noise, the probe finds what is not there."""
-STARVED = 1.25
-"""Where FVU_nl on the tokens of pursuit is so many times that of the test fold, those tokens are
-too few to fit on."""
 NEXT_TO_NONE = 0.05
 """Below this share, shrinkage is not worth a word."""
 TOO_LARGE = 0.98
