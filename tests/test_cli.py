@@ -4,7 +4,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
 
 import pytest
@@ -12,6 +12,7 @@ import pytest
 from saeforge import __version__
 from saeforge.cli import main
 from saeforge.commands import _print_table, run_config
+from saeforge.config import EvalConfig
 from saeforge.dictionary.registry import ARCHS
 from saeforge.errors import UserError
 from saeforge.eval.result import Metric, Result, Value
@@ -102,6 +103,46 @@ def test_the_table_has_each_evaluations_own_columns(capsys: pytest.CaptureFixtur
     assert "<fvu_tied_ratio>" in out and "1.5" in out and "<mse>" not in out
 
 
+def test_train_without_options_only_helps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stopped:
+        main(["train"])
+    assert stopped.value.code == 0
+    assert capsys.readouterr().out.startswith("usage: saeforge train")
+    assert not list(tmp_path.iterdir())
+
+
+def test_help_tells_of_version_and_completion(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    said = capsys.readouterr().out
+    assert "--version" in said and "--tyro-print-completion bash" in said
+    with pytest.raises(SystemExit) as stopped:
+        main(["--tyro-print-completion", "bash"])
+    assert not stopped.value.code and "saeforge" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("what", ["splice", "geometry", "experts"])
+def test_what_an_evaluation_leaves_out(
+    what: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from saeforge import commands
+
+    configs: list[EvalConfig] = []
+    monkeypatch.setattr(commands, "evaluate", lambda _, config, **__: configs.append(config) or 0)
+    assert main(["eval", "run", "--tokens", "7", f"--no-{what}"]) == 0
+    assert main(["eval", "run"]) == 0
+    assert asdict(configs[0]) == asdict(EvalConfig(tokens=7)) | {what: False}
+    assert asdict(configs[1]) == asdict(EvalConfig())
+    with pytest.raises(SystemExit):
+        main(["eval", "--help"])
+    lines = capsys.readouterr().out.splitlines()
+    described = next(line for line in lines if f"--no-{what} " in line)
+    assert "Do not measure" in described
+
+
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--version"]) == 0
     assert capsys.readouterr().out == f"saeforge {__version__}\n"
@@ -111,6 +152,11 @@ def test_keys_lists_every_option(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", "--keys"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert any(line.startswith("train.lr = null: ") for line in lines)
+    allowed = {line.split()[0]: line for line in lines if line}
+    assert allowed["log"].endswith(" One of wandb, tensorboard.")
+    assert allowed["groups[].draw"].endswith(" One of one, all.")
+    assert " One of switch, " in allowed["saes[].router"]
+    assert "One of" not in allowed["groups"]
     assert len(lines) > 30
     for name, architecture in ARCHS.items():
         start = lines.index(f"saes[], arch: {name}") + 1
@@ -138,7 +184,21 @@ def test_order_of_options(tmp_path: Path) -> None:
 
 BAD = {
     "unknown command": (["trian"], "trian"),
+    "unknown command with help": (["trian", "--help"], "did you mean 'train'?"),
+    "unknown command of a command": (["bench", "stp", "--help"], "did you mean 'step'?"),
     "unknown option": (["train", "--foo"], "--foo"),
+    "key of an SAE as option": (["train", "--k", "16"], "--k; write --set saes.0.k=16"),
+    "key of one architecture": (["cost", "--l1=3"], "--l1; write --set saes.0.l1=3"),
+    "key of a run as option": (["train", "--tokens=9"], "write --set train.tokens=9"),
+    "whole key as option": (["train", "--text.context", "9"], "write --set text.context=9"),
+    "list as option": (["train", "--sites", "0@mlp"], "write --set 'sites=[0@mlp]'"),
+    "switch as option": (["train", "--streaming"], "write --set text.streaming=true"),
+    "another tool's name": (["train", "--batch_size", "9"], "write --set train.batch=9"),
+    "two keys of one name": (["train", "--dtype", "x"], "model.dtype=x or --set buffer.dtype=x"),
+    "option nearly right": (["eval", "run", "--token", "9"], "did you mean --tokens?"),
+    "option of a command's command": (["bench", "step", "--widt", "9"], "did you mean --width?"),
+    "no place in a list": (["train", "--set", "saes.k=9"], "as in saes.0.k, or write all of it"),
+    "place beyond a list": (["train", "--set", "saes.1.k=9"], "saes is a list of 1: name a place"),
     "no value": (["train", "--seed"], "--seed"),
     "not a number": (["train", "--seed", "one"], "--seed"),
     "bench without a subject": (["bench"], "step"),

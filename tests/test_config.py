@@ -13,8 +13,8 @@ from saeforge.config import (
     describe_fields,
     from_mapping,
     merge,
+    override,
     parse_bytes,
-    parse_override,
     read_yaml,
 )
 from saeforge.errors import UserError
@@ -89,12 +89,61 @@ def test_merge_replaces_leaves_only():
     ],
 )
 def test_overrides(text: str, value: dict[str, Any]):
-    assert parse_override(text) == value
+    assert override({}, text) == value
+
+
+def test_a_place_in_a_list():
+    assert override({}, "saes.0.k=16")["saes"] == [{**RunConfig().saes[0], "k": 16}]
+    data = {"saes": [{"arch": "topk", "k": [4, 8]}, {"arch": "relu"}], "seed": 1}
+    assert override(data, "saes.1.l1=2") == {
+        **data,
+        "saes": [data["saes"][0], {"arch": "relu", "l1": 2}],
+    }
+    assert override(data, "saes.0.k.1=2")["saes"][0]["k"] == [4, 2]
+    assert override(data, "saes.1={width: 8}")["saes"][1] == {"arch": "relu", "width": 8}
+    assert override(data, "saes=[]")["saes"] == []
+    assert override({}, "sites.0=layers.1")["sites"] == ["layers.1"]
+    assert data["saes"][0]["k"] == [4, 8]
+
+
+@pytest.mark.parametrize("place", ["k", "2", "-1", "²", "0x0"])
+def test_no_such_place_in_a_list(place: str):
+    with pytest.raises(
+        UserError, match=r"^--set 'saes\..*': saes is a list of 2: name a place in it"
+    ):
+        override({"saes": [{}, {}]}, f"saes.{place}.x=1")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("seed: 1\ntrain: {}\nseed: 2\n", "key 'seed' stands twice, in line 1 and in line 3;"),
+        (
+            "train:\n  lr: 1\n  batch: 2\n  lr: 3\n",
+            "key 'lr' stands twice, in line 2 and in line 4",
+        ),
+        ("saes: [{k: 1}, {k: 1, k: 2}]\n", "key 'k' stands twice, in line 1 and in line 1"),
+        ("a: 1\n'a': 1\n", "key 'a' stands twice"),
+    ],
+)
+def test_a_key_that_stands_twice_is_refused(tmp_path: Path, content: str, message: str):
+    path = tmp_path / "run.yaml"
+    path.write_text(content)
+    with pytest.raises(UserError) as caught:
+        read_yaml(path)
+    assert str(caught.value).startswith(f"{path}: {message}")
+
+
+def test_keys_of_an_anchor_may_be_replaced(tmp_path: Path):
+    path = tmp_path / "run.yaml"
+    path.write_text("a: &a {k: 1, m: 1}\nb: {<<: *a, k: 2}\nc: {<<: *a, m: 3}\n")
+    assert read_yaml(path)["b"] == {"k": 2, "m": 1}
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
+        ("train={lr: 1, lr: 2}", "--set 'train={lr: 1, lr: 2}': key 'lr' stands twice, in line 1"),
         ("seed", "--set 'seed': write it as key.sub=value"),
         ("=3", "--set '=3': write it as key.sub=value"),
         ("sites=[a", "--set 'sites=[a': the value is not valid YAML"),
@@ -102,8 +151,8 @@ def test_overrides(text: str, value: dict[str, Any]):
 )
 def test_bad_overrides_are_one_line(text: str, message: str):
     with pytest.raises(UserError) as caught:
-        parse_override(text)
-    assert str(caught.value) == message
+        override({}, text)
+    assert str(caught.value).startswith(message)
 
 
 @pytest.mark.parametrize(

@@ -51,7 +51,7 @@ ARROWS: dict[str, set[str]] = {
     },
     "commands_compare": LEAVES | {"suite", "eval"},
     "commands_audit": LEAVES | {"suite", "eval"},
-    "cli": {
+    "options": {
         "commands",
         "commands_audit",
         "commands_compare",
@@ -59,8 +59,10 @@ ARROWS: dict[str, set[str]] = {
         "bench",
         "bench_lm",
         "config",
+        "dictionary",
         "errors",
     },
+    "cli": {"options", "errors"},
     "__main__": {"cli"},
 }
 """What each part may import, besides itself and the package's version."""

@@ -1,513 +1,128 @@
-"""The command line: one function per command, no logic. `saeforge --help` imports no torch."""
+"""The entry of the command line. It imports nothing heavy, so that what holds for every command is
+in force before the first slow import: Ctrl-C ends it quietly, output that cannot be shown or that
+nobody reads ends nothing."""
 
 import io
-import json
 import os
-import re
+import signal
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import redirect_stderr
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from typing import Annotated, Literal
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
+from typing import IO, Any, NoReturn
 
-import tyro
-from tyro.conf import (
-    DisallowNone,
-    FlagCreatePairsOff,
-    OmitArgPrefixes,
-    OmitSubcommandPrefixes,
-    Positional,
-    UseAppendAction,
-    subcommand,
-)
-
-from saeforge import __version__
-from saeforge.config import EvalConfig
 from saeforge.errors import UserError
 
 DONE, BAD_INPUT, INTERRUPTED = 0, 2, 130
 
 
-@dataclass(frozen=True)
-class Demo:
-    """Train, evaluate and report TopK SAEs on every layer of the embedded model: offline, minutes.
-
-    Ends with a table per layer and the path of the report.
-    """
-
-    out: Path = Path("runs/demo")
-    """Folder for the suite and its report; running again resumes or just shows it."""
-    tokens: int = 500_000
-    """Tokens that every SAE is trained on."""
-    device: str = "auto"
-    """`auto`, `cpu`, `cuda` or `cuda:i`."""
-    json: bool = False
-    """Print one JSON object on stdout instead of the table."""
-
-    def __call__(self) -> int:
-        """Run it."""
-        from saeforge import commands
-
-        return commands.demo(self.out, tokens=self.tokens, device=self.device, as_json=self.json)
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Measure which sites are alike and group them: plan.json, and a page with heat maps.
-
-    Distances are mean angles between the activations of two sites, raw and mean-centred; of each
-    group the largest counts (AMAD: on average over the groups).
-    """
-
-    model: str = "embedded"
-    """A Hugging Face id, a folder, or `embedded`."""
-    text: str = "embedded"
-    """A Hugging Face dataset, a .txt, .jsonl or .parquet file, or `embedded`."""
-    out: Path | None = None
-    """Folder of plan.json and index.html: runs/plan-<name of the model> by default."""
-    sites: tuple[str, ...] = ("*@resid",)
-    """Module names with `*` within one segment, or aliases such as `*@attn`; all of one width."""
-    last: bool = False
-    """Keep the last block's output where a `*` selects it: it lives in the unembedding's space."""
-    tokens: int = 1_000_000
-    """Tokens to average over (fewer where the text has fewer)."""
-    groups: int | None = None
-    """How many groups: by default the fewest whose AMAD is below --threshold."""
-    threshold: float = 0.2
-    """See --groups."""
-    method: Literal["complete", "contiguous", "even"] = "complete"
-    """Complete linkage, the best partition into neighbours, or neighbours in equal numbers."""
-    objective: Literal["amad", "weighted", "max"] | None = None
-    """What `contiguous` minimises: AMAD by default, AMAD weighted by size, the largest distance."""
-    matrix: Literal["raw", "centred"] = "raw"
-    """The distances that the groups follow from."""
-    context: int = 128
-    """Tokens per packed sequence."""
-    seed: int = 0
-    """Fixes the order of the text."""
-    device: str = "auto"
-    """`auto`, `cpu`, `cuda` or `cuda:i`."""
-    json: bool = False
-    """Print one JSON object on stdout instead of the table."""
-
-    def __call__(self) -> int:
-        """Run it."""
-        from saeforge import commands
-
-        options = asdict(self)
-        out = options.pop("out") or Path("runs") / f"plan-{Path(self.model).name}"
-        return commands.plan(out=out, as_json=options.pop("json"), **options)
-
-
-@dataclass(frozen=True)
-class Train:
-    """Train SAEs on every chosen site of a language model, in one pass of it.
-
-    Options are read in this order, later ones winning: defaults, --preset, RUN.yaml, the options
-    below, --set. Run the same command again to resume an interrupted run.
-    """
-
-    run: Annotated[Path | None, Positional] = None
-    """RUN.yaml: a file of the keys that --keys lists."""
-    keys: bool = False
-    """List every key of RUN.yaml and --set, and every architecture's options, and stop."""
-    preset: str | None = None
-    """`quick`: every layer, minutes on a CPU, whatever the model. `error`: SAEs on the error of a
-    suite (`--set error.suite=…`)."""
-    model: str | None = None
-    """A Hugging Face id, a folder, or `embedded`."""
-    text: str | None = None
-    """A Hugging Face dataset, a .txt, .jsonl or .parquet file, or `embedded`."""
-    plan: Path | None = None
-    """A plan.json of `saeforge plan`: train on its sites, with its groups."""
-    out: Path | None = None
-    """Folder of the run: runs/<name of the YAML file, or of preset and model> by default."""
-    set: Annotated[tuple[str, ...], UseAppendAction] = ()
-    """key.sub=value, as often as needed; the value is YAML (`--set 'sites=[layers.1]'`)."""
-    device: str | None = None
-    """`auto`, `cpu`, `cuda` or `cuda:i`."""
-    seed: int | None = None
-    """Fixes initialisation, order of text and shuffling."""
-    cost: bool = False
-    """First measure how fast this machine is, and say how long the run will take; at its end, how
-    long it took (`cost.json` in the run's folder)."""
-    json: bool = False
-    """Print one JSON object on stdout when done."""
-
-    def __call__(self) -> int:
-        """Run it."""
-        from saeforge import commands
-
-        if self.keys:
-            return commands.keys()
-        named = {
-            "model": {"name": self.model},
-            "text": {"source": self.text},
-            "device": self.device,
-            "seed": self.seed,
-        }
-        config, name = commands.run_config(self.run, self.preset, named, self.set, self.plan)
-        out = self.out or Path("runs") / name
-        return commands.train(config, out, predict=self.cost, as_json=self.json)
-
-
-@dataclass(frozen=True)
-class Cost:
-    """Say what a training run will cost before it starts: FLOPs, seconds, memory, disk.
-
-    Takes the run as `train` does. Seconds are predicted from some seconds of the run's own work;
-    with several sites, also what it would cost and save with G SAEs in place of one per site.
-    """
-
-    run: Annotated[Path | None, Positional] = None
-    """RUN.yaml, as for `train`."""
-    preset: str | None = None
-    """As for `train`."""
-    model: str | None = None
-    """A Hugging Face id, a folder, or `embedded`."""
-    text: str | None = None
-    """A Hugging Face dataset, a .txt, .jsonl or .parquet file, or `embedded`."""
-    set: Annotated[tuple[str, ...], UseAppendAction] = ()
-    """key.sub=value, as for `train`."""
-    device: str | None = None
-    """`auto`, `cpu`, `cuda` or `cuda:i`."""
-    no_calibrate: bool = False
-    """Time nothing: no seconds, and no text is read."""
-    out: Path | None = None
-    """A JSON file to write all numbers to."""
-    json: bool = False
-    """Print one JSON object on stdout instead of the tables."""
-
-    def __call__(self) -> int:
-        """Run it."""
-        from saeforge import commands, commands_cost
-
-        named = {
-            "model": {"name": self.model},
-            "text": {"source": self.text},
-            "device": self.device,
-        }
-        config, _ = commands.run_config(self.run, self.preset, named, self.set)
-        return commands_cost.cost(
-            config, calibrated=not self.no_calibrate, out=self.out, as_json=self.json
-        )
-
-
-@dataclass(frozen=True)
-class Eval:
-    """Evaluate suites on held-out documents: reconstruction, splice, latents, experts."""
-
-    suites: Annotated[tuple[Path, ...], Positional]
-    """Folders of suites, or of runs (all their suites); at least one."""
-    evaluation: Annotated[EvalConfig, OmitArgPrefixes] = field(default_factory=EvalConfig)
-    model: str | None = None
-    """Another language model than the suites' own: a Hugging Face id, a folder, or `embedded`.
-    With it, or with --text, results go to a folder of their own, `results/<name>/`."""
-    text: str | None = None
-    """Another text than the suites' own, packed as theirs is: a Hugging Face dataset, a .txt,
-    .jsonl or .parquet file, or `embedded`."""
-    json: bool = False
-    """Print one JSON object on stdout instead of the table."""
-
-    def __call__(self) -> int:
-        """Run it."""
-        from saeforge import commands
-
-        return commands.evaluate(
-            self.suites, self.evaluation, model=self.model, text=self.text, as_json=self.json
-        )
-
-
-@dataclass(frozen=True)
-class Audit:
-    """Decompose the error of every SAE into what is linear in the activation and what is not.
-
-    Fits on some held-out documents and measures on others; with controls for shrinkage, and a
-    verdict in words for every site. Leaves results/audit.json in each suite.
-    """
-
-    suites: Annotated[tuple[Path, ...], Positional]
-    """Folders of suites, or of runs (all their suites); at least one."""
-    error_saes: tuple[Path, ...] = ()
-    """Folders of suites, or of runs, that were trained on the error of these (`saeforge train
-    --preset error`): their FVU on what they were trained on."""
-    model: str | None = None
-    """Another language model than the suites' own, such as theirs in another folder: a Hugging Face
-    id, a folder, or `embedded`. With it, or with --text, results go to `results/<name>/`."""
-    text: str | None = None
-    """Another text than the suites' own, packed as theirs is: a Hugging Face dataset, a .txt,
-    .jsonl or .parquet file, or `embedded`."""
-    tokens: int = 200_000
-    """Held-out tokens: half to fit on, a quarter to fit what comes after, a quarter to measure on
-    (fewer where the text has fewer)."""
-    bootstrap: int = 1000
-    """Resamples of the test documents behind each interval."""
-    seed: int = 0
-    """Seed of the split of the documents and of the bootstrap."""
-    no_adjacent: bool = False
-    """Do not measure what the site before knows of each site's error."""
-    pursuit: int = 4096
-    """Tokens of two folds each whose codes are also found by pursuit; 0 for none."""
-    mlp: int = 16384
-    """Tokens that MLP probes are trained on; 0 for none."""
-    wide: int = 0
-    """Tokens that wide SAEs without penalty are trained on, such as 16384; slow, so 0: none."""
-    codes: int = 16384
-    """Tokens to whose codes a factor for each latent and a decoder are fitted; 0 for none."""
-    zeroing: int = 16384
-    """Tokens of two folds each for the synthetic test with latents zeroed; 0 for none."""
-    downstream: int = 20_000
-    """Test tokens on which parts of the error are put back into the model; 0 for none."""
-    device: str = "auto"
-    """`auto`, `cpu`, `cuda` or `cuda:i`."""
-    json: bool = False
-    """Print one JSON object on stdout instead of the tables."""
-
-    def __call__(self) -> int:
-        """Run it."""
-        from saeforge.commands_audit import AuditConfig, audit
-
-        options = asdict(self)
-        suites, as_json = options.pop("suites"), options.pop("json")
-        error_saes, model, text = (options.pop(key) for key in ("error_saes", "model", "text"))
-        config = AuditConfig(adjacent=not options.pop("no_adjacent"), **options)
-        return audit(suites, config, error_saes, model, text, as_json=as_json)
-
-
-@dataclass(frozen=True)
-class Compare:
-    """Compare evaluated suites with a baseline, site by site, on the same held-out documents.
-
-    Differences have intervals from paired resamples. Leaves results/comparison.json in each suite.
-    """
-
-    suites: Annotated[tuple[Path, ...], Positional]
-    """Folders of suites, or of runs (all their suites); at least one."""
-    baseline: tuple[Path, ...] = ()
-    """The suite to compare with; after it, the same trained with other seeds: how well their
-    latents match the first one's is shown beside how well the suites' do."""
-    no_alignment: bool = False
-    """Do not match the latents of the dictionaries (MMCS, MMCO, spread over a group's sites),
-    which runs the language model."""
-    tokens: int = 100_000
-    """Held-out tokens on which firing latents are matched."""
-    bootstrap: int = 1000
-    """Resamples of the documents behind each interval."""
-    seed: int = 0
-    """Seed of the bootstrap."""
-    device: str = "auto"
-    """`auto`, `cpu`, `cuda` or `cuda:i`."""
-    json: bool = False
-    """Print one JSON object on stdout instead of the tables."""
-
-    def __call__(self) -> int:
-        """Run it."""
-        from saeforge.commands_compare import CompareConfig, compare
-
-        config = CompareConfig(
-            alignment=not self.no_alignment,
-            tokens=self.tokens,
-            bootstrap=self.bootstrap,
-            seed=self.seed,
-            device=self.device,
-        )
-        return compare(self.suites, self.baseline, config, as_json=self.json)
-
-
-@dataclass(frozen=True)
-class Report:
-    """Write a static HTML report of one suite, or of several side by side."""
-
-    suites: Annotated[tuple[Path, ...], Positional]
-    """Folders of suites, or of runs (all their suites); at least one."""
-    out: Path | None = None
-    """Folder of the report: `report` in the first folder given, by default."""
-    json: bool = False
-    """Print one JSON object on stdout instead of a line."""
-
-    def __call__(self) -> int:
-        """Run it."""
-        from saeforge import commands
-
-        return commands.report(self.suites, self.out, as_json=self.json)
-
-
-@dataclass(frozen=True)
-class Convert:
-    """Convert a suite to SAELens's folders, or SAELens, sparsify or Gemma Scope to a suite.
-
-    Either way the SAEs are on raw activations and compute the same. The language model is loaded,
-    to find the places in it.
-    """
-
-    source: Annotated[Path, Positional]
-    """A suite; or a folder of SAELens 6, EleutherAI's sparsify or Gemma Scope, of one SAE or with
-    several below it."""
-    out: Annotated[Path, Positional]
-    """A new folder."""
-    to: Literal["saelens", "saeforge"]
-    """What it becomes."""
-    model: str | None = None
-    """Another language model than the files name: a Hugging Face id, a folder, or `embedded`."""
-    text: str | None = None
-    """Another text than the files name, for evaluations of the suite that is written."""
-    site: Annotated[tuple[str, ...], UseAppendAction] = ()
-    """To SAELens: only these sites. To a suite: the site of each SAE, in the order of the folders'
-    names, instead of those that the files name. As often as needed."""
-    json: bool = False
-    """Print one JSON object on stdout instead of a line."""
-
-    def __call__(self) -> int:
-        """Run it."""
-        from saeforge import commands
-
-        return commands.convert(
-            self.source,
-            self.out,
-            self.to,
-            model=self.model,
-            text=self.text,
-            sites=self.site,
-            as_json=self.json,
-        )
-
-
-@dataclass(frozen=True)
-class BenchStep:
-    """Time the trainer's own step on random data; one JSON line on stdout, split by stage."""
-
-    arch: str = "topk"
-    """An architecture's name."""
-    d: int = 768
-    """Width of the activations."""
-    width: int = 24576
-    """Latents, M."""
-    k: int | None = None
-    """Active latents per token: 32 by default, where the architecture has k."""
-    batch: int = 8192
-    """Tokens per step."""
-    experts: int | None = None
-    """Experts, where the architecture has them."""
-    threads: int | None = None
-    """CPU threads: by default as many as torch chooses."""
-    dtype: Literal["float32"] = "float32"
-    """Precision of the parameters."""
-    device: str = "auto"
-    """`auto`, `cpu`, `cuda` or `cuda:i`."""
-    rounds: int = 5
-    """Timed steps, after one that is not counted."""
-
-    def __call__(self) -> int:
-        """Run it."""
-        from saeforge.bench import bench_step
-
-        print(json.dumps(bench_step(**asdict(self))), flush=True)
-        return DONE
-
-
-@dataclass(frozen=True)
-class BenchLM:
-    """Time the language model's forward, whole and stopped at one block; prints a JSON line."""
-
-    model: str = "embedded"
-    """A Hugging Face id, a folder, or `embedded`."""
-    site: str = "0@resid"
-    """The site whose capture is timed beside the whole forward."""
-    batch: int = 8192
-    """Tokens per forward."""
-    context: int = 128
-    """Tokens per sequence."""
-    threads: int | None = None
-    """CPU threads: by default as many as torch chooses."""
-    device: str = "auto"
-    """`auto`, `cpu`, `cuda` or `cuda:i`."""
-    rounds: int = 5
-    """Timed forwards, after one that is not counted."""
-
-    def __call__(self) -> int:
-        """Run it."""
-        from saeforge.bench_lm import bench_lm
-
-        print(json.dumps(bench_lm(**asdict(self))), flush=True)
-        return DONE
-
-
-@dataclass(frozen=True)
-class Bench:
-    """Benchmarks: one JSON line per measurement on stdout."""
-
-    what: OmitSubcommandPrefixes[
-        Annotated[BenchStep, subcommand("step")] | Annotated[BenchLM, subcommand("lm")]
-    ]
-
-    def __call__(self) -> int:
-        """Run it."""
-        return self.what()
-
-
-COMMANDS: dict[str, Callable[..., Callable[[], int]]] = {
-    "demo": Demo,
-    "plan": Plan,
-    "cost": Cost,
-    "train": Train,
-    "eval": Eval,
-    "audit": Audit,
-    "compare": Compare,
-    "report": Report,
-    "convert": Convert,
-    "bench": Bench,
-}
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit code (0 done, 2 bad input, 130 interrupted)."""
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
-    if arguments in (["--version"], ["-V"]):
-        print(f"saeforge {__version__}")
-        return DONE
-    try:
-        command = parse(arguments or ["--help"])
-    except UserError as error:
-        print(f"saeforge: {error}", file=sys.stderr)
-        return BAD_INPUT
-    return run_command(command)
+    """Run a command; returns the exit code (0 done, 2 bad input, 130 interrupted).
 
-
-def parse(arguments: Sequence[str]) -> Callable[[], int]:
-    """The command with its options.
-
-    Raises:
-        UserError: for options that do not parse; tyro's framed message, on one line.
+    Args:
+        arguments: by default those of this process, whose output it then also prepares.
     """
-    said = io.StringIO()
     try:
-        with redirect_stderr(said):
-            command: Callable[[], int] = tyro.extras.subcommand_cli_from_dict(
-                COMMANDS,
-                prog="saeforge",
-                description="Train, scale and audit sparse autoencoders over a whole model.",
-                args=arguments,
-                config=(FlagCreatePairsOff, DisallowNone),
-            )
-        return command
-    except SystemExit as stop:
-        if not stop.code:
-            raise
-        text = re.sub(r"[\u2500-\u257f]+|-{4,}", " ", said.getvalue())
-        raise UserError(" ".join(text.split())) from None
-
-
-def run_command(command: Callable[[], int]) -> int:
-    """Call it; what a user can mend becomes one line on stderr."""
-    try:
-        return command()
+        with _interruptible(own=arguments is None):
+            if arguments is None:
+                sys.stdout, sys.stderr = _forgiving(sys.stdout), _forgiving(sys.stderr)
+            try:
+                return _run(list(sys.argv[1:] if arguments is None else arguments))
+            finally:
+                if sys.stdout is not None:
+                    sys.stdout.flush()  # here, where what goes wrong can still be said
     except UserError as error:
         print(f"saeforge: {error}", file=sys.stderr)
         return BAD_INPUT
     except KeyboardInterrupt:
         print("saeforge: interrupted", file=sys.stderr)
         return INTERRUPTED
-    except BrokenPipeError:  # the reader of our output has gone (`| head`)
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+
+
+def _run(arguments: list[str]) -> int:
+    if arguments[:1] in (["--version"], ["-V"]):
+        from saeforge import __version__
+
+        print(f"saeforge {__version__}")
+        return DONE
+    from saeforge.options import parse
+
+    command = parse(arguments)
+    if (refusal := _launched()) is not None:
+        if os.environ.get("LOCAL_RANK", "0") != "0":
+            return BAD_INPUT  # the first process of the machine says it for all
+        raise UserError(refusal)
+    return command()
+
+
+def _launched() -> str | None:
+    """Why not to go on where a launcher has started several of this process: each would do all the
+    work, and write to the same files."""
+    size, rank = os.environ.get("WORLD_SIZE"), os.environ.get("RANK")
+    if size == "1" or (size is None and rank is None):
+        return None
+    return (
+        f"started as one of several processes (WORLD_SIZE={size}, RANK={rank}): a command runs in "
+        "one process; start it without torchrun, or unset both where nothing else was started"
+    )
+
+
+@contextmanager
+def _interruptible(own: bool) -> Iterator[None]:
+    """Ctrl-C is a KeyboardInterrupt; amid an import it ends the process at once, as nothing is
+    begun then, and libraries turn the exception into other errors or abort. A second one, while
+    the first is dealt with, always ends it; so does one while our `own` process shuts down."""
+
+    def interrupt(number: int, frame: FrameType | None) -> NoReturn:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        while frame is not None:
+            if frame.f_code.co_filename.startswith("<frozen importlib"):
+                os.write(2, b"saeforge: interrupted\n")
+                os._exit(INTERRUPTED)
+            frame = frame.f_back
+        raise KeyboardInterrupt
+
+    try:
+        before = signal.signal(signal.SIGINT, interrupt)
+    except ValueError:  # not the main thread, where Python allows no handlers
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_DFL if own else before)
+
+
+class _Output(io.FileIO):
+    """A pipe or file that takes no more once its reader has gone (`… | head`): the work behind it
+    goes on to its end."""
+
+    def write(self, data: Any) -> int:
+        try:
+            return super().write(data) or 0
+        except OSError as error:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self.fileno())
+            if isinstance(error, BrokenPipeError):
+                return len(data)
+            raise UserError(
+                f"could not write to the standard output: {error.strerror or error}; free some "
+                "space there or send it elsewhere"
+            ) from error
+
+
+def _forgiving(stream: IO[str]) -> IO[str]:
+    """The same stream with `?` for what its encoding lacks; see also `_Output`."""
+    if not isinstance(stream, io.TextIOWrapper):
+        return stream
+    stream.reconfigure(errors="replace")
+    buffer = stream.buffer  # the file itself under PYTHONUNBUFFERED
+    if stream.isatty() or not isinstance(getattr(buffer, "raw", buffer), io.FileIO):
+        return stream
+    output = _Output(stream.fileno(), "w", closefd=False)
+    return io.TextIOWrapper(
+        output if isinstance(buffer, io.FileIO) else io.BufferedWriter(output),
+        encoding=stream.encoding,
+        errors="replace",
+        line_buffering=stream.line_buffering,
+        write_through=stream.write_through,
+    )

@@ -24,7 +24,7 @@ from saeforge.config import (
     describe_fields,
     from_mapping,
     merge,
-    parse_override,
+    override,
     read_yaml,
 )
 from saeforge.cost import predicted
@@ -71,8 +71,8 @@ def run_config(
         sites = Plan.read(plan).sites
         data = merge(data, {"sites": list(sites), "groups": [{"plan": str(plan)}]})
     data = merge(data, _given(named))
-    for override in overrides:
-        data = merge(data, parse_override(override))
+    for text in overrides:
+        data = override(data, text)
     config = from_mapping(RunConfig, data, "options")
     model = Path(config.model.name).name
     name = path.stem if path else f"{preset}-{model}" if preset else model

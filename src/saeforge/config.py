@@ -345,12 +345,14 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """Read a YAML mapping.
 
     Raises:
-        UserError: if there is no such file, or it is not a YAML mapping.
+        UserError: if there is no such file, it is not a YAML mapping, or a key stands twice in it.
     """
     import yaml
 
     try:
         data = _load_yaml(path.read_text(encoding="utf-8"))
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
     except OSError as error:
         raise UserError(f"{path}: {error.strerror or error}; check the path") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -361,11 +363,13 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return data
 
 
-def parse_override(text: str) -> dict[str, Any]:
-    """`"train.lr=1e-3"` → `{"train": {"lr": 0.001}}`; the value is read as YAML.
+def override(data: Mapping[str, Any], text: str) -> dict[str, Any]:
+    """A run's `data` with `"train.lr=1e-3"` put over it; the value is read as YAML. A number in the
+    key is a place in a list, from 0, in that of the defaults where `data` has none (`saes.0.k=16`).
 
     Raises:
-        UserError: if there is no `=`, or the value is not YAML.
+        UserError: if there is no `=`, the value is not YAML, or no place in a list is named, or
+            one that it has not.
     """
     import yaml
 
@@ -374,11 +378,92 @@ def parse_override(text: str) -> dict[str, Any]:
         raise UserError(f"--set {text!r}: write it as key.sub=value")
     try:
         value = _load_yaml(raw)
+    except UserError as error:
+        raise UserError(f"--set {text!r}: {error}") from None
     except yaml.YAMLError:
         raise UserError(f"--set {text!r}: the value is not valid YAML") from None
-    for part in reversed(key.split(".")):
-        value = {part: value}
-    return dict(value)
+    parts = key.split(".")
+    lists = {k: v for k, v in _defaults(RunConfig).items() if isinstance(v, tuple)}
+    old = data[parts[0]] if parts[0] in data else lists.get(parts[0])
+    try:
+        return {**data, parts[0]: _put(old, parts, 1, value)}
+    except UserError as error:
+        raise UserError(f"--set {text!r}: {error}") from None
+
+
+def _put(old: Any, key: Sequence[str], depth: int, value: Any) -> Any:
+    """`old`, which is at `key[:depth]`, with `value` at `key`."""
+    if depth == len(key):
+        both = isinstance(old, Mapping) and isinstance(value, Mapping)
+        return merge(old, value) if both else value
+    part = key[depth]
+    if not isinstance(old, list | tuple):
+        base = old if isinstance(old, Mapping) else {}
+        return {**base, part: _put(base.get(part), key, depth + 1, value)}
+    where = ".".join(key[:depth])
+    if not (part.isdecimal() and int(part) < len(old)):
+        rest = ".".join(key[depth + part.isdecimal() :])
+        raise UserError(
+            f"{where} is a list of {len(old)}: name a place in it, from 0, as in "
+            f"{where}.0{'.' if rest else ''}{rest}, or write all of it, {where}=[…]"
+        )
+    new = list(old)
+    new[int(part)] = _put(old[int(part)], key, depth + 1, value)
+    return new
+
+
+def _default(item: Any) -> Any:
+    return item.default if item.default_factory is MISSING else item.default_factory()
+
+
+def settings(name: str, value: str) -> list[str]:
+    """`key=value`, as `--set` takes it, for every key of a run that is called `name`, in full or by
+    its last part; of SAEs' options only those that the defaults name.
+
+    Args:
+        value: as it was given; empty where none was.
+    """
+    name = _ALIASES.get(name, name)
+    every = _defaults(RunConfig)
+    every |= {f"saes.0.{key}": None for key in every["saes"][0]}
+    return [
+        f"{key}={_shown(value, default)}"
+        for key, default in every.items()
+        if name in (key, key.rpartition(".")[2])
+    ]
+
+
+_ALIASES = {
+    "batch_size": "batch",
+    "learning_rate": "lr",
+    "steps": "train.tokens",
+    "epochs": "train.tokens",
+    "layer": "sites",
+    "layers": "sites",
+    "site": "sites",
+    "dataset": "source",
+}
+"""What other tools call keys of ours."""
+
+
+def _defaults(cls: type, prefix: str = "") -> dict[str, Any]:
+    """key.sub → default, of every key."""
+    found: dict[str, Any] = {}
+    for item in fields(cls):
+        value = _default(item)
+        if is_dataclass(value):
+            found |= _defaults(type(value), f"{prefix}{item.name}.")
+        else:
+            found[f"{prefix}{item.name}"] = value
+    return found
+
+
+def _shown(value: str, default: object) -> str:
+    if not value:
+        return "true" if default is False else "…"
+    if isinstance(default, tuple) and not value.startswith("["):
+        return f"[{value}]"
+    return value
 
 
 def _load_yaml(text: str) -> Any:
@@ -389,11 +474,24 @@ def _load_yaml(text: str) -> Any:
 
 @functools.cache
 def _loader() -> Any:
-    """SafeLoader that reads `1e-3` as the number a user means, as YAML 1.2 does and 1.1 does not."""
+    """SafeLoader that reads `1e-3` as the number a user means, as YAML 1.2 does and 1.1 does not,
+    and refuses a key that stands twice, of which YAML keeps the last in silence."""
     import yaml
 
     class Loader(yaml.SafeLoader):
-        pass
+        def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+            known: dict[tuple[str, str], int] = {}
+            for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
+                line = key.start_mark.line + 1
+                name = (key.tag, key.value) if isinstance(key, yaml.ScalarNode) else None
+                if name is not None and name in known:
+                    raise UserError(
+                        f"key {key.value!r} stands twice, in line {known[name]} and in line "
+                        f"{line}; leave one out"
+                    )
+                if name is not None:
+                    known[name] = line
+            return super().construct_mapping(node, deep)
 
     number = re.compile(r"^[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?$")
     Loader.add_implicit_resolver("tag:yaml.org,2002:float", number, list("-+.0123456789"))
@@ -431,14 +529,28 @@ def field_docs(cls: type) -> dict[str, str]:
 
 
 def describe_fields(cls: type, prefix: str = "", indent: str = "") -> str:
-    """Every key of a config dataclass with its default, if it has one, and its documentation."""
-    docs, lines = field_docs(cls), []
+    """Every key of a config dataclass with its default, if it has one, its documentation, and the
+    values it may have where these are few."""
+    docs, hints, lines = field_docs(cls), get_type_hints(cls), []
     for item in fields(cls):
-        value = item.default if item.default_factory is MISSING else item.default_factory()
+        value = _default(item)
         if is_dataclass(value):
             lines.append(describe_fields(type(value), f"{prefix}{item.name}.", indent))
         else:
             shown = "" if value is MISSING else f" = {json.dumps(value, ensure_ascii=False)}"
             required = " (required)" if value is MISSING else ""
-            lines.append(f"{indent}{prefix}{item.name}{shown}{required}: {docs[item.name]}")
+            words = choices(hints[item.name])
+            allowed = f" One of {', '.join(words)}." if words else ""
+            lines.append(
+                f"{indent}{prefix}{item.name}{shown}{required}: {docs[item.name]}{allowed}"
+            )
     return "\n".join(lines)
+
+
+def choices(hint: Any) -> list[str]:
+    """The words that a type's values are among, in a container or beside None too; none where
+    there are other values."""
+    if get_origin(hint) is Literal:
+        return [str(word) for word in get_args(hint)]
+    inner = [choices(part) for part in get_args(hint) if part not in (type(None), ...)]
+    return [word for words in inner for word in words] if all(inner) else []

@@ -1,0 +1,135 @@
+"""The entry of the command line in a process: signals, pipes, encodings, launchers."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from saeforge import options
+from saeforge.cli import main
+
+RUN = "import sys, saeforge.options as o, saeforge.cli as c; o.parse = lambda _: work; "
+RUN += "sys.exit(c.main())"
+
+
+def process(
+    work: str, folder: Path, stdout: int = subprocess.PIPE, **environment: str
+) -> "subprocess.Popen[bytes]":
+    """A process in which the command is a function `work`."""
+    return subprocess.Popen(
+        [sys.executable, "-c", f"{work}\n{RUN}"],
+        cwd=folder,
+        stdout=stdout,
+        stderr=subprocess.PIPE,
+        env={**os.environ, **environment},
+    )
+
+
+def test_ctrl_c_amid_the_first_imports_is_quiet(tmp_path: Path) -> None:
+    """A library that is being imported may turn the exception into anything."""
+    (tmp_path / "tyro.py").write_text(
+        "import os, signal, time\n"
+        "try:\n    os.kill(os.getpid(), signal.SIGINT)\n    time.sleep(5)\n"
+        "except BaseException:\n    raise ImportError('half imported') from None\n"
+    )
+    path = f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
+    done = subprocess.run(
+        [sys.executable, "-m", "saeforge", "eval", "nowhere"],
+        capture_output=True,
+        env={**os.environ, "PYTHONPATH": path},
+        check=False,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, b"", b"saeforge: interrupted\n")
+
+
+def test_ctrl_c_later_leaves_time_to_clean_up(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cleaned = []
+
+    def work() -> int:
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+            return 0
+        finally:
+            cleaned.append(signal.getsignal(signal.SIGINT))
+
+    before = signal.getsignal(signal.SIGINT)
+    monkeypatch.setattr(options, "parse", lambda _: work)
+    assert main(["work"]) == 130
+    assert capsys.readouterr().err == "saeforge: interrupted\n"
+    assert cleaned == [signal.SIG_DFL]  # the second one ends it, whatever it is at
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_reader_that_goes_ends_no_work(tmp_path: Path, unbuffered: str) -> None:
+    work = "from pathlib import Path\ndef work():\n    for _ in range(9999): print('x' * 99)\n"
+    work += "    Path('done').touch()\n    return 0"
+    with process(work, tmp_path, PYTHONUNBUFFERED=unbuffered) as running:
+        assert running.stdout is not None and running.stderr is not None
+        assert running.stdout.readline().strip() == b"x" * 99
+        running.stdout.close()
+        assert running.stderr.read() == b""
+    assert running.returncode == 0
+    assert (tmp_path / "done").exists()
+
+
+def test_the_help_may_be_cut_off() -> None:
+    command = [sys.executable, "-m", "saeforge", "train", "--help"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as running:
+        assert running.stdout is not None and running.stderr is not None
+        running.stdout.close()
+        assert running.stderr.read() == b""
+    assert running.returncode == 0
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252", "utf-8"])
+def test_what_an_encoding_lacks_is_replaced(tmp_path: Path, encoding: str) -> None:
+    work = "def work():\n    print('\\u0394CE \\u2192 \\udcff|')\n"
+    work += "    import rich.console, rich.table\n    table = rich.table.Table('\\u0394')\n"
+    work += "    table.add_row('\\u00b11')\n    rich.console.Console().print(table)\n    return 0"
+    with process(work, tmp_path, PYTHONIOENCODING=encoding) as running:
+        out, err = running.communicate()
+    assert (running.returncode, err) == (0, b"")
+    first = "ΔCE → ?|" if encoding == "utf-8" else "?CE ? ?|"
+    assert out.decode(encoding).splitlines()[0] == first
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+def test_output_on_a_full_disk_is_one_line(tmp_path: Path) -> None:
+    work = "def work():\n    print('x')\n    return 0"
+    with open("/dev/full", "wb") as full, process(work, tmp_path, full.fileno()) as running:
+        _, err = running.communicate()
+    assert running.returncode == 2
+    assert err.startswith(b"saeforge: could not write to the standard output: No space left")
+    assert err.count(b"\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("environment", "said"),
+    [
+        ({"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "0"}, "start it without torchrun"),
+        ({"WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1"}, ""),
+        ({"RANK": "0"}, "start it without torchrun"),
+        ({"WORLD_SIZE": "4"}, "start it without torchrun"),
+        ({"WORLD_SIZE": "1", "RANK": "0", "LOCAL_RANK": "0"}, "nowhere: no such folder"),
+    ],
+)
+@pytest.mark.parametrize("command", ["eval", "report"])
+def test_several_processes_are_refused(
+    command: str,
+    environment: dict[str, str],
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for key, value in environment.items():
+        monkeypatch.setenv(key, value)
+    assert main([command, "nowhere"]) == 2
+    found = capsys.readouterr()
+    assert found.out == ""
+    assert said in found.err and found.err.count("\n") == (said != "")
