@@ -22,7 +22,7 @@ from saeforge.eval.audit.measurement import Measurement, Place
 from saeforge.eval.audit.mlp import MlpProbe
 from saeforge.eval.audit.positions import ErrorByPosition
 from saeforge.eval.audit.run import audit_banks
-from saeforge.eval.audit.scaling import bands, power_law
+from saeforge.eval.audit.scaling import SEED_NOISE, bands, power_law
 from saeforge.eval.audit.wide import WideSae
 from saeforge.eval.result import Value
 
@@ -206,25 +206,83 @@ def test_every_interval_follows_the_options_of_the_bootstrap() -> None:
         assert one[name] != (None, None) and one[name] != other[name], name
 
 
-def test_power_law() -> None:
-    widths = [512, 1024, 2048, 4096, 8192]
-    fvu = [0.1 + 3 * width**-0.6 for width in widths]
+WIDTHS = [512 * 2**i for i in range(6)]
+
+
+def drawn(fvu: list[float], noise: float = 2e-4, resamples: int = 100) -> np.ndarray:
+    """FVUs of resamples: documents that all SAEs share, and a little of each SAE's own."""
     rng = np.random.default_rng(0)
-    exact = power_law(widths, fvu, np.array(fvu) * (1 + 1e-4 * rng.standard_normal((50, 5))))
-    assert exact.c.value == pytest.approx(0.1, rel=0.02)
-    assert exact.m.value == pytest.approx(0.6, rel=0.02)
-    assert exact.identified and exact.residual < 1e-3
-    assert exact(1024) == pytest.approx(fvu[1], rel=1e-3)
-    noisy = power_law(widths, fvu, np.array(fvu) * (1 + 0.1 * rng.standard_normal((50, 5))))
+    shared = 1 + 0.01 * rng.standard_normal((resamples, 1))
+    return np.array(fvu) * (shared + noise * rng.standard_normal((resamples, len(fvu))))
+
+
+@pytest.mark.parametrize("m", [0.013, 0.2, 0.6, 1.7])
+@pytest.mark.parametrize("floor", [0.0, 0.05])
+def test_an_exact_power_law_is_found_between_the_points_of_the_grid(m: float, floor: float) -> None:
+    fvu = [floor + 2 * width**-m for width in WIDTHS]
+    found = power_law(WIDTHS, fvu)
+    assert found.c.value == pytest.approx(floor, abs=1e-7)
+    assert found.m.value == pytest.approx(m, rel=1e-6)
+    assert found.residual < 1e-9
+    assert found(1024) == pytest.approx(fvu[1])
+
+
+@pytest.mark.parametrize("m", [0.2, 0.37, 0.5, 0.8])
+@pytest.mark.parametrize("widths", [WIDTHS[:4], WIDTHS])
+def test_a_law_that_goes_to_zero_is_never_said_to_stay_above_it(
+    m: float, widths: list[int]
+) -> None:
+    fvu = [2 * width**-m for width in widths]
+    found = power_law(widths, fvu, drawn(fvu))
+    assert found.c.low == 0.0
+    assert found.c.high is not None and found.c.high > 0
+
+
+def test_what_identifies_c() -> None:
+    fvu = [0.1 + 3 * width**-0.6 for width in WIDTHS]
+    exact = power_law(WIDTHS, fvu, drawn(fvu))
+    assert exact.identified and exact.scatter == SEED_NOISE and "scatter of 1.0%" in exact.why
+    noisy = power_law(WIDTHS, fvu, drawn(fvu, noise=0.1))
     assert not noisy.identified and "interval of c" in noisy.why
-    assert not power_law(widths, fvu).identified
-    assert "three parameters" in power_law(widths[:3], fvu[:3]).why
-    flat = power_law(widths, [0.2] * 5)
+    few = power_law(WIDTHS[:5], fvu[:5], drawn(fvu[:5]))
+    assert not few.identified and "5 SAEs are too few" in few.why
+    assert "no draws" in power_law(WIDTHS, fvu).why
+    assert "three parameters" in power_law(WIDTHS[:3], fvu[:3]).why
+    step = [0.5, 0.1, 0.1, 0.1, 0.1, 0.1]
+    assert "edge of what is tried" in power_law(WIDTHS, step, drawn(step)).why
+    flat = power_law(WIDTHS, [0.2] * 6)
     assert flat.c.value == pytest.approx(0.2)
     with pytest.raises(UserError, match="3 widths"):
         power_law([1, 1, 2], [0.1, 0.2, 0.3])
     with pytest.raises(UserError, match="above 0"):
         power_law([1, 2, 3], [0.1, 0.0, 0.3])
+
+
+def test_seeds_tell_the_scatter_and_whether_the_law_holds() -> None:
+    widths = [width for width in WIDTHS[:4] for _ in range(3)]
+    apart = np.tile([0.999, 1.0, 1.001], 4)
+    law = np.array([0.1 + 3 * width**-0.6 for width in widths])
+    found = power_law(widths, (law * apart).tolist(), drawn((law * apart).tolist()))
+    assert found.identified
+    assert found.scatter == pytest.approx(np.sqrt(8e-6 / 9), rel=1e-3)  # on 12 − 3 degrees
+    bent = law * np.repeat([1.0, 1.02, 0.98, 1.0], 3) * apart
+    missed = power_law(widths, bent.tolist(), drawn(bent.tolist()))
+    assert not missed.identified and "miss the law" in missed.why
+
+
+def test_the_interval_of_c_holds_c_where_seeds_scatter() -> None:
+    rng = np.random.default_rng(1)
+    claimed, held = [], []
+    for noise in (0.003, 0.01):
+        for _ in range(20):
+            law = [0.05 + 3 * width**-0.45 for width in [1024 * 2**i for i in range(8)]]
+            fvu = np.array(law) * (1 + noise * rng.standard_normal(8))
+            found = power_law([1024 * 2**i for i in range(8)], fvu.tolist(), drawn(fvu.tolist()))
+            assert found.c.low is not None and found.c.high is not None
+            claimed.append(found.identified)
+            held.append(found.c.low <= 0.05 <= found.c.high)
+    assert sum(claimed) >= 25  # wide intervals hold anything
+    assert sum(held) >= 37  # of 40; 28 hold it without the scatter
 
 
 def test_bands_add_up() -> None:

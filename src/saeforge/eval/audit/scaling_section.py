@@ -69,7 +69,7 @@ def family_scaling(
     widths = [one.width for one in members]
     law = None
     if len(widths) >= 3 and np.isfinite(fvu_DW).all() and (fvu_DW > 0).all():
-        law = power_law(widths, fvu_DW[0].tolist(), fvu_DW[1:])
+        law = power_law(widths, fvu_DW[0].tolist(), fvu_DW[1:], seed)
     by_width = tuple(
         _bands(fvu_DW[:, w], nonlinear_DW[:, w], encoder_DW[:, w], law) for w in range(len(widths))
     )
@@ -166,6 +166,7 @@ def _drawn(law: PowerLaw, widths: list[int]) -> dict[str, Any]:
         "identified": law.identified,
         "why": law.why,
         "residual": law.residual,
+        "scatter": law.scatter,
         "curve": {"width": at.tolist(), "fvu": [law(int(width)) for width in at]},
     }
 
