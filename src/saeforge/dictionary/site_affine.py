@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from saeforge.dictionary.base import SAE, Batch, Context, SparseCode, StepOut
 from saeforge.dictionary.flops import Flops, Phase
+from saeforge.dictionary.losses import batch_fvu, reconstruction
 from saeforge.dictionary.normaliser import Normaliser
 
 
@@ -18,7 +19,8 @@ class SiteAffine(SAE):
 
     Loss: the inner SAE's, its squared errors weighted by e^{2γ_s}: they are measured in the units
     of the frozen normaliser, since in its own an SAE would do best by making x small. Sparsity
-    penalties and AuxK are in the inner SAE's units. For training; `for_site` is what remains.
+    penalties and AuxK are in the inner SAE's units, and so are its statistics but the FVU. For
+    training; `for_site` is what remains.
 
     Args:
         inner: the SAE that the sites share.
@@ -67,7 +69,9 @@ class SiteAffine(SAE):
         weight_B = scale_B1.squeeze(1).square()
         out = self.inner.step(Batch(x_BD, target_BD, batch.site, weight_B, batch.label), context)
         x_hat_BD = out.x_hat * scale_B1 + shift_BD
-        return StepOut(out.loss_terms, x_hat_BD, out.fired, out.stats)
+        with torch.no_grad():  # the inner one is of weighted errors over unweighted variance
+            fvu = batch_fvu(batch.target, reconstruction(batch.target, x_hat_BD))
+        return StepOut(out.loss_terms, x_hat_BD, out.fired, {**out.stats, "fvu": fvu})
 
     def after_step(self, stats: dict[str, Tensor]) -> None:
         self.inner.after_step(stats)

@@ -99,10 +99,10 @@ def power_law(
     if draws_RP is not None and len(draws_RP):
         noisy_RP = draws_RP * scatter.drawn(draws_RP.shape, seed)
         draws_R3 = np.concatenate([found_13, _fit(width_P, noisy_RP)])
-    values = [interval(draws_R3[:, at]) for at in range(3)]
-    identified, why = _identified(values[0], values[2], width_P, float(fvu_P.min()), scatter)
+    own_c, own_a, own_m = (interval(draws_R3[:, at]) for at in range(3))
+    identified, why = _identified(own_c, own_m, width_P, float(fvu_P.min()), scatter)
     worst = float(np.abs(residual_P).max())
-    return PowerLaw(*values, identified, why, worst, scatter.assumed, draws_R3)
+    return PowerLaw(own_c, own_a, own_m, identified, why, worst, scatter.assumed, draws_R3)
 
 
 def _fit(width_P: Array, fvu_RP: Array) -> Array:
@@ -193,7 +193,8 @@ class _Scatter:
         if self.left:
             chi2_R1 = rng.chisquare(self.left, s_R1.shape)
             s_R1 = np.maximum(np.sqrt(self.squares / chi2_R1), s_R1)
-        return np.exp(np.minimum(s_R1, 1.0) * rng.standard_normal(shape))
+        factor_RP: Array = np.exp(np.minimum(s_R1, 1.0) * rng.standard_normal(shape))
+        return factor_RP
 
 
 def _identified(
