@@ -9,6 +9,9 @@ from saeforge import ARCHS, build_sae
 from saeforge.dictionary import preactivations
 from saeforge.dictionary.base import Batch, Context
 from saeforge.dictionary.losses import reconstruction
+from saeforge.errors import UserError
+from saeforge.train.optimiser import DictionaryAdam
+from saeforge.train.step import train_step
 
 D = 12
 TINY = {
@@ -226,3 +229,119 @@ def test_an_empty_batch_is_harmless(arch):
     sum(out.loss_terms.values()).backward()
     assert not out.fired.any()
     assert all(p.grad is None or p.grad.isfinite().all() for p in sae.parameters())
+
+
+FLOATS = [torch.bfloat16, torch.float16, torch.float32, torch.float64]
+
+
+@archs
+@pytest.mark.parametrize("own", [torch.float32, torch.float64])
+@pytest.mark.parametrize("given", FLOATS)
+def test_any_floating_type_is_encoded_in_the_precision_of_the_sae(arch, own, given):
+    sae, x = build(arch, own), rows(9, dtype=given).reshape(3, 3, D).requires_grad_()
+    code, exact = sae.encode_sparse(x), x.detach().to(own)
+    assert code.values.dtype == sae.encode(x).dtype == sae.decode(code).dtype == own == sae.dtype
+    assert torch.equal(sae.encode(x), sae.encode(exact))
+    assert torch.equal(sae.decode(code), sae(exact))
+    x_hat = sae(x)
+    assert x_hat.dtype == given and torch.equal(x_hat, sae(exact).to(given))
+    x_hat.sum().backward()
+    assert x.grad.dtype == given and x.grad.abs().sum() > 0
+    f = sae.encode(exact)
+    assert torch.equal(sae.decode(f.to(given)), sae.decode(f.to(given).to(own)))
+
+
+@archs
+def test_autocast_does_not_reach_it(arch):
+    sae, x = build(arch), rows(9)
+    f, x_hat = sae.encode(x), sae(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(sae.encode(x), f) and torch.equal(sae(x), x_hat)
+        found = sae.decode(f)
+    assert torch.equal(found, sae.decode(f))
+
+
+@archs
+def test_a_step_of_the_trainer_takes_any_floating_type(arch):
+    x = rows(33)
+    states = []
+    for dtype in (torch.float32, torch.bfloat16):
+        sae = build(arch)
+        x_BD = x.bfloat16().to(dtype)
+        optimiser = DictionaryAdam(sae, 1e-2)
+        train_step(sae, optimiser, Batch(x_BD, x_BD, weight=x_BD[:, 0].abs()), context(sae), 1e-2)
+        states.append(sae.state_dict())
+    assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
+
+
+@archs
+@pytest.mark.parametrize("how", ["to", "method", "inside"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_weights_are_never_below_float32(arch, dtype, how):
+    sae = build(arch)
+    before = copy.deepcopy(sae.state_dict())
+    if how == "to":
+        sae.to("cpu", dtype)
+    elif how == "inside":
+        torch.nn.ModuleList([sae]).to(dtype)
+    else:
+        (sae.bfloat16 if dtype == torch.bfloat16 else sae.half)()
+    after = sae.state_dict()
+    assert all(torch.equal(before[key], after[key]) for key in before)
+    assert {t.dtype for t in after.values()} == {torch.float32}
+    assert all(isinstance(p, torch.nn.Parameter) and p.requires_grad for p in sae.parameters())
+    assert {t.dtype for t in sae.double().state_dict().values()} == {torch.float64}
+
+
+@archs
+def test_activations_of_another_width_are_refused(arch):
+    for call in (build(arch), build(arch).encode, build(arch).encode_sparse):
+        with pytest.raises(UserError, match=rf"\[{D}, 4\].*give .*\[..., {D}\]"):
+            call(torch.zeros(D, 4))
+
+
+BAD = {"nan": torch.nan, "inf": torch.inf, "minus inf": -torch.inf}
+
+
+@archs
+@pytest.mark.parametrize("bad", list(BAD))
+@pytest.mark.parametrize("places", [(3,), tuple(range(D))], ids=["one", "all"])
+def test_what_is_not_finite_stays_so_and_touches_no_other_row(arch, bad, places):
+    sae, x = build(arch), rows(9)
+    clean = sae.encode(x), sae(x)
+    x[4, list(places)] = BAD[bad]
+    f, x_hat = sae.encode(x), sae(x)
+    others = [0, 1, 2, 3, 5, 6, 7, 8]
+    for found, expected in zip((f, x_hat), clean, strict=True):
+        torch.testing.assert_close(found[others], expected[others], rtol=0, atol=1e-6)
+    if bad == "nan":
+        assert f[4].isnan().any() and x_hat[4].isnan().all()
+    elif places == (3,):  # W x is infinite wherever it is defined
+        assert not x_hat[4].isfinite().any()
+    assert torch.equal(sae.decode(sae.encode_sparse(x)).isnan(), x_hat.isnan())
+    assert torch.equal(sae.decode(f).isnan().any(1), x_hat.isnan().any(1))
+    assert torch.equal(sae(x[4:5]).isnan(), x_hat[4:5].isnan())
+
+
+@archs
+@pytest.mark.parametrize("way", ["sparse", "dense"])
+@pytest.mark.parametrize("bad", [[4], list(range(33))])
+def test_nan_reaches_the_loss_and_the_gradient(arch, bad, way, monkeypatch):
+    monkeypatch.setattr(preactivations, "DENSE_SHARE", {"sparse": 2.0, "dense": -1.0}[way])
+    sae, x = build(arch), rows(33)
+    x[bad] = torch.nan
+    code = sae.training_code(Batch(x, x))
+    assert code.dense().isnan().any()
+    out = sae.step(Batch(x, x), context(sae, dead=3))
+    total = sum(out.loss_terms.values())
+    assert total.isnan() and out.loss_terms["reconstruction"].isnan()
+    total.backward()
+    assert not sae.w_dec.grad.isfinite().all()
+
+
+@archs
+def test_a_weight_that_is_nan_shows(arch):
+    sae, x = build(arch), rows(9)
+    with torch.no_grad():
+        sae.w_enc[7] = torch.nan
+    assert sae(x).isnan().any()

@@ -9,6 +9,7 @@ import torch
 from saeforge.dictionary.normaliser import Normaliser
 from saeforge.dictionary.registry import build_sae
 from saeforge.errors import UserError
+from saeforge.files import read_tensors, write_json, write_tensors
 from saeforge.suite import find_suites, load_suite, write_suite
 
 D, SITES = 8, ("layers.0", "layers.1@in")
@@ -174,3 +175,39 @@ def test_suites_are_found_at_or_below_a_folder(path: Path, tmp_path: Path):
     (tmp_path / "run" / "run.json").write_text("{}")
     with pytest.raises(UserError, match="training is not finished"):
         find_suites(tmp_path / "run")
+
+
+def spoil(path: Path, name: str, key: str, value: float) -> None:
+    """Put a number into a tensor, and have suite.json say that it was always there."""
+    tensors = read_tensors(path / name)
+    tensors[key].view(-1)[-1] = value
+    meta = json.loads((path / "suite.json").read_text())
+    meta["files"][name] = write_tensors(path / name, tensors)
+    write_json(path / "suite.json", meta)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("key", ["w_enc", "b_enc", "w_dec", "b_dec"])
+def test_weights_that_are_not_finite_are_refused_by_name(path: Path, key: str, value: float):
+    spoil(path, "groups/layers.0/weights.safetensors", key, value)
+    suite = load_suite(path)
+    for read in (suite.at, suite.trained, lambda site: suite.bank()):
+        with pytest.raises(
+            UserError, match=rf"layers\.0/weights\.safetensors: {key} has NaN or inf"
+        ):
+            read("layers.0")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("layers.1@in.mean", float("nan"), r"layers\.1@in\.mean has NaN or infinite"),
+        ("layers.1@in.scale", float("inf"), r"layers\.1@in\.scale has NaN or infinite"),
+        ("layers.1@in.scale", 0.0, r"normaliser of layers\.1@in has the scale 0;"),
+        ("layers.1@in.scale", -2.0, r"normaliser of layers\.1@in has the scale -2;"),
+    ],
+)
+def test_normalisers_that_are_no_map_are_refused(path: Path, key: str, value: float, said: str):
+    spoil(path, "normalisers.safetensors", key, value)
+    with pytest.raises(UserError, match=said):
+        load_suite(path).at("layers.1@in")

@@ -37,15 +37,12 @@ class Toy(SAE):
     def initialise(self, x_BD: Tensor, generator: torch.Generator) -> None:
         raise NotImplementedError
 
-    def encode_sparse(self, x: Tensor) -> SparseCode:
-        f_BM = torch.cat([x, -x], dim=-1).relu()
+    def encode_rows(self, x_BD: Tensor) -> SparseCode:
+        f_BM = torch.cat([x_BD, -x_BD], dim=-1).relu()
         owner, indices = (f_BM > 0).nonzero(as_tuple=True)
-        counts = torch.bincount(owner, minlength=len(x))
+        counts = torch.bincount(owner, minlength=len(x_BD))
         offsets = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
-        return SparseCode(indices, f_BM[owner, indices], self.width, (len(x),), offsets)
-
-    def training_code(self, batch: Batch) -> SparseCode:
-        return self.encode_sparse(batch.x)
+        return SparseCode(indices, f_BM[owner, indices], self.width, (len(x_BD),), offsets)
 
     def decode(self, code: SparseCode | Tensor) -> Tensor:
         f = code if isinstance(code, Tensor) else code.dense()

@@ -26,6 +26,7 @@ from saeforge.errors import UserError
 STRICT = ConfigDict(extra="forbid", strict=True)
 
 DType = Literal["float32", "bfloat16"]
+ModelDType = Literal["float32", "bfloat16", "float16"]
 NormaliserKind = Literal["centre-scale", "scale-only", "none", "learnable"]
 T = TypeVar("T")
 
@@ -38,8 +39,10 @@ class ModelConfig:
     """A Hugging Face id, a folder, or `embedded` (the small model in the package)."""
     revision: str | None = None
     """Branch, tag or commit of a Hugging Face id."""
-    dtype: DType = "float32"
-    """Precision in which the language model runs."""
+    dtype: ModelDType = "float32"
+    """Precision in which the language model runs. SAEs compute in float32 whatever it is. With
+    `float16`, activations above 65504 overflow, and a run that meets one ends; `bfloat16` has the
+    range of float32."""
     random_weights: int | None = None
     """Seed of a fresh random initialisation, the architecture's own, in the place of the trained
     weights: a control, for what is found in any network. By default the trained weights."""
@@ -90,7 +93,7 @@ class BufferConfig:
     memory: str = "1GiB"
     """Memory budget of the ring, over all sites (for example `512MiB`, `4GiB`)."""
     dtype: DType = "float32"
-    """Precision in which activations are stored."""
+    """Precision in which activations are stored (not float16: outlying tokens exceed its range)."""
     lm_batch: int = 8192
     """Tokens per forward pass of the language model."""
     normaliser: NormaliserKind = "centre-scale"

@@ -127,3 +127,20 @@ def read_tensors(path: Path, expected_sha256: str | None = None) -> "dict[str, T
         return load_file(path)
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path} is not a readable safetensors file ({error})") from error
+
+
+def check_finite(file: Path, tensors: "Mapping[str, Tensor]") -> None:
+    """Refuse tensors of floats that hold NaN or infinity, or more than float32 can.
+
+    Raises:
+        UserError: for the first of them, by its name.
+    """
+    for name, tensor in tensors.items():
+        if not tensor.is_floating_point() or not tensor.numel():
+            continue
+        low, high = tensor.detach().float().aminmax()  # NaN wins in both
+        if not (low.isfinite() and high.isfinite()):
+            raise UserError(
+                f"{file}: {name} has NaN or infinite values; restore the file from a copy, or "
+                "train again with a lower learning rate"
+            )

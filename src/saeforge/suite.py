@@ -22,7 +22,7 @@ from saeforge.dictionary.base import SAE
 from saeforge.dictionary.normaliser import Normaliser
 from saeforge.dictionary.registry import ARCHS, sae_config
 from saeforge.errors import UserError
-from saeforge.files import read_json, read_tensors, sha256, write_json, write_tensors
+from saeforge.files import check_finite, read_json, read_tensors, sha256, write_json, write_tensors
 
 SCHEMA = 1
 ERROR_MAPS = "error.safetensors"
@@ -84,7 +84,8 @@ class Suite:
         for what an architecture keeps per site, such as BatchTopK's threshold).
 
         Raises:
-            UserError: if the suite has no such site, or the weights do not fit their config.
+            UserError: if the suite has no such site, or the weights do not fit their config or are
+                not finite.
         """
         group = self._site(site)["group"]
         if group not in self._trained:
@@ -95,7 +96,7 @@ class Suite:
         """The site's affine map from raw to normalised units."""
         d = self._site(site)["d"]
         if not self._normalisers:
-            tensors = read_tensors(self.path / "normalisers.safetensors")
+            tensors = self._tensors("normalisers.safetensors")
             self._normalisers = {
                 s: Normaliser(tensors[f"{s}.mean"].float(), tensors[f"{s}.scale"].float())
                 for s in self.sites
@@ -104,6 +105,11 @@ class Suite:
         found = self._normalisers.get(site)
         if found is None or found.mean.shape != (d,) or found.scale.shape != ():
             raise UserError(f"{self.path}: the normaliser of {site} is missing or ill-shaped")
+        if not found.scale > 0:
+            raise UserError(
+                f"{self.path}: the normaliser of {site} has the scale {found.scale.item():g}; it "
+                "must be positive: restore it from a copy or train the suite again"
+            )
         return found
 
     def bank(self) -> dict[str, SAE]:
@@ -141,7 +147,7 @@ class Suite:
         if self.error is None or ERROR_MAPS not in self.meta["files"]:
             return {}
         found: dict[str, dict[str, Tensor]] = {site: {} for site in self.sites}
-        for key, tensor in read_tensors(self.path / ERROR_MAPS).items():
+        for key, tensor in self._tensors(ERROR_MAPS).items():
             site, _, name = key.rpartition(".")
             if site in found:
                 found[site][name] = tensor
@@ -158,6 +164,12 @@ class Suite:
             )
         return self.meta["sites"][site]
 
+    def _tensors(self, name: str) -> dict[str, Tensor]:
+        """Of a file of the suite, all finite."""
+        tensors = read_tensors(self.path / name)
+        check_finite(self.path / name, tensors)
+        return tensors
+
     def _load(self, group: str) -> SAE:
         folder = self.path / "groups" / group
         config = read_json(folder / "config.json", "SAE")
@@ -171,7 +183,7 @@ class Suite:
             raise UserError(f"{folder / 'config.json'} is not an SAE's config") from None
         sae = ARCHS[arch](d, sae_config(arch, options, str(folder / "config.json")))
         sae.share(len(self.groups[group]))
-        tensors = read_tensors(folder / "weights.safetensors")
+        tensors = self._tensors(f"groups/{group}/weights.safetensors")
         try:
             sae.load_state_dict(tensors)
         except RuntimeError as error:

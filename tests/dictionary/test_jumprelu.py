@@ -166,46 +166,6 @@ def test_the_coefficient_warms_up(way):
         assert out.stats["sparsity"].item() == pytest.approx(3 * share)
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("how", ["to", "method", "alone", "inside"])
-def test_thresholds_stay_in_float32(dtype, how):
-    sae = build(torch.float32)
-    before = sae.threshold.detach().clone()
-    if how == "to":
-        sae.to(dtype)
-    elif how == "alone":
-        sae.to(device="cpu", dtype=dtype)
-    elif how == "inside":
-        torch.nn.ModuleList([sae]).to(dtype)
-    else:
-        (sae.bfloat16 if dtype == torch.bfloat16 else sae.half)()
-    assert {n: p.dtype for n, p in sae.named_parameters()} == {
-        "w_enc": dtype,
-        "b_enc": dtype,
-        "threshold": torch.float32,
-        "w_dec": dtype,
-        "b_dec": dtype,
-    }
-    assert torch.equal(sae.threshold, before)
-    assert isinstance(sae.threshold, torch.nn.Parameter) and sae.threshold.requires_grad
-    assert sae.double().threshold.dtype == torch.float64
-
-
-@both_ways
-def test_a_bfloat16_step_trains_the_threshold_in_float32(way):
-    sae, exact = build(torch.float32).to(torch.bfloat16), build(torch.float32)
-    x = rows(64, dtype=torch.float32)
-    grads = []
-    for each, batch in ((sae, x.bfloat16()), (exact, x)):
-        out = step(each, batch)
-        sum(out.loss_terms.values()).backward()
-        grads.append(each.threshold.grad)
-    assert sae.w_dec.grad.dtype == torch.bfloat16
-    assert grads[0].dtype == torch.float32
-    similarity = torch.nn.functional.cosine_similarity(*grads, dim=0)
-    assert similarity > 0.95
-
-
 @pytest.mark.parametrize("target_l0", [None, 4.0])
 def test_thresholds_are_not_negative_after_a_step(target_l0):
     sae, x = build(target_l0=target_l0), rows(9)

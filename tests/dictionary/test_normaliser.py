@@ -48,3 +48,14 @@ def test_sums_are_exact_far_from_zero():
 def test_unusable_activations_are_refused(x):
     with pytest.raises(UserError, match="normaliser"):
         Normaliser.estimate(x)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_any_precision_comes_in_and_at_least_float32_goes_out(dtype):
+    x = raw(200).to(dtype)
+    normaliser = Normaliser.estimate(x)
+    assert normaliser.mean.dtype == normaliser.scale.dtype == torch.float32
+    wide = torch.promote_types(dtype, torch.float32)
+    for apply in (normaliser.normalise, normaliser.denormalise):
+        assert apply(x).dtype == wide
+        assert torch.equal(apply(x), apply(x.to(wide)))

@@ -137,7 +137,7 @@ def test_given_pairs_enter_the_graph():
     owner = torch.tensor([0, 0, 2, 2])
     reference = dense(x, w_enc, b_enc, b_dec)[owner, indices]
     z = at_pairs(x, w_enc, b_enc, b_dec, reference.detach(), indices, offsets)
-    assert z.code(z.z, (3, 1)).dense().shape == (3, 1, WIDTH)
+    assert z.code(z.z).dense().shape == (3, WIDTH)
     grads = [
         torch.autograd.grad(values.pow(3).sum(), [w_enc, b_enc, b_dec])
         for values in (z.z, reference)

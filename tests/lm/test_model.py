@@ -19,6 +19,7 @@ from transformers import (
 )
 
 from saeforge.config import ModelConfig
+from saeforge.dictionary.registry import build_sae
 from saeforge.errors import UserError
 from saeforge.lm.model import LanguageModel, fingerprint, next_token_nats
 
@@ -281,6 +282,22 @@ def test_bfloat16_takes_a_float32_replacement(tokens: torch.Tensor) -> None:
     assert logits is not None and torch.equal(logits, lm.run(tokens, logits=True))
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_an_sae_stands_in_for_a_site_whatever_the_models_precision(
+    tokens: torch.Tensor, dtype: torch.dtype
+) -> None:
+    model = AutoModelForCausalLM.from_config(FAMILIES["llama"]()).to(dtype)
+    lm = LanguageModel.wrap(model, None)
+    sae = build_sae("batchtopk", lm.width("layers.1"), width=32, k=4)
+    x = lm.capture(tokens, ["layers.1"])["layers.1"]
+    assert x.dtype == dtype and sae(x).dtype == dtype
+    by_hand = lm.cross_entropy(tokens, {"layers.1": lambda x: sae(x.float()).to(dtype)})
+    assert torch.equal(lm.cross_entropy(tokens, {"layers.1": sae}), by_hand)
+    third = torch.tensor([3])
+    bad = lm.cross_entropy(tokens, {"layers.1": lambda x: sae(x.index_fill(2, third, torch.nan))})
+    assert bad.isnan().all()
+
+
 def test_fingerprint(tmp_path: Path) -> None:
     lm = build("llama")
     first = lm.fingerprint
@@ -354,8 +371,9 @@ def test_random_weights(tmp_path: Path) -> None:
         ]
         assert shapes[0] == shapes[1]
     (tmp_path / "model.safetensors").unlink()  # only config and tokenizer are read
-    config = ModelConfig(name=str(tmp_path), random_weights=0, dtype="bfloat16")
-    assert LanguageModel.load(config).model.dtype == torch.bfloat16
+    for dtype in ("bfloat16", "float16"):
+        config = ModelConfig(name=str(tmp_path), random_weights=0, dtype=dtype)
+        assert LanguageModel.load(config).model.dtype == getattr(torch, dtype)
     with pytest.raises(UserError, match=r"model.random_weights = -1"):
         ModelConfig(random_weights=-1)
 

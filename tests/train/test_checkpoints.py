@@ -29,6 +29,14 @@ def test_the_newest_is_read_back_and_two_are_kept(tmp_path: Path):
     assert torch.equal(newest.tensors("sae-0000")["sae.w"], torch.full((50, 4), 3.0))
 
 
+def test_what_is_not_finite_is_refused_by_name(tmp_path: Path):
+    save(tmp_path, 1, float("nan"))
+    newest = checkpoints.newest(tmp_path, say=pytest.fail)
+    assert newest is not None
+    with pytest.raises(UserError, match=r"sae-0000\.safetensors: sae\.w has NaN or infinite"):
+        newest.tensors("sae-0000")
+
+
 def test_no_checkpoint_is_none(tmp_path: Path):
     assert checkpoints.newest(tmp_path / "checkpoints", say=pytest.fail) is None
 

@@ -183,6 +183,17 @@ def test_a_learnable_normaliser_s_loss_is_in_frozen_units():
     torch.testing.assert_close(out.x_hat, by_hand)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_a_learnable_normaliser_takes_any_precision(dtype: torch.dtype) -> None:
+    sae = SiteAffine(build_sae("batchtopk", 8, width=16, k=3), 2)
+    with torch.no_grad():
+        sae.shift[0], sae.log_scale[0] = 0.5, 0.3
+    x = torch.randn(5, 8).to(dtype)
+    assert torch.equal(sae(x), sae(x.float()).to(dtype)) and sae(x).dtype == dtype
+    assert torch.equal(sae.encode(x), sae.for_site(0).encode(x))
+    assert sae.half().shift.dtype == sae.inner.w_enc.dtype == torch.float32
+
+
 @pytest.mark.parametrize("arch", ["topk", "batchtopk", "matryoshka", "relu", "jumprelu", "gated"])
 def test_the_gradients_of_a_learnable_normaliser(arch: str):
     """Against finite differences, on a batch whose selection they do not change."""

@@ -18,6 +18,7 @@ from saeforge.activations.synthetic import SyntheticConfig, SyntheticSource
 from saeforge.config import BufferConfig
 from saeforge.errors import UserError
 from saeforge.suite import find_suites, load_suite
+from saeforge.train import checkpoints
 
 
 class NaNAt(Relay):
@@ -324,6 +325,71 @@ def test_a_nan_from_the_language_model_leaves_a_checkpoint(tmp_path: Path):
     assert (tmp_path / "checkpoints" / f"step-{trainer.step:08d}").is_dir()
     for learner in trainer._learners:
         assert all(p.isfinite().all() for p in learner.member.sae.parameters())
+
+
+def spoiled(out: Path, at: int, what: str, **changes: Any) -> str:
+    """What a run says in which one of four SAEs goes wrong at a step; its files are all good."""
+    trainer = fake_trainer(out, replace(CONFIG, **changes))
+    learner = trainer._learners[1]
+    sae, step, update = learner.sae, learner.sae.step, learner.optimiser.step
+
+    def bad_step(batch: Any, context: Any) -> Any:
+        found = step(batch, context)
+        if trainer.step + 1 == at and what == "loss":
+            found.loss_terms["reconstruction"] = found.loss_terms["reconstruction"] * torch.nan
+        return found
+
+    def bad_update(lr: float | None = None) -> Any:
+        norm = update(lr)
+        if trainer.step + 1 == at and what == "weights":
+            sae.b_dec.data[2] = torch.inf
+        return norm * torch.inf if trainer.step + 1 == at and what == "gradient" else norm
+
+    sae.step, learner.optimiser.step = bad_step, bad_update  # type: ignore[method-assign]
+    with pytest.raises(UserError) as error:
+        trainer.run()
+    for file in (out / "checkpoints").glob("*/sae-*.safetensors"):
+        checkpoints.check_finite(file, checkpoints.read_tensors(file))
+    assert not list(out.rglob("suite.json")) and len(lines(out)) % 4 == 0
+    return str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("what", "at", "said"),
+    [
+        (
+            "loss",
+            12,
+            "step 12 of 40: the loss term 'reconstruction' of topk-x2-k2 at layers.1 is nan",
+        ),
+        ("gradient", 12, "step 12 of 40: the gradient norm of topk-x2-k2 at layers.1 is inf"),
+        (
+            "weights",
+            11,
+            "step 12 of 40: the loss term 'reconstruction' of topk-x2-k2 at layers.1 is",
+        ),
+        ("weights", 14, "step 14 of 40: b_dec of topk-x2-k2 at layers.1 has NaN or infinity"),
+        ("weights", 40, "step 40 of 40: b_dec of topk-x2-k2 at layers.1 has NaN or infinity"),
+    ],
+)
+def test_a_run_that_is_no_longer_finite_stops_and_keeps_what_was_good(
+    what: str, at: int, said: str, whole: Path, tmp_path: Path
+) -> None:
+    error = spoiled(tmp_path, at, what)
+    kept = tmp_path / "checkpoints" / f"step-{(at - 1) // 7 * 7:08d}"
+    assert said in error and f"the last good state is kept in {kept};" in error
+    assert "lower train.lr" in error
+    fake_trainer(tmp_path).run()  # nothing goes wrong this time
+    assert weights(tmp_path) == weights(whole)
+
+
+def test_a_run_that_diverges_at_once_keeps_nothing(tmp_path: Path) -> None:
+    config = replace(CONFIG, lr=1e300, checkpoint_every=1)
+    with pytest.raises(
+        UserError, match=r"step [12] of 40: .* at layers\..* has NaN.*nothing was kept"
+    ):
+        fake_trainer(tmp_path, config).run()
+    assert not list(tmp_path.glob("checkpoints/step-*")) and not list(tmp_path.rglob("suite.json"))
 
 
 def interrupted(out: Path, at: int) -> None:

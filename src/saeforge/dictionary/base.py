@@ -4,9 +4,9 @@ Shapes: B tokens, D model width, M latents, K active latents per token.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, final
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from saeforge.dictionary.flops import Flops, Phase, sparse_step
 from saeforge.dictionary.fused import decode_sparse
+from saeforge.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class SparseCode:
 
     Attributes:
         indices: latents, int64.
-        values: their activations.
+        values: their activations, in the precision of the SAE (`SAE.dtype`).
         width: M.
         shape: the leading shape of the tokens; its product is B.
         offsets: int64 [B + 1], or None.
@@ -54,7 +55,8 @@ class SparseCode:
 
 @dataclass(frozen=True)
 class Batch:
-    """What an SAE is trained on: rows in normalised units (mean 0, E‖x‖² = D per site).
+    """What an SAE is trained on: rows in normalised units (mean 0, E‖x‖² = D per site), in the
+    precision of the SAE.
 
     Attributes:
         x: the input.
@@ -69,6 +71,15 @@ class Batch:
     site: Int[Tensor, " B"] | None = None
     weight: Float[Tensor, " B"] | None = None
     label: Int[Tensor, " B"] | None = None
+
+    def to(self, dtype: torch.dtype) -> "Batch":
+        """The same rows in another precision; itself where they are in it."""
+        if self.x.dtype == self.target.dtype == dtype:
+            return self
+        x_BD = self.x.to(dtype)
+        target_BD = x_BD if self.target is self.x else self.target.to(dtype)
+        weight_B = None if self.weight is None else self.weight.to(dtype)
+        return replace(self, x=x_BD, target=target_BD, weight=weight_B)
 
 
 @dataclass(frozen=True)
@@ -108,6 +119,13 @@ class SAE(nn.Module, ABC):
 
     Parameters are named w_enc [M, D], b_enc [M], w_dec [M, D], b_dec [D]. Encoding a token never
     depends on the rest of its batch; `forward`, `step` and the losses change no state.
+
+    Weights are float32 or float64, which is the precision of all arithmetic (`dtype`): casting an
+    SAE to less leaves them in float32, and autocast does not reach it. Activations may be of any
+    floating type, and are converted; codes and `decode` are in the SAE's precision, `forward`
+    answers in that of its input. A token with a NaN has a NaN in its code and in its
+    reconstruction, one with an infinity has no finite reconstruction, and other tokens have what
+    they would have without it.
     """
 
     Config: ClassVar[type[Any]]
@@ -132,6 +150,11 @@ class SAE(nn.Module, ABC):
     def width(self) -> int:
         """M, the number of latents."""
         return int(self.config.width)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Precision of weights, codes and arithmetic: float32 or float64."""
+        return next(self.parameters()).dtype
 
     @property
     def labels(self) -> int | None:
@@ -163,13 +186,14 @@ class SAE(nn.Module, ABC):
         """Set every parameter, from the run's first normalised rows and a CPU generator."""
 
     @abstractmethod
-    def encode_sparse(self, x: Float[Tensor, "*tokens D"]) -> SparseCode:
-        """The code of x; differentiable in x and the parameters through its values."""
+    def encode_rows(self, x_BD: Float[Tensor, "B D"]) -> SparseCode:
+        """The code of rows in the SAE's precision; differentiable in x and the parameters through
+        its values. What `encode_sparse` calls."""
 
-    @abstractmethod
     def training_code(self, batch: Batch) -> SparseCode:
-        """The code that `step` trains: `encode_sparse(batch.x)`, unless the architecture selects
-        across the batch while it is trained (BatchTopK)."""
+        """The code that `step` trains: that of inference, unless the architecture selects across
+        the batch while it is trained (BatchTopK)."""
+        return self.encode_rows(batch.x)
 
     @abstractmethod
     def step(self, batch: Batch, context: Context) -> StepOut:
@@ -195,17 +219,56 @@ class SAE(nn.Module, ABC):
         """What a user should be told of a step with these statistics, once; None for nothing."""
         return None
 
+    def rows(self, x: Float[Tensor, "*tokens D"]) -> Float[Tensor, "B D"]:
+        """x as rows, in the SAE's precision.
+
+        Raises:
+            UserError: if x is not floating point, or not of width D.
+        """
+        if not x.is_floating_point() or x.dim() == 0 or x.shape[-1] != self.d:
+            raise UserError(
+                f"activations of shape {list(x.shape)} and type {x.dtype} do not fit this SAE; "
+                f"give floating-point activations [..., {self.d}]"
+            )
+        return x.reshape(-1, self.d).to(self.dtype)
+
+    @final
+    def encode_sparse(self, x: Float[Tensor, "*tokens D"]) -> SparseCode:
+        """The code of x, in the SAE's precision; differentiable in x and the parameters through its
+        values.
+
+        Raises:
+            UserError: as `rows`.
+        """
+        with torch.autocast(x.device.type, enabled=False):
+            return replace(self.encode_rows(self.rows(x)), shape=tuple(x.shape[:-1]))
+
     def decode(self, code: SparseCode | Float[Tensor, "*tokens M"]) -> Float[Tensor, "*tokens D"]:
-        """x̂ = W_decᵀ f + b_dec, of a sparse or a dense code."""
+        """x̂ = W_decᵀ f + b_dec, of a sparse or a dense code, in the SAE's precision."""
         if isinstance(code, Tensor):
-            return code @ self.w_dec + self.b_dec
-        x_hat_BD = decode_sparse(code.values, code.indices, self.w_dec, self.b_dec, code.offsets)
+            with torch.autocast(code.device.type, enabled=False):
+                return code.to(self.dtype) @ self.w_dec + self.b_dec
+        values = code.values.to(self.dtype)
+        x_hat_BD = decode_sparse(values, code.indices, self.w_dec, self.b_dec, code.offsets)
         return x_hat_BD.view(*code.shape, self.d)
 
+    @final
     def encode(self, x: Float[Tensor, "*tokens D"]) -> Float[Tensor, "*tokens M"]:
         """f [..., M], dense: a convenience; `encode_sparse` is the fast one."""
         return self.encode_sparse(x).dense()
 
     def forward(self, x: Float[Tensor, "*tokens D"]) -> Float[Tensor, "*tokens D"]:
-        """x̂ = decode(encode_sparse(x))."""
-        return self.decode(self.encode_sparse(x))
+        """x̂ = decode(encode_sparse(x)), in the precision of x: ready to stand in its place."""
+        return self.decode(self.encode_sparse(x)).to(x.dtype)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "SAE":
+        """What `to`, `half` and the like do, but nothing goes below float32."""
+
+        def precise(tensor: Tensor) -> Tensor:
+            out = fn(tensor)
+            if out.dtype not in (torch.bfloat16, torch.float16):
+                return out
+            return tensor.to(out.device, torch.promote_types(tensor.dtype, torch.float32))
+
+        super()._apply(precise, recurse)  # type: ignore[no-untyped-call]
+        return self

@@ -68,12 +68,12 @@ class BatchSelection(SAE):
         self.b_dec.copy_(geometric_median(x_BD))
         self.threshold.zero_()
 
-    def encode_sparse(self, x: Float[Tensor, "*tokens D"]) -> SparseCode:
+    def encode_rows(self, x_BD: Float[Tensor, "B D"]) -> SparseCode:
         """Each token's pre-activations above θ: the path of inference. Where there is a θ per site
         and nobody says which (`for_site` does), their mean."""
         floor = self.threshold.mean().clamp_min(0)
-        z = preactivations_above(x.reshape(-1, self.d), self.w_enc, self.b_enc, floor, self.b_dec)
-        return z.code(z.z, tuple(x.shape[:-1]))
+        z = preactivations_above(x_BD, self.w_enc, self.b_enc, floor, self.b_dec)
+        return z.code(z.z)
 
     def training_code(self, batch: Batch) -> SparseCode:
         """The B·k largest z of the batch, positive ones only; n·k of the n rows of each site."""

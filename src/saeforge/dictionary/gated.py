@@ -85,16 +85,11 @@ class Gated(Steered):
         self.b_dec.copy_(geometric_median(x_BD))
         self._restart()
 
-    def encode_sparse(self, x: Float[Tensor, "*tokens D"]) -> SparseCode:
+    def encode_rows(self, x_BD: Float[Tensor, "B D"]) -> SparseCode:
         """The latents of each token whose gate is open; a magnitude below 0 is a zero."""
-        z = preactivations_above(
-            x.reshape(-1, self.d), self.w_enc, self.b_gate, self.b_gate.new_zeros(()), self.b_dec
-        )
-        return z.code(self._activations(z), tuple(x.shape[:-1]))
-
-    def training_code(self, batch: Batch) -> SparseCode:
-        """As in inference."""
-        return self.encode_sparse(batch.x)
+        closed = self.b_gate.new_zeros(())
+        z = preactivations_above(x_BD, self.w_enc, self.b_gate, closed, self.b_dec)
+        return z.code(self._activations(z))
 
     def step(self, batch: Batch, context: Context) -> StepOut:
         """Dense while many gates are open, sparse afterwards."""

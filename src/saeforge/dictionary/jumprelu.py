@@ -1,6 +1,5 @@
 """The JumpReLU SAE (Rajamanoharan et al. 2024, Jumping ahead)."""
 
-from collections.abc import Callable
 from typing import Any, ClassVar, final
 
 import torch
@@ -65,8 +64,8 @@ class JumpReLU(Steered):
 
         ∂f/∂θ = −(θ/ε) · r((z − θ)/ε),   ∂H/∂θ = −(1/ε) · r((z − θ)/ε),
 
-    and z has the gradient of f alone. θ ≥ 0, in float32 whatever the rest is in: lower precision
-    freezes it. Rows of W_dec have norm 1. (Rajamanoharan et al. 2024, Jumping ahead, §3 and A.)
+    and z has the gradient of f alone. θ ≥ 0. Rows of W_dec have norm 1. (Rajamanoharan et al. 2024,
+    Jumping ahead, §3 and A.)
     """
 
     Config: ClassVar[type[JumpReLUConfig]] = JumpReLUConfig
@@ -99,19 +98,12 @@ class JumpReLU(Steered):
         self.threshold.fill_(self.config.threshold * self.d**0.5)
         self._restart()
 
-    def encode_sparse(self, x: Float[Tensor, "*tokens D"]) -> SparseCode:
+    def encode_rows(self, x_BD: Float[Tensor, "B D"]) -> SparseCode:
         """Each token's pre-activations above θ, and, where gradients are wanted, zeros for those
         within ε/2 below it."""
         floor_M = self._floor if torch.is_grad_enabled() else self.threshold
-        z = preactivations_above(
-            x.reshape(-1, self.d), self.w_enc, self.b_enc, floor_M, self._shift
-        )
-        f = _jump(z.z, z.at(self.threshold), self._epsilon)
-        return z.code(f, tuple(x.shape[:-1]))
-
-    def training_code(self, batch: Batch) -> SparseCode:
-        """As in inference."""
-        return self.encode_sparse(batch.x)
+        z = preactivations_above(x_BD, self.w_enc, self.b_enc, floor_M, self._shift)
+        return z.code(_jump(z.z, z.at(self.threshold), self._epsilon))
 
     def step(self, batch: Batch, context: Context) -> StepOut:
         """Dense while many latents are active, sparse afterwards."""
@@ -148,14 +140,6 @@ class JumpReLU(Steered):
     @property
     def _shift(self) -> Tensor | None:
         return self.b_dec if self.config.subtract_b_dec else None
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "JumpReLU":
-        """What `to`, `half` and the like do, but θ is never below float32."""
-        precise = self.threshold.detach()
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        if self.threshold.dtype in (torch.bfloat16, torch.float16):
-            self.threshold.data = precise.to(self.threshold.device, torch.float32)
-        return self
 
 
 def _jump(z: Tensor, theta: Tensor, epsilon: float) -> Tensor:

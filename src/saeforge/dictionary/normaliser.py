@@ -67,12 +67,13 @@ class Normaliser:
         return cls(mean_D.float(), scale)
 
     def normalise(self, x: Float[Tensor, "*tokens D"]) -> Float[Tensor, "*tokens D"]:
-        """Raw activations to mean 0 and E‖x‖² = D."""
+        """Raw activations to mean 0 and E‖x‖² = D, in at least float32."""
         return (x - self.mean) / self.scale
 
     def denormalise(self, x: Float[Tensor, "*tokens D"]) -> Float[Tensor, "*tokens D"]:
-        """Back to raw activations."""
-        return x * self.scale + self.mean
+        """Back to raw activations, in at least float32."""
+        wide = torch.promote_types(x.dtype, self.mean.dtype)  # a scalar promotes nothing
+        return x.to(wide) * self.scale + self.mean
 
     def to(self, device: torch.device | str) -> "Normaliser":
         """The same map on another device."""

@@ -108,12 +108,9 @@ class AtPairs(Preactivations):
         total_M = values.new_zeros(self.width).index_add_(0, self.indices, values.detach())
         return total_M > 0
 
-    def code(
-        self, values: Float[Tensor, "*places"], shape: tuple[int, ...] | None = None
-    ) -> SparseCode:
-        """The values as a code; `shape` is that of the tokens, [B] unless given."""
-        shape = (self.tokens,) if shape is None else shape
-        return SparseCode(self.indices, values, self.width, shape, self.offsets)
+    def code(self, values: Float[Tensor, "*places"]) -> SparseCode:
+        """The values as a code of B tokens."""
+        return SparseCode(self.indices, values, self.width, (self.tokens,), self.offsets)
 
 
 def preactivations(
@@ -123,7 +120,7 @@ def preactivations(
     floor: Float[Tensor, "*latents"],
     b_dec_D: Float[Tensor, " D"] | None = None,
 ) -> Preactivations:
-    """z where it is above the floor; at all latents where that is the faster way.
+    """z where it is above the floor or NaN; at all latents where that is the faster way.
 
     The first rows of the batch decide, so that the same batch goes the same way.
 
@@ -150,7 +147,7 @@ def preactivations_above(
     floor: Float[Tensor, "*latents"],
     b_dec_D: Float[Tensor, " D"] | None = None,
 ) -> AtPairs:
-    """z at the pairs above the floor, however many they are."""
+    """z at the pairs above the floor (and NaN), however many they are."""
     with torch.no_grad():
         z, indices, offsets = select_above(x_BD, w_enc_MD, b_enc_M, floor, b_dec_D)
     return at_pairs(x_BD, w_enc_MD, b_enc_M, b_dec_D, z, indices, offsets)
@@ -178,8 +175,8 @@ def select_above(
     floor: Float[Tensor, "*latents"],
     b_dec_D: Float[Tensor, " D"] | None = None,
 ) -> tuple[Float[Tensor, " nnz"], Int[Tensor, " nnz"], Int[Tensor, " rows_plus_1"]]:
-    """z, latent and offsets of every pair with z > floor, without gradients, over tiles of tokens
-    in one reused buffer."""
+    """z, latent and offsets of every pair with z > floor or z = NaN (which must not look like a
+    latent that is off), without gradients, over tiles of tokens in one reused buffer."""
     rows, width = x_BD.shape[0], w_enc_MD.shape[0]
     tile = tile_rows(x_BD, width)
     pre_tM = x_BD.new_empty(min(tile, rows), width)
@@ -190,7 +187,7 @@ def select_above(
             shifted_tD = x_tD if b_dec_D is None else x_tD - b_dec_D
             torch.addmm(b_enc_M, shifted_tD, w_enc_MD.T, out=pre)
         with stage("select"):
-            above = pre > floor
+            above = (pre <= floor).logical_not_()  # so, and not >, for NaN
             place = above.view(-1).nonzero().squeeze(1)
             bounds = torch.arange(0, pre.numel() + 1, width, device=place.device)
             counts.append(torch.searchsorted(place, bounds).diff())  # far faster than above.sum(1)

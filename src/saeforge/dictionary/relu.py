@@ -86,16 +86,11 @@ class ReLU(Steered):
         self.b_dec.zero_()
         self._restart()
 
-    def encode_sparse(self, x: Float[Tensor, "*tokens D"]) -> SparseCode:
+    def encode_rows(self, x_BD: Float[Tensor, "B D"]) -> SparseCode:
         """The positive pre-activations of each token."""
-        z = preactivations_above(
-            x.reshape(-1, self.d), self.w_enc, self.b_enc, self.b_enc.new_zeros(()), self._shift
-        )
-        return z.code(z.z, tuple(x.shape[:-1]))
-
-    def training_code(self, batch: Batch) -> SparseCode:
-        """As in inference."""
-        return self.encode_sparse(batch.x)
+        zero = self.b_enc.new_zeros(())
+        z = preactivations_above(x_BD, self.w_enc, self.b_enc, zero, self._shift)
+        return z.code(z.z)
 
     def step(self, batch: Batch, context: Context) -> StepOut:
         """Dense while many latents are active, sparse afterwards."""

@@ -22,8 +22,8 @@ _POOL = 2 * _MARGIN
 
 
 class Selected(NamedTuple):
-    """Pairs in compressed rows, all with z > 0, and the smallest z (0 for none): per site, if
-    asked."""
+    """Pairs in compressed rows, all with z > 0 or NaN, and the smallest z (0 for none): per site,
+    if asked."""
 
     z: Float[Tensor, " nnz"]
     indices: Int[Tensor, " nnz"]
@@ -110,7 +110,7 @@ def _largest_above(
         if candidates > _POOL * n:
             tiles = [_cut(tiles, n)]
             candidates = n
-            floor = tiles[0].z.min()
+            floor = _rank(tiles[0].z).min()
     return _cut(tiles, n)
 
 
@@ -123,8 +123,9 @@ def _cut(tiles: list[_Pairs], n: int) -> _Pairs:
         excess = z.shape[0] - n
         if excess <= 0:
             return _Pairs(z, indices, offsets)
-        last = z.kthvalue(excess + 1).values
-        keep, tied = z > last, z == last
+        rank = _rank(z)
+        last = rank.kthvalue(excess + 1).values
+        keep, tied = rank > last, rank == last
         keep |= tied & (tied.cumsum(0) <= n - keep.sum())
         place = keep.nonzero().squeeze(1)
         return _Pairs(z[place], indices[place], keep_pairs(offsets, keep))
@@ -139,8 +140,13 @@ def _floor(x: Tensor, w_enc: Tensor, b_enc: Tensor, b_dec: Tensor, k: int) -> Te
         return x.new_zeros(())
     with stage("select"):
         probe = x[:: -(-rows // PROBE_ROWS)] - b_dec
-        z = torch.addmm(b_enc, probe, w_enc.T).view(-1)
+        z = _rank(torch.addmm(b_enc, probe, w_enc.T).view(-1))
         return z.kthvalue(z.shape[0] - probe.shape[0] * wanted).values.clamp_min(0)
+
+
+def _rank(z: Tensor) -> Tensor:
+    """What z is ordered by: NaN comes first, so that it is selected and not lost."""
+    return z.nan_to_num(nan=torch.inf, posinf=torch.inf, neginf=-torch.inf)
 
 
 def _smallest(z: Tensor) -> Tensor:

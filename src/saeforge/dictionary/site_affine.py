@@ -93,13 +93,9 @@ class SiteAffine(SAE):
         shift_D, scale = self.shift[index].detach(), self.log_scale[index].detach().exp()
         return Normaliser(frozen.mean + frozen.scale * shift_D, frozen.scale * scale)
 
-    def encode_sparse(self, x: Float[Tensor, "*tokens D"]) -> SparseCode:
+    def encode_rows(self, x_BD: Float[Tensor, "B D"]) -> SparseCode:
         """As at the first site."""
-        return self.for_site(0).encode_sparse(x)
-
-    def training_code(self, batch: Batch) -> SparseCode:
-        """As in inference at the first site."""
-        return self.encode_sparse(batch.x)
+        return self.for_site(0).encode_rows(x_BD)
 
     def decode(self, code: SparseCode | Float[Tensor, "*tokens M"]) -> Float[Tensor, "*tokens D"]:
         """As at the first site."""

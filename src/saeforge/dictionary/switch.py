@@ -224,7 +224,7 @@ class Switch(SAE):
 
     def route(self, x_BD: Float[Tensor, "B D"]) -> Routing:
         """Each token's experts at inference."""
-        return self.router.route(self.logits(x_BD))
+        return self.router.route(self.logits(self.rows(x_BD)))
 
     @torch.no_grad()
     def encode_within(self, x_BD: Float[Tensor, "B D"], expert: int) -> SparseCode:
@@ -232,20 +232,20 @@ class Switch(SAE):
         token_B = torch.arange(len(x_BD), device=x_BD.device)
         bounds = tuple(0 if i <= expert else len(x_BD) for i in range(self.experts + 1))
         sent = Dispatch(token_B, token_B, bounds)
-        values, indices = select_within(x_BD - self.b_dec, self.w_enc, sent, self.config.k)
+        shifted_BD = self.rows(x_BD) - self.b_dec
+        values, indices = select_within(shifted_BD, self.w_enc, sent, self.config.k)
         return SparseCode(indices, values, self.width, (len(x_BD),))
 
-    def encode_sparse(self, x: Float[Tensor, "*tokens D"]) -> SparseCode:
+    def encode_rows(self, x_BD: Float[Tensor, "B D"]) -> SparseCode:
         """The k largest activations of each token's experts, times the experts' weights."""
-        flat_BD = x.reshape(-1, self.d)
         with stage("routing"):
-            routing = self.router.route(self.logits(flat_BD))
-        return self._code(self._encoded(flat_BD, routing), tuple(x.shape[:-1]))
+            routing = self.router.route(self.logits(x_BD))
+        return self._code(self._encoded(x_BD, routing))
 
     def training_code(self, batch: Batch) -> SparseCode:
         """As in inference, but where experts choose among the batch, or see the site."""
         routing = self.router.training_route(self.logits(batch.x), batch)
-        return self._code(self._encoded(batch.x, routing), tuple(batch.x.shape[:-1]))
+        return self._code(self._encoded(batch.x, routing))
 
     def step(self, batch: Batch, context: Context) -> StepOut:
         """On tokens in the order of their experts; `auxk` is among the losses while there are dead
@@ -332,13 +332,13 @@ class Switch(SAE):
         values_BK = z_BK * routing.weight.flatten()[picked.visit]
         return _Encoded(values_BK, picked, routing, sent, shifted_BD, sort)
 
-    def _code(self, found: _Encoded, shape: tuple[int, ...]) -> SparseCode:
+    def _code(self, found: _Encoded) -> SparseCode:
         values, indices, order = found.values, found.picked.indices, found.picked.order
         if order is not None:
             back = torch.empty_like(order)
             back[order] = torch.arange(len(order), device=order.device)
             values, indices = values[back], indices[back]
-        return SparseCode(indices, values, self.width, shape)
+        return SparseCode(indices, values, self.width, (len(values),))
 
     def _auxk(
         self, found: _Encoded, error_BD: Float[Tensor, "B D"], dead: Int[Tensor, " n"]

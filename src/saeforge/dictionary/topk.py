@@ -70,15 +70,10 @@ class TopK(SAE):
         self.b_enc.zero_()
         self.b_dec.copy_(geometric_median(x_BD))
 
-    def encode_sparse(self, x: Float[Tensor, "*tokens D"]) -> SparseCode:
+    def encode_rows(self, x_BD: Float[Tensor, "B D"]) -> SparseCode:
         """The k largest pre-activations of each token, negative ones as zeros."""
-        flat_BD = x.reshape(-1, self.d)
-        values, indices = encode_topk(flat_BD, self.w_enc, self.b_enc, self.b_dec, self.config.k)
-        return SparseCode(indices, values, self.width, tuple(x.shape[:-1]))
-
-    def training_code(self, batch: Batch) -> SparseCode:
-        """As in inference."""
-        return self.encode_sparse(batch.x)
+        values, indices = encode_topk(x_BD, self.w_enc, self.b_enc, self.b_dec, self.config.k)
+        return SparseCode(indices, values, self.width, (len(x_BD),))
 
     def step(self, batch: Batch, context: Context) -> StepOut:
         """The fused forward; `auxk` is among the losses while there are dead latents."""

@@ -10,6 +10,7 @@ from torch import Tensor
 from saeforge.dictionary.base import SAE
 from saeforge.dictionary.registry import build_sae
 from saeforge.errors import UserError
+from saeforge.files import check_finite
 
 
 def check(
@@ -41,8 +42,7 @@ def check(
             )
         if tensor.dtype not in _FLOATS:
             raise UserError(f"{file}: {name} is of {tensor.dtype}; it must be of floats")
-        if not torch.isfinite(tensor.float()).all():
-            raise UserError(f"{file}: {name} has NaN or infinite values")
+    check_finite(file, tensors)
 
 
 _FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)

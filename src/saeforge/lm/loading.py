@@ -11,7 +11,7 @@ import torch
 from saeforge.config import ModelConfig
 from saeforge.errors import UserError
 
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def load(config: ModelConfig) -> tuple[Any, Any]:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from saeforge.errors import UserError
 from saeforge.files import (
+    check_finite,
     read_json,
     read_tensors,
     sha256,
@@ -34,8 +35,15 @@ class Checkpoint:
     state: dict[str, Any]
 
     def tensors(self, name: str) -> dict[str, Tensor]:
-        """The tensors saved under a name."""
-        return read_tensors(self.folder / f"{name}.safetensors")
+        """The tensors saved under a name.
+
+        Raises:
+            UserError: if one is not finite.
+        """
+        file = self.folder / f"{name}.safetensors"
+        tensors = read_tensors(file)
+        check_finite(file, tensors)
+        return tensors
 
 
 def save(

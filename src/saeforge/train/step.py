@@ -27,6 +27,11 @@ class Stepped:
     stats: dict[str, Tensor]
     grad_norm: Float[Tensor, ""]
 
+    def numbers(self) -> tuple[list[str], Float[Tensor, " n"]]:
+        """The losses and the gradient's norm, by names for messages, in one tensor."""
+        names = [f"loss term {name!r}" for name in self.losses]
+        return [*names, "gradient norm"], torch.stack([*self.losses.values(), self.grad_norm])
+
 
 def train_step(
     sae: SAE,
@@ -42,6 +47,7 @@ def train_step(
         sites: of how many sites the batch's rows are, where the FVU is wanted for each: `fvu` is
             then [sites].
     """
+    batch = batch.to(sae.dtype)
     out = sae.step(batch, context)
     torch.stack(list(out.loss_terms.values())).sum().backward()  # type: ignore[no-untyped-call]
     grad_norm = optimiser.step(lr)

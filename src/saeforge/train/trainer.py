@@ -16,6 +16,7 @@ from torch import Tensor
 from saeforge.activations.base import (
     ActivationBatch,
     ActivationSource,
+    finite,
     refuse_nonfinite,
 )
 from saeforge.activations.seeds import derive_seed, generator
@@ -37,7 +38,8 @@ from saeforge.train.variants import Member
 from saeforge.train.workers import Workers
 
 DEAD_EVERY = 16
-"""Steps between recounts of the dead latents on a GPU, where each one waits for the device."""
+"""Steps between recounts of the dead latents on a GPU, where each one waits for the device; so do
+checks that steps were finite."""
 
 Outcome = Literal["finished", "interrupted"]
 Bank = Mapping[str, SAE]
@@ -74,7 +76,8 @@ class Trained:
 @dataclass
 class Learner:
     """An SAE, what it sees of a batch, its configuration and optimiser, the tokens since each of
-    its latents fired, the dead ones, and the seconds of its steps, NaN where they are not known."""
+    its latents fired, the dead ones, the seconds of its steps, NaN where they are not known, and
+    the steps not looked at yet: number, names and values of losses and gradient norm."""
 
     member: Member
     sae: SAE
@@ -87,6 +90,11 @@ class Learner:
     last: Stepped | None = field(default=None, repr=False)
     warned: bool = False
     seconds: float = 0.0
+    unseen: list[tuple[int, list[str], Tensor]] = field(default_factory=list, repr=False)
+
+    @property
+    def name(self) -> str:
+        return f"{self.member.variant} at {self.member.group}"
 
     def tensors(self) -> dict[str, Tensor]:
         """All that a checkpoint must hold, by name."""
@@ -179,7 +187,8 @@ class Trainer:
 
         Raises:
             UserError: if the folder holds another run, or an activation is NaN or Inf (naming
-                plane and batch, the state before it checkpointed), or the disk is full.
+                plane and batch, the state before it checkpointed), or a loss, gradient or weight
+                is (naming step, term and SAE, the last good checkpoint kept), or the disk is full.
         """
         with self._run_dir.opened() as state:
             if state == "finished":
@@ -211,6 +220,8 @@ class Trainer:
             self._train(self._next(), workers)
             self.step, self._position = self.step + 1, self.source.state_dict()
             last = self.step == self.steps
+            if self._device.type == "cpu" or self._due(DEAD_EVERY):
+                self._refuse_nonfinite()
             if last or self._due(config.log_every):
                 self._log()
             if self._probe and config.eval_every and (last or self._due(config.eval_every)):
@@ -253,6 +264,7 @@ class Trainer:
             lr = learner.lr * schedule.lr_factor(learner.config, self.step)
             sites = len(learner.view.sites) if logged else 0
             learner.last = train_step(learner.sae, learner.optimiser, batch, context, lr, sites)
+            learner.unseen.append((self.step + 1, *learner.last.numbers()))
             learner.idle_M.add_(batch.x.shape[0]).masked_fill_(learner.last.fired, 0)
             learner.seconds += time.perf_counter() - begun if on_cpu else math.nan
 
@@ -341,10 +353,37 @@ class Trainer:
             learner.seconds = math.nan if found is None else float(found)
         self._say(f"resuming {self._run_dir.path} at step {self.step:,} of {self.steps:,}")
 
+    def _refuse_nonfinite(self) -> None:
+        """End the run at a step whose losses or gradient were not finite."""
+        for learner in self._learners:
+            seen, learner.unseen = learner.unseen, []
+            for step, names, values in seen:
+                for name, value in zip(names, values.tolist(), strict=True):
+                    if not math.isfinite(value):
+                        raise self._diverged(step, f"the {name} of {learner.name} is {value}")
+
+    def _refuse_bad_weights(self) -> None:
+        """End the run before a state that is not finite is kept."""
+        self._refuse_nonfinite()
+        for learner in self._learners:
+            for name, tensor in learner.tensors().items():
+                if tensor.is_floating_point() and not finite(tensor):
+                    what = f"{name.removeprefix('sae.')} of {learner.name} has NaN or infinity"
+                    raise self._diverged(self.step, what)
+
+    def _diverged(self, step: int, what: str) -> UserError:
+        kept = next(iter(checkpoints.folders(self._checkpoints)), None)
+        return UserError(
+            f"training stopped at step {step:,} of {self.steps:,}: {what}; "
+            + (f"the last good state is kept in {kept}; " if kept else "nothing was kept; ")
+            + "lower train.lr or train.clip and choose another --out"
+        )
+
     def _checkpoint(self) -> None:
         """Write the present state, unless nothing is trained, or nothing since a resume."""
         if self.step == 0 or not self._logs:
             return
+        self._refuse_bad_weights()
         state = {
             "identity": plain(self._identity),
             "source": self._position,
@@ -366,6 +405,7 @@ class Trainer:
 
     def _log(self) -> None:
         """A line per SAE; reading its numbers waits for the device."""
+        self._refuse_nonfinite()
         now, (step, then) = time.monotonic(), self._logged
         self._logged = (self.step, now)
         shared = {
@@ -397,8 +437,7 @@ class Trainer:
         said = learner.sae.warning(stats)
         if said is not None and not learner.warned:
             learner.warned = True
-            where = f"{learner.member.variant} at {learner.member.group}"
-            self._say(f"warning: {where}, step {self.step:,}: {said}")
+            self._say(f"warning: {learner.name}, step {self.step:,}: {said}")
 
     def _evaluate(self, probe: Probe) -> None:
         """Held-out numbers of every variant, without a trace in the random state."""

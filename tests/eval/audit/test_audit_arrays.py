@@ -19,6 +19,14 @@ from saeforge.eval.audit.measurement import Place
 from saeforge.eval.audit.run import AuditConfig, measurements
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_any_floating_type_is_audited_in_float64(dtype: torch.dtype) -> None:
+    x, document = rows()[:2000].to(dtype), documents(2000)
+    x_hat = nonlinear(x.double()).to(dtype)
+    found = sf.audit(x, x_hat, document, resamples=5)
+    assert found.sections == sf.audit(x.double(), x_hat, document, resamples=5).sections
+
+
 def test_streaming_equals_direct_least_squares(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(arrays, "rows_at_once", lambda d: 97)
     x, document = rows(), documents(8000)

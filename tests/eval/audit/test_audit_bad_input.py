@@ -79,7 +79,7 @@ def test_nan(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         sae.b_dec.data[3] = torch.nan
 
     error = refusal(written(tmp_path / "sae", sae=spoil_sae), capsys)
-    assert f"site {SITES[0]}: NaN or infinity in the reconstruction" in error
+    assert "weights.safetensors: b_dec has NaN or infinite values" in error
 
 
 def test_an_sae_of_another_width(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
