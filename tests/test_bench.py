@@ -29,7 +29,7 @@ def test_answer_has_every_key_and_is_json():
     assert {"encoder", "topk", "decode", "sparse backward", "projection", "adam"} <= set(
         answer["stages"]
     )
-    assert isinstance(answer["quiet"], bool)
+    assert answer["quiet"] in (True, False, None)
     assert answer["quiet_reason"]
 
 

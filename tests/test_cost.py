@@ -1,6 +1,7 @@
 """What a run costs: the published counts, our steps' against torch's counter, predictions."""
 
 import json
+import re
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -34,6 +35,7 @@ from saeforge.dictionary.flops import dense_step, sparse_step
 from saeforge.dictionary.registry import ARCHS, build_sae
 from saeforge.lm.flops import forward_flops
 from saeforge.lm.model import LanguageModel
+from saeforge.machine import Neighbours
 
 PYTHIA = {"160M": (768, 12, 6), "410M": (1024, 24, 9), "1B": (2048, 16, 6)}
 """d, layers, G."""
@@ -317,6 +319,7 @@ def test_the_command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(calibrate, "_MOST_ROUNDS", 2)
+    monkeypatch.setattr(Neighbours, "verdict", lambda self: (True, "nobody else"))
     saes = ["--set", "saes=[{arch: topk, width: 64, k: 4}, {arch: relu, width: 64, target_l0: 4}]"]
     out = tmp_path / "cost.json"
     assert main(["cost", *SMALL, *saes, "--json", "--out", str(out)]) == 0
@@ -328,6 +331,30 @@ def test_the_command(
     assert 0 < values["calibration"]["kept"] <= 1
     assert [row["groups"] for row in values["groups"]] == [1, 2]
     assert values["regimes"]["online"]["seconds"] > values["regimes"]["cached"]["seconds"]
+
+
+def test_a_busy_machine_predicts_no_seconds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(calibrate, "_MOST_ROUNDS", 2)
+    busy = "other processes kept 1.50 cores busy"
+    monkeypatch.setattr(Neighbours, "verdict", lambda self: (False, busy))
+    saes = ["--set", "saes=[{arch: topk, width: 64, k: 4}]"]
+    assert main(["cost", *SMALL, *saes]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"but {busy}: no seconds are predicted" in said
+    assert not re.search(r"\d (s|min|h) ", said.partition("Calibrated")[0])
+    out = ["--out", str(tmp_path / "run"), "--set", "train.eval_every=0"]
+    assert main(["train", *SMALL, *saes, *out, "--cost"]) == 0
+    said = capsys.readouterr().out
+    assert f"predicted: no seconds, but {busy}" in said
+    assert re.search(r"trained in \d+ s; no seconds were predicted", said)
+    written = json.loads((tmp_path / "run" / "cost.json").read_text())
+    assert written["seconds"] is None and written["measured_seconds"] > 0
+    monkeypatch.setattr(Neighbours, "verdict", lambda self: (None, "cannot tell: nothing here"))
+    assert main(["cost", *SMALL, *saes]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "(cannot tell: nothing here): seconds are too many if" in said
 
 
 def test_the_command_without_calibration(capsys: pytest.CaptureFixture[str]) -> None:

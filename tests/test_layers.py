@@ -10,7 +10,7 @@ import pytest
 
 SRC = Path(__file__).resolve().parent.parent / "src" / "saeforge"
 
-LEAVES = {"errors", "config", "files", "machine", "device", "statistics"}
+LEAVES = {"errors", "config", "files", "machine", "device", "statistics", "regime"}
 """Modules at the root that every package may import."""
 
 ARROWS: dict[str, set[str]] = {
@@ -19,6 +19,7 @@ ARROWS: dict[str, set[str]] = {
     "files": {"errors"},
     "machine": {"errors"},
     "statistics": set(),
+    "regime": set(),
     "device": {"errors"},
     "dictionary": LEAVES,
     "lm": LEAVES,

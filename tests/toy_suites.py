@@ -34,6 +34,7 @@ def written_suite(
     k: int = 4,
     width: int = 48,
     text: str = "text.txt",
+    tokens: int = 0,
     change: Callable[[SAE], object] = lambda sae: None,
 ) -> Path:
     """One SAE per group (by default per site), of that seed; `lm_folder` also holds the text."""
@@ -60,7 +61,7 @@ def written_suite(
         text=asdict(run.text),
         config=json.loads(json.dumps(asdict(run))),
         seed=run_seed,
-        tokens=0,
+        tokens=tokens,
         steps=0,
     )
     return path

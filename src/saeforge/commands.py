@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from saeforge import regime
 from saeforge.commands_train import Job, train_run
 from saeforge.config import (
     PRESETS,
@@ -383,6 +384,9 @@ def _print_table(path: Path, results: Sequence[Result]) -> None:
         table.add_row(escape(site), *cells)
     width = None if sys.stdout.isatty() else 140  # a file or a pipe has no width to fit
     Console(width=width).print(table)
+    seen = [v.get("tokens_per_latent") for result in results for v in result.sites.values()]
+    if few := regime.caution(value.value for value in seen if value is not None):
+        print(f"Note: {few}.")
 
 
 def _cell(value: Value | None) -> str:
@@ -396,7 +400,7 @@ def _cell(value: Value | None) -> str:
 
 
 TABLE_METRICS = {
-    "reconstruction": ("fvu", "l0", "dead_share"),
+    "reconstruction": ("fvu", "l0", "dead_share", "tokens_per_latent"),
     "splice": ("delta_ce", "loss_recovered_zero", "kl"),
     "dedup": ("fvu_tied_ratio", "fvu_merged_ratio"),
     "consistency": ("queen",),

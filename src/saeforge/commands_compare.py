@@ -48,6 +48,8 @@ def compare(
         return 0
     for path, comparison in found.items():
         _print_table(path, comparison)
+        if comparison.notes:
+            print(f"The ratio is also of this: {'; '.join(comparison.notes)}.")
     print(f"Comparisons: results/{FILE} in each suite\nNext: saeforge report {_named(paths)}")
     return 0
 

@@ -36,8 +36,7 @@ def cost(
     console = Console(width=None if sys.stdout.isatty() else 140)
     _print(console, found, job.lm.name)
     if speed is not None:
-        quiet = "" if speed.quiet else f", not quiet ({speed.reason}): seconds may be too many"
-        console.print(f"Calibrated in {speed.took:.0f} s{quiet}.", highlight=False)
+        console.print(f"Calibrated in {speed.took:.0f} s{speed.caveat}.", highlight=False)
     return _DONE
 
 

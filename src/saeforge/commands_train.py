@@ -239,10 +239,8 @@ def _predict(job: Job, out: Path, say: Callable[[str], None]) -> None:
     speed = calibrate(job.work, job.config, job.lm, job.corpus)
     found = predicted(job.work, speed)
     write_json(out / COST, found.to_json())
-    assert found.seconds is not None
-    say(f"predicted: {found.seconds.total:,.0f} s of training")
-    if not speed.quiet:
-        say(f"(not a quiet machine: {speed.reason})")
+    seconds = f"{found.seconds.total:,.0f} s of training" if found.seconds else "no seconds"
+    say(f"predicted: {seconds}{speed.caveat}")
 
 
 def _compare(out: Path, seconds: float, say: Callable[[str], None]) -> None:
@@ -251,8 +249,11 @@ def _compare(out: Path, seconds: float, say: Callable[[str], None]) -> None:
         return
     cost: Any = read_json(out / COST, "cost")
     try:
-        said = float(cost["seconds"]["total"])
+        said = None if cost["seconds"] is None else float(cost["seconds"]["total"])
     except (KeyError, TypeError, ValueError):
         raise UserError(f"{out / COST} is not what `saeforge cost` wrote; delete it") from None
     write_json(out / COST, {**cost, "measured_seconds": seconds})
+    if said is None:
+        say(f"trained in {seconds:,.0f} s; no seconds were predicted")
+        return
     say(f"trained in {seconds:,.0f} s; {said:,.0f} s were predicted ({seconds / said - 1:+.0%})")

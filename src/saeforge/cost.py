@@ -197,7 +197,7 @@ class Calibration:
         clean_seconds, probe_seconds: held-out evaluation: once per run, and per SAE evaluated at
             a site.
         took: seconds that measuring took.
-        quiet, reason: whether other processes left it undisturbed.
+        quiet, reason: whether other processes left it undisturbed; None where that cannot be told.
     """
 
     threads: int
@@ -208,8 +208,17 @@ class Calibration:
     clean_seconds: float
     probe_seconds: float
     took: float
-    quiet: bool
+    quiet: bool | None
     reason: str
+
+    @property
+    def caveat(self) -> str:
+        """What a calibration is worth on a machine that others use, or may use."""
+        if self.quiet:
+            return ""
+        if self.quiet is None:
+            return f" ({self.reason}): seconds are too many if other processes were busy"
+        return f", but {self.reason}: no seconds are predicted; ask again when they are done"
 
     def step_seconds(self, parts: Sequence[Part]) -> float:
         """Of one step of all these SAEs, on average over the run; no evaluation, no draw.
@@ -297,7 +306,8 @@ class Predicted:
             included, where that share was measured).
         flops: by part: `lm`, `saes`, `evaluation`.
         authors_flops: `lm` and `saes`, as the authors of Group-SAE count.
-        seconds: None where nothing was calibrated.
+        seconds: None where nothing was calibrated, or other processes were busy meanwhile: what was
+            measured then is theirs as much as this machine's.
         memory: bytes by part.
         disk: bytes by part; `cache` only where activations are cached.
         assumptions: what is estimated, and how.
@@ -354,8 +364,9 @@ class Predicted:
 
 
 def predicted(work: Workload, speed: Calibration | None = None) -> Predicted:
-    """A run's cost; seconds only with a calibration of this machine."""
+    """A run's cost; seconds only with a calibration of this machine that nobody disturbed."""
     kept = speed.kept if speed else 1.0
+    timed = None if speed is None or speed.quiet is False else speed
     first = [part for part in work.parts if part.variant == work.parts[0].variant]
     assumptions = [
         "elementwise work (selection, loss, Adam) and AuxK are not counted in FLOPs",
@@ -370,11 +381,11 @@ def predicted(work: Workload, speed: Calibration | None = None) -> Predicted:
         lm_tokens=round(work.read / kept),
         flops=_flops(work, work.parts, kept),
         authors_flops=_authors(work, work.parts),
-        seconds=_seconds(work, work.parts, speed) if speed else None,
+        seconds=_seconds(work, work.parts, timed) if timed else None,
         memory=_memory(work),
         disk=_disk(work),
         assumptions=tuple(assumptions),
-        groups=_groups(work, first, speed) if len(work.planes) > 1 else (),
+        groups=_groups(work, first, kept, timed) if len(work.planes) > 1 else (),
     )
 
 
@@ -452,7 +463,7 @@ def _disk(work: Workload) -> dict[str, int]:
 
 
 def _groups(
-    work: Workload, parts: Sequence[Part], speed: Calibration | None
+    work: Workload, parts: Sequence[Part], kept: float, speed: Calibration | None
 ) -> tuple[GroupCost, ...]:
     """Every G from 1 to L: one variant's SAEs, of which G are trained, each on as many vectors."""
     sites = list(work.planes)
@@ -461,7 +472,6 @@ def _groups(
         Part(served[s].variant, served[s].arch, served[s].options, work.planes[s], (s,))
         for s in sites
     ]
-    kept = speed.kept if speed else 1.0
     rows = []
     for groups in range(1, len(sites) + 1):
         chosen = [

@@ -52,13 +52,14 @@ class Neighbours:
         wall, busy, own = (end - start for end, start in zip(now, self.start, strict=True))
         return max(0.0, busy - own) / wall if wall > 0 else None
 
-    def verdict(self) -> tuple[bool, str]:
-        """Whether a measurement since the start counts as undisturbed, and why."""
+    def verdict(self) -> tuple[bool | None, str]:
+        """Whether a measurement since the start counts as undisturbed (None where that cannot be
+        told), and why."""
         now, cores = self._now(), self.busy_cores()
         if now is None or self.start is None or cores is None:
-            return False, "cannot tell: no /proc/stat here"
+            return None, "cannot tell: no /proc/stat here"
         if now[0] - self.start[0] < _ENOUGH_TICKS:
-            return False, "cannot tell: the measurement was too short"
+            return None, "cannot tell: the measurement was too short"
         if cores > _BUSY_CORES:
             return False, f"other processes kept {cores:.2f} cores busy"
         return True, f"other processes kept only {cores:.2f} cores busy"

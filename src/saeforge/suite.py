@@ -17,7 +17,7 @@ from typing import Any
 
 from torch import Tensor
 
-from saeforge import __version__
+from saeforge import __version__, regime
 from saeforge.dictionary.base import SAE
 from saeforge.dictionary.normaliser import Normaliser
 from saeforge.dictionary.registry import ARCHS, sae_config
@@ -78,6 +78,17 @@ class Suite:
     def groups(self) -> dict[str, list[str]]:
         """Name of a group → the sites that share its SAE."""
         return {group: list(entry["sites"]) for group, entry in self.meta["groups"].items()}
+
+    def tokens_per_latent(self, site: str) -> float | None:
+        """Vectors that the site's SAE was trained on, per latent; None where that is not known."""
+        group = self._site(site)["group"]
+        found = regime.of_groups(self.meta).get(group)
+        if found is not None:
+            return found
+        config = read_json(self.path / "groups" / group / "config.json", "SAE")
+        options = config.get("options") if isinstance(config, dict) else None
+        width = options.get("width") if isinstance(options, dict) else None
+        return regime.tokens_per_latent(self.meta["tokens"], width)
 
     def trained(self, site: str) -> SAE:
         """The site's SAE in normalised units, as it was trained; sites of a group share it (but
@@ -311,7 +322,7 @@ def write_suite(
         "variant": variant,
         "arch": first.arch,
         "sites": {site: sites[site] for site in normalisers},
-        "groups": {group: {"sites": list(s)} for group, (_, s) in groups.items()},
+        "groups": {g: {"sites": list(s), "width": sae.width} for g, (sae, s) in groups.items()},
         "tokens": tokens,
         "steps": steps,
         "epochs": epochs,

@@ -12,10 +12,11 @@ from saeforge.config import EvalConfig
 from saeforge.dictionary.base import SAE
 from saeforge.errors import UserError
 from saeforge.eval import alignment
-from saeforge.eval.compare import COMPARED, CompareConfig, Comparison, compare
+from saeforge.eval.compare import COMPARED, CompareConfig, Comparison, compare, compared_with
 from saeforge.eval.result import Result
 from saeforge.eval.run import evaluate
 from saeforge.eval.sums import read_sums, sums_path
+from saeforge.suite import load_suite
 
 QUICK = EvalConfig(tokens=2000, splice_tokens=500, latents=0, bootstrap=50, device="cpu")
 PLAIN = CompareConfig(alignment=False, bootstrap=100, device="cpu")
@@ -161,6 +162,24 @@ def test_what_was_not_spliced_is_compared_in_reconstruction_alone(run: Path) -> 
     found = compare([path], [run / "base"], PLAIN)[path]
     assert list(found.sites) == ["layers.2"]
     assert set(found.mean) == set(COMPARED["reconstruction"])
+
+
+def test_what_differs_besides_the_sae_stands_beside_the_ratio(run: Path) -> None:
+    suites = {name: load_suite(run / name) for name in ("base", "other", "shared")}
+    found = compared_with(suites["other"], suites["base"], [], PLAIN)
+    assert found.notes == ["L0 is 6 and 4"]
+    assert compared_with(suites["shared"], suites["base"], [], PLAIN).notes == []
+    suites["shared"].meta["tokens"] = 48_000 * 100
+    suites["base"].meta["tokens"] = 48 * 999
+    suites["shared"].meta["seed"] = 1
+    suites["shared"].meta["text"]["context"] = 64
+    assert compared_with(suites["shared"], suites["base"], [], PLAIN).notes == [
+        "trained on 4,800,000 and 47,952 tokens",
+        "trained with seeds 1 and 0, which order the text",
+        "trained on other text (context 64 and 32)",
+        "999 tokens per latent, fewer than 1,000: a short run, in which wide and Switch SAEs stand "
+        "worse beside narrow ones than in a long one",
+    ]
 
 
 def bad(suite: Path, baseline: Path, message: str, config: CompareConfig = PLAIN) -> None:

@@ -196,3 +196,20 @@ def test_broken(
     with pytest.raises(UserError, match=re.escape(message)) as error:
         write_report(run, tmp_path / "out")
     assert "\n" not in str(error.value)
+
+
+def test_what_else_differs_is_said_in_words(run: list[Path], tmp_path: Path) -> None:
+    def note(data: Any) -> None:
+        data["notes"] = ["trained on 1,000 and 2,000 tokens", "L0 is 4 and 8"]
+
+    def short(meta: Any) -> None:
+        meta["tokens"] = 4096
+        for group in meta["groups"].values():
+            group["width"] = 64
+
+    edit(run[1] / "results" / FILE, note)
+    for path in run[:2]:
+        edit(path / "suite.json", short)
+    text = write_report(run, tmp_path / "out").read_text(encoding="utf-8")
+    assert "is also of this: trained on 1,000 and 2,000 tokens; L0 is 4 and 8." in text
+    assert "It was trained on 64 tokens per latent, fewer than 1,000" in text

@@ -7,7 +7,7 @@ Shapes: R documents, [1 + resamples] of all the documents, then of each resample
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic.dataclasses import dataclass
 
+from saeforge import regime
 from saeforge.config import STRICT, from_mapping
 from saeforge.errors import UserError
 from saeforge.eval import bootstrap, reconstruction, splice
@@ -82,6 +83,8 @@ class Comparison:
     """The same of the mean over those sites; the ratio is that of the means."""
     alignment: Alignment | None = None
     """How the two dictionaries correspond."""
+    notes: list[str] = field(default_factory=list)
+    """What differs besides the SAEs, and the regime that the ratio is of."""
     evaluation: Literal["comparison"] = "comparison"
     schema: Literal[1] = SCHEMA
 
@@ -220,7 +223,12 @@ def compared_with(
         metrics={name: metrics[name] for name in mean},
         sites=sites,
         mean=mean,
+        notes=regime.differences(suite.meta, baseline.meta, _l0(mean)),
     )
+
+
+def _l0(mean: Mapping[str, Paired]) -> tuple[float | None, float | None]:
+    return (mean["l0"].suite.value, mean["l0"].baseline.value) if "l0" in mean else (None, None)
 
 
 def _named(suite: Suite, from_suite: Suite) -> Named:

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from saeforge import regime
 from saeforge.config import EvalConfig, ModelConfig, RunConfig, TextConfig, from_mapping
 from saeforge.device import choose_device
 from saeforge.errors import UserError
@@ -22,7 +23,7 @@ from saeforge.eval.held_out import HeldOut
 from saeforge.eval.known import Labels, Truth, labels_of, truth_of, with_label
 from saeforge.eval.latents import latents
 from saeforge.eval.progress import Tracker, tracker
-from saeforge.eval.result import Result
+from saeforge.eval.result import Metric, Result, Value
 from saeforge.eval.sums import KEY, PerDocument, write_sums
 from saeforge.lm.model import LanguageModel
 from saeforge.lm.text import Corpus
@@ -175,11 +176,26 @@ def _evaluate(
     }
     return {
         suite.path: [
-            replace(one, result=replace(one.result, config=one.result.config | about))
+            replace(one, result=_with_regime(one.result, about, suite))
             for one in results[str(suite.path)]
         ]
         for suite in work.suites
     }
+
+
+def _with_regime(result: Result, about: dict[str, Any], suite: Suite) -> Result:
+    """A result that also says of which model and text it is; of the reconstruction, also how many
+    tokens each SAE's latents were trained on."""
+    result = replace(result, config=result.config | about)
+    known = {site: suite.tokens_per_latent(site) for site in result.sites}
+    if result.evaluation != "reconstruction" or None in known.values():
+        return result
+    metric = Metric("Tokens per latent", regime.WHAT)
+    sites = {
+        site: {**values, "tokens_per_latent": Value(known[site])}
+        for site, values in result.sites.items()
+    }
+    return replace(result, metrics={**result.metrics, "tokens_per_latent": metric}, sites=sites)
 
 
 def _measure(

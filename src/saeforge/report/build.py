@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from saeforge import __version__
+from saeforge import __version__, regime
 from saeforge.errors import UserError
 from saeforge.files import replacing, write_text
 from saeforge.report import audit, baseline, charts, experts, frontier, over_seeds, summary
@@ -206,7 +206,9 @@ def _trained(suite: SuiteData) -> str:
     meta = suite.meta
     steps = f" in {meta.steps:,} steps" if meta.steps else ""
     epochs = f", {meta.epochs:.3g} epochs of the text" if meta.epochs else ""
-    return f"{count(meta.tokens)} tokens{steps}{epochs}" if meta.tokens else ""
+    each = regime.described(regime.of_groups(meta.model_dump()).values())
+    per_latent = f", {each}" if each else ""
+    return f"{count(meta.tokens)} tokens{steps}{epochs}{per_latent}" if meta.tokens else ""
 
 
 def _commands(suites: Sequence[SuiteData]) -> list[tuple[str, str, str]]:

@@ -164,6 +164,7 @@ class Comparison(Record):
     sites: dict[str, dict[str, Paired]]
     mean: dict[str, Paired]
     alignment: Alignment | None = None
+    notes: list[str] = []
 
 
 class Model(Record):

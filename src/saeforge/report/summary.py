@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
+from saeforge import regime
 from saeforge.report.inputs import Metric, SuiteData, Value
 from saeforge.report.numbers import count, decimals, measured, number
 
@@ -118,6 +119,11 @@ def about(suite: SuiteData) -> list[str]:
         )
     if dead := _values(suite, "dead_share"):
         lines.append(_about_dead(dead))
+    if few := regime.caution(regime.of_groups(suite.meta.model_dump()).values()):
+        lines.append(f"It was trained on {few}.")
+    if suite.comparison and suite.comparison.notes:
+        beside = suite.comparison.baseline.variant
+        lines.append(f"The ratio to {beside} is also of this: {'; '.join(suite.comparison.notes)}.")
     return lines
 
 
@@ -158,7 +164,9 @@ def comparison(suites: Sequence[SuiteData]) -> list[str]:
             f"{dense.label} has a lower {name} than {sparse.label} at {_of(lower, pairs)} and a "
             f"higher one at {_of(higher, pairs)}."
         )
-    return lines
+    own, other = (suite.meta.model_dump() for suite in (dense, sparse))
+    differ = regime.differences(own, other) if lines else []
+    return [*lines, f"They also differ in this: {'; '.join(differ)}."] if differ else lines
 
 
 def _of(some: Sequence[tuple[Value, Value]], pairs: Sequence[tuple[Value, Value]]) -> str:

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from saeforge import regime
 from saeforge.activations.base import (
     ActivationBatch,
     ActivationSource,
@@ -291,6 +292,8 @@ class Trainer:
         if self.step < self.steps:
             facts = self.source.describe()
             self._say(f"activations: {', '.join(f'{k} {_show(v)}' for k, v in facts.items())}")
+            for line in self._regime():
+                self._say(line)
         self._position = self.source.state_dict()
         self._trackers = open_trackers(
             self._log_names, self._run_dir.path, dict(self._identity), self.step
@@ -300,6 +303,13 @@ class Trainer:
             self._logs[variant] = MetricsLog(path / "metrics.jsonl", variant, self._trackers)
             self._logs[variant].truncate(int(lengths.get(variant, 0)))
         self._logged = (self.step, time.monotonic())
+
+    def _regime(self) -> list[str]:
+        """How many tokens the run has for a latent, and what to know where they are few."""
+        rows = self.steps * self.config.batch
+        found = [regime.tokens_per_latent(rows, one.sae.width) for one in self._learners]
+        few = regime.caution(found)
+        return [f"SAEs: {regime.described(found)}", *([f"warning: {few}"] if few else [])]
 
     def _initialise(self) -> None:
         """Normalisers first, then SAEs, on the first rows of the run."""
@@ -423,6 +433,7 @@ class Trainer:
             lr = learner.lr * schedule.lr_factor(learner.config, self.step - 1)
             own = {
                 "lr": lr,
+                "tokens_per_latent": shared["tokens"] / learner.sae.width,
                 "flops": spent(learner.sae, self.config.batch, self.step, self.steps),
                 "step_seconds": learner.seconds,
             }

@@ -1,0 +1,91 @@
+"""In which regime an SAE was trained: how many vectors each of its latents had to learn from.
+
+Between architectures and widths the order turns with it: at a few hundred tokens per latent a wide
+or routed SAE has not yet learnt what it is wide for (experiments/results/switch.md)."""
+
+from collections.abc import Iterable, Mapping
+
+FEW = 1000
+"""Tokens per latent below which a comparison of SAEs is one of short runs."""
+ALIKE, SPARSE = 1.01, 1.05
+"""Factors from which numbers of training tokens, and L0s, are not the same."""
+WHAT = "Vectors that the SAE was trained on, divided by its width; of a group's SAE, those it saw."
+
+
+def tokens_per_latent(tokens: object, width: object) -> float | None:
+    """None where one of them is not known."""
+    if not isinstance(tokens, int) or not isinstance(width, int) or min(tokens, width) < 1:
+        return None
+    return tokens / width
+
+
+def described(found: Iterable[float | None]) -> str | None:
+    """`244 tokens per latent`, or from the fewest to the most; None where nothing is known."""
+    known = sorted({round(one) for one in found if one is not None})
+    if not known:
+        return None
+    span = f"{known[0]:,}" if len(known) == 1 else f"{known[0]:,} to {known[-1]:,}"
+    return f"{span} tokens per latent"
+
+
+def caution(found: Iterable[float | None]) -> str | None:
+    """What to know of SAEs with so many tokens per latent; None from `FEW` on."""
+    few = [one for one in found if one is not None and one < FEW]
+    if not few:
+        return None
+    return (
+        f"{described(few)}, fewer than {FEW:,}: a short run, in which wide and Switch SAEs stand "
+        "worse beside narrow ones than in a long one"
+    )
+
+
+def of_groups(meta: Mapping[str, object]) -> dict[str, float | None]:
+    """Group → tokens per latent, by a suite.json; None where it does not say."""
+    groups = meta.get("groups")
+    if not isinstance(groups, Mapping):
+        return {}
+    return {
+        str(name): tokens_per_latent(
+            meta.get("tokens"), group.get("width") if isinstance(group, Mapping) else None
+        )
+        for name, group in groups.items()
+    }
+
+
+def differences(
+    own: Mapping[str, object],
+    other: Mapping[str, object],
+    l0: tuple[float | None, float | None] = (None, None),
+) -> list[str]:
+    """What two suites differ in besides their SAEs, by their suite.json, and so a ratio of theirs
+    holds too; and the regime that it is of.
+
+    Args:
+        l0: mean active latents of each.
+    """
+    found = []
+    tokens = [meta.get("tokens") for meta in (own, other)]
+    known = [float(count) for count in tokens if isinstance(count, int) and count > 0]
+    if len(known) == 2 and max(known) > ALIKE * min(known):
+        found.append(f"trained on {known[0]:,.0f} and {known[1]:,.0f} tokens")
+    if own.get("seed") != other.get("seed"):
+        found.append(
+            f"trained with seeds {own.get('seed')} and {other.get('seed')}, which order the text"
+        )
+    changed = _changed(own.get("text"), other.get("text"))
+    if changed:
+        found.append(f"trained on other text ({changed})")
+    active = [mean for mean in l0 if mean is not None]
+    if len(active) == 2 and max(active) > SPARSE * min(active):
+        found.append(f"L0 is {active[0]:.4g} and {active[1]:.4g}")
+    each = [*of_groups(own).values(), *of_groups(other).values()]
+    few = caution(each)
+    return [*found, few] if few else found
+
+
+def _changed(own: object, other: object) -> str:
+    """`context 128 and 256`."""
+    if not isinstance(own, Mapping) or not isinstance(other, Mapping):
+        return ""
+    keys = [key for key in own if key in other and own[key] != other[key]]
+    return ", ".join(f"{key} {own[key]!r} and {other[key]!r}" for key in keys)
