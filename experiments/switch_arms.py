@@ -61,7 +61,11 @@ class Arm:
 
     def drawn(self, seed: int, metric: str, site: str = "") -> Drawn:
         """Of one site, or the mean over sites."""
-        return _drawn(self.folders[seed])[site][metric]
+        return _drawn(self.folders[seed])[0][site][metric]
+
+    def documents(self, seed: int, metric: str) -> int:
+        """That it was measured on."""
+        return _drawn(self.folders[seed])[1][metric]
 
     @property
     def suite(self) -> Suite:
@@ -106,21 +110,23 @@ def _arm(variant: str) -> Arm:
 
 
 @functools.cache
-def _drawn(folder: Path) -> dict[str, dict[str, Drawn]]:
+def _drawn(folder: Path) -> tuple[dict[str, dict[str, Drawn]], dict[str, int]]:
     """Site → metric → numbers, the mean over sites under ""; the same draws for every suite of
-    one seed, as all were evaluated on the same documents."""
+    one seed, as all were evaluated on the same documents. And metric → how many these are."""
     widths = {site: int(at["d"]) for site, at in load_suite(folder).meta["sites"].items()}
     found: dict[str, dict[str, Drawn]] = {site: {} for site in widths}
+    documents: dict[str, int] = {}
     for evaluation, metrics in METRICS.items():
         sums = read_sums(folder / "results", Result.read(folder / "results" / f"{evaluation}.json"))
         for site, d in widths.items():
-            drawn = bootstrap.resampled(sums[site], sums[site]["n"], RESAMPLES, 0)
+            drawn = bootstrap.resampled(sums[site], sums[site]["n"] > 0, RESAMPLES, 0)
             known = reconstruction.statistics(d) if evaluation == "reconstruction" else None
             for metric in metrics:
-                found[site][metric] = (known or splice.STATISTICS)[metric](drawn)
+                found[site][metric] = (known or splice.STATISTICS)[metric](drawn.sums)
+                documents[metric] = drawn.documents
     names = next(iter(found.values()))
     found[""] = {name: np.mean([found[site][name] for site in widths], axis=0) for name in names}
-    return found
+    return found, documents
 
 
 Statistic = Callable[..., Drawn]
@@ -141,7 +147,7 @@ def estimate(
     of_seed = [statistic(*(arm.drawn(s, metric, site) for arm in arms)) for s in range(seeds)]
     if seeds > 1:
         return Estimate(*statistics.student([float(drawn[0]) for drawn in of_seed]), seeds)
-    found = bootstrap.interval(np.asarray(of_seed[0]))
+    found = bootstrap.interval(np.asarray(of_seed[0]), arms[0].documents(0, metric))
     return Estimate(float(of_seed[0][0]), found.low, found.high, 1)
 
 

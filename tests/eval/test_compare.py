@@ -12,6 +12,7 @@ from saeforge.config import EvalConfig
 from saeforge.dictionary.base import SAE
 from saeforge.errors import UserError
 from saeforge.eval import alignment
+from saeforge.eval.bootstrap import interval
 from saeforge.eval.compare import COMPARED, CompareConfig, Comparison, compare, compared_with
 from saeforge.eval.result import Result
 from saeforge.eval.run import evaluate
@@ -56,7 +57,8 @@ def test_equals_resampling_by_hand(run: Path) -> None:
     kept = n_R > 0
     documents = int(kept.sum())
     draws = np.random.default_rng(0).multinomial(documents, np.full(documents, 1 / documents), 100)
-    drawn = np.concatenate([np.ones((1, documents)), draws])
+    without = 1 - np.eye(documents)
+    drawn = np.concatenate([np.ones((1, documents)), without, draws])
     fvu = {
         name: np.array(
             [(drawn @ s[site]["error"][kept]) / (drawn @ s[site]["variance"][kept]) for site in s]
@@ -75,8 +77,10 @@ def test_equals_resampling_by_hand(run: Path) -> None:
             (pair.ratio, own / other),
         ]:
             assert value is not None
-            ends = np.percentile(expected[1:], [2.5, 97.5])
-            assert (value.value, value.low, value.high) == pytest.approx((expected[0], *ends))
+            by_hand = interval(expected, documents)
+            assert (value.value, value.low, value.high) == pytest.approx(
+                (by_hand.value, by_hand.low, by_hand.high)
+            )
     reconstruction = Result.read(run / "other" / "results" / "reconstruction.json")
     splice = Result.read(run / "other" / "results" / "splice.json")
     for site in SITES:

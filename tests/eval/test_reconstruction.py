@@ -116,7 +116,7 @@ def test_interval_is_over_documents() -> None:
     one = held_out(documents=1)
     result = reconstruction({"a": {SITE: topk()}}, lm, one, CONFIG)["a"]
     assert result.sites[SITE]["fvu"].low is None
-    assert "one document" in result.config["intervals"]
+    assert "too few documents (1;" in result.config["intervals"]
 
 
 def test_excluded_positions_do_not_count() -> None:

@@ -2,7 +2,7 @@
 
 The difference of two suites on the same tokens varies much less with the choice of documents than
 either value, so its interval comes from paired resamples: each draws the same documents for both.
-Shapes: R documents, [1 + resamples] of all the documents, then of each resample.
+Shapes: R documents; [D] as in `bootstrap`: of all of them, with each left out, of each resample.
 """
 
 import os
@@ -262,7 +262,9 @@ def _paired(
     sites = [site for site in suites[0].sites if all(site in found for found in sums)]
     widths = {site: int(suites[0].meta["sites"][site]["d"]) for site in sites}
     try:
-        own, other = (_statistics(evaluation, found, widths, config) for found in sums)
+        (own, documents), (other, _) = (
+            _statistics(evaluation, found, widths, config) for found in sums
+        )
     except (KeyError, ValueError):
         raise UserError(
             f"the {evaluation} sums of {suites[0].path} or {suites[1].path} are not whole; run "
@@ -270,38 +272,43 @@ def _paired(
         ) from None
     with np.errstate(divide="ignore", invalid="ignore"):  # 0/0 is null in the result
         return {
-            site: {name: _pair(name, own[site][name], other[site][name]) for name in own[site]}
+            site: {
+                name: _pair(name, own[site][name], other[site][name], documents)
+                for name in own[site]
+            }
             for site in own
         }
 
 
 def _statistics(
     evaluation: str, sums: PerDocument, widths: Mapping[str, int], config: CompareConfig
-) -> dict[str, Arrays]:
-    """Site → metric → [1 + resamples], and "" → those of the mean over sites.
+) -> tuple[dict[str, Arrays], int]:
+    """Site → metric → [D], and "" → those of the mean over sites; and of how many documents.
 
     Each suite's sums are resampled in one matrix product of the same shape and the same draws, so
     that equal suites come out equal to the bit.
     """
     columns = {(site, name): sums[site][name] for site in widths for name in sorted(sums[site])}
     n_R = sums[next(iter(widths))]["n"]
-    drawn = bootstrap.resampled(columns, n_R, config.bootstrap, config.seed)
+    drawn = bootstrap.resampled(columns, n_R > 0, config.bootstrap, config.seed)
     out: dict[str, Arrays] = {}
     with np.errstate(divide="ignore", invalid="ignore"):
         for site, d in widths.items():
-            own = {name: values for (at, name), values in drawn.items() if at == site}
+            own = {name: values for (at, name), values in drawn.sums.items() if at == site}
             known = splice.STATISTICS if evaluation == "splice" else reconstruction.statistics(d)
             out[site] = {name: known[name](own) for name in COMPARED[evaluation]}
     out[""] = {
         name: np.mean([out[site][name] for site in widths], axis=0) for name in COMPARED[evaluation]
     }
-    return out
+    return out, drawn.documents
 
 
-def _pair(name: str, own: NDArray[np.float64], other: NDArray[np.float64]) -> Paired:
+def _pair(
+    name: str, own: NDArray[np.float64], other: NDArray[np.float64], documents: int
+) -> Paired:
     return Paired(
-        bootstrap.interval(own),
-        bootstrap.interval(other),
-        bootstrap.interval(own - other),
-        bootstrap.interval(own / other) if name in RATIOS else None,
+        bootstrap.interval(own, documents),
+        bootstrap.interval(other, documents),
+        bootstrap.interval(own - other, documents),
+        bootstrap.interval(own / other, documents) if name in RATIOS else None,
     )

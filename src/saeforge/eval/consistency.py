@@ -8,7 +8,8 @@ place's tokens, those with the concept from those without: Matthews' correlation
 and φ is measured on the other, so that having many latents to choose from gives no advantage.
 
 Shapes: N tokens, C concepts, P places, U units (a latent in a place), Q pairs of a concept and a
-place with the latent chosen for it, R documents, S resamples, M latents, D model width.
+place with the latent chosen for it, R documents, M latents, D model width; S rows as in
+`bootstrap`: of all documents, with each left out, of each resample.
 """
 
 from collections.abc import Mapping
@@ -106,7 +107,8 @@ class Found:
 
     Attributes:
         concept_Q, place_Q, latent_Q: of each pair.
-        phi_SQ: on the second half, of all documents, then of each resample of them.
+        phi_SQ: on the second half of the documents.
+        documents: of the second half.
         cosine: of two latents' decoder rows.
         asked: places that were asked about each concept.
     """
@@ -117,6 +119,7 @@ class Found:
     phi_SQ: Float[np.ndarray, "S Q"]
     rows_QD: Float[np.ndarray, "Q D"]
     asked: Int[np.ndarray, " C"]
+    documents: int
 
 
 def by_place(
@@ -185,6 +188,7 @@ def find(
         phi_SQ,
         w_dec_MD[latent_Q],
         eligible_CP.sum(1),
+        len(np.unique(row_N[~half_N])),
     )
 
 
@@ -205,9 +209,10 @@ def judge(
     resamples: int,
     seed: int,
 ) -> Float[np.ndarray, "S Q"]:
-    """φ of units and concepts on some tokens: of all their documents, then of each resample."""
+    """φ of units and concepts on some tokens: of all their documents, with each left out,
+    of each resample."""
     sums = _sums(firing, truth, row_N, half_N, concept_Q, unit_Q)
-    return phi(*_resampled(sums, resamples, seed))
+    return phi(*(bootstrap.all_sums(of, resamples, seed) for of in sums))
 
 
 def _counted(
@@ -269,18 +274,6 @@ def _sums(
     ]
 
 
-def _resampled(
-    sums: list[Float[np.ndarray, "R Q"]], resamples: int, seed: int
-) -> list[Float[np.ndarray, "S Q"]]:
-    """Of all documents, then of each draw of as many with replacement, the same for all sums."""
-    if len(sums[0]) < 2:
-        resamples = 0
-    return [
-        np.concatenate([of.sum(0, keepdims=True), bootstrap.resampled_sums(of, resamples, seed)])
-        for of in sums
-    ]
-
-
 def summarise(found: Found, threshold: float = CODED) -> dict[str, Value]:
     """The metrics at a threshold of φ."""
     asked = found.asked[found.concept_Q] > 1
@@ -299,14 +292,18 @@ def summarise(found: Found, threshold: float = CODED) -> dict[str, Value]:
     latents_SC = fires_SU.astype(float) @ of_concept
     any_S, many_S = (latents_SC > 0).sum(1), (latents_SC > 1).sum(1)
     same_S, near_S, pairs_S = _pairs(found, coded_SQ)
+
+    def interval(values_S: Float[np.ndarray, " S"]) -> Value:
+        return bootstrap.interval(values_S, found.documents)
+
     with np.errstate(divide="ignore", invalid="ignore"):
         return {
             "concepts": Value(float((found.asked > 1).sum())),
-            "coded": bootstrap.interval(any_S.astype(float)),
-            "queen": bootstrap.interval(many_S / any_S),
-            "consistency": bootstrap.interval(same_S / pairs_S),
-            "duplicate_pairs": bootstrap.interval(near_S / pairs_S),
-            "places": bootstrap.interval(coded_SQ.sum(1) / any_S),
+            "coded": interval(any_S.astype(float)),
+            "queen": interval(many_S / any_S),
+            "consistency": interval(same_S / pairs_S),
+            "duplicate_pairs": interval(near_S / pairs_S),
+            "places": interval(coded_SQ.sum(1) / any_S),
         }
 
 
@@ -446,6 +443,7 @@ def consistency(
     without experts, in different blocks of their latents."""
     watches = watch(banks, lm, held_out, config.blocks, progress)
     row_N = held_out.row_NT[held_out.keep_NT].cpu().numpy()
+    judged = len(np.unique(row_N[~first_half(row_N, config.seed)]))
     out = {}
     for name, bank in banks.items():
         values, lists = {}, {}
@@ -459,8 +457,7 @@ def consistency(
             title="Known concepts in different experts",
             config=asdict(config)
             | {
-                "intervals": "95%, percentile bootstrap over the documents of the second half, "
-                f"{config.bootstrap} draws, seed {config.seed}",
+                "intervals": bootstrap.describe(judged, config.bootstrap, config.seed),
                 "held_out": held_out.digest,
                 "coded": CODED,
                 "least": LEAST,

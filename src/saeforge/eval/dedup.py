@@ -139,20 +139,20 @@ def _variants(
 
 
 def _fvus(sums: Mapping[str, SiteSums], config: EvalConfig) -> dict[str, Value]:
-    """FVU of each variant with its ratio to the SAE as it was, on the same resamples."""
+    """FVU of each variant with its ratio to the SAE as it was, on the same documents."""
     per = per_document(sums)
     columns = {f"{kind} {key}": column for kind, one in per.items() for key, column in one.items()}
     n = per[_AS_IT_WAS]["n"]
-    drawn = bootstrap.resampled(columns, n, config.bootstrap, config.seed)
+    drawn = bootstrap.resampled(columns, n > 0, config.bootstrap, config.seed)
     undefined = np.full(1, np.nan)
     with np.errstate(divide="ignore", invalid="ignore"):
-        fvu = {kind: drawn[f"{kind} error"] / drawn[f"{kind} variance"] for kind in per}
+        fvu = {kind: drawn.sums[f"{kind} error"] / drawn.sums[f"{kind} variance"] for kind in per}
         was, tied = fvu[_AS_IT_WAS], fvu[_TIED]
         merged = fvu.get(_MERGED, undefined)
         return {
-            "fvu": bootstrap.interval(was),
-            "fvu_tied": bootstrap.interval(tied),
-            "fvu_merged": bootstrap.interval(merged),
-            "fvu_tied_ratio": bootstrap.interval(tied / was),
-            "fvu_merged_ratio": bootstrap.interval(merged / was),
+            "fvu": drawn.interval(was),
+            "fvu_tied": drawn.interval(tied),
+            "fvu_merged": drawn.interval(merged),
+            "fvu_tied_ratio": drawn.interval(tied / was),
+            "fvu_merged_ratio": drawn.interval(merged / was),
         }

@@ -220,16 +220,16 @@ def _values(watch: Watch, config: EvalConfig, labels: Labels | None) -> dict[str
     sums = dict(zip(_SUMS, watch.sums.cpu().numpy().T, strict=True))
     drawing = (config.bootstrap, config.seed)
     loads = bootstrap.resampled(
-        {expert: visits_RN[:, expert] for expert in range(count)}, sums["n"], *drawing
+        {expert: visits_RN[:, expert] for expert in range(count)}, sums["n"] > 0, *drawing
     )
-    load_SN = np.stack([loads[expert] for expert in range(count)], axis=1)
+    load_DN = np.stack([loads.sums[expert] for expert in range(count)], axis=1)
     with np.errstate(divide="ignore", invalid="ignore"):
-        even_S = information.entropy(load_SN) / np.log2(count)
-        busiest_S = load_SN.max(1) * count / load_SN.sum(1)
+        even_D = information.entropy(load_DN) / np.log2(count)
+        busiest_D = load_DN.max(1) * count / load_DN.sum(1)
     values = {
         "experts": Value(float(count)),
-        "load_entropy": bootstrap.interval(even_S),
-        "busiest_load": bootstrap.interval(busiest_S),
+        "load_entropy": loads.interval(even_D),
+        "busiest_load": loads.interval(busiest_D),
         "unused_share": Value(float((visits_RN.sum(0) == 0).mean())),
         **bootstrap.estimate(sums, _STATISTICS, *drawing),
         **{name: _quantile(watch.confidence, share) for name, share in _QUANTILES.items()},

@@ -1,9 +1,8 @@
 """What the expert of a token tells of the label of its document: mutual information.
 
-Shapes: R documents, N experts, L labels, S resamples.
+Shapes: R documents, N experts, L labels; S rows: of all documents, with each left out, of each
+resample.
 """
-
-from collections.abc import Mapping
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -79,35 +78,25 @@ def domain_information(
         for label in range(labels)
         for expert in range(visits_RN.shape[1])
     }
-    sums_SLN = _resampled(drawn, visits_RN, labels, resamples, seed)
+    sums = bootstrap.resampled(drawn, visits_RN.sum(1) > 0, resamples, seed)
+    sums_SLN = np.stack(list(sums.sums.values()), axis=1).reshape(-1, labels, visits_RN.shape[1])
     found_S, most_S = mutual_information(sums_SLN), entropy(sums_SLN.sum(-1))
     assert not len(found_S) or np.isclose(found_S[0], mutual_information(joint_LN), equal_nan=True)
     with np.errstate(divide="ignore", invalid="ignore"):
         adjusted_S = (found_S - chance) / (most_S - chance)
     low, high = np.percentile(shuffled, [2.5, 97.5])
     return {
-        "domain_information": _centred(found_S),
+        "domain_information": _centred(found_S, sums.documents, resamples),
         "domain_information_chance": (
             Value(chance, float(low), float(high)) if np.isfinite(chance) else Value(None)
         ),
-        "domain_information_adjusted": _centred(adjusted_S),
+        "domain_information_adjusted": _centred(adjusted_S, sums.documents, resamples),
     }
 
 
-def _resampled(
-    drawn: Mapping[tuple[int, int], Float[np.ndarray, " R"]],
-    visits_RN: Float[np.ndarray, "R N"],
-    labels: int,
-    resamples: int,
-    seed: int,
-) -> Float[np.ndarray, "S L N"]:
-    sums = bootstrap.resampled(drawn, visits_RN.sum(1), resamples, seed)
-    flat_SX = np.stack(list(sums.values()), axis=1)
-    return flat_SX.reshape(-1, labels, visits_RN.shape[1])
-
-
-def _centred(values_S: Float[np.ndarray, " S"]) -> Value:
-    """The first, with the percentiles of the others about it."""
-    value, drawn_S = values_S[0], values_S[1:]
-    shifted = np.concatenate([[value], drawn_S - drawn_S.mean() + value if len(drawn_S) else []])
-    return bootstrap.interval(shifted)
+def _centred(values_S: Float[np.ndarray, " S"], documents: int, resamples: int) -> Value:
+    """The first, with its interval from resamples that are centred on it."""
+    centred_S = values_S.copy()
+    if len(values_S) > 1:
+        centred_S[-resamples:] += values_S[0] - values_S[-resamples:].mean()
+    return bootstrap.interval(centred_S, documents)

@@ -217,10 +217,10 @@ def _effects(audits: Sequence[Audited]) -> Block:
     return _block(
         "What it does, and where it could be found",
         "Loss: how much of what the SAE costs the model comes back when ℓ or u is put back, beside "
-        "how much of ‖e‖² it is; sites where that cost is not clearly above 0 are left out, their "
-        "shares mean nothing. Pursuit: better codes from the same dictionary. Sites before: how "
-        "much of e, ℓ and u is linear in what the site before knows. SAEs trained on e, ℓ or u: "
-        "the lower their FVU, the more of it a sparse code can say.",
+        "how much of ‖e‖² it is; sites where that cost is not known to be above 0 are left out: "
+        "their shares mean nothing. Pursuit: better codes from the same dictionary. Sites before: "
+        "how much of e, ℓ and u is linear in what the site before knows. SAEs trained on e, ℓ or "
+        "u: the lower their FVU, the more of it a sparse code can say.",
         [
             Figures("audit_loss", "", charts.downstream(audits)),
             Figures("audit_gaps", "", charts.gaps(audits)),

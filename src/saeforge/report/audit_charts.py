@@ -278,7 +278,7 @@ def gaps(audits: Sequence[Audited]) -> list[Chart]:
 
 
 def _costs(audit: Audited, site: str) -> bool:
-    """Whether the SAE clearly costs the model something, so that shares of it mean something."""
+    """Whether the SAE is known to cost the model something, so that shares of it mean something."""
     gap = audit.value(site, "downstream", "gap")
     return gap is not None and gap.low is not None and gap.low > 0
 

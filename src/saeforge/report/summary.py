@@ -170,9 +170,10 @@ def comparison(suites: Sequence[SuiteData]) -> list[str]:
 
 
 def _of(some: Sequence[tuple[Value, Value]], pairs: Sequence[tuple[Value, Value]]) -> str:
-    """`3 of 5 sites (intervals apart at 2)`."""
-    apart = sum(_apart(a, b) for a, b in some)
-    return f"{len(some)} of {len(pairs)} sites" + (f" (intervals apart at {apart})" if some else "")
+    """`3 of 5 sites (intervals apart at 2)`; `(no intervals)` where it cannot be told."""
+    known = [apart for a, b in some if (apart := _apart(a, b)) is not None]
+    told = f"intervals apart at {sum(known)}" if known else "no intervals"
+    return f"{len(some)} of {len(pairs)} sites" + (f" ({told})" if some else "")
 
 
 def _pairs(a: SuiteData, b: SuiteData, metric: str) -> list[tuple[Value, Value]]:
@@ -184,9 +185,9 @@ def _below(a: Value, b: Value) -> bool:
     return a.value is not None and b.value is not None and a.value < b.value
 
 
-def _apart(a: Value, b: Value) -> bool:
+def _apart(a: Value, b: Value) -> bool | None:
     if a.low is None or a.high is None or b.low is None or b.high is None:
-        return False
+        return None
     return a.high < b.low or b.high < a.low
 
 
@@ -200,8 +201,14 @@ def caution(suites: Sequence[SuiteData]) -> str:
     if documents and min(documents) != max(documents):
         over = f" over {count(min(documents))} to {count(max(documents))}"
     few = documents and min(documents) < FEW_DOCUMENTS
+    if not any(v.low is not None for r in results for at in r.sites.values() for v in at.values()):
+        return (
+            f"There are no intervals: too few held-out documents ({over.removeprefix(' over ')}), "
+            "or no resamples were asked for. How much hangs on the choice of documents is not "
+            "known; each suite is one seed."
+        )
     return (
-        f"Intervals are 95% bootstrap intervals{over} held-out documents: they show how much "
+        f"Intervals are 95% intervals{over} held-out documents: they show how much "
         "hangs on the choice of documents, not on the seed or the training text. Each suite is "
         "one seed, so small differences between suites may not repeat."
         + (" With so few documents the intervals themselves are rough." if few else "")

@@ -40,9 +40,47 @@ def text(**changed: Value | None) -> str:
 def test_a_side_is_taken_only_where_the_interval_lies_on_it() -> None:
     assert "More than half of the error is linear" in text()
     assert "Less than half of the error" in text(vector__r2_error=Value(0.3, 0.28, 0.32))
-    for unsettled in (Value(0.52, 0.48, 0.56), Value(0.6)):
-        assert "half of the error is linear in x is not settled" in text(vector__r2_error=unsettled)
-    assert "(point estimate)" in text(vector__r2_error=Value(0.6))
+    unsettled = text(vector__r2_error=Value(0.52, 0.48, 0.56))
+    assert "half of the error is linear in x is not settled" in unsettled
+
+
+SIDES = (
+    "More than", "Less than", "not settled", "Most of", "Part of", "Next to none", "falls", "rises",
+    "No clear", "lowers", "not clearly", "better", "worse", "is not predicted", "is not linear",
+)  # fmt: skip
+
+
+def test_without_intervals_no_side_is_taken_nor_no_difference_claimed() -> None:
+    """Too few documents: everything is a point estimate, and every sentence says so or is silent
+    on what it would need an interval for."""
+    known = sections(
+        **PURSUED,
+        **SPLICED,
+        scaling__fvu_nonlinear_slope=Value(-0.2),
+        error_saes__fvu_l=Value(0.5),
+        error_saes__fvu_u=Value(0.6),
+        error_saes__u_minus_l=Value(0.1),
+        mlp__r2_u_best=Value(0.2),
+        adjacent__r2_u_from_u=Value(0.1),
+    )
+    bare = {
+        section: {name: Value(value.value) for name, value in values.items()}
+        for section, values in known.items()
+    }
+    first, *rest = verdict(bare).sentences
+    assert first.startswith("No intervals: too few test documents")
+    assert len(rest) >= 9
+    for sentence in rest:
+        claimed = sentence.replace("Better inference", "").replace("might do better", "")
+        assert not any(side in claimed for side in SIDES), sentence
+    assert "was measured on too few documents for an interval" in " ".join(rest)
+
+
+def test_a_lost_interval_is_not_no_change() -> None:
+    lost = {**PURSUED, "pursuit__fvu_change": Value(-0.1)}
+    assert "whether it changes FVU cannot be told (−10% (point estimate))" in text(**lost)
+    assert "does not clearly change" not in text(**lost)
+    assert not text(**lost).startswith("No intervals")
 
 
 def test_baselines() -> None:
@@ -61,7 +99,7 @@ def test_baselines() -> None:
         (Value(0.01, -0.01, 0.03), "Next to none of that is shrinkage"),
         (Value(-0.2, -0.3, -0.1), "Next to none of that is shrinkage"),
         (Value(0.1, -0.1, 0.3), "How much of that is shrinkage is not settled"),
-        (Value(0.3), "How much of that is shrinkage is not settled, 30% (point estimate)"),
+        (Value(0.3), "is shrinkage (α* = 1.100) is known as a point estimate only, 30%"),
     ],
 )
 def test_shrinkage(share: Value, words: str) -> None:
@@ -264,7 +302,7 @@ def test_what_noise_would_give_is_not_laid_at_the_encoder() -> None:
         (Value(0.1, 0.05, 0.15), "An SAE trained on ℓ reconstructs it better"),
         (Value(-0.1, -0.15, -0.05), "An SAE trained on ℓ reconstructs it worse"),
         (Value(0.1, -0.05, 0.25), "do not clearly differ"),
-        (Value(0.1), "do not clearly differ"),
+        (Value(0.1), "How SAEs trained on ℓ and on u differ is known as a point estimate only"),
     ],
 )
 def test_saes_on_the_error(apart: Value, words: str) -> None:

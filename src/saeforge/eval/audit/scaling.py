@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from saeforge.errors import UserError
-from saeforge.eval.bootstrap import interval
+from saeforge.eval.bootstrap import interval, left_out
 from saeforge.eval.result import Value
 
 Array = NDArray[np.float64]
@@ -63,6 +63,7 @@ def power_law(
     fvu: Sequence[float],
     draws_RP: Array | None = None,
     seed: int = 0,
+    documents: int | None = None,
 ) -> PowerLaw:
     """Least squares of relative errors, Σ ((c + a·W^(−m))/FVU − 1)², with c ≥ 0 and a ≥ 0: for
     every m the best c and a in closed form, and m by a grid and golden sections between the best
@@ -79,6 +80,8 @@ def power_law(
         widths: of each SAE; a width again is another seed of it.
         draws_RP: the FVUs of resamples (of the same documents for every SAE), for intervals.
         seed: of the scatter in the draws.
+        documents: where the draws begin with those with a document left out, as
+            `bootstrap.all_sums` has them: how many documents; these are fitted without scatter.
 
     Raises:
         UserError: with fewer than three widths, or an FVU that is not above 0.
@@ -97,9 +100,10 @@ def power_law(
     scatter = _Scatter.of(width_P, residual_P)
     draws_R3 = found_13
     if draws_RP is not None and len(draws_RP):
-        noisy_RP = draws_RP * scatter.drawn(draws_RP.shape, seed)
-        draws_R3 = np.concatenate([found_13, _fit(width_P, noisy_RP)])
-    own_c, own_a, own_m = (interval(draws_R3[:, at]) for at in range(3))
+        without_LP, drawn_RP = np.split(draws_RP, [left_out(documents or 0)])
+        noisy_RP = drawn_RP * scatter.drawn(drawn_RP.shape, seed)
+        draws_R3 = _fit(width_P, np.concatenate([np.asarray(fvu_P)[None], without_LP, noisy_RP]))
+    own_c, own_a, own_m = (interval(draws_R3[:, at], documents) for at in range(3))
     identified, why = _identified(own_c, own_m, width_P, float(fvu_P.min()), scatter)
     worst = float(np.abs(residual_P).max())
     return PowerLaw(own_c, own_a, own_m, identified, why, worst, scatter.assumed, draws_R3)

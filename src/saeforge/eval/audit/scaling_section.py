@@ -65,17 +65,16 @@ def family_scaling(
 ) -> FamilyScaling:
     """Fit the law and the bands, with intervals from the same resamples of documents for all."""
     members = norms.family.members
-    fvu_DW, nonlinear_DW, encoder_DW = _draws([saes[one.name] for one in members], resamples, seed)
+    drawn = _draws([saes[one.name] for one in members], resamples, seed)
+    fvu_DW, nonlinear_DW, documents = drawn.fvu_DW, drawn.nonlinear_DW, drawn.documents
     widths = [one.width for one in members]
     law = None
     if len(widths) >= 3 and np.isfinite(fvu_DW).all() and (fvu_DW > 0).all():
-        law = power_law(widths, fvu_DW[0].tolist(), fvu_DW[1:], seed)
-    by_width = tuple(
-        _bands(fvu_DW[:, w], nonlinear_DW[:, w], encoder_DW[:, w], law) for w in range(len(widths))
-    )
+        law = power_law(widths, fvu_DW[0].tolist(), fvu_DW[1:], seed, documents)
+    by_width = tuple(_bands(drawn, w, law) for w in range(len(widths)))
     laws = {
-        "fvu_slope": bootstrap.interval(slope(widths, fvu_DW)),
-        "fvu_nonlinear_slope": bootstrap.interval(slope(widths, nonlinear_DW)),
+        "fvu_slope": bootstrap.interval(slope(widths, fvu_DW), documents),
+        "fvu_nonlinear_slope": bootstrap.interval(slope(widths, nonlinear_DW), documents),
     }
     if law is not None:
         laws |= {"fvu_c": law.c, "fvu_a": law.a, "fvu_m": law.m}
@@ -85,8 +84,8 @@ def family_scaling(
             "suite": Path(one.name).name,
             "width": one.width,
             "l0": one.l0,
-            "fvu": asdict(bootstrap.interval(fvu_DW[:, w])),
-            "fvu_nonlinear": asdict(bootstrap.interval(nonlinear_DW[:, w])),
+            "fvu": asdict(bootstrap.interval(fvu_DW[:, w], documents)),
+            "fvu_nonlinear": asdict(bootstrap.interval(nonlinear_DW[:, w], documents)),
             "bands": {key: value.value for key, value in by_width[w].items()},
         }
         for w, one in enumerate(members)
@@ -107,10 +106,24 @@ def family_scaling(
     return FamilyScaling(laws, by_width, series)
 
 
-def _draws(
-    saes: list[SaeAudit], resamples: int, seed: int
-) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """FVU, FVU_nl and encoder error [1 + resamples, W]: of all documents, then of each draw.
+@dataclass(frozen=True)
+class _Draws:
+    """FVU, FVU_nl and encoder error [D, W], of rows of documents as `bootstrap` has them.
+
+    Attributes:
+        documents: of FVU and FVU_nl.
+        pursued: those of them in which pursuit was measured.
+    """
+
+    fvu_DW: NDArray[np.float64]
+    nonlinear_DW: NDArray[np.float64]
+    encoder_DW: NDArray[np.float64]
+    documents: int
+    pursued: int
+
+
+def _draws(saes: list[SaeAudit], resamples: int, seed: int) -> _Draws:
+    """Of all SAEs, the same documents.
 
     Pursuit knows fewer tokens than the others, so it gives the share of FVU_nl that it recovers and
     not a difference, which could be more than there is; NaN where they are too few for that, too.
@@ -121,18 +134,24 @@ def _draws(
         columns |= {(w, key): split[key] for key in ("variance", "e", "u")}
         for key in ("taken", "encoder_u", "pursuit_u"):
             columns[w, key] = pursuit.get(key, np.zeros_like(split["e"]))
-    sums = bootstrap.resampled(columns, saes[0].sums("split")["n"], resamples, seed)
+    drawn = bootstrap.resampled(columns, saes[0].sums("split")["n"] > 0, resamples, seed)
     fvu, nonlinear, encoder = [], [], []
     for w in range(len(saes)):
         e, u, variance, taken, before, after = (
-            sums[w, key] for key in ("e", "u", "variance", "taken", "encoder_u", "pursuit_u")
+            drawn.sums[w, key] for key in ("e", "u", "variance", "taken", "encoder_u", "pursuit_u")
         )
         with np.errstate(divide="ignore", invalid="ignore"):
             fvu.append(e / variance)
             nonlinear.append(u / variance)
             enough = before[0] / taken[0] <= STARVED * nonlinear[-1][0]
             encoder.append(nonlinear[-1] * (1 - after / before) if enough else np.nan * e)
-    return np.stack(fvu, axis=1), np.stack(nonlinear, axis=1), np.stack(encoder, axis=1)
+    return _Draws(
+        np.stack(fvu, axis=1),
+        np.stack(nonlinear, axis=1),
+        np.stack(encoder, axis=1),
+        drawn.documents,
+        min(int((columns[w, "taken"] > 0).sum()) for w in range(len(saes))),
+    )
 
 
 def slope(widths: list[int], fvu_DW: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -144,19 +163,22 @@ def slope(widths: list[int], fvu_DW: NDArray[np.float64]) -> NDArray[np.float64]
     return found
 
 
-def _bands(
-    fvu_D: NDArray[np.float64],
-    nonlinear_D: NDArray[np.float64],
-    encoder_D: NDArray[np.float64],
-    law: PowerLaw | None,
-) -> dict[str, Value]:
-    """`scaling.bands`, with intervals; what is not known is null."""
+def _bands(drawn: _Draws, w: int, law: PowerLaw | None) -> dict[str, Value]:
+    """`scaling.bands` of a width, with intervals; what is not known is null, and what pursuit has
+    measured in too few documents has no interval."""
+    fvu_D, nonlinear_D, encoder_D = (
+        found_DW[:, w] for found_DW in (drawn.fvu_DW, drawn.nonlinear_DW, drawn.encoder_DW)
+    )
     c_D = law.draws_R3[:, 0] if law is not None and law.identified else None
     measured = bool(np.isfinite(encoder_D[0]))
     found = bands(fvu_D, nonlinear_D, encoder_D if measured else np.zeros_like(fvu_D), c_D)
     values = {"absent": Value(None), "linear": Value(None)}
-    values |= {key: bootstrap.interval(band_D) for key, band_D in found.items()}
-    return values if measured else values | {"encoder": Value(None)}
+    values |= {key: bootstrap.interval(found[key], drawn.documents) for key in found}
+    if not measured:
+        return values | {"encoder": Value(None)}
+    if drawn.pursued < bootstrap.FEWEST:
+        values |= {key: Value(values[key].value) for key in ("nonlinear", "encoder")}
+    return values
 
 
 def _drawn(law: PowerLaw, widths: list[int]) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """The verdict: what the numbers of a site carry, in words, and nothing more.
 
-A sentence takes a side only where the whole interval lies on that side; without an interval it says
-that it is a point estimate.
+A sentence takes a side only where the whole interval lies on that side. Without an interval it
+gives the point estimate, and says neither a side nor that there is no clear difference.
 """
 
 from collections.abc import Callable, Mapping
@@ -15,7 +15,7 @@ Sections = Mapping[str, Mapping[str, Value]]
 """Measurement → metric → value, at one site."""
 
 COSTLY_FIT = 0.1
-"""Above this fit cost the R² of a probe says more of the number of tokens than of the SAE."""
+"""Above this fit cost the fitted maps say as much of the choice of tokens as of the SAE."""
 NULL = 0.02
 """Above this R² on noise, the probe finds what is not there."""
 NEXT_TO_NONE = 0.05
@@ -42,7 +42,8 @@ ASSUMPTIONS = (
     "features and a dense part can each be behind it; these numbers alone do not tell them apart.",
     "Every number is about these SAEs on this text. What another width than those audited, another "
     "L0 or another seed would give is not in it.",
-    "Intervals are 95%, over test documents, with every fitted map held fixed.",
+    "Intervals are 95%, over test documents, with every fitted map held fixed; a number that was "
+    "measured on too few documents has none, and is called a point estimate.",
 )
 
 
@@ -57,7 +58,7 @@ def verdict(sections: Sections) -> Verdict:
         only = "Nothing else is claimed: the numbers of such an SAE say nothing of the model."
         return Verdict(trivial, (f"Degenerate: {trivial}.", only), ASSUMPTIONS)
     parts: tuple[Callable[[Sections], str | None], ...] = (
-        _unreliable,
+        doubt,
         _linear,
         _shrinkage,
         _nonlinear,
@@ -102,10 +103,11 @@ def _with_interval(value: Value, text: Callable[[float], str]) -> str:
     return f"{signed(value.value)} [{signed(value.low)}, {signed(value.high)}]"
 
 
-def side(value: Value, threshold: float) -> int:
-    """1 or −1 where the whole interval is above or below, else 0."""
+def side(value: Value, threshold: float) -> int | None:
+    """1 or −1 where the whole interval is above or below, 0 where the threshold is in it; None
+    where there is no interval."""
     if value.low is None or value.high is None:
-        return 0
+        return None
     return int(value.low > threshold) - int(value.high < threshold)
 
 
@@ -116,13 +118,29 @@ def _minus(value: Value) -> Value:
     return Value(-value.value, -value.high, -value.low)
 
 
-def _unreliable(sections: Sections) -> str | None:
+def doubt(sections: Sections) -> str | None:
     """What makes every other sentence doubtful."""
+    said = [one for part in (_without_intervals, _unreliable) if (one := part(sections))]
+    return " ".join(said) or None
+
+
+def _without_intervals(sections: Sections) -> str | None:
+    fvu = _get(sections, "split", "fvu")
+    if fvu.value is None or fvu.low is not None:
+        return None
+    return (
+        "No intervals: too few test documents, or no resamples were asked for. What follows are "
+        "point estimates, which take no side."
+    )
+
+
+def _unreliable(sections: Sections) -> str | None:
     cost, noise = _get(sections, "vector", "fit_cost"), _get(sections, "null", "r2_noise")
     if cost.value is not None and cost.value > COSTLY_FIT:
         return (
-            "Too few tokens for firm numbers: fitting them makes the nonlinear part about "
-            f"{cost.value:.0%} too large, so R² is understated; audit more tokens."
+            f"Too few tokens for firm numbers: fitting ℓ to them adds about {cost.value:.0%} or "
+            "more to what it leaves. R² and FVU_nl are without that, but ℓ itself, what is put "
+            "back into the model and what is fitted to u are not; audit more tokens."
         )
     if side(noise, NULL) == 1:
         return f"The probe finds R² {shown(noise)} in pure noise; the other R² are suspect."
@@ -135,6 +153,7 @@ def _linear(sections: Sections) -> str | None:
         1: "More than half of the error is linear in x",
         -1: "Less than half of the error is linear in x",
         0: "Whether half of the error is linear in x is not settled",
+        None: "What of the error is linear in x is known as a point estimate only",
     }
     return f"{words[side(r2, 0.5)]}: R² {shown(r2)}."
 
@@ -142,7 +161,7 @@ def _linear(sections: Sections) -> str | None:
 def _shrinkage(sections: Sections) -> str | None:
     """What R² would be without shrinkage. (R² of e ~ a·x does not say: it is FVU for any SAE whose
     error is orthogonal to its output, α* = 1.)"""
-    if side(_get(sections, "vector", "r2_error"), 0.0) != 1:
+    if side(_get(sections, "vector", "r2_error"), 0.0) in (0, -1):
         return None
     found = [
         f"{shown(value)} {what}"
@@ -151,7 +170,9 @@ def _shrinkage(sections: Sections) -> str | None:
     ]
     if not found:
         return None
-    return f"{_artefact(sections)}: R² would be {', '.join(found)}."
+    return (
+        f"{_artefact(sections)}: R² would be {', '.join(found)}, each without the cost of its fit."
+    )
 
 
 def _artefact(sections: Sections) -> str:
@@ -166,6 +187,8 @@ def _artefact(sections: Sections) -> str:
     what = "wrong scale" if alpha is not None and alpha < TOO_LARGE else "shrinkage"
     if share.value is None:
         return f"With {what} controlled for{at}"
+    if side(share, 0.0) is None:
+        return f"What of that is {what}{at} is known as a point estimate only, {percent(share)}"
     if side(share, 0.5) == 1:
         return f"Most of that, {percent(share)}, is {what}{at}"
     if side(gone, 0.5) == 1:  # so little is left that its R² does not say so
@@ -197,6 +220,8 @@ def _width(sections: Sections) -> str | None:
         1: "FVU_nl rises with width over the widths audited ({}); beyond them it may not",
         0: "No clear change of FVU_nl with width over the widths audited ({}), which does not "
         "make it constant",
+        None: "How FVU_nl changes with width over the widths audited is known as a point estimate "
+        "only ({})",
     }
     return f"{words[side(slope, 0.0)].format(f'd ln FVU_nl/d ln width {shown(slope)}')}."
 
@@ -216,6 +241,11 @@ def _pursuit(sections: Sections) -> str | None:
         return f"{start} lowers FVU by {percent(_minus(total))}{part}{end}."
     if side(total, 0.0) == 1:
         return f"{start} raises FVU by {percent(total)}: it is no better than the encoder here."
+    if side(total, 0.0) is None:
+        return (
+            f"{start} was measured on too few documents for an interval: whether it changes FVU "
+            f"cannot be told ({percent(total)})."
+        )
     return f"{start} does not clearly change FVU ({percent(total)})."
 
 
@@ -292,6 +322,7 @@ def _error_saes(sections: Sections) -> str | None:
         1: "An SAE trained on ℓ reconstructs it better than one trained on u does u",
         -1: "An SAE trained on ℓ reconstructs it worse than one trained on u does u",
         0: "SAEs trained on ℓ and on u do not clearly differ in how well they reconstruct",
+        None: "How SAEs trained on ℓ and on u differ is known as a point estimate only",
     }
     return (
         f"{words[side(apart, 0.0)]}: FVU {shown(linear)} and {shown(nonlinear)}, each of its own "
@@ -313,6 +344,7 @@ def _extractors(sections: Sections) -> str | None:
         1: "Part of u is predicted from x, by",
         0: "u is not clearly predicted from x by",
         -1: "u is not predicted from x by",
+        None: "What of u is predicted from x is known as a point estimate only, by",
     }
     said = " and ".join(f"{what} (R² {shown(value)})" for what, value in found)
     more = "a larger one might do better" if len(found) == 1 else "larger ones might do better"
@@ -328,14 +360,22 @@ def _adjacent(sections: Sections) -> str | None:
     }
     if not found:
         return None
-    sides = [side(value, 0.0) for value in found.values()]
+    sides = [one for value in found.values() if (one := side(value, 0.0)) is not None]
     words = {
         1: "Part of u is linear in what the site before has",
         0: "u is not clearly linear in what the site before has",
         -1: "u is not linear in what the site before has",
+        None: "What of u is linear in what the site before has is known as a point estimate only",
     }
     said = ", ".join(f"from its {name} R² {shown(value)}" for name, value in found.items())
-    return f"{words[max(sides)]}: {said}."
+    return f"{words[max(sides, default=None)]}: {said}."
+
+
+def _beyond(value: Value, other: Value) -> tuple[int | None, int | None]:
+    """The sides of the other's upper and lower end that the value is on."""
+    if other.low is None or other.high is None:
+        return None, None
+    return side(value, other.high), side(value, other.low)
 
 
 def _downstream(sections: Sections) -> str | None:
@@ -345,6 +385,12 @@ def _downstream(sections: Sections) -> str | None:
     )
     if linear.value is None or gap.value is None:
         return None
+    if side(gap, 0.0) is None:
+        return (
+            f"The SAE's cost to the model's loss, {shown(gap)} nats, was measured on too few "
+            "documents for an interval: whether it is above 0, and which part of the error causes "
+            "it, cannot be told."
+        )
     if side(gap, 0.0) != 1:
         return (
             f"The SAE's cost to the model's loss is not clearly above 0 ({shown(gap)} nats), so "
@@ -354,8 +400,9 @@ def _downstream(sections: Sections) -> str | None:
         f"The SAE costs the model {shown(gap)} nats; putting ℓ back recovers {percent(linear)} of "
         f"that, putting u back {percent(nonlinear)} (the two need not add up)."
     )
-    if share.value is None or share.low is None or share.high is None:
+    above, below = _beyond(linear, share)
+    if above is None or below is None:
         return found
     words = {1: "more than", -1: "less than", 0: "not clearly different from"}
-    apart = max(side(linear, share.high), 0) + min(side(linear, share.low), 0)
+    apart = max(above, 0) + min(below, 0)
     return f"{found} What ℓ recovers is {words[apart]} its share of ‖e‖², {percent(share)}."

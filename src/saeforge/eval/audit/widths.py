@@ -147,8 +147,8 @@ class Norms:
         """For every pair (i, j) of widths, i the smaller: `r2` of ‖e_j‖ from ‖e_i‖,
         `r2_with_nonlinear` with ‖u_i‖ added, and `added_percent`."""
         flat = self._test_RPP.flatten(1).cpu().numpy()
-        sums = bootstrap.resampled(dict(enumerate(flat.T)), flat[:, 0], resamples, seed)
-        test_DPP = np.stack(list(sums.values()), axis=1).reshape(-1, self._p, self._p)
+        drawn = bootstrap.resampled(dict(enumerate(flat.T)), flat[:, 0] > 0, resamples, seed)
+        test_DPP = np.stack(list(drawn.sums.values()), axis=1).reshape(-1, self._p, self._p)
         fit_PP = self._second_PP.cpu().numpy()
         count, found = len(self.family.members), {}
         for i in range(count):
@@ -158,9 +158,9 @@ class Norms:
                 with np.errstate(divide="ignore", invalid="ignore"):
                     added_D = added_percent(first_D, both_D)
                 found[i, j] = {
-                    "r2": bootstrap.interval(first_D),
-                    "r2_with_nonlinear": bootstrap.interval(both_D),
-                    "added_percent": bootstrap.interval(added_D),
+                    "r2": drawn.interval(first_D),
+                    "r2_with_nonlinear": drawn.interval(both_D),
+                    "added_percent": drawn.interval(added_D),
                 }
         return found
 
