@@ -36,37 +36,41 @@ def test_streaming_equals_direct_least_squares(monkeypatch: pytest.MonkeyPatch) 
     fit_x, fit_x_hat = direct.at("x", folds.FIT), direct.at("x_hat", folds.FIT)
     test_x, test_x_hat = direct.at("x", folds.TEST), direct.at("x_hat", folds.TEST)
     fit_e, e = fit_x - fit_x_hat, test_x - test_x_hat
-    u = e - direct.predict(fit_x, fit_e, test_x)
-    variance = np.square(test_x - fit_x.mean(0)).sum()
+    second_x = direct.at("x", folds.SECOND)
+    second_e = second_x - direct.at("x_hat", folds.SECOND)
+    u, again = (
+        e - direct.predict(*fitted, test_x) for fitted in ((fit_x, fit_e), (second_x, second_e))
+    )
+    product, variance = u * again, np.square(test_x - fit_x.mean(0)).sum()
     expected = {
         "split.fvu": np.square(e).sum() / variance,
-        "split.fvu_nonlinear": np.square(u).sum() / variance,
-        "vector.r2_error": 1 - np.square(u).sum() / np.square(e - fit_e.mean(0)).sum(),
+        "split.fvu_nonlinear": product.sum() / variance,
+        "vector.r2_error": 1 - product.sum() / np.square(e - fit_e.mean(0)).sum(),
         "vector.r2_error_per_dimension": np.mean(
-            1 - np.square(u).sum(0) / np.square(e - fit_e.mean(0)).sum(0)
+            1 - product.sum(0) / np.square(e - fit_e.mean(0)).sum(0)
         ),
     }
-    fit_norm, norm = np.square(fit_e).sum(1), np.square(e).sum(1)
-    residual = norm - direct.predict(fit_x, fit_norm, test_x)
-    expected["norm.r2_error_norm"] = (
-        1 - np.square(residual).sum() / np.square(norm - fit_norm.mean()).sum()
+    fit_norm, second_norm, norm = (np.square(v).sum(1) for v in (fit_e, second_e, e))
+    residual = (norm - direct.predict(fit_x, fit_norm, test_x)) * (
+        norm - direct.predict(second_x, second_norm, test_x)
     )
+    expected["norm.r2_error_norm"] = 1 - residual.sum() / np.square(norm - fit_norm.mean()).sum()
     centred_x, centred_x_hat = fit_x - fit_x.mean(0), fit_x_hat - fit_x_hat.mean(0)
     expected["shrinkage.alpha"] = (centred_x * centred_x_hat).sum() / np.square(centred_x_hat).sum()
     recalibrated = direct.predict(fit_x_hat, fit_x, fit_x_hat)
     left, test_left = fit_x - recalibrated, test_x - direct.predict(fit_x_hat, fit_x, test_x_hat)
-    residual = test_left - direct.predict(fit_x, left, test_x)
-    expected["shrinkage.r2_error_affine"] = (
-        1 - np.square(residual).sum() / np.square(test_left).sum()
+    second_left = second_x - direct.predict(fit_x_hat, fit_x, second_x - second_e)
+    residual = (test_left - direct.predict(fit_x, left, test_x)) * (
+        test_left - direct.predict(second_x, second_left, test_x)
     )
+    expected["shrinkage.r2_error_affine"] = 1 - residual.sum() / np.square(test_left).sum()
     for name, value in expected.items():
         assert found[name].value == pytest.approx(float(value), rel=1e-8, abs=1e-10), name
-    second_x = direct.at("x", folds.SECOND)
-    second_u = second_x - direct.at("x_hat", folds.SECOND)
-    second_u = second_u - direct.predict(fit_x, fit_e, second_x)
+    second_u = second_e - direct.predict(fit_x, fit_e, second_x)
     target, at = np.square(second_u).sum(1), np.square(u).sum(1)
     residual = at - direct.predict(second_x, target, test_x)
-    value = 1 - np.square(residual).sum() / np.square(at - target.mean()).sum()
+    kept = 1 - (x.shape[1] + 1) / len(second_x)
+    value = 1 - kept * np.square(residual).sum() / np.square(at - target.mean()).sum()
     assert found["ladder.r2_norm_u"].value == pytest.approx(float(value), rel=1e-8)
     for value_ in (found["split.fvu"], found["vector.r2_error_per_dimension"]):
         assert value_.value is not None and value_.low is not None and value_.high is not None
@@ -79,11 +83,14 @@ def test_u_is_the_nonlinear_part_of_the_map() -> None:
     x_hat = nonlinear(x)
     direct = Direct.of(x, x_hat, document)
     fit_x, test_x = direct.at("x", folds.FIT), direct.at("x", folds.TEST)
-    linear = direct.predict(fit_x, direct.at("x_hat", folds.FIT), test_x)
-    residual = direct.at("x_hat", folds.TEST) - linear
+    one, two = (
+        direct.at("x_hat", folds.TEST)
+        - direct.predict(direct.at("x", fold), direct.at("x_hat", fold), test_x)
+        for fold in (folds.FIT, folds.SECOND)
+    )
     variance = np.square(test_x - fit_x.mean(0)).sum()
     found = sf.audit(x, x_hat, document, resamples=0)
-    assert found.fvu_nonlinear == pytest.approx(np.square(residual).sum() / variance, rel=1e-9)
+    assert found.fvu_nonlinear == pytest.approx((one * two).sum() / variance, rel=1e-9)
 
 
 @pytest.mark.parametrize("alpha", [0.1, 0.5, 2.0])

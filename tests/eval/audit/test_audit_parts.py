@@ -24,6 +24,7 @@ from saeforge.eval.audit.positions import ErrorByPosition
 from saeforge.eval.audit.run import audit_banks
 from saeforge.eval.audit.scaling import SEED_NOISE, bands, power_law
 from saeforge.eval.audit.wide import WideSae
+from saeforge.eval.bootstrap import FEWEST
 from saeforge.eval.result import Value
 
 
@@ -75,7 +76,8 @@ def test_what_the_site_before_knows_is_found() -> None:
     second, test = direct.fold == folds.SECOND, direct.fold == folds.TEST
     left = e[test] - direct.predict(before[second], e[second], before[test])
     total = np.square(e[test] - e[second].mean(0)).sum()
-    expected = 1 - np.square(left).sum() / total
+    kept = 1 - (x.shape[1] + 1) / second.sum()  # without the cost of the fit
+    expected = 1 - kept * np.square(left).sum() / total
     assert other["r2_e_from_x_hat"].value == pytest.approx(float(expected), rel=1e-8)
 
 
@@ -203,7 +205,28 @@ def test_every_interval_follows_the_options_of_the_bootstrap() -> None:
     assert not [name for name, ends in intervals(0, 0).items() if ends != (None, None)]
     one, other = intervals(40, 0), intervals(40, 1)
     for name in ("vector.r2_error_per_dimension", "downstream.gap", "split.fvu"):
-        assert one[name] != (None, None) and one[name] != other[name], name
+        assert one[name] != (None, None), name
+    assert any(one[name] != other[name] for name in one)  # where the resamples reach furthest
+
+
+@pytest.mark.parametrize(("tokens", "known"), [(60, False), (300, True)])
+def test_pursuit_counts_the_documents_that_it_saw(tokens: int, known: bool) -> None:
+    """Of 15 test documents it sees a few, or most. Of a few it says nothing, not even that it
+    changes nothing; of most it has intervals, of those alone."""
+    lm, sample, site = tiny_llama(), held_out(60, 150), "layers.1"
+    config = AuditConfig(
+        bootstrap=300, mlp=0, codes=0, zeroing=0, adjacent=False, downstream=0, pursuit=tokens
+    )
+    found = audit_banks({"one": {site: random_sae(1)}}, lm, sample, config)["one"]
+    seen = found.sections["pursuit"].series[site]["documents"]["test"]
+    assert (seen >= FEWEST) == known and seen < found.documents
+    change = found.value(site, "pursuit", "fvu_change")
+    assert change.value is not None
+    assert (change.low is not None) == known
+    assert found.value(site, "split", "fvu").low is not None
+    said = " ".join(found.verdicts[site].sentences)
+    assert ("whether it changes FVU cannot be told" in said) != known
+    assert "does not clearly change FVU" not in said
 
 
 WIDTHS = [512 * 2**i for i in range(6)]

@@ -41,6 +41,7 @@ class AdjacentSites(Measurement):
         self._grams: dict[str, Gram] = {}
         self._crosses: dict[tuple[str, str], Cross] = {}
         self._maps: dict[tuple[str, str], Affine] = {}
+        self._kept: dict[str, float] = {}
 
     def second(self, parts: Parts) -> None:
         before = parts.rows.before
@@ -62,6 +63,7 @@ class AdjacentSites(Measurement):
             if not bool(varies(gram).any()):
                 continue  # a dead SAE before: x̂ is constant and u is 0
             own = Factor.of(gram, "adjacent site")
+            self._kept[source] = 1.0 - (own.rank + 1) / gram.n
             for target in ("l", "u"):
                 self._maps[target, source] = own.fit(self._crosses.pop((target, source)))
         self._crosses = {}
@@ -76,8 +78,9 @@ class AdjacentSites(Measurement):
                 continue
             l_map, u_map = self._maps["l", source], self._maps["u", source]
             left_l_ND, left_u_ND = parts.l_ND - l_map(v_ND), parts.u_ND - u_map(v_ND)
-            found[f"l_{source}"], found[f"u_{source}"] = square(left_l_ND), square(left_u_ND)
-            found[f"e_{source}"] = square(left_l_ND + left_u_ND)
+            lefts = {"l": left_l_ND, "u": left_u_ND, "e": left_l_ND + left_u_ND}
+            for target, left_ND in lefts.items():
+                found[f"{target}_{source}"] = self._kept[source] * square(left_ND)
             if "e_total" not in found:  # the means are those of the targets, whatever the source
                 found["l_total"] = square(parts.l_ND - l_map.y_mean_V)
                 found["u_total"] = square(parts.u_ND - u_map.y_mean_V)

@@ -21,6 +21,7 @@ from saeforge.eval.audit.norm import NormProbeOfError
 from saeforge.eval.audit.shrinkage import ShrinkageLadder
 from saeforge.eval.audit.split import FvuSplit
 from saeforge.eval.audit.vector import VectorProbe
+from saeforge.eval.audit.verdict import doubt
 from saeforge.eval.result import Value
 
 BASE: tuple[type[Measurement], ...] = (
@@ -47,11 +48,13 @@ class Audit:
         sections: measurement → metric → value with its 95% interval (over documents).
         folds: fit, second, test → number of tokens.
         reason: why it is degenerate, or None.
+        doubt: why its numbers are not firm (too few documents or tokens), in words, or None.
     """
 
     sections: dict[str, dict[str, Value]]
     folds: dict[str, int]
     reason: str | None
+    doubt: str | None
 
     def __getitem__(self, key: str) -> Value:
         """A number with its interval, as `audit["split.fvu"]`."""
@@ -65,7 +68,7 @@ class Audit:
 
     @property
     def fvu_nonlinear(self) -> float:
-        """Σ‖u‖²/Σ‖x − x̄‖²."""
+        """Σ⟨u, u′⟩/Σ‖x − x̄‖², without the cost of fitting ℓ; see docs/notes/numerics.md."""
         return _number(self["split.fvu_nonlinear"])
 
     @property
@@ -103,9 +106,9 @@ def audit(
 ) -> Audit:
     """Decompose the error e = x − x̂ of an SAE into ℓ = OLS[e | x] and u = e − ℓ.
 
-    The maps are fitted on half of the documents (by tokens); what is fitted to ℓ and u themselves
-    on a quarter; everything is measured on the last quarter. Works in float64, a chunk of rows at
-    a time (Engels et al. 2024, Decomposing the Dark Matter of Sparse Autoencoders, section 3).
+    The maps are fitted on half of the documents (by tokens); ℓ again, and what is fitted to ℓ and u
+    themselves, on a quarter; everything is measured on the last quarter. Works in float64, a chunk
+    of rows at a time (Engels et al. 2024, Decomposing the Dark Matter of Sparse Autoencoders, section 3).
 
     Args:
         x: activations [tokens, d].
@@ -147,6 +150,7 @@ def audit(
             sections["vector"]["r2_error"].value,
             sections["shrinkage"]["alpha"].value,
         ),
+        doubt(sections),
     )
 
 

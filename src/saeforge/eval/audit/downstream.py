@@ -12,7 +12,7 @@ from torch import Tensor
 from saeforge.dictionary.base import SAE
 from saeforge.eval import bootstrap
 from saeforge.eval.audit.engine import Sums
-from saeforge.eval.audit.fits import Fit
+from saeforge.eval.audit.fits import Fit, dot, square
 from saeforge.eval.banks import LM_TOKENS, reconstruct
 from saeforge.eval.held_out import HeldOut
 from saeforge.eval.progress import Tick
@@ -36,7 +36,7 @@ METRICS = {
     "recovered_linear": Metric("Recovered by ℓ", "(CE(x̂) − CE(x̂ + ℓ))/(CE(x̂) − CE)."),
     "recovered_nonlinear": Metric("Recovered by u", "(CE(x̂) − CE(x̂ + u))/(CE(x̂) − CE)."),
     "squared_share_linear": Metric(
-        "‖e‖² share of ℓ", "1 − Σ‖u‖²/Σ‖e‖² over the same tokens: what to compare with."
+        "‖e‖² share of ℓ", "1 − Σ⟨u, u′⟩/Σ‖e‖² over the same tokens: what to compare with."
     ),
 }
 STATISTICS: dict[str, bootstrap.Statistic] = {
@@ -139,8 +139,9 @@ def _replacements(sae: SAE, fit: Fit) -> Mapping[str, Callable[[Tensor], Tensor]
 def _norms(
     site: str, sae: SAE, fit: Fit, lm: LanguageModel, batch: HeldOut, counted_NT: Tensor
 ) -> dict[str, Tensor]:
-    """‖e‖² and ‖u‖² at the counted positions."""
+    """‖e‖² and ⟨u, u′⟩ at the counted positions."""
     x_ND = lm.capture(batch.tokens_NT, [site])[site][counted_NT]
     e_ND = x_ND.double() - reconstruct(sae, x_ND).double()
-    u_ND = e_ND - fit.linear(x_ND.double())
-    return {"e": e_ND.square().sum(dim=1), "u": u_ND.square().sum(dim=1)}
+    assert fit.again is not None
+    u_ND, again_ND = (e_ND - map_(x_ND.double()) for map_ in (fit.linear, fit.again))
+    return {"e": square(e_ND), "u": dot(u_ND, again_ND)}

@@ -1,14 +1,14 @@
 """The streaming engine: three phases over the tokens of one site, for all its SAEs at once.
 
 Phase 1 (fit documents) accumulates float64 moments of x, of each x̂, and of x with x̂; one factor of
-x's Gram then gives every SAE's linear maps. Phase 2 (second documents) fits what needs e, ℓ and u,
-again with one factor. Phase 3 (test documents) measures, summing scalars by document, so that
-intervals come from resampling documents with every map held fixed. Each token is encoded once, and
+x's Gram then gives every SAE's linear maps. Phase 2 (second documents) fits ℓ again, and what needs
+e, ℓ and u, with one factor too. Phase 3 (test documents) measures, summing scalars by document, so
+that intervals come from the documents with every map held fixed. Each token is encoded once, and
 memory is O(D²) per SAE plus a row of scalars per document.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,7 @@ from saeforge.eval.audit import folds
 from saeforge.eval.audit.fits import Before, Fit, Parts, Rows, SaeMoments, Tokens
 from saeforge.eval.audit.least_squares import Factor
 from saeforge.eval.audit.measurement import Measurement, Place
-from saeforge.eval.audit.moments import Gram
+from saeforge.eval.audit.moments import Cross, Gram
 from saeforge.eval.audit.widths import Trained, Widths
 from saeforge.eval.progress import Tick
 from saeforge.eval.result import Value
@@ -80,6 +80,7 @@ class SaeAudit:
         self.measurements = {one.name: one for one in measurements}
         self.fit: Fit | None = None
         self._moments: SaeMoments | None = SaeMoments(place.d, place.device, place.codes)
+        self._again: Cross | None = Cross(place.d, place.d, place.device)
         self._sums = {one.name: Sums(place.documents, place.device) for one in measurements}
 
     def add(self, phase: int, rows: Rows) -> Parts | None:
@@ -93,10 +94,12 @@ class SaeAudit:
         assert self.fit is not None
         parts = self.fit.parts(rows)
         if phase == folds.SECOND:
+            assert self._again is not None
+            self._again.add(rows.shifted_ND, parts.e_ND)
             for one in self.measurements.values():
                 one.second(parts)
             return parts
-        common = parts.common()
+        common = parts.common
         for one in self.measurements.values():
             self._sums[one.name].add(rows.tokens.document_N, common | one.test(parts))
         return parts
@@ -109,6 +112,8 @@ class SaeAudit:
             for one in self.measurements.values():
                 one.fitted(self.fit)
         elif phase == folds.SECOND:
+            assert self.fit is not None and self._again is not None
+            self.fit, self._again = replace(self.fit, again=factor.fit(self._again)), None
             for one in self.measurements.values():
                 one.seconded(factor)
 

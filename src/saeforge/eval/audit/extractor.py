@@ -111,7 +111,7 @@ def metrics(widths: Mapping[int, str]) -> dict[str, Metric]:
 
 
 def _r2(width: int) -> Statistic:
-    return lambda s: r_squared(s, f"u_{width}", "u", "variance")
+    return lambda s: r_squared(s, f"u_{width}", "u_squared", "variance")
 
 
 def train(network: nn.Module, x_ND: Tensor, y_ND: Tensor) -> nn.Module:

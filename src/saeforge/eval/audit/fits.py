@@ -1,6 +1,7 @@
 """What is fitted of an SAE on the fit fold, and the parts of its error on the other folds."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from jaxtyping import Float, Int
@@ -97,6 +98,7 @@ class Fit:
     Attributes:
         factor: of x.
         linear: ℓ = OLS[e | x].
+        again: the same, fitted on the second fold; None until that is over.
         alpha: α* of min Σ‖x − αx̂ − c‖²; None where x̂ is constant.
         affine: OLS[x | x̂], the affine recalibration; None where x̂ is constant.
         scalar, diagonal_D: of OLS of e on a·x + c and on diag·x + c.
@@ -112,6 +114,7 @@ class Fit:
     scalar: float
     diagonal_D: Float[Tensor, " D"]
     codes: CodeFit | None = None
+    again: Affine | None = None
 
     @classmethod
     def of(cls, factor: Factor, moments: SaeMoments) -> "Fit":
@@ -143,32 +146,49 @@ class Fit:
         """e, ℓ and u of rows."""
         e_ND = rows.x_ND - rows.x_hat_ND
         l_ND = self.linear(rows.x_ND)
-        return Parts(rows, self, e_ND, l_ND, e_ND - l_ND)
+        u_ND = e_ND - l_ND
+        again_ND = None if self.again is None else e_ND - self.again(rows.x_ND)
+        return Parts(rows, self, e_ND, l_ND, u_ND, again_ND)
 
 
 @dataclass(frozen=True)
 class Parts:
-    """Rows with their error e = ℓ + u."""
+    """Rows with their error e = ℓ + u.
+
+    Attributes:
+        again_ND: e − ℓ with the map of the second fold, u′; None until that is known.
+    """
 
     rows: Rows
     fit: Fit
     e_ND: Float[Tensor, "N D"]
     l_ND: Float[Tensor, "N D"]
     u_ND: Float[Tensor, "N D"]
+    again_ND: Float[Tensor, "N D"] | None = None
 
     def alone(self) -> "Before":
         """What the next site's rows know of these."""
         return Before(self.rows.x_ND, self.rows.x_hat_ND, self.l_ND, self.u_ND)
 
+    @cached_property
     def common(self) -> dict[str, Float[Tensor, " N"]]:
         """What every measurement's sums share; the means are those of the fit fold, so that nothing
-        is estimated on the tokens that are reported on."""
+        is estimated on the tokens that are reported on.
+
+        `u` is ⟨u, u′⟩ and no square: ‖u‖² also has the square of what the noise of a fit adds to
+        ℓ, a share of about (rank + 1)/tokens that more tokens would not have. The noises of two
+        fits on different documents are independent, so their product has none, however alike the
+        tokens of a document are. `u_squared` and `again_squared` are ‖u‖² and ‖u′‖².
+        """
+        assert self.again_ND is not None
         return {
             "n": torch.ones_like(self.e_ND[:, 0]),
             "variance": square(self.rows.x_ND - self.fit.linear.x_mean_D),
             "e": square(self.e_ND),
             "e_centred": square(self.e_ND - self.fit.linear.y_mean_V),
-            "u": square(self.u_ND),
+            "u": dot(self.u_ND, self.again_ND),
+            "u_squared": square(self.u_ND),
+            "again_squared": square(self.again_ND),
         }
 
 
@@ -185,3 +205,8 @@ class Before:
 def square(v_ND: Float[Tensor, "N D"]) -> Float[Tensor, " N"]:
     """‖v‖² of each row."""
     return v_ND.square().sum(dim=1)
+
+
+def dot(v_ND: Float[Tensor, "N D"], w_ND: Float[Tensor, "N D"]) -> Float[Tensor, " N"]:
+    """⟨v, w⟩ of each row."""
+    return (v_ND * w_ND).sum(dim=1)

@@ -24,10 +24,11 @@ NAMES = ("fvu_nonlinear", "nonlinear_share", "r2_error")
 
 @dataclass
 class _Site:
-    """What is known of x at a site: its Gram by fold, and the factor of the fit fold's."""
+    """What is known of x at a site: its Gram by fold, and the factors of the fit and the second
+    fold's."""
 
     grams: dict[int, Gram]
-    factor: Factor | None = None
+    factors: dict[int, Factor] = field(default_factory=dict)
     whole: bool = field(default=False)
 
     def shifted(self, fold: int, x_ND: Tensor) -> Tensor:
@@ -37,8 +38,9 @@ class _Site:
 
     def finish(self, where: str) -> None:
         """All tokens were seen; of constant activations there is no factor."""
-        if not self.whole and bool(varies(self.grams[folds.FIT]).any()):
-            self.factor = Factor.of(self.grams[folds.FIT], where)
+        fitted = {fold: gram for fold, gram in self.grams.items() if fold != folds.TEST}
+        if not self.whole and all(bool(varies(gram).any()) for gram in fitted.values()):
+            self.factors = {fold: Factor.of(gram, where) for fold, gram in fitted.items()}
         self.whole = True
 
 
@@ -66,7 +68,7 @@ class InRunAudit:
             raise UserError(f"train.audit: {error}; set train.eval_tokens") from None
         self.fold_R = torch.from_numpy(fold_R).to(device)
         self._sites = {
-            site: _Site({fold: Gram(d, device) for fold in (folds.FIT, folds.TEST)})
+            site: _Site({fold: Gram(d, device) for fold in dict.fromkeys(folds.phases(fold_R))})
             for site, d in widths.items()
         }
 
@@ -76,7 +78,7 @@ class InRunAudit:
 
 
 class Tally:
-    """Moments of x with e in two folds."""
+    """Moments of x with e in every fold."""
 
     def __init__(self, audit: InRunAudit, site: str, known: _Site) -> None:
         self._audit, self._site, self._known = audit, site, known
@@ -100,20 +102,25 @@ class Tally:
         """The numbers of `NAMES`, those of `saeforge audit` on the same tokens; NaN where they are
         undefined.
 
-        Σ‖u‖² = tr(S_ee − 2WᵀS_xe + WᵀS_xxW) + n‖(ē' − ē) − (x̄' − x̄)W‖², S and the primed means of
-        the test fold, W and the others of the fit fold.
+        Σ⟨u, u'⟩ = tr(S_ee − (V + W)ᵀS_xe + VᵀS_xxW) + n⟨m_V, m_W⟩ with m_W = (ē' − ē) − (x̄' − x̄)W,
+        S and the primed means of the test fold, V and W with their means of the fit and of the
+        second fold.
         """
         self._known.finish(f"site {self._site}")
-        if self._known.factor is None:
+        if not self._known.factors:
             return dict.fromkeys(NAMES, math.nan)
-        fit, test = self._crosses[folds.FIT], self._crosses[folds.TEST]
-        fit_x, test_x = self._known.grams[folds.FIT], self._known.grams[folds.TEST]
-        weight_DD = self._known.factor.fit(fit).weight_DV
-        e_D, x_D = test.mean_V - fit.mean_V, test_x.mean_D - fit_x.mean_D
-        spread = float(test.variance_V.sum())
-        explained_DD = 2 * test.centred_DV(test_x) - test_x.scatter_DD @ weight_DD
-        u = spread - float((weight_DD * explained_DD).sum())
-        u += test.n * float((e_D - x_D @ weight_DD).square().sum())
+        maps = [factor.fit(self._crosses[fold]) for fold, factor in self._known.factors.items()]
+        first, again = maps[0], maps[-1]  # of two documents there is one
+        test, test_x = self._crosses[folds.TEST], self._known.grams[folds.TEST]
+        e_D, x_D = test.mean_V - first.y_mean_V, test_x.mean_D - first.x_mean_D
+        spread, moment_DD = float(test.variance_V.sum()), test.centred_DV(test_x)
+        u = spread - float(((first.weight_DV + again.weight_DV) * moment_DD).sum())
+        u += float((first.weight_DV * (test_x.scatter_DD @ again.weight_DV)).sum())
+        left_D, again_D = (
+            test.mean_V - one.y_mean_V - (test_x.mean_D - one.x_mean_D) @ one.weight_DV
+            for one in (first, again)
+        )
+        u += test.n * float(left_D @ again_D)
         u = max(u, 0.0)  # of an affine SAE it is a rounding error
         e = spread + test.n * float(test.mean_V.square().sum())
         centred = spread + test.n * float(e_D.square().sum())

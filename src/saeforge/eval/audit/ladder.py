@@ -21,7 +21,8 @@ class NormLadder(Measurement):
     title = "Norm ladder"
     about = (
         "OLS of ‖v‖² on x, fitted on the second fold (the maps behind ℓ and u are fitted on the "
-        "first), measured on the test documents. Engels et al. 2024 expect it to fall in this "
+        "first), measured on the test documents, less (rank + 1)/tokens of what the fit leaves: "
+        "its cost, where tokens are independent. Engels et al. 2024 expect it to fall in this "
         "order."
     )
     metrics: ClassVar[Mapping[str, Metric]] = {

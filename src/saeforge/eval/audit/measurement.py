@@ -94,28 +94,39 @@ class Measurement(ABC):
 
 
 class NormProbe:
-    """OLS with bias of scalars on x, fitted on one fold: v → â(x)."""
+    """OLS with bias of scalars on x, fitted on one fold or on two: v → â(x).
+
+    R² is without the cost of fitting. Of two fits, the residuals are multiplied (see
+    `Parts.common`); of one, their squares are taken times 1 − (rank + 1)/tokens, which is what is
+    too much where tokens are independent.
+    """
 
     def __init__(self, names: tuple[str, ...], place: Place) -> None:
-        self.names = names
-        self.cross = Cross(place.d, len(names), place.device)
-        self.map: Affine | None = None
+        self.names, self.place = names, place
+        self.maps: list[Affine] = []
+        self._cross: Cross | None = None
+        self._kept = 1.0
 
     def add(self, shifted_ND: Tensor, targets: Mapping[str, Tensor]) -> None:
         """Count rows of the fold in that it is fitted on."""
-        self.cross.add(shifted_ND, torch.stack([targets[name] for name in self.names], dim=1))
+        if self._cross is None:
+            self._cross = Cross(self.place.d, len(self.names), self.place.device)
+        self._cross.add(shifted_ND, torch.stack([targets[name] for name in self.names], dim=1))
 
     def solve(self, factor: Factor) -> None:
-        """Fit it."""
-        self.map = factor.fit(self.cross)
+        """The fold is over."""
+        assert self._cross is not None
+        self.maps.append(factor.fit(self._cross))
+        self._cross = None
+        self._kept = 1.0 if len(self.maps) > 1 else 1.0 - (factor.rank + 1) / factor.gram.n
 
     def test(self, x_ND: Tensor, targets: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Squared residuals (`<name>_residual`), deviations from the mean (`<name>_total`) and
         targets (`<name>_square`) of held-out rows."""
-        assert self.map is not None
         y_NV = torch.stack([targets[name] for name in self.names], dim=1)
-        residual_NV = (y_NV - self.map(x_ND)).square()
-        total_NV = (y_NV - self.map.y_mean_V).square()
+        first_NV, last_NV = (y_NV - map_(x_ND) for map_ in (self.maps[0], self.maps[-1]))
+        residual_NV = self._kept * first_NV * last_NV
+        total_NV = (y_NV - self.maps[0].y_mean_V).square()
         found = {}
         for at, name in enumerate(self.names):
             found[f"{name}_residual"] = residual_NV[:, at]

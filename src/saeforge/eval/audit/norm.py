@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from saeforge.eval.audit.fits import Fit, Parts, Rows, square
+from saeforge.eval.audit.least_squares import Factor
 from saeforge.eval.audit.measurement import CONSTANT, Measurement, NormProbe, Place, r_squared
 from saeforge.eval.bootstrap import Statistic, Sums
 from saeforge.eval.result import Metric
@@ -107,7 +108,8 @@ class NormProbeOfError(Measurement):
     about = (
         "OLS of the squared norm ‖e‖² on x, with bias; beside it OLS on one number per token: the "
         "mean by token id (tokens not seen: the mean of all), the language model's loss on the "
-        "next token (over tokens that have one), L0, and ‖x‖². All fitted on the fit documents, "
+        "next token (over tokens that have one), L0, and ‖x‖². All fitted on the fit documents "
+        "(the probe on x on the second documents too: its R² is without the cost of fitting), "
         "measured on the test documents; below 0 where a fit does worse than the mean. The series "
         f"are {SAMPLE} test tokens drawn at random, in units of the mean ‖x − x̄‖²."
     )
@@ -142,11 +144,16 @@ class NormProbeOfError(Measurement):
         for line in self.lines.values():
             line.solve()
 
+    def second(self, parts: Parts) -> None:
+        self.probe.add(parts.rows.shifted_ND, {"e_norm": square(parts.e_ND)})
+
+    def seconded(self, factor: Factor) -> None:
+        self.probe.solve(factor)
+
     def test(self, parts: Parts) -> dict[str, Tensor]:
         y_N = square(parts.e_ND)
         found = self.probe.test(parts.rows.x_ND, {"e_norm": y_N})
-        assert self.probe.map is not None
-        predicted_N = self.probe.map(parts.rows.x_ND)[:, 0]
+        predicted_N = self.probe.maps[0](parts.rows.x_ND)[:, 0]
         self.sample.add(predicted_N, y_N, square(parts.rows.x_ND - parts.fit.linear.x_mean_D))
         features = _features(parts.rows)
         for name, line in self.lines.items():

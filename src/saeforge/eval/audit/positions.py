@@ -17,7 +17,7 @@ class ErrorByPosition(Measurement):
     name = "positions"
     title = "Error by position"
     about = (
-        "Σ‖e‖², Σ‖u‖² and Σ‖x − x̄‖² of the test tokens by position in the context, in bins that "
+        "Σ‖e‖², Σ⟨u, u′⟩ and Σ‖x − x̄‖² of the test tokens by position in the context, in bins that "
         "double (0, 1, 2–3, 4–7, 8–15, …): an error that only the first positions have is not the "
         "model's."
     )
@@ -31,7 +31,7 @@ class ErrorByPosition(Measurement):
         position_N = parts.rows.tokens.position_N
         if position_N is not None:
             bin_N = torch.frexp(position_N.double()).exponent.long()  # p < 2^bin ≤ 2p; 0 of 0
-            common = parts.common()
+            common = parts.common
             sums_N4 = torch.stack([common[key] for key in ("n", "e", "u", "variance")], dim=1)
             self._bins_P4.index_add_(0, bin_N, sums_N4)
         return {}

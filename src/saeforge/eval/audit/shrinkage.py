@@ -12,9 +12,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from saeforge.eval.audit.fits import Fit, Parts, square
+from saeforge.eval.audit.fits import Fit, Parts, dot, square
 from saeforge.eval.audit.least_squares import Affine, Factor
-from saeforge.eval.audit.measurement import Measurement, NormProbe, Place, r_squared
+from saeforge.eval.audit.measurement import (
+    CONSTANT,
+    Measurement,
+    NormProbe,
+    Place,
+    r_squared,
+)
 from saeforge.eval.audit.moments import Cross
 from saeforge.eval.bootstrap import Statistic, Sums
 from saeforge.eval.result import Metric, Value
@@ -82,18 +88,15 @@ class ShrinkageLadder(Measurement):
     def __init__(self, place: Place) -> None:
         super().__init__(place)
         self._alpha: float | None = None
-        self._crosses: dict[str, Cross] = {}
-        self._maps: dict[str, Affine] = {}
+        self._cross: Cross | None = None
+        self._map: Affine | None = None
 
     def fitted(self, fit: Fit) -> None:
         self._alpha = fit.alpha
         self._names = [rung for rung in RUNGS if rung != "per_latent" or fit.codes is not None]
         self.probe = NormProbe(tuple(self._names), self.place)
-        if fit.codes is not None:  # as it is, too, so that both have the same cost of fitting
-            width = self.place.d
-            self._crosses = {
-                rung: Cross(width, width, self.place.device) for rung in ("as_is", "per_latent")
-            }
+        if fit.codes is not None:
+            self._cross = Cross(self.place.d, self.place.d, self.place.device)
 
     def _errors(self, parts: Parts) -> dict[str, Tensor]:
         """Rung → its error, centred as on the fit fold."""
@@ -111,16 +114,18 @@ class ShrinkageLadder(Measurement):
         return found
 
     def _nonlinear(self, parts: Parts, errors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Rung → its nonlinear error."""
-        fit, found = parts.fit, {"as_is": parts.u_ND}
-        if "per_latent" in errors:
-            linear_ND = self._maps["per_latent"](parts.rows.x_ND)
-            found["per_latent"] = errors["per_latent"] - linear_ND
+        """Rung → ⟨u, u′⟩ of its error; with each latent rescaled, ‖u′‖²: that is fitted once."""
+        fit, found = parts.fit, {"as_is": parts.common["u"]}
+        if self._map is not None:
+            linear_ND = self._map(parts.rows.x_ND)
+            found["per_latent"] = square(errors["per_latent"] - linear_ND)
         if fit.alpha is None or fit.affine is None:
-            none = torch.zeros_like(parts.u_ND)
-            return found | {"scaled": none, "affine": none}
-        found["scaled"] = fit.alpha * parts.u_ND
-        found["affine"] = parts.u_ND @ fit.affine.weight_DV
+            none_N = torch.zeros_like(found["as_is"])
+            return found | {"scaled": none_N, "affine": none_N}
+        assert parts.again_ND is not None
+        found["scaled"] = fit.alpha**2 * found["as_is"]
+        weight_DD = fit.affine.weight_DV
+        found["affine"] = dot(parts.u_ND @ weight_DD, parts.again_ND @ weight_DD)
         return found
 
     def _norms(self, parts: Parts, errors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -131,13 +136,13 @@ class ShrinkageLadder(Measurement):
     def second(self, parts: Parts) -> None:
         errors = self._errors(parts)
         self.probe.add(parts.rows.shifted_ND, self._norms(parts, errors))
-        for rung, cross in self._crosses.items():
-            cross.add(parts.rows.shifted_ND, errors[rung])
+        if self._cross is not None:
+            self._cross.add(parts.rows.shifted_ND, errors["per_latent"])
 
     def seconded(self, factor: Factor) -> None:
         self.probe.solve(factor)
-        self._maps = {rung: factor.fit(cross) for rung, cross in self._crosses.items()}
-        self._crosses = {}
+        if self._cross is not None:
+            self._map, self._cross = factor.fit(self._cross), None
 
     def test(self, parts: Parts) -> dict[str, Tensor]:
         errors = self._errors(parts)
@@ -145,13 +150,11 @@ class ShrinkageLadder(Measurement):
         found = self.probe.test(parts.rows.x_ND, norms)
         for rung, e_ND in errors.items():
             found[f"{rung}_error"] = norms[rung]
-            found[f"{rung}_e"], found[f"{rung}_u"] = square(e_ND), square(nonlinear[rung])
+            found[f"{rung}_e"], found[f"{rung}_u"] = square(e_ND), nonlinear[rung]
         x_ND = parts.rows.x_ND - parts.fit.linear.x_mean_D
         e_ND = errors["as_is"]
         found["scalar"] = square(e_ND - parts.fit.scalar * x_ND)
         found["diagonal"] = square(e_ND - parts.fit.diagonal_D * x_ND)
-        if "as_is" in self._maps:
-            found["reference_u"] = square(e_ND - self._maps["as_is"](parts.rows.x_ND))
         return found
 
     def statistics(self) -> dict[str, Statistic]:
@@ -174,8 +177,8 @@ class ShrinkageLadder(Measurement):
     def _of_rung(self, rung: str) -> dict[str, Statistic]:
         return {
             f"fvu_{rung}": lambda s: s[f"{rung}_error"] / s["variance"],
-            f"fvu_nonlinear_{rung}": lambda s: s[f"{rung}_u"] / s["variance"],
-            f"r2_error_{rung}": lambda s: r_squared(s, f"{rung}_u", f"{rung}_e", "variance"),
+            f"fvu_nonlinear_{rung}": lambda s: _left(s, rung) / s["variance"],
+            f"r2_error_{rung}": lambda s: _r2(s, rung),
             f"r2_error_norm_{rung}": self.probe.statistic(rung),
         }
 
@@ -183,34 +186,40 @@ class ShrinkageLadder(Measurement):
         return {"alpha": Value(self._alpha)}
 
 
+def _left(s: Sums, rung: str) -> NDArray[np.float64]:
+    """What is nonlinear of a rung's error, without the cost of the fit. With each latent rescaled
+    there is one fit, on the second fold: as it is, that one leaves ‖u′‖² for ⟨u, u′⟩."""
+    if rung != "per_latent":
+        return s[f"{rung}_u"]
+    none = s["again_squared"] == 0
+    share = np.where(none, 1.0, s["u"] / np.where(none, 1.0, s["again_squared"]))
+    found: NDArray[np.float64] = s["per_latent_u"] * share
+    return found
+
+
+def _r2(s: Sums, rung: str) -> NDArray[np.float64]:
+    constant = s[f"{rung}_e"] <= CONSTANT * s["variance"]
+    return np.where(constant, np.nan, 1.0 - _left(s, rung) / s[f"{rung}_e"])
+
+
 def _artefact(rung: str) -> Statistic:
-    """1 − R² of the rung over R² as it is, both fitted on the same fold."""
-    before = _reference(rung)
+    """1 − R² of the rung over R² as it is."""
 
     def share(s: Sums) -> NDArray[np.float64]:
-        as_is = r_squared(s, before, "as_is_e", "variance")
-        found: NDArray[np.float64] = 1.0 - r_squared(
-            s, f"{rung}_u", f"{rung}_e", "variance"
-        ) / np.where(as_is == 0, np.nan, as_is)
-        return found
+        as_is = _r2(s, "as_is")
+        return 1.0 - _r2(s, rung) / np.where(as_is == 0, np.nan, as_is)
 
     return share
 
 
 def _linear_gone(rung: str) -> Statistic:
-    """1 − Σ‖e‖² − Σ‖u‖² of the rung over that as it is."""
-    before = _reference(rung)
+    """1 − Σ‖e‖² − Σ⟨u, u′⟩ of the rung over that as it is."""
 
     def share(s: Sums) -> NDArray[np.float64]:
-        linear = s["as_is_e"] - s[before]
-        found: NDArray[np.float64] = 1.0 - (s[f"{rung}_e"] - s[f"{rung}_u"]) / np.where(
+        linear = s["as_is_e"] - _left(s, "as_is")
+        gone: NDArray[np.float64] = (s[f"{rung}_e"] - _left(s, rung)) / np.where(
             linear == 0, np.nan, linear
         )
-        return found
+        return 1.0 - gone
 
     return share
-
-
-def _reference(rung: str) -> str:
-    """The nonlinear error as it is, fitted on the fold that the rung's was fitted on."""
-    return "reference_u" if rung == "per_latent" else "as_is_u"

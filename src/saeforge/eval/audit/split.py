@@ -15,12 +15,13 @@ class FvuSplit(Measurement):
     title = "FVU split"
     about = (
         "FVU = Σ‖e‖²/Σ‖x − x̄‖² over the test tokens, x̄ of the fit documents. FVU_nl = "
-        "Σ‖u‖²/Σ‖x − x̄‖² is that of x̂ + ℓ: the part of the SAE's map that no affine map of x "
-        "has, so shrinking x̂ alone lowers it (see shrinkage)."
+        "Σ⟨u, u′⟩/Σ‖x − x̄‖² is that of x̂ + ℓ without the cost of fitting ℓ (see the vector "
+        "probe): the part of the SAE's map that no affine map of x has, so shrinking x̂ alone "
+        "lowers it (see shrinkage)."
     )
     metrics: ClassVar[Mapping[str, Metric]] = {
         "fvu": Metric("FVU", "Σ‖e‖²/Σ‖x − x̄‖².", better="lower"),
-        "fvu_nonlinear": Metric("FVU_nl", "Σ‖u‖²/Σ‖x − x̄‖²."),
+        "fvu_nonlinear": Metric("FVU_nl", "Σ⟨u, u′⟩/Σ‖x − x̄‖²."),
         "fvu_linear": Metric("FVU linear", "FVU − FVU_nl."),
         "nonlinear_share": Metric("Nonlinear share", "FVU_nl/FVU; null where FVU is 0."),
     }

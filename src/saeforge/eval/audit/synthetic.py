@@ -79,12 +79,13 @@ class SyntheticTest(Measurement):
         self._eigenvalues_D = np.linalg.eigvalsh(covariance_DD).clip(min=0.0)
 
     def test(self, parts: Parts) -> dict[str, Tensor]:
-        common = parts.common()
+        common = parts.common
         self._total += torch.stack([common[key].sum() for key in ("e", "u", "variance")])
         return {}
 
     def fixed(self) -> dict[str, Value]:
         e, u, variance = self._total.tolist()
+        u = max(u, 0.0)  # of an affine SAE it is a rounding error
         found = recover(self._eigenvalues_D, e / variance, u / variance) if variance > 0 else None
         if found is None:
             return {"activation_noise": Value(None), "reconstruction_noise": Value(None)}

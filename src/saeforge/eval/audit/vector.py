@@ -10,7 +10,7 @@ from torch import Tensor
 
 from saeforge.eval.audit.fits import Fit, Parts
 from saeforge.eval.audit.measurement import CONSTANT, Measurement, Place, r_squared
-from saeforge.eval.bootstrap import Statistic, interval, resampled_sums
+from saeforge.eval.bootstrap import Statistic, all_sums, interval
 from saeforge.eval.result import Metric, Value
 
 BLOCKS = 64
@@ -25,12 +25,15 @@ class VectorProbe(Measurement):
     name = "vector"
     title = "Vector probe"
     about = (
-        "OLS of the error e on the activation x, with bias, fitted on the fit documents and "
-        "measured on the test documents. A constant e has no R² (null)."
+        "OLS of the error e on the activation x, with bias, fitted on the fit documents and again "
+        "on the second documents, and measured on the test documents. What both fits leave, u and "
+        "u′, is multiplied: ⟨u, u′⟩ has the nonlinear part without the cost of fitting, which "
+        "‖u‖² has once (Σ‖u‖² is too large by about the fit cost, and R² too small). A constant e "
+        "has no R² (null)."
     )
     metrics: ClassVar[Mapping[str, Metric]] = {
         "r2_error": Metric(
-            "R² of e", "1 − Σ‖u‖²/Σ‖e − ē‖², pooled over dimensions and test tokens."
+            "R² of e", "1 − Σ⟨u, u′⟩/Σ‖e − ē‖², pooled over dimensions and test tokens."
         ),
         "r2_error_per_dimension": Metric(
             "R² of e (mean over dimensions)",
@@ -43,7 +46,8 @@ class VectorProbe(Measurement):
         ),
         "fit_cost": Metric(
             "Fit cost",
-            "(rank + 1)/tokens of the fit fold: about the R² that a fit of noise loses.",
+            "(rank + 1)/tokens of the fit fold: about the share by which Σ‖u‖² of one fit is too "
+            "large where tokens are independent; more where those of a document are alike.",
         ),
     }
 
@@ -59,7 +63,8 @@ class VectorProbe(Measurement):
     def test(self, parts: Parts) -> dict[str, Tensor]:
         block_N = parts.rows.tokens.document_N % BLOCKS
         centred_ND = parts.e_ND - parts.fit.linear.y_mean_V
-        self._blocks_B2D[:, 0].index_add_(0, block_N, parts.u_ND.square())
+        assert parts.again_ND is not None
+        self._blocks_B2D[:, 0].index_add_(0, block_N, parts.u_ND * parts.again_ND)
         self._blocks_B2D[:, 1].index_add_(0, block_N, centred_ND.square())
         self._scale_D += parts.rows.x_ND.square().sum(dim=0)
         return {}
@@ -84,10 +89,8 @@ class VectorProbe(Measurement):
         sums_BS = sums_BS[sums_BS.any(axis=1)]
         if not len(sums_BS):
             return Value(None)
-        drawn_RS = resampled_sums(sums_BS, resamples if len(sums_BS) > 1 else 0, seed)
-        all_RS = np.concatenate([sums_BS.sum(axis=0, keepdims=True), drawn_RS])
-        residual_RD, total_RD = np.split(all_RS, 2, axis=1)
-        return interval(self._mean_r2(residual_RD, total_RD))
+        residual_RD, total_RD = np.split(all_sums(sums_BS, resamples, seed), 2, axis=1)
+        return interval(self._mean_r2(residual_RD, total_RD), len(sums_BS))
 
     def _mean_r2(
         self, residual_RD: NDArray[np.float64], total_RD: NDArray[np.float64]

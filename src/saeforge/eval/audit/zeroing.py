@@ -263,7 +263,7 @@ class Zeroing(Measurement):
         self._gram, self._crosses = self._nothing()
 
     def test(self, parts: Parts) -> dict[str, Tensor]:
-        common = parts.common()
+        common = parts.common
         self._total += torch.stack([common[key].sum() for key in ("n", "e", "u", "variance")])
         if self._fitted is not None:
             self._count("test", parts)
@@ -303,6 +303,7 @@ class Zeroing(Measurement):
     def fixed(self) -> dict[str, Value]:
         """Null where a fold has too few tokens; nothing where x̂ is constant."""
         _, e, u, variance = self._total.tolist()
+        u = max(u, 0.0)
         if not self._zeroed:
             return {name: Value(None) for name in self.metrics}
         found: dict[str, Value] = {}
