@@ -108,7 +108,8 @@ def audit(
 
     The maps are fitted on half of the documents (by tokens); ℓ again, and what is fitted to ℓ and u
     themselves, on a quarter; everything is measured on the last quarter. Works in float64, a chunk
-    of rows at a time (Engels et al. 2024, Decomposing the Dark Matter of Sparse Autoencoders, section 3).
+    of rows at a time (Engels et al. 2024, Decomposing the Dark Matter of Sparse Autoencoders,
+    section 3).
 
     Args:
         x: activations [tokens, d].
