@@ -1,6 +1,8 @@
 """The command line: the whole chain on the embedded model, and every bad input in one line."""
 
 import json
+import shlex
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -16,6 +18,7 @@ from saeforge.config import EvalConfig
 from saeforge.dictionary.registry import ARCHS
 from saeforge.errors import UserError
 from saeforge.eval.result import Metric, Result, Value
+from saeforge.lm.model import LanguageModel
 
 TINY = [
     "--set", "train.tokens=4096", "--set", "train.batch=512", "--set", "train.eval_every=4",
@@ -283,6 +286,81 @@ def assert_refused(
     assert expected in error
     assert "\n" not in error
     assert sorted(folder.rglob("*")) == before
+
+
+OUTS = {
+    "train": ["train", "--model", "embedded", "--out", "file/a"],
+    "demo": ["demo", "--out", "file/a"],
+    "plan": ["plan", "--out", "file/a"],
+    "cost": ["cost", "--out", "file/a.json"],
+    "cost of a folder": ["cost", "--out", "."],
+    "report": ["report", "SUITE", "--out", "file/a"],
+    "convert": ["convert", "SUITE", "file/a", "--to", "saelens"],
+    "eval": ["eval", "SUITE"],
+    "audit": ["audit", "SUITE", "--model", "embedded"],
+    "compare": ["compare", "SUITE", "--baseline", "SUITE"],
+}
+
+
+@pytest.mark.parametrize("case", OUTS)
+def test_what_cannot_be_written_is_found_before_the_work(
+    case: str,
+    run: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def load(*_: object) -> None:
+        raise AssertionError("the work has begun")
+
+    suite = tmp_path / "suite"
+    shutil.copytree(run / "topk-w64-k4", suite)
+    shutil.rmtree(suite / "results", ignore_errors=True)
+    (suite / "results").write_text("no folder")
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(LanguageModel, "load", load)
+    arguments = [str(suite) if word == "SUITE" else word for word in OUTS[case]]
+    hint = {
+        "convert": "choose another destination",
+        "eval": "make it writable, or copy the suite to a folder that is",
+        "cost of a folder": "name a JSON file",
+    }
+    hint |= {"audit": hint["eval"], "compare": hint["eval"]}
+    expected = hint.get(case, "choose another --out")
+    assert_refused(arguments, expected, tmp_path, monkeypatch, capsys)
+
+
+def test_nothing_goes_into_a_run_or_suite_of_others(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    suite, other = run / "topk-w64-k4", run / "topk-w64-k8"
+    shutil.copytree(suite, tmp_path / "copy")
+    for out in (suite, suite / "groups", suite / "results" / "x", tmp_path / "copy" / "report"):
+        command = ["report", str(suite), "--out", str(out)]
+        assert_refused(command, "choose another --out", tmp_path, monkeypatch, capsys)
+    train = ["train", *TINY, "--out", str(other / "new")]
+    assert_refused(train, f"lies in {other}, which is another", tmp_path, monkeypatch, capsys)
+    convert = ["convert", str(tmp_path), str(suite / "new"), "--to", "saeforge"]
+    assert_refused(convert, f"lies in {suite}, another", tmp_path, monkeypatch, capsys)
+    for out in (run / "both", suite / "report", tmp_path / "elsewhere"):
+        assert main(["report", str(suite), "--out", str(out)]) == 0
+
+
+def test_more_groups_than_sites_are_refused_before_measuring(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["plan", "--groups", "9", "--text", "none.txt"]
+    assert_refused(command, "--groups 9: there are", tmp_path, monkeypatch, capsys)
+
+
+def test_the_next_command_can_be_pasted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", *TINY, "--set", "sites=[0@resid]", "--out", "my run"]) == 0
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last == "Next: saeforge eval 'my run' && saeforge report 'my run'"
+    assert shlex.split(last)[3] == "my run"
 
 
 TEXTS = {

@@ -10,13 +10,23 @@ import pytest
 
 SRC = Path(__file__).resolve().parent.parent / "src" / "saeforge"
 
-LEAVES = {"errors", "config", "files", "machine", "device", "statistics", "regime"}
+LEAVES = {
+    "errors",
+    "config",
+    "files",
+    "folders",
+    "machine",
+    "device",
+    "statistics",
+    "regime",
+}
 """Modules at the root that every package may import."""
 
 ARROWS: dict[str, set[str]] = {
     "errors": set(),
     "config": {"errors"},
-    "files": {"errors"},
+    "folders": {"errors"},
+    "files": {"errors", "folders"},
     "machine": {"errors"},
     "statistics": set(),
     "regime": set(),

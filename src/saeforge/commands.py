@@ -1,6 +1,8 @@
 """What each command does: assembles the parts, prints the outcome, returns the exit code."""
 
 import json
+import os
+import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -35,9 +37,11 @@ from saeforge.errors import UserError
 from saeforge.eval.result import Result, Value
 from saeforge.eval.run import check_fingerprint, results_folder
 from saeforge.eval.run import evaluate as evaluate_suites
-from saeforge.groups.distances import angular_distances
+from saeforge.folders import make_ready, owner
+from saeforge.groups.distances import angular_distances, choose_sites
 from saeforge.groups.partition import Method, Objective, check_method, diameters
 from saeforge.groups.plan import Plan, make_plan
+from saeforge.interop.base import check_new_folder
 from saeforge.lm.documents import check_file
 from saeforge.lm.model import LanguageModel
 from saeforge.report.build import write_report
@@ -111,9 +115,9 @@ def train(config: RunConfig, out: Path, predict: bool = False, as_json: bool = F
     if as_json:
         print(json.dumps({"out": str(out), "finished": finished, "suites": suites}))
     elif finished and config.error is not None:  # stands for no site, so there is nothing to eval
-        print(f"Next: saeforge audit {config.error.suite} --error-saes {out}")
+        print(f"Next: {_command('audit', config.error.suite, '--error-saes', out)}")
     elif finished:
-        print(f"Next: saeforge eval {out} && saeforge report {out}")
+        print(f"Next: {_command('eval', out)} && {_command('report', out)}")
     return DONE if finished else INTERRUPTED
 
 
@@ -141,7 +145,11 @@ def plan(
         raise UserError(f"--groups {groups}: at least 1")
     if not threshold > 0:
         raise UserError(f"--threshold {threshold}: it must be above 0, as 0.2 is")
+    make_ready(out)
     lm = LanguageModel.load(ModelConfig(name=model), choose_device(device))
+    among = choose_sites(lm, sites, last=last)
+    if groups is not None and groups > len(among):
+        raise UserError(f"--groups {groups}: there are {len(among)} sites, {', '.join(among)}")
     distances = angular_distances(
         lm,
         TextConfig(source=text, context=context),
@@ -239,7 +247,7 @@ def evaluate(
     for path, suite_results in results.items():
         _print_table(path, suite_results)
     if model is None and text is None:
-        print(f"Next: saeforge report {' '.join(str(path) for path in paths)}")
+        print(f"Next: {_command('report', *paths)}")
     else:
         print(f"Results: {results_folder(model, text)}/ in each suite")
     return DONE
@@ -248,9 +256,35 @@ def evaluate(
 def report(paths: Sequence[Path], out: Path | None, as_json: bool = False) -> int:
     """Write the HTML report of the suites and name it."""
     suites = _suites(paths)
-    page = write_report(suites, out or Path(paths[0]) / "report")
+    folder = _report_folder(out, paths, suites)
+    for part in ("", "assets", "data"):
+        make_ready(folder / part)
+    page = write_report(suites, folder)
     print(json.dumps({"report": str(page)}) if as_json else f"Report: {page}")
     return DONE
+
+
+def _report_folder(out: Path | None, paths: Sequence[Path], suites: Sequence[Path]) -> Path:
+    """Where a report goes: `report` in the first folder, unless it is said. Never among the files
+    of a suite or run, nor anywhere in one that the report is not of.
+
+    Raises:
+        UserError: if it would.
+    """
+    if out is None:
+        return Path(paths[0]) / "report"
+    within = owner(out)
+    if within is None:
+        return out
+    place = Path(os.path.abspath(out)).relative_to(within).parts
+    shown = {Path(os.path.abspath(path)) for path in (*paths, *suites)}
+    ours = any(path.is_relative_to(within) or within.is_relative_to(path) for path in shown)
+    if not ours or not place or place[0] in ("groups", "results", "checkpoints"):
+        raise UserError(
+            f"--out {out} is in {within}, a run's or suite's folder: its files might be "
+            "overwritten; choose another --out, or leave it out"
+        )
+    return out
 
 
 def convert(
@@ -267,6 +301,9 @@ def convert(
     all of it is."""
     if to != "saeforge" and text is not None:
         raise UserError("--text is for --to saeforge; a suite's own text goes with it")
+    check_new_folder(out)
+    if to == "saeforge" and (other := owner(out.parent)) is not None:
+        raise UserError(f"{out} lies in {other}, another run or suite; choose another destination")
     if to == "saeforge":
         written = _import(source, out, model, text, list(sites) or None)
     else:
@@ -276,7 +313,7 @@ def convert(
         return DONE
     print(f"{out}: {len(written)} SAE(s): {', '.join(written)}")
     if to == "saeforge":
-        print(f"Next: saeforge eval {out} && saeforge report {out}")
+        print(f"Next: {_command('eval', out)} && {_command('report', out)}")
     return DONE
 
 
@@ -348,6 +385,11 @@ def _suites(paths: Sequence[Path]) -> list[Path]:
     if not paths:
         raise UserError("name at least one folder of a suite or of a run")
     return list(dict.fromkeys(suite for path in paths for suite in find_suites(path)))
+
+
+def _command(*words: object) -> str:
+    """A command that a shell takes as it stands."""
+    return shlex.join(["saeforge", *map(str, words)])
 
 
 def _speaker(as_json: bool) -> Callable[[str], None]:

@@ -73,7 +73,7 @@ def audit(
     for path in found:
         print(f"Audit: {path / results_folder(model, text) / FILE}")
     if model is None and text is None:  # a report shows what is measured on the suite's own
-        print(f"Next: saeforge report {' '.join(shlex.quote(str(path)) for path in paths)}")
+        print(f"Next: saeforge report {shlex.join(map(str, paths))}")
     return 0
 
 

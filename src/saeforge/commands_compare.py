@@ -1,6 +1,7 @@
 """`saeforge compare`: suites beside their baseline, site by site."""
 
 import json
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -74,7 +75,7 @@ def _one(path: Path) -> Path:
 
 
 def _named(paths: Sequence[Path]) -> str:
-    return " ".join(str(path) for path in paths)
+    return shlex.join(map(str, paths))
 
 
 def _print_table(path: Path, comparison: Comparison) -> None:

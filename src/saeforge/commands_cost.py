@@ -13,7 +13,9 @@ from saeforge.calibrate import calibrate
 from saeforge.commands_train import Job
 from saeforge.config import RunConfig
 from saeforge.cost import Predicted, predicted
+from saeforge.errors import UserError
 from saeforge.files import write_json
+from saeforge.folders import make_ready
 
 _DONE = 0
 
@@ -22,6 +24,10 @@ def cost(
     config: RunConfig, *, calibrated: bool = True, out: Path | None = None, as_json: bool = False
 ) -> int:
     """Print what a run will cost; with `calibrated`, also how long it will take here."""
+    if out is not None:
+        make_ready(out.parent)
+        if out.is_dir():
+            raise UserError(f"--out {out} is a folder; name a JSON file")
     job = Job.prepare(config)
     speed = calibrate(job.work, config, job.lm, job.corpus) if calibrated else None
     found = predicted(job.work, speed)

@@ -26,6 +26,8 @@ from saeforge.lm.model import LanguageModel
 from saeforge.lm.text import Corpus
 from saeforge.suite import write_suite
 from saeforge.train import schedule
+from saeforge.train.log import check_trackers
+from saeforge.train.run_dir import check_place
 from saeforge.train.trainer import Probe, Trained, Trainer
 from saeforge.train.variants import Variant, build_members, expand_variants, suite_dirs
 
@@ -55,6 +57,7 @@ class Job:
             UserError: if any of them is not there, or they do not go together.
         """
         schedule.check(config.train)  # before anything is loaded
+        check_trackers(config.log)
         if config.error and config.train.audit:
             raise UserError("train.audit is of SAEs on activations; leave it out with error.suite")
         lm = lm or LanguageModel.load(config.model, choose_device(config.device))
@@ -120,6 +123,7 @@ def train_run(
     Args:
         predict: measure how fast this machine is first, and leave what is predicted in cost.json.
     """
+    check_place(out)
     job = Job.prepare(config)
     if predict:
         _predict(job, out, say)

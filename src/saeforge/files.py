@@ -3,13 +3,13 @@
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from saeforge.errors import UserError
+from saeforge.folders import share, sync, temporary_file
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,25 +22,17 @@ def replacing(path: Path) -> Iterator[Path]:
     The file's bytes are on disk before the rename, so that a crash leaves the old file or the new
     one, never a part. An error while writing (a full disk, say) leaves the old file as it was.
     """
-    temporary = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-        os.close(handle)
-        temporary = Path(name)
-        yield temporary
-        temporary.chmod(0o644)  # mkstemp makes files private; results are meant to be shared
-        with temporary.open("rb") as written:
-            os.fsync(written.fileno())
-        os.replace(temporary, path)
+        with temporary_file(path) as temporary:
+            yield temporary
+            share(temporary, 0o644)
+            sync(temporary)
+            os.replace(temporary, path)
     except OSError as error:
         raise UserError(
             f"could not write {path}: {error.strerror or error}; "
-            "free some space or choose another --out"
+            f"free some space, or see that {path.parent} can be written in"
         ) from error
-    finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
 
 
 def sha256(path: Path) -> str:

@@ -2,7 +2,6 @@
 
 import os
 import platform
-import resource
 from contextlib import suppress
 from pathlib import Path
 from time import perf_counter
@@ -12,15 +11,26 @@ _BUSY_CORES = 0.1
 
 
 def resident_bytes() -> int:
-    """Memory of this process now (its peak, where the system tells no more)."""
-    return _status("VmRSS") or peak_bytes()
+    """Memory of this process now."""
+    if (found := _status("VmRSS")) is not None:
+        return found
+    import psutil
+
+    return int(psutil.Process().memory_info().rss)
 
 
 def peak_bytes() -> int:
     """The most memory this process has had, since its start or the last `forget_peak`."""
-    usage = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    if (found := _status("VmHWM")) is not None:
+        return found
+    try:
+        import resource
+    except ImportError:  # Windows
+        import psutil
+
+        return int(psutil.Process().memory_info().peak_wset)
     unit = 1 if platform.system() == "Darwin" else 1024
-    return _status("VmHWM") or usage * unit
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def forget_peak() -> None:

@@ -9,6 +9,7 @@ it leads outside it.
 
 import platform
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
@@ -142,8 +143,9 @@ class Suite:
             part, of = self.error["component"], self.error["suite"]
             raise UserError(
                 f"{self.path} codes the error ({part}) of {of}, not activations, so it cannot "
-                f"stand in for a site; measure it with `saeforge audit {of} --error-saes "
-                f"{self.path}`"
+                "stand in for a site; measure it with `"
+                + shlex.join(["saeforge", "audit", of, "--error-saes", str(self.path)])
+                + "`"
             )
 
     @property

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from saeforge.errors import UserError
-from saeforge.train.log import MetricsLog, open_trackers, rss_bytes
+from saeforge.train.log import MetricsLog, open_trackers
 
 
 def record(step: int, **more: object) -> dict[str, object]:
@@ -77,7 +77,3 @@ def test_a_log_that_cannot_be_written_is_a_user_error(tmp_path: Path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="could not write"):
         MetricsLog(tmp_path / "file" / "metrics.jsonl", "topk").write([record(1)])
-
-
-def test_memory_is_that_of_this_process():
-    assert 2**20 < rss_bytes() < 2**40

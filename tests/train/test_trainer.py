@@ -436,7 +436,9 @@ def test_a_checkpoint_of_another_configuration_is_refused(tmp_path: Path):
 def test_a_folder_of_another_suite_is_refused(whole: Path, tmp_path: Path):
     (tmp_path / "topk-x2-k2").mkdir()
     (tmp_path / "topk-x2-k2" / "suite.json").write_text("{}")
-    with pytest.raises(UserError, match="topk-x2-k2 holds another suite; choose another --out"):
+    with pytest.raises(
+        UserError, match="topk-x2-k2 holds another run or suite; choose another --out"
+    ):
         fake_trainer(tmp_path).run()
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot write to"):
@@ -448,7 +450,7 @@ def test_a_suite_of_nobody_knows_whom_is_refused_and_nothing_written(tmp_path: P
     (tmp_path / place).mkdir(exist_ok=True)
     (tmp_path / place / "suite.json").write_text("{}")
     before = sorted(tmp_path.rglob("*"))
-    with pytest.raises(UserError, match="holds another suite; choose another --out"):
+    with pytest.raises(UserError, match="holds another run or suite; choose another --out"):
         fake_trainer(tmp_path).run()
     assert sorted(tmp_path.rglob("*")) == before
 
@@ -474,7 +476,7 @@ def test_a_run_of_another_configuration_keeps_its_suites_without_checkpoints(tmp
 def test_two_processes_do_not_share_a_folder(tmp_path: Path):
     other = fake_trainer(tmp_path)
     with (
-        other._run_dir.opened(),
+        other._run_dir.opened(print),
         pytest.raises(UserError, match="another process is training in"),
     ):
         fake_trainer(tmp_path).run()

@@ -21,6 +21,7 @@ from saeforge.errors import UserError
 from saeforge.eval import bootstrap, reconstruction, splice
 from saeforge.eval.alignment import Alignment, align
 from saeforge.eval.result import Metric, Result, Value
+from saeforge.eval.run import ready_for_results
 from saeforge.eval.sums import PerDocument, read_sums
 from saeforge.files import read_json, write_json
 from saeforge.suite import Suite, load_suite
@@ -152,6 +153,7 @@ def compare(
     if not suite_paths or not baseline_paths:
         raise UserError("name at least one suite, and its baseline with --baseline")
     suites = [load_suite(path) for path in dict.fromkeys(suite_paths)]
+    ready_for_results(suites)
     baseline, *seeds = [load_suite(path) for path in dict.fromkeys(baseline_paths)]
     for suite in (*seeds, *suites):
         _check(suite, baseline)

@@ -25,6 +25,7 @@ from saeforge.eval.latents import latents
 from saeforge.eval.progress import Tracker, tracker
 from saeforge.eval.result import Metric, Result, Value
 from saeforge.eval.sums import KEY, PerDocument, write_sums
+from saeforge.folders import make_ready
 from saeforge.lm.model import LanguageModel
 from saeforge.lm.text import Corpus
 from saeforge.suite import Suite, load_suite
@@ -101,10 +102,11 @@ def evaluate(
 
     Raises:
         UserError: if a suite is missing or corrupt, its language model is not the one it was
-            trained on, an SAE does not fit its site, there is no held-out text, or an activation
-            is NaN or infinite.
+            trained on, an SAE does not fit its site, there is no held-out text, an activation is
+            NaN or infinite, or nothing can be written in a suite (found before any work).
     """
     suites = [load_suite(path) for path in dict.fromkeys(suite_paths)]
+    ready_for_results(suites, results_folder(model, text))
     found: dict[Path, list[_Measured]] = {}
     for work in _grouped(suites, model, text):
         found |= _evaluate(work, config, say, fingerprinted=model is None)
@@ -115,6 +117,16 @@ def evaluate(
         ]
         for suite in suites
     }
+
+
+def ready_for_results(suites: Sequence[Suite], folder: Path = Path("results")) -> None:
+    """Before any work: refuse suites in whose `folder` nothing can be written, and sweep it.
+
+    Raises:
+        UserError: if there is one.
+    """
+    for suite in suites:
+        make_ready(suite.path / folder, "make it writable, or copy the suite to a folder that is")
 
 
 def _written(measured: "_Measured", folder: Path) -> Result:

@@ -14,6 +14,7 @@ from typing import Protocol, runtime_checkable
 from saeforge.config import ModelConfig, TextConfig
 from saeforge.dictionary.base import SAE
 from saeforge.errors import UserError
+from saeforge.folders import TEMPORARY, held, make_ready, share
 
 
 @runtime_checkable
@@ -82,6 +83,19 @@ def pickle_hint(folder: Path) -> str:
     return f" ({names[0]} is a pickle, which is never opened)" if names else ""
 
 
+def check_new_folder(path: Path) -> None:
+    """Before any work: refuse a destination that has something in it or cannot be written.
+
+    Raises:
+        UserError: if it is one.
+    """
+    if path.is_symlink() or (path.exists() and not path.is_dir()):
+        raise UserError(f"{path} exists and is not a folder; choose another destination")
+    if path.is_dir() and any(path.iterdir()):
+        raise UserError(f"{path} is not empty; choose another destination or remove it first")
+    make_ready(path.parent, "choose another destination")
+
+
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
     """Yield a temporary folder beside `path` that is renamed to it if the block ends well.
@@ -89,16 +103,15 @@ def new_folder(path: Path) -> Iterator[Path]:
     Raises:
         UserError: if there is something at `path` already, or it cannot be written.
     """
-    if path.is_symlink() or (path.exists() and not path.is_dir()):
-        raise UserError(f"{path} exists and is not a folder; choose another destination")
-    if path.is_dir() and any(path.iterdir()):
-        raise UserError(f"{path} is not empty; choose another destination or remove it first")
+    check_new_folder(path)
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-        yield temporary
-        temporary.chmod(0o755)  # mkdtemp makes folders private
+        begin, end = TEMPORARY
+        temporary = Path(tempfile.mkdtemp(end, f".{path.name}{begin}", path.parent))
+        with held(temporary):
+            yield temporary
+        share(temporary, 0o755)
         os.replace(temporary, path)
     except OSError as error:
         raise UserError(

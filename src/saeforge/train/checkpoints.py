@@ -22,9 +22,9 @@ from saeforge.files import (
     write_tensors,
     write_text,
 )
+from saeforge.train.run_dir import UNFINISHED
 
 KEEP = 2
-_UNFINISHED = ".unfinished"
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def save(
     Raises:
         UserError: if the disk is full or the folder cannot be written; older ones are untouched.
     """
-    target, unfinished = root / f"step-{step:08d}", root / _UNFINISHED
+    target, unfinished = root / f"step-{step:08d}", root / UNFINISHED
     try:
         if target.exists():
             if _intact(target):

@@ -4,13 +4,13 @@ import hashlib
 import json
 import math
 import os
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from saeforge.errors import UserError
+from saeforge.folders import sync
 from saeforge.train.run_dir import fixed
 
 
@@ -54,8 +54,7 @@ class MetricsLog:
         """Bytes, after they are safely on the disk."""
         if not self._path.exists():
             return 0
-        with self._path.open("rb") as file:
-            os.fsync(file.fileno())
+        sync(self._path)
         return self._path.stat().st_size
 
     def truncate(self, length: int) -> None:
@@ -83,18 +82,6 @@ def _numbers(record: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
     return out
 
 
-def rss_bytes() -> int:
-    """Memory of this process now (on Linux; elsewhere its peak)."""
-    try:
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
-        return pages * os.sysconf("SC_PAGE_SIZE")
-    except OSError:
-        import resource
-
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return peak if sys.platform == "darwin" else peak * 1024
-
-
 def open_trackers(
     names: Sequence[str], run_dir: Path, config: Mapping[str, Any], step: int
 ) -> list[Tracker]:
@@ -119,6 +106,17 @@ def close_all(trackers: Sequence[Tracker]) -> None:
         tracker.close()
 
 
+def check_trackers(names: Sequence[str]) -> None:
+    """Before anything is read: import what the trackers need.
+
+    Raises:
+        UserError: as `open_trackers`.
+    """
+    for name in names:
+        _tracker(name)
+        _package(name)
+
+
 def _tracker(name: str) -> Callable[[Path, Mapping[str, Any], int], Tracker]:
     if name == "tensorboard":
         return _TensorBoard
@@ -127,19 +125,20 @@ def _tracker(name: str) -> Callable[[Path, Mapping[str, Any], int], Tracker]:
     raise UserError(f"log {name!r} is unknown; choose among tensorboard, wandb")
 
 
-def _optional(module: str, extra: str) -> Any:
+def _package(name: str) -> Any:
+    """What a tracker is made of."""
     try:
-        return import_module(module)
+        return import_module({"tensorboard": "torch.utils.tensorboard"}.get(name, name))
     except ImportError as error:
         raise UserError(
-            f"log: {extra} is not installed ({error}); pip install 'saeforge[{extra}]' or leave "
+            f"log: {name} is not installed ({error}); pip install 'saeforge[{name}]' or leave "
             "it out of log"
         ) from None
 
 
 class _TensorBoard:
     def __init__(self, run_dir: Path, config: Mapping[str, Any], step: int) -> None:
-        module = _optional("torch.utils.tensorboard", "tensorboard")
+        module = _package("tensorboard")
         self._writer = module.SummaryWriter(str(run_dir / "tensorboard"), purge_step=step + 1)
 
     def write(self, name: str, values: Mapping[str, float], step: int) -> None:
@@ -152,7 +151,7 @@ class _TensorBoard:
 
 class _WandB:
     def __init__(self, run_dir: Path, config: Mapping[str, Any], step: int) -> None:
-        module = _optional("wandb", "wandb")
+        module = _package("wandb")
         self._run = module.init(
             dir=str(run_dir),
             id=_run_id(run_dir, config),

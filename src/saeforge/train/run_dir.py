@@ -1,16 +1,20 @@
 """A run's folder: whose it is, whether it is finished, and that one process at a time uses it."""
 
-import fcntl
 import json
-from collections.abc import Iterator, Mapping
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
 from saeforge.errors import UserError
 from saeforge.files import read_json, write_json
+from saeforge.folders import is_record, lock, make_ready, owner, sweep
 
 SCHEMA = 1
+UNFINISHED = ".unfinished"
+"""In `checkpoints/`: the one that is being written."""
 FREE = frozenset(
     {
         "device",
@@ -42,11 +46,15 @@ class RunDir:
         self._identity = plain(identity)
 
     @contextmanager
-    def opened(self) -> Iterator[State]:
-        """Claim the folder for this process and say what is in it.
+    def opened(self, say: Callable[[str], None]) -> Iterator[State]:
+        """Claim the folder for this process, say what is in it, and sweep it.
+
+        Args:
+            say: where it is said that the folder cannot be locked.
 
         Raises:
-            UserError: if it holds another run or suite, or another process is using it.
+            UserError: if it holds another run or suite, or lies in one, or another process is
+                using it.
         """
         state = self._look()
         if state == "finished":
@@ -54,32 +62,46 @@ class RunDir:
             return
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            lock = (self.path / ".lock").open("w")
+            file = (self.path / ".lock").open("w")
         except OSError as error:
             raise UserError(
                 f"cannot write to {self.path}: {error.strerror or error}; choose another --out"
             ) from error
-        with lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
+        with file:
+            locked = lock(file.fileno())
+            if locked == "taken":
                 raise UserError(
                     f"another process is training in {self.path}; wait for it or choose another "
                     "--out"
-                ) from None
+                )
+            if locked == "unknown":
+                say(f"note: {self.path} cannot be locked here; start no second run in it meanwhile")
             state = self._look()  # another process may have been here before the lock was ours
+            self._sweep(alone=locked == "ours")
             if state == "new":
                 self._write("running")
             yield state
+
+    def _sweep(self, alone: bool) -> None:
+        """Remove what killed processes left where this run writes."""
+        checkpoints = self.path / "checkpoints"
+        if alone:
+            shutil.rmtree(checkpoints / UNFINISHED, ignore_errors=True)
+        for folder in (self.path, checkpoints, *self._suites):
+            sweep(folder)
+        for suite in self._suites:
+            for group in suite.glob("groups/*/"):
+                sweep(group)
 
     def finish(self) -> None:
         """Record that all suites are written."""
         self._write("finished")
 
     def _look(self) -> State:
+        check_place(self.path)
         if not (self.path / "run.json").exists():
             for suite in self._present():
-                raise UserError(f"{suite} holds another suite; choose another --out")
+                raise UserError(f"{suite} holds another run or suite; choose another --out")
             return "new"
         run = read_json(self.path / "run.json", "run")
         if not isinstance(run, dict) or run.get("schema") != SCHEMA:
@@ -97,12 +119,13 @@ class RunDir:
         return "finished" if finished and written else "running"
 
     def _present(self) -> list[Path]:
-        """Suites in the folder, whoever wrote them."""
-        return [
+        """Suites in the folder, and runs in folders of it, whoever wrote them."""
+        found = [
             file.parent
-            for pattern in ("suite.json", "*/suite.json")
+            for pattern in ("suite.json", "*/suite.json", "*/run.json", "*/*/run.json")
             for file in sorted(self.path.glob(pattern))
         ]
+        return [folder for folder in found if (folder / "suite.json").exists() or is_record(folder)]
 
     def _nothing_trained(self) -> bool:
         """Whether the run that claimed the folder left nothing worth keeping."""
@@ -111,6 +134,21 @@ class RunDir:
     def _write(self, state: State) -> None:
         value = {"schema": SCHEMA, "state": state, "identity": self._identity}
         write_json(self.path / "run.json", value)
+
+
+def check_place(path: Path) -> None:
+    """Before any work: refuse a folder that lies in another run or suite, or cannot be written in.
+
+    Raises:
+        UserError: if so.
+    """
+    other = owner(Path(os.path.abspath(path)).parent)
+    if other is not None:
+        raise UserError(
+            f"{path} lies in {other}, which is another run's or suite's: one would overwrite the "
+            "other; choose another --out"
+        )
+    make_ready(path)
 
 
 def plain(value: Mapping[str, Any]) -> dict[str, Any]:

@@ -27,9 +27,10 @@ from saeforge.dictionary.base import SAE, Batch, Context
 from saeforge.dictionary.normaliser import Normaliser
 from saeforge.dictionary.site_affine import SiteAffine
 from saeforge.errors import UserError
+from saeforge.machine import resident_bytes
 from saeforge.train import checkpoints, schedule
 from saeforge.train.interrupt import Stopped, StopRequest
-from saeforge.train.log import MetricsLog, Tracker, close_all, open_trackers, rss_bytes
+from saeforge.train.log import MetricsLog, Tracker, close_all, open_trackers
 from saeforge.train.mixing import View
 from saeforge.train.optimiser import DictionaryAdam
 from saeforge.train.progress import Progress
@@ -191,7 +192,7 @@ class Trainer:
                 plane and batch, the state before it checkpointed), or a loss, gradient or weight
                 is (naming step, term and SAE, the last good checkpoint kept), or the disk is full.
         """
-        with self._run_dir.opened() as state:
+        with self._run_dir.opened(self._say) as state:
             if state == "finished":
                 self._say(f"{self._run_dir.path} is finished already; nothing was changed")
                 return "finished"
@@ -423,7 +424,7 @@ class Trainer:
             "tokens": self.step * self.config.batch,
             "tokens_per_second": (self.step - step) * self.config.batch / max(now - then, 1e-9),
             "seconds": self._elapsed(),
-            "rss_bytes": rss_bytes(),
+            "rss_bytes": resident_bytes(),
         }
         threshold = schedule.dead_threshold(self.config)
         records: dict[str, list[dict[str, Any]]] = {variant: [] for variant in self._logs}

@@ -44,6 +44,7 @@ from saeforge.eval.run import (
     asked_text,
     check_fingerprint,
     held_out_tokens,
+    ready_for_results,
     results_folder,
     run_of,
 )
@@ -133,6 +134,7 @@ def audit_suites(
             `error_saes` are not on the error of these.
     """
     suites = [load_suite(path) for path in dict.fromkeys(paths)]
+    ready_for_results(suites, results_folder(model, text))
     on_error = match(error_saes, suites)
     found: dict[Path, AuditResult] = {}
     for own_model, own_text, seed, together in _alike(suites, model, text):
