@@ -1,6 +1,7 @@
 """The command line: the whole chain on the embedded model, and every bad input in one line."""
 
 import json
+import re
 import shlex
 import shutil
 import subprocess
@@ -358,9 +359,40 @@ def test_the_next_command_can_be_pasted(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert main(["train", *TINY, "--set", "sites=[0@resid]", "--out", "my run"]) == 0
-    last = capsys.readouterr().out.splitlines()[-1]
+    *_, made, last = capsys.readouterr().out.splitlines()
     assert last == "Next: saeforge eval 'my run' && saeforge report 'my run'"
     assert shlex.split(last)[3] == "my run"
+    assert made.startswith("made my run: 1 SAE in 1 suite, 4,096 tokens each, in ")
+    record = json.loads(Path("my run/metrics.jsonl").read_text().splitlines()[-2])
+    loss = sum(record["loss"].values())
+    assert made.endswith(f"; loss {loss:.4g}, FVU {record['fvu']:.4g} at the end")
+
+
+def test_runs_that_hardly_train_or_learn_by_heart_are_warned_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    one = ["train", *TINY, "--set", "sites=[0@resid]"]
+    assert main([*one, "--set", "train.batch=4096", "--out", "one"]) == 0
+    said = capsys.readouterr().out
+    assert "warning: train.tokens = 4,096 are one step of train.batch = 4,096" in said
+    assert "times over" not in said
+    few = ["--set", "text.max_documents=20", "--set", "train.eval_every=0"]
+    assert main([*one, *few, "--out", "few"]) == 0
+    said = capsys.readouterr().out
+    times = float(re.search(r"reads its text ([0-9.]+) times over", said)[1])
+    suite = json.loads(Path("few/suite.json").read_text())
+    assert int(times) <= suite["epochs"] <= times + 2  # the ring reads a little ahead
+    assert "are one step" not in said
+
+
+def test_a_logger_that_is_not_there_is_found_before_the_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)
+    command = ["train", "--model", "./none", "--set", "log=[wandb]"]
+    expected = "log: wandb is not installed"
+    assert_refused(command, expected, tmp_path, monkeypatch, capsys)
 
 
 TEXTS = {

@@ -32,6 +32,8 @@ from saeforge.train.trainer import Probe, Trained, Trainer
 from saeforge.train.variants import Variant, build_members, expand_variants, suite_dirs
 
 COST = "cost.json"
+FEW_EPOCHS = 2.0
+"""Readings of a text from which on a run warns."""
 
 
 @dataclass(frozen=True)
@@ -133,7 +135,13 @@ def train_run(
         _write_suite(one, job)
         trained.append(one)
 
-    finished = _trainer(job, out, say, finish).run() == "finished"
+    trainer = _trainer(job, out, say, finish)
+    if (often := _epochs(job)) is not None and often > FEW_EPOCHS:
+        say(
+            f"warning: the run reads its text {often:.1f} times over, so SAEs may learn its tokens "
+            "by heart; give more text, or lower train.tokens"
+        )
+    finished = trainer.run() == "finished"
     if trained:
         _compare(out, trained[0].seconds, say)
     return finished
@@ -177,6 +185,19 @@ def _trainer(
         say=say,
         log=config.log,
     )
+
+
+def _epochs(job: Job) -> float | None:
+    """How often the run reads its text, None where the text's length is not known beforehand."""
+    text, known = job.config.text, job.corpus.describe()
+    tokens = known["tokens"]["train"]
+    if tokens is None:
+        return None
+    if known["bos"] == "document" and text.exclude_bos:
+        tokens -= known["documents"]["train"]
+    kept = tokens * (1 - text.exclude_first / text.context)
+    train = job.config.train
+    return schedule.steps(train) * train.batch / max(kept, 1.0)
 
 
 def _sequences(config: RunConfig) -> int:

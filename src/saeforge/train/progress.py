@@ -10,7 +10,7 @@ _PLAIN_SECONDS = 15.0
 
 
 class Progress:
-    """Shows steps, tokens per second and the time that remains.
+    """Shows steps, the last numbers logged, tokens per second and the time that remains.
 
     Args:
         steps: steps of the run.
@@ -74,13 +74,14 @@ class Progress:
         elif self._due():
             self._say(f"reading text into the ring: {share:.0%}")
 
-    def advance(self, step: int) -> None:
-        """`step` steps are done."""
+    def advance(self, step: int, numbers: str = "") -> None:
+        """`step` steps are done; `numbers` are what was logged last, to be shown beside."""
         self._done = step
+        note = ", ".join(part for part in (numbers, self._rate()) if part)
         if self._bar is not None:
-            self._bar.update(self._task, completed=step, note=self._rate())
+            self._bar.update(self._task, completed=step, note=note)
         elif self._due():
-            self._say(f"step {step:,} of {self._steps:,}, {self._rate()}, {self._left()} left")
+            self._say(f"step {step:,} of {self._steps:,}, {note}, {self._left()} left")
 
     def _due(self) -> bool:
         now = time.monotonic()
@@ -98,6 +99,13 @@ class Progress:
 
     def _left(self) -> str:
         steps = self._per_second()
-        seconds = round((self._steps - self._done) / steps) if steps else 0
-        minutes, rest = divmod(seconds, 60)
-        return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+        return duration((self._steps - self._done) / steps if steps else 0.0)
+
+
+def duration(seconds: float) -> str:
+    """`3 min 2 s`."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"

@@ -33,7 +33,7 @@ from saeforge.train.interrupt import Stopped, StopRequest
 from saeforge.train.log import MetricsLog, Tracker, close_all, open_trackers
 from saeforge.train.mixing import View
 from saeforge.train.optimiser import DictionaryAdam
-from saeforge.train.progress import Progress
+from saeforge.train.progress import Progress, duration
 from saeforge.train.run_dir import RunDir, differences, plain
 from saeforge.train.step import Stepped, train_step
 from saeforge.train.variants import Member
@@ -183,6 +183,7 @@ class Trainer:
         self._position: dict[str, Any] = {}
         self._seconds, self._begun = 0.0, time.monotonic()
         self._logged = (0, self._begun)
+        self._numbers = ""
 
     def run(self) -> Outcome:
         """Train to the end, or until a signal asks to stop; resumes by itself.
@@ -230,7 +231,7 @@ class Trainer:
                 self._evaluate(self._probe)
             if last or self._due(config.checkpoint_every):
                 self._checkpoint()
-            progress.advance(self.step)
+            progress.advance(self.step, self._numbers)
             if not last:
                 stop.check()
 
@@ -306,11 +307,19 @@ class Trainer:
         self._logged = (self.step, time.monotonic())
 
     def _regime(self) -> list[str]:
-        """How many tokens the run has for a latent, and what to know where they are few."""
+        """How many tokens the run has for a latent, and what to know where they are few, or of
+        one step."""
         rows = self.steps * self.config.batch
         found = [regime.tokens_per_latent(rows, one.sae.width) for one in self._learners]
         few = regime.caution(found)
-        return [f"SAEs: {regime.described(found)}", *([f"warning: {few}"] if few else [])]
+        lines = [f"SAEs: {regime.described(found)}", *([f"warning: {few}"] if few else [])]
+        if self.steps == 1:
+            lines.append(
+                f"warning: train.tokens = {self.config.tokens:,} are one step of train.batch = "
+                f"{self.config.batch:,}, which trains next to nothing; raise the one or lower the "
+                "other"
+            )
+        return lines
 
     def _initialise(self) -> None:
         """Normalisers first, then SAEs, on the first rows of the run."""
@@ -443,6 +452,7 @@ class Trainer:
                 records[learner.member.variant].append(record)
         for variant, lines in records.items():
             self._logs[variant].write(lines)
+        self._numbers = _shortly([line for lines in records.values() for line in lines])
 
     def _warn(self, learner: Learner, stats: Mapping[str, Any]) -> None:
         """What an SAE has to say of its step, once."""
@@ -502,6 +512,17 @@ class Trainer:
             if self._finish:
                 self._finish(trained)
         self._run_dir.finish()
+        self._say(self._made())
+
+    def _made(self) -> str:
+        """What there is now, for the last line of a run."""
+        saes, suites = len(self._learners), len(self._suite_dirs)
+        last = f"; {self._numbers} at the end" if self._numbers else ""
+        return (
+            f"made {self._run_dir.path}: {saes} SAE{'s' * (saes > 1)} in {suites} "
+            f"suite{'s' * (suites > 1)}, {self.steps * self.config.batch:,} tokens each, in "
+            f"{duration(self._elapsed())}{last}"
+        )
 
     def _interrupted(self) -> Outcome:
         where = f"at step {self.step:,} of {self.steps:,}" if self.step else "before step 1"
@@ -558,6 +579,14 @@ def _numbers(learner: Learner, threshold: int) -> list[dict[str, Any]]:
         {**{k: v[i] if isinstance(v, list) else v for k, v in stats.items()}, **shared}
         for i in range(len(learner.view.sites))
     ]
+
+
+def _shortly(lines: Sequence[Mapping[str, Any]]) -> str:
+    """Loss and FVU of the last step, the means of all SAEs and sites."""
+    count = len(lines)
+    loss = sum(sum(line["loss"].values()) for line in lines) / count
+    fvu = sum(line["fvu"] for line in lines) / count
+    return f"{'mean ' * (count > 1)}loss {loss:.4g}, FVU {fvu:.4g}"
 
 
 def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
