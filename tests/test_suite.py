@@ -211,3 +211,15 @@ def test_normalisers_that_are_no_map_are_refused(path: Path, key: str, value: fl
     spoil(path, "normalisers.safetensors", key, value)
     with pytest.raises(UserError, match=said):
         load_suite(path).at("layers.1@in")
+
+
+def test_a_suite_says_what_is_in_it(path: Path):
+    suite = load_suite(path)
+    assert str(suite).splitlines() == [
+        f"Suite('{path}': topk-w32-k3, 2 sites)",
+        "  layers.0, layers.1@in: TopK(d=8, width=32, k=3)",
+    ]
+    assert repr(suite) == str(suite).splitlines()[0]
+    assert repr(suite.at("layers.0")) == "TopK(d=8, width=32, k=3)"
+    other = build_sae("jumprelu", 8, width=32, target_l0=3.0, bandwidth=0.01)
+    assert repr(other) == "JumpReLU(d=8, width=32, target_l0=3.0)"

@@ -19,7 +19,7 @@ from typing import Any
 from torch import Tensor
 
 from saeforge import __version__, regime
-from saeforge.dictionary.base import SAE
+from saeforge.dictionary.base import SAE, described
 from saeforge.dictionary.normaliser import Normaliser
 from saeforge.dictionary.registry import ARCHS, sae_config
 from saeforge.errors import UserError
@@ -55,6 +55,19 @@ class Suite:
         self._trained: dict[str, SAE] = {}
         self._folded: dict[str, SAE] = {}
         self._normalisers: dict[str, Normaliser] = {}
+
+    def __repr__(self) -> str:
+        return f"Suite({str(self.path)!r}: {self.variant}, {len(self.sites)} sites)"
+
+    def __str__(self) -> str:
+        """The SAE of every site: its architecture, d, M and k; of sites that are alike, once."""
+        alike: dict[str, list[str]] = {}
+        for group, sites in self.groups.items():
+            arch, d, config = self._config(group)
+            what = described(ARCHS[arch], d, config) + (", shared" if len(sites) > 1 else "")
+            alike.setdefault(what, []).extend(sites)
+        lines = [f"  {', '.join(sites)}: {what}" for what, sites in alike.items()]
+        return "\n".join([repr(self), *lines])
 
     @property
     def arch(self) -> str:
@@ -183,18 +196,21 @@ class Suite:
         check_finite(self.path / name, tensors)
         return tensors
 
+    def _config(self, group: str) -> tuple[str, int, Any]:
+        """Architecture, d and options of a group's SAE."""
+        file = self.path / "groups" / group / "config.json"
+        config = read_json(file, "SAE")
+        try:
+            arch, d = str(config["arch"]), int(config["d"])
+            options = dict(config["options"])
+        except (KeyError, TypeError, ValueError):
+            raise UserError(f"{file} is not an SAE's config") from None
+        return arch, d, sae_config(arch, options, str(file))
+
     def _load(self, group: str) -> SAE:
         folder = self.path / "groups" / group
-        config = read_json(folder / "config.json", "SAE")
-        try:
-            arch, d, options = (
-                str(config["arch"]),
-                int(config["d"]),
-                dict(config["options"]),
-            )
-        except (KeyError, TypeError, ValueError):
-            raise UserError(f"{folder / 'config.json'} is not an SAE's config") from None
-        sae = ARCHS[arch](d, sae_config(arch, options, str(folder / "config.json")))
+        arch, d, config = self._config(group)
+        sae = ARCHS[arch](d, config)
         sae.share(len(self.groups[group]))
         tensors = self._tensors(f"groups/{group}/weights.safetensors")
         try:
