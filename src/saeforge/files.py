@@ -113,18 +113,18 @@ def open_regular(path: Path) -> BufferedReader:
     return os.fdopen(descriptor, "rb")
 
 
-def open_own(path: Path, flags: int = os.O_APPEND) -> IO[bytes]:
-    """Open a file to write in as it is, made if it is not there; never through a link.
+def open_own(path: Path) -> IO[bytes]:
+    """Open a file to write at its end, made if it is not there; never through a link.
 
     Raises:
         OSError: if it is a link or no regular file, or cannot be written.
     """
-    flags |= os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | _BINARY
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | _BINARY
     descriptor = os.open(path, flags | getattr(os, "O_NONBLOCK", 0), 0o644)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise OSError(errno.EINVAL, "it is not a regular file")
-    return os.fdopen(descriptor, "r+b" if not flags & os.O_APPEND else "ab")
+    return os.fdopen(descriptor, "ab")
 
 
 _BINARY = getattr(os, "O_BINARY", 0)

@@ -69,8 +69,7 @@ class MetricsLog:
     def truncate(self, length: int) -> None:
         """Forget what was written after the file had `length` bytes."""
         if self._path.exists() and self._path.stat().st_size > length:
-            with open_own(self._path, 0) as file:
-                file.truncate(length)
+            self.restore(self.content()[:length])
 
 
 def _plain(value: Any) -> Any:
