@@ -10,7 +10,7 @@ from editing import edit
 from saeforge.dictionary.normaliser import Normaliser
 from saeforge.dictionary.registry import build_sae
 from saeforge.errors import UserError
-from saeforge.files import read_tensors, write_json, write_tensors
+from saeforge.files import read_tensors, write_tensors
 from saeforge.suite import find_suites, load_suite, write_suite
 
 D, SITES = 8, ("layers.0", "layers.1@in")
@@ -179,9 +179,8 @@ def spoil(path: Path, name: str, key: str, value: float) -> None:
     """Put a number into a tensor, and have suite.json say that it was always there."""
     tensors = read_tensors(path / name)
     tensors[key].view(-1)[-1] = value
-    meta = json.loads((path / "suite.json").read_text())
-    meta["files"][name] = write_tensors(path / name, tensors)
-    write_json(path / "suite.json", meta)
+    digest = write_tensors(path / name, tensors)
+    edit(path / "suite.json", lambda meta: meta["files"].update({name: digest}))
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
