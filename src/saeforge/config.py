@@ -132,8 +132,8 @@ class TrainConfig:
     loss is near the FVU, so at 0.01 it nearly always is, and every step weighs the same in Adam's
     moments, as it does for a loss that sums over D and a clip at 1."""
     dead_tokens: int | None = None
-    """Tokens without firing after which a latent is dead: by default 10M, or a tenth of the run
-    where that is less."""
+    """Tokens without firing after which a latent is dead: by default 10M, or a thirtieth of the
+    run where that is less."""
     log_every: int = 50
     """Steps between lines of metrics.jsonl."""
     eval_every: int = 500
