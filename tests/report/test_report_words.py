@@ -7,6 +7,8 @@ from saeforge.report.inputs import Value, read_suites
 from saeforge.report.latents import legible
 from saeforge.report.numbers import count, decimals, measured, number, rounded
 
+EVALUATIONS = ("reconstruction", "splice")
+
 
 @pytest.mark.parametrize(
     ("token", "shown"),
@@ -101,3 +103,17 @@ def test_intervals_that_touch_are_not_apart(make_suite):
     file.write_text(json.dumps(result), encoding="utf-8")
     fvu, _ = summary.comparison(read_suites([wide, narrow]))
     assert "at 4 of 4 sites (intervals apart at 0) and a higher one at 0 of 4 sites." in fvu
+
+
+def test_without_intervals_nothing_is_said_of_them(make_suite):
+    folders = [make_suite(k=16), make_suite(k=64)]
+    for file in [path / "results" / f"{name}.json" for path in folders for name in EVALUATIONS]:
+        result = json.loads(file.read_text(encoding="utf-8"))
+        for values in result["sites"].values():
+            for value in values.values():
+                value["low"] = value["high"] = None
+        file.write_text(json.dumps(result), encoding="utf-8")
+    suites = read_suites(folders)
+    fvu, _ = summary.comparison(suites)
+    assert "at 4 of 4 sites (no intervals) and a higher one at 0 of 4 sites." in fvu
+    assert summary.caution(suites).startswith("There are no intervals: too few held-out documents")

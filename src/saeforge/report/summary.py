@@ -203,9 +203,8 @@ def caution(suites: Sequence[SuiteData]) -> str:
     few = documents and min(documents) < FEW_DOCUMENTS
     if not any(v.low is not None for r in results for at in r.sites.values() for v in at.values()):
         return (
-            f"There are no intervals: too few held-out documents ({over.removeprefix(' over ')}), "
-            "or no resamples were asked for. How much hangs on the choice of documents is not "
-            "known; each suite is one seed."
+            "There are no intervals: too few held-out documents, or no resamples were asked for. "
+            "How much hangs on the choice of documents is not known; each suite is one seed."
         )
     return (
         f"Intervals are 95% intervals{over} held-out documents: they show how much "
