@@ -15,7 +15,6 @@ LEAVES = {
     "config",
     "files",
     "folders",
-    "integrity",
     "machine",
     "device",
     "statistics",
@@ -28,8 +27,6 @@ ARROWS: dict[str, set[str]] = {
     "config": {"errors"},
     "folders": {"errors"},
     "files": {"errors", "folders"},
-    "integrity": {"errors", "files"},
-    "printing": {"errors"},
     "machine": {"errors"},
     "statistics": set(),
     "regime": set(),
@@ -50,7 +47,7 @@ ARROWS: dict[str, set[str]] = {
     "error_job": LEAVES | {"dictionary", "lm", "activations", "suite", "eval"},
     "commands_train": LEAVES
     | {"lm", "activations", "groups", "suite", "train", "eval", "cost", "calibrate", "error_job"},
-    "commands_cost": LEAVES | {"cost", "calibrate", "commands_train", "printing"},
+    "commands_cost": LEAVES | {"cost", "calibrate", "commands_train"},
     "commands": LEAVES
     | {
         "dictionary",
@@ -62,10 +59,9 @@ ARROWS: dict[str, set[str]] = {
         "interop",
         "cost",
         "commands_train",
-        "printing",
     },
-    "commands_compare": LEAVES | {"suite", "eval", "printing"},
-    "commands_audit": LEAVES | {"suite", "eval", "printing"},
+    "commands_compare": LEAVES | {"suite", "eval"},
+    "commands_audit": LEAVES | {"suite", "eval"},
     "options": {
         "commands",
         "commands_audit",

@@ -64,7 +64,7 @@ class Job:
             raise UserError("train.audit is of SAEs on activations; leave it out with error.suite")
         lm = lm or LanguageModel.load(config.model, choose_device(config.device))
         widths = {site: lm.width(site) for site in lm.sites(config.sites)}
-        groupings = Groupings(widths, lm.fingerprint, lm.name)
+        groupings = Groupings(widths, lm.fingerprint, lm.name, lm.unlike)
         variants = expand_variants(
             config.saes,
             widths,
@@ -127,6 +127,8 @@ def train_run(
     """
     check_place(out)
     job = Job.prepare(config)
+    if left_out := job.lm.left_out(config.sites):
+        say(left_out)
     if predict:
         _predict(job, out, say)
     trained: list[Trained] = []

@@ -151,9 +151,9 @@ def choose_sites(lm: LanguageModel, patterns: Sequence[str], *, last: bool) -> l
     """
     chosen = lm.sites(patterns)
     named = [pattern for pattern in patterns if "*" not in pattern]
-    final = lm.sites([f"{lm.layers - 1}@resid"])
-    if not last and not (named and final[0] in lm.sites(named)):
-        chosen = [site for site in chosen if site not in final]
+    final = lm.blocks[-1]
+    if not last and not (named and final in lm.sites(named)):
+        chosen = [site for site in chosen if site != final]
     if len(chosen) < 2:
         raise UserError(
             f"sites {', '.join(patterns)} of {lm.name!r} leave {len(chosen)} site(s) to compare; "
@@ -178,7 +178,7 @@ def live_rows(lm: LanguageModel, stream: Iterable[Any], sites: Sequence[str]) ->
     """The kept rows of each batch of tokens, at every site, from one forward pass."""
     for batch in stream:
         with torch.no_grad():
-            captured = lm.capture(batch.tokens, list(sites))
+            captured = lm.capture(batch.tokens, sites)
         kept = batch.keep.flatten()
         there = kept.to(lm.device)
         yield (

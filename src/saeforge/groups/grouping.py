@@ -1,6 +1,6 @@
 """What a run configuration says about groups, resolved to the sites of a model."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -53,11 +53,13 @@ class Groupings:
         widths: D of every site of the run, in the model's order.
         fingerprint: of the model, which a plan must be for.
         model: its name, for messages.
+        unlike: why a recorded fingerprint is not the model's; by default where it is another.
     """
 
     widths: Mapping[str, int]
     fingerprint: str
     model: str
+    unlike: Callable[[str], str | None] | None = None
     _plans: dict[str, Plan] = field(default_factory=dict, repr=False)
 
     def resolve(self, spec: object, where: str) -> list[Grouping]:
@@ -161,7 +163,7 @@ class Groupings:
         """The plan of a file, checked against the model and the run's sites."""
         if path not in self._plans:
             plan = Plan.read(Path(path))
-            plan.check_model(self.fingerprint, self.model)
+            plan.check_model(self.fingerprint, self.model, self.unlike)
             plan.check_widths(self.widths)
             for site in self.widths:
                 if site not in plan.sites:

@@ -3,7 +3,7 @@
 import math
 import platform
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -114,16 +114,28 @@ class Plan:
         """The distances that the groups follow from, [L, L]."""
         return parts.check_distances(getattr(self.distances, self.matrix))
 
-    def check_model(self, fingerprint: str, name: str = "this model") -> None:
+    def check_model(
+        self,
+        fingerprint: str,
+        name: str = "this model",
+        unlike: Callable[[str], str | None] | None = None,
+    ) -> None:
         """Refuse another model than the plan's.
+
+        Args:
+            fingerprint, name: the model's.
+            unlike: why a recorded fingerprint is not the model's, None where it is.
 
         Raises:
             UserError: if the fingerprint is another.
         """
-        if fingerprint != self.fingerprint:
+        if fingerprint == self.fingerprint:
+            return
+        reason = unlike(self.fingerprint) if unlike else "it is another one"
+        if reason is not None:
             raise UserError(
                 f"the plan was made for {self.model!r} (fingerprint {self.fingerprint[:12]}), not "
-                f"for {name} ({fingerprint[:12]}); make one for it with `saeforge plan`"
+                f"for {name} ({fingerprint[:12]}): {reason}; make one for it with `saeforge plan`"
             )
 
     def check_widths(self, widths: Mapping[str, int]) -> None:

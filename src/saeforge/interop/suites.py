@@ -186,8 +186,8 @@ def check_model(found: Sequence[Foreign], model: Any) -> None:
         UserError: if its fingerprint differs.
     """
     for one in found:
-        if one.fingerprint is not None and one.fingerprint != model.fingerprint:
+        if one.fingerprint is not None and (reason := model.unlike(one.fingerprint)):
             raise UserError(
                 f"{one.path} is of a model with fingerprint {one.fingerprint[:12]}, but "
-                f"{model.name} is {model.fingerprint[:12]}; name the model with --model"
+                f"{model.name} is {model.fingerprint[:12]}: {reason}; name the model with --model"
             )

@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from saeforge.errors import UserError
 from saeforge.lm.model import LanguageModel
 
 
@@ -47,7 +46,7 @@ def forward_flops(
     modules = dict(lm.model.named_modules())
     weights = sum(_weights(modules[name]) for name in finished)
     start = f"{lm.prefix}." if lm.prefix else ""
-    blocks = [f"{start}{site}." for site in lm.sites(["*@resid"])]
+    blocks = [f"{start}{block}." for block in lm.blocks]
     entered = sum(any(name.startswith(block) for name in finished) for block in blocks)
     width = _attention_width(lm.model.config.get_text_config())
     return ForwardFlops(2.0 * weights, 4.0 * context * width * attended, entered)
@@ -70,7 +69,7 @@ def _run(lm: LanguageModel, sites: Sequence[str] | None) -> tuple[set[str], int]
         for name, module in lm.model.named_modules()
         if not any(module.children())
     ]
-    handles += [modules[site].register_forward_pre_hook(begin(site)) for site in _attention(lm)]
+    handles += [modules[site].register_forward_pre_hook(begin(site)) for site in lm.attention]
     try:
         with torch.no_grad():
             token = torch.zeros(1, 1, dtype=torch.long)
@@ -79,13 +78,6 @@ def _run(lm: LanguageModel, sites: Sequence[str] | None) -> tuple[set[str], int]
         for handle in handles:
             handle.remove()
     return finished, len(begun)
-
-
-def _attention(lm: LanguageModel) -> list[str]:
-    try:
-        return lm.sites(["*@attn"])
-    except UserError:  # a model without attention
-        return []
 
 
 def _attention_width(config: Any) -> int:

@@ -1,5 +1,6 @@
 """Loading a Hugging Face model and tokenizer: quietly, without remote code, errors on one line."""
 
+import json
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -50,7 +51,7 @@ def source(name: str) -> str:
 
 
 def _from_pretrained(config: ModelConfig, folder: Path) -> tuple[Any, Any]:
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM, AutoTokenizer
 
     local = folder.is_dir()
     name = str(folder) if local else config.name
@@ -60,9 +61,17 @@ def _from_pretrained(config: ModelConfig, folder: Path) -> tuple[Any, Any]:
         "local_files_only": local,
     }
     load: Any = AutoModelForCausalLM.from_pretrained  # its type forgets the loading info
+    hint = (
+        "give a folder with a causal language model, a Hugging Face id (with network access) or "
+        "'embedded'"
+    )
     try:
+        _check_no_adapter(config.name, name, common)
+        settings = _causal_config(config.name, name, common)
+        if how := getattr(settings, "quantization_config", None):
+            hint = f"it is quantised ({_method(how)}); install what that needs, or use the original"
         if config.random_weights is not None:
-            made = _random(AutoConfig.from_pretrained(name, **common), config.random_weights)
+            made = _random(settings, config.random_weights)
             tokenizer = AutoTokenizer.from_pretrained(name, **common)
             return torch.nn.Module.to(made, _DTYPES[config.dtype]), tokenizer
         model, info = load(name, dtype=_DTYPES[config.dtype], output_loading_info=True, **common)
@@ -71,10 +80,54 @@ def _from_pretrained(config: ModelConfig, folder: Path) -> tuple[Any, Any]:
     except UserError:
         raise
     except Exception as error:  # outside files: whatever they make the library raise is bad input
+        if "trust_remote_code" in str(error):
+            raise UserError(
+                f"model {config.name!r} needs Python code from its own repository, which is never "
+                "run; choose a model of a kind that transformers has itself"
+            ) from error
         raise UserError(
-            f"model {config.name!r} could not be loaded: {one_line(error)}; give a folder with a "
-            "causal language model, a Hugging Face id (with network access) or 'embedded'"
+            f"model {config.name!r} could not be loaded: {one_line(error)}; {hint}"
         ) from error
+
+
+def _check_no_adapter(shown: str, name: str, common: dict[str, Any]) -> None:
+    """An adapter is not a model, and would be ignored beside one."""
+    from transformers.utils.peft_utils import find_adapter_config_file
+
+    where = {key: common[key] for key in ("revision", "local_files_only")}
+    found = find_adapter_config_file(name, **where)
+    if found is None:
+        return
+    base = json.loads(Path(found).read_text(encoding="utf-8")).get("base_model_name_or_path")
+    of = f" of {str(base)[:100]!r}" if base else ""
+    raise UserError(
+        f"model {shown!r} is an adapter{of} (it has an adapter_config.json), not a whole model; "
+        "merge the two (merge_and_unload of peft), save that, and give its folder"
+    )
+
+
+def _causal_config(shown: str, name: str, common: dict[str, Any]) -> Any:
+    """The model's config, if it is a causal language model's."""
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig
+
+    found = AutoConfig.from_pretrained(name, **common)
+    if getattr(found, "is_encoder_decoder", False):
+        raise UserError(
+            f"model {shown!r} is an encoder-decoder ({found.model_type}), whose decoder alone is "
+            "no language model; choose a causal (decoder-only) one"
+        )
+    if type(found) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise UserError(
+            f"model {shown!r} is of the kind {found.model_type!r}, of which transformers has no "
+            "causal language model; choose a causal (decoder-only) one"
+        )
+    return found
+
+
+def _method(quantisation: Any) -> str:
+    is_plain = isinstance(quantisation, dict)
+    found = quantisation.get("quant_method") if is_plain else quantisation.quant_method
+    return str(getattr(found, "value", found))
 
 
 def _random(config: Any, seed: int) -> Any:

@@ -1,9 +1,7 @@
 """The language model: capture at any sites, stop early, splice replacements in."""
 
-import hashlib
-import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Self, overload
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
@@ -13,21 +11,15 @@ from torch import Tensor, nn
 from saeforge.config import ModelConfig
 from saeforge.errors import UserError
 from saeforge.lm import loading
-from saeforge.lm.sites import IN, SiteMap
+from saeforge.lm.anatomy import IN, Anatomy, examine, first_tensor, input_key, is_site, shape_reason
+from saeforge.lm.fingerprint import fingerprint, unlike
+from saeforge.lm.sites import SiteMap, find_blocks, named_modules
 
 Hook = Callable[[Tensor], Tensor | None]
 """Gets a site's activations [B, T, D]; returns None (observe) or a replacement (splice)."""
 
 _NO_HOOKS: Mapping[str, Hook] = {}
 _UNBOUNDED = 1 << 30
-_VOLATILE = {
-    "_name_or_path",
-    "architectures",
-    "dtype",
-    "torch_dtype",
-    "transformers_version",
-    "use_cache",
-}
 
 
 class _Stop(Exception):
@@ -42,7 +34,8 @@ class LanguageModel:
 
     Attributes:
         name, revision: where it came from.
-        fingerprint: SHA-256 of configuration and weights, the same in every process.
+        fingerprint: of configuration and weights, the same in every process and under every
+            version of transformers (`saeforge.lm.fingerprint`).
         model, tokenizer: the Hugging Face objects.
         device: where the model is.
         layers: number of transformer blocks.
@@ -66,33 +59,60 @@ class LanguageModel:
         self.device = torch.device(device)
         self.model = model.eval().requires_grad_(False)
         self.fingerprint = fingerprint(self.model)
-        self.model.to(self.device)
+        self._move()
         self.base: nn.Module = self.model.base_model
         text_config = self.model.config.get_text_config()
-        self.layers = int(text_config.num_hidden_layers)
         self.vocabulary = int(self.model.get_input_embeddings().num_embeddings)
-        self.max_context = int(
+        longest = (
             getattr(text_config, "max_position_embeddings", None)
             or getattr(text_config, "max_seq_len", None)
             or _UNBOUNDED
         )
+        self.max_context = int(longest) if longest > 0 else _UNBOUNDED  # XLNet says -1
         self.bos_id: int | None = getattr(tokenizer, "bos_token_id", None)
         self.pad_id: int | None = getattr(tokenizer, "pad_token_id", None)
-        self._sites = SiteMap(self.base, self.layers)
-        self._widths: dict[str, int] = {}
+        self._sites = self._examined(int(text_config.num_hidden_layers))
+        self.layers = len(self.blocks)
         self.skippable: dict[int, bool] = {}
 
+    def _move(self) -> None:
+        if all(tensor.device == self.device for tensor in self.model.parameters()):
+            return  # some quantised models refuse to be moved, even to where they are
+        try:
+            self.model.to(self.device)
+        except (RuntimeError, ValueError, NotImplementedError) as error:
+            raise UserError(
+                f"model {self.name!r} cannot be moved to {self.device}: {loading.one_line(error)}; "
+                "choose the device it is on, or a model that is not quantised"
+            ) from error
+
+    def _examined(self, layers: int) -> SiteMap:
+        modules = named_modules(self.base)
+        blocks = find_blocks(modules, layers)
+        try:
+            anatomy = examine(self._logits, modules, blocks, self.vocabulary, self.max_context)
+        except UserError as error:
+            raise UserError(f"model {self.name!r}: {error}") from None
+        except Exception as error:  # whatever a model raises that wants more than tokens
+            raise UserError(
+                f"model {self.name!r} does not run on tokens alone: {loading.one_line(error)}; "
+                "choose a causal language model of text"
+            ) from error
+        return SiteMap(self.base, blocks, anatomy)
+
+    def _logits(self, tokens_BT: Tensor) -> Tensor:
+        logits: Tensor = self.model(input_ids=tokens_BT.to(self.device), use_cache=False).logits
+        return logits
+
     @classmethod
-    def load(cls, config: ModelConfig | str, device: str | torch.device = "cpu") -> Self:
-        """Load the model that `config` names: a Hugging Face id, a folder, or `embedded`, as a
-        string if nothing else is to be said.
+    def load(cls, config: ModelConfig, device: str | torch.device = "cpu") -> Self:
+        """Load the model that `config` names: a Hugging Face id, a folder, or `embedded`.
 
         One with random weights says so in its `revision`, which every suite and result records.
 
         Raises:
             UserError: if it cannot be loaded.
         """
-        config = ModelConfig(name=config) if isinstance(config, str) else config
         model, tokenizer = loading.load(config)
         revision = config.revision
         if config.random_weights is not None:
@@ -112,6 +132,11 @@ class LanguageModel:
         The model is put in eval mode, its parameters are frozen, and it moves to `device`.
         """
         return cls(model, tokenizer, name, None, device)
+
+    def unlike(self, recorded: object) -> str | None:
+        """Why a recorded fingerprint is not this model's; None where it is. Those of earlier
+        versions are recognised, under the version of transformers they were made with."""
+        return unlike(recorded, self.model, self.fingerprint)
 
     @property
     def prefix(self) -> str:
@@ -133,27 +158,51 @@ class LanguageModel:
         """What Hugging Face's `from_pretrained` loads the model from: its name, or its folder."""
         return loading.source(self.name)
 
-    def sites(self, patterns: str | Sequence[str]) -> list[str]:
-        """Canonical names, in model order, of the sites that one pattern or several select.
+    def sites(self, patterns: Sequence[str]) -> list[str]:
+        """Canonical names, in model order, of the sites that the patterns select.
 
         A pattern is a module's name relative to the base model, in which `*` stays within one
         dotted segment (`layers.*` is every block's output and nothing inside), with `@in` for the
         module's input; or an alias: `3@resid`, `3@attn`, `3@mlp` (`*@resid` for all blocks), the
         block's output and what its attention and MLP add to the residual stream, in every family.
+        That is checked, on a few tokens, when the model is loaded: output = input + attention +
+        MLP, to rounding. Where no module's output is what is added, the alias is refused.
+
+        A module is no site if it runs more than once in a pass, or gives anything but [B, T, D].
+        A pattern with `*` leaves such out (`left_out` says which and why).
 
         Raises:
-            UserError: if there is no pattern, or one selects nothing, listing the nearest names.
+            UserError: if there is no pattern, or one selects nothing, with the reason and the
+                nearest names.
         """
         if not patterns:
             raise UserError("sites is empty; give at least one, such as '*@resid'")
         return self._sites.match([patterns] if isinstance(patterns, str) else patterns)
 
+    def left_out(self, patterns: Sequence[str]) -> str | None:
+        """A sentence on what patterns with `*` name but do not select, and why it is no site; None
+        where there is no such thing."""
+        return self._sites.left_out(patterns)
+
+    @property
+    def attention(self) -> list[str]:
+        """The modules that mix tokens, one of a block at most: attention, or what is there in its
+        place."""
+        return self._sites.sublayers("attn")
+
+    @property
+    def anatomy(self) -> Anatomy:
+        """What the modules gave and what the blocks add, as found on loading."""
+        return self._sites.anatomy
+
     def width(self, site: str) -> int:
-        """D of a site, measured with a forward pass over one token."""
-        if site not in self._widths:
-            token = torch.zeros(1, 1, dtype=torch.long)
-            self._widths[site] = self.capture(token, [site])[site].shape[-1]
-        return self._widths[site]
+        """D of a site.
+
+        Raises:
+            UserError: if the model has no such site.
+        """
+        (name,) = self._sites.match([site])
+        return self.anatomy.widths[name]
 
     def run(
         self,
@@ -184,8 +233,10 @@ class LanguageModel:
         unknown = [site for site in hooks if site not in waiting]
         if unknown:
             raise UserError(f"{unknown[0]!r} is a pattern; resolve it with sites() first")
+        tokens = tuple(tokens_BT.shape)
         handles = [
-            self._register(site, hook, waiting, stop=not logits) for site, hook in hooks.items()
+            self._register(site, hook, waiting, tokens, stop=not logits)
+            for site, hook in hooks.items()
         ]
         inputs: dict[str, Any] = {
             "input_ids": tokens_BT.to(self.device),
@@ -210,111 +261,43 @@ class LanguageModel:
             raise UserError(f"site {min(waiting)!r}: the forward pass never runs this module")
         return out
 
-    @overload
-    def capture(self, text: str, sites: str) -> Float[Tensor, "T D"]: ...
-
-    @overload
-    def capture(self, text: list[str] | tuple[str, ...], sites: str) -> list[Tensor]: ...
-
-    @overload
     def capture(
         self,
-        text: Int[Tensor, "B T"],
-        sites: str,
+        tokens_BT: Int[Tensor, "B T"],
+        sites: Sequence[str],
         *,
         attention_mask: Shaped[Tensor, "B T"] | None = None,
-    ) -> Float[Tensor, "B T D"]: ...
+    ) -> dict[str, Tensor]:
+        """Activations [B, T, D] at canonical sites, from one forward pass that stops early.
 
-    @overload
-    def capture(
-        self,
-        text: Int[Tensor, "B T"] | str | list[str] | tuple[str, ...],
-        sites: list[str] | tuple[str, ...],
-        *,
-        attention_mask: Shaped[Tensor, "B T"] | None = None,
-    ) -> dict[str, Any]: ...
-
-    def capture(
-        self,
-        text: Int[Tensor, "B T"] | str | Sequence[str],
-        sites: str | Sequence[str],
-        *,
-        attention_mask: Shaped[Tensor, "B T"] | None = None,
-    ) -> Any:
-        """Activations at sites, in the model's precision, from one forward pass that stops early.
-
-        Copies: models that add in place do not change them afterwards. Of a text, the first token
-        is BOS where the tokenizer has one (see `tokens`), on which SAEs are not trained.
-
-        Args:
-            text: a text, for activations [T, D]; a list of texts, for a list of them; or token ids
-                [B, T], for [B, T, D].
-            sites: one site (or pattern, or alias, that is one), for the activations themselves; a
-                list of them, for a mapping from every site to its activations.
-
-        Raises:
-            UserError: as `sites`, `tokens` and `run`; or if one pattern selects several sites.
+        Copies: models that add in place do not change them afterwards.
         """
-        names = self.sites(sites)
-        if isinstance(sites, str) and len(names) > 1:
-            raise UserError(
-                f"{sites!r} is {len(names)} sites ({names[0]}, …); give [{sites!r}] for a mapping "
-                "with all of them, or name one"
-            )
-        found: dict[str, Any]
-        if isinstance(text, Sequence) and not isinstance(text, str):
-            each = [self.capture(one, names) for one in text]
-            found = {site: [captured[site] for captured in each] for site in names}
-        elif isinstance(text, str):
-            found = {site: x_1TD[0] for site, x_1TD in self._captured(self.tokens(text), names)}
-        else:
-            found = dict(self._captured(text, names, attention_mask))
-        return found[names[0]] if isinstance(sites, str) else found
-
-    def tokens(self, text: str) -> Int[Tensor, "1 T"]:
-        """The token ids of a text as a document is read in training: after BOS, where the tokenizer
-        has one.
-
-        Raises:
-            UserError: if the model has no tokenizer, or the text is empty.
-        """
-        if self.tokenizer is None:
-            raise UserError(f"model {self.name!r} has no tokenizer; give token ids [B, T]")
-        ids = list(self.tokenizer.encode(text, add_special_tokens=False))
-        if not ids:
-            raise UserError("the text is empty; give at least one token")
-        if self.bos_id is not None and ids[0] != self.bos_id:
-            ids = [self.bos_id, *ids]
-        return torch.tensor([ids])
-
-    def _captured(
-        self, tokens_BT: Tensor, sites: Sequence[str], attention_mask: Tensor | None = None
-    ) -> Iterable[tuple[str, Tensor]]:
         found: dict[str, Tensor] = {}
 
         def keep(site: str) -> Hook:
             return lambda x_BTD: found.update({site: x_BTD.clone()})
 
-        self.run(tokens_BT, {site: keep(site) for site in sites}, attention_mask=attention_mask)
-        return found.items()
+        self.run(
+            tokens_BT,
+            {site: keep(site) for site in sites},
+            attention_mask=attention_mask,
+        )
+        return {site: found[site] for site in sites}
 
     def cross_entropy(
         self,
-        text: Int[Tensor, "B T"] | str,
+        tokens_BT: Int[Tensor, "B T"],
         hooks: Mapping[str, Hook] = _NO_HOOKS,
         *,
         attention_mask: Shaped[Tensor, "B T"] | None = None,
-    ) -> Float[Tensor, "*batch predicted"]:
-        """−log p(token t+1 | tokens ≤ t) in nats, for every predicted token: [B, T−1], of a text
-        [T−1] (see `tokens`).
+    ) -> Float[Tensor, "B T-1"]:
+        """−log p(token t+1 | tokens ≤ t) in nats, for every predicted token.
 
         Predictions of padding are in it too; leave them out by the batch's `document`.
         """
-        tokens_BT = self.tokens(text) if isinstance(text, str) else text
         logits_BTV = self.run(tokens_BT, hooks, logits=True, attention_mask=attention_mask)
         assert logits_BTV is not None
-        nats_BT = next_token_nats(logits_BTV, tokens_BT)
-        return nats_BT[0] if isinstance(text, str) else nats_BT
+        return next_token_nats(logits_BTV, tokens_BT)
 
     def _check_tokens(self, tokens_BT: Tensor) -> None:
         length = tokens_BT.shape[1]
@@ -331,11 +314,26 @@ class LanguageModel:
                     f"{self.name!r}; tokenizer and model do not belong together"
                 )
 
-    def _register(self, site: str, hook: Hook, waiting: set[str], *, stop: bool) -> Any:
+    def _register(
+        self,
+        site: str,
+        hook: Hook,
+        waiting: set[str],
+        tokens: tuple[int, ...],
+        *,
+        stop: bool,
+    ) -> Any:
         module = self._sites.module(site)
 
         def apply(x: Any) -> Tensor | None:
-            replacement = hook(_checked(site, x))
+            if site not in waiting:
+                raise UserError(f"site {site!r}: its module runs more than once in one pass")
+            if not is_site(x, tokens):
+                raise UserError(
+                    f"site {site!r} cannot be used: {shape_reason(x, tokens)}; choose another, "
+                    "such as a block's output (*@resid)"
+                )
+            replacement = hook(x)
             waiting.discard(site)
             if stop and not waiting:
                 raise _Stop
@@ -344,33 +342,23 @@ class LanguageModel:
         if not site.endswith(IN):
 
             def after(_module: nn.Module, _args: Any, output: Any) -> Any:
-                first = output[0] if isinstance(output, tuple) else output
-                new = apply(first)
+                new = apply(first_tensor(output))
                 if new is None:
                     return None
+                if isinstance(output, list):
+                    return [new, *output[1:]]
                 return (new, *output[1:]) if isinstance(output, tuple) else new
 
             return module.register_forward_hook(after)
 
         def before(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-            if args:
-                new = apply(args[0])
-                return None if new is None else ((new, *args[1:]), kwargs)
-            key = next((k for k, v in kwargs.items() if isinstance(v, Tensor)), None)
-            new = apply(kwargs[key] if key else None)
-            return None if new is None else (args, {**kwargs, str(key): new})
+            key = input_key(args, kwargs)
+            new = apply(None if key is None else args[0] if args else kwargs[str(key)])
+            if new is None:
+                return None
+            return ((new, *args[1:]), kwargs) if args else (args, {**kwargs, str(key): new})
 
         return module.register_forward_pre_hook(before, with_kwargs=True)
-
-
-def _checked(site: str, x: Any) -> Tensor:
-    if not isinstance(x, Tensor) or x.dim() != 3 or not x.is_floating_point():
-        shape = list(x.shape) if isinstance(x, Tensor) else type(x).__name__
-        raise UserError(
-            f"site {site!r} gives {shape}, not activations [B, T, D]; choose another, such as a "
-            "block's output (*@resid)"
-        )
-    return x
 
 
 def _fitting(site: str, x_BTD: Tensor, replacement: Tensor) -> Tensor:
@@ -399,32 +387,3 @@ def next_token_nats(
         for i in range(0, len(flat), rows)
     ]
     return torch.cat(parts).view(tokens_BT.shape)[:, :-1]
-
-
-def fingerprint(model: Any) -> str:
-    """SHA-256 of a model's configuration and weights, in milliseconds per hundred megabytes.
-
-    Of each tensor it takes name, type, shape, the sum of all its bits read as integers (exact and
-    so independent of the order of summing and the number of threads, and changed by any flipped
-    bit) and a strided sample of its bytes (changed by most permutations).
-    """
-    settings = {
-        key: value
-        for key, value in model.config.to_dict().items()
-        if key not in _VOLATILE and value is not None
-    }
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
-    for name, tensor in sorted(model.state_dict().items()):
-        bits = _as_integers(tensor.detach())
-        sample = bits[:: max(1, bits.numel() // 1024)].cpu().numpy()
-        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)} {int(bits.sum())}".encode())
-        digest.update(sample.tobytes())
-    return digest.hexdigest()
-
-
-def _as_integers(tensor: Tensor) -> Tensor:
-    kinds = {8: torch.int64, 4: torch.int32, 2: torch.int16, 1: torch.uint8}
-    flat = tensor.contiguous().flatten()
-    if flat.dtype == torch.bool:
-        return flat.to(torch.uint8)
-    return flat.view(kinds[flat.element_size()])
