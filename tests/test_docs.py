@@ -8,10 +8,15 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+import torch
+from toy_suites import written_suite
+from toys import random_text, saved_llama
 
 from saeforge.config import GroupsConfig, RunConfig, from_mapping, read_yaml
 from saeforge.dictionary.registry import ARCHS
 from saeforge.groups.grouping import Grouping
+from saeforge.lm.model import LanguageModel
+from saeforge.suite import load_suite
 from saeforge.train import schedule
 from saeforge.train.variants import build_members, expand_variants
 
@@ -79,3 +84,31 @@ def test_every_option_has_its_meaning(hooks: ModuleType) -> None:
     for architecture in ARCHS.values():
         for row in hooks.tables(architecture.Config)[3:]:
             assert len(row.split("|")[3].strip()) > 10, row
+
+
+def test_the_readmes_twenty_lines_leave_out_bos(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    saved_llama(tmp_path)
+    (tmp_path / "text.txt").write_text(random_text(30))
+    sites = ["layers.0", "layers.1.mlp", "layers.1", "layers.2"]
+    suite = written_suite(tmp_path / "suite", tmp_path, {site: [site] for site in sites})
+    (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    for shown, here in (
+        ("runs/mine", str(suite)),
+        ("EleutherAI/pythia-70m", str(tmp_path)),
+        ("When Mary and John went to the shop", "w5 w9 w40 w3 w17 w60"),
+    ):
+        assert shown in block
+        block = block.replace(shown, here)
+    exec(block, {})
+    said = capsys.readouterr().out
+    lm, sae = LanguageModel.load(str(tmp_path)), load_suite(suite).at("layers.2")
+    tokens = torch.tensor([[0, 5, 9, 40, 3, 17, 60]])
+    x = lm.capture(tokens, ["layers.2"])["layers.2"]
+    put = torch.cat([x[:, :1], sae(x[:, 1:])], dim=1)
+    loss = lm.cross_entropy(tokens, {"layers.2": lambda _: put}).mean()
+    error, centred = (put - x)[0, 1:], x[0, 1:] - x[0, 1:].mean(0)
+    assert f"FVU {error.square().sum() / centred.square().sum():.3f}\n" in said
+    assert f"cross-entropy {lm.cross_entropy(tokens).mean():.3f} -> {loss:.3f} nats\n" in said
+    assert "layers.0, layers.1.mlp, layers.1, layers.2: TopK(d=16, width=48, k=4)" in said

@@ -15,6 +15,7 @@ LEAVES = {
     "config",
     "files",
     "folders",
+    "integrity",
     "machine",
     "device",
     "statistics",
@@ -27,6 +28,8 @@ ARROWS: dict[str, set[str]] = {
     "config": {"errors"},
     "folders": {"errors"},
     "files": {"errors", "folders"},
+    "integrity": {"errors", "files"},
+    "printing": {"errors"},
     "machine": {"errors"},
     "statistics": set(),
     "regime": set(),
@@ -47,7 +50,7 @@ ARROWS: dict[str, set[str]] = {
     "error_job": LEAVES | {"dictionary", "lm", "activations", "suite", "eval"},
     "commands_train": LEAVES
     | {"lm", "activations", "groups", "suite", "train", "eval", "cost", "calibrate", "error_job"},
-    "commands_cost": LEAVES | {"cost", "calibrate", "commands_train"},
+    "commands_cost": LEAVES | {"cost", "calibrate", "commands_train", "printing"},
     "commands": LEAVES
     | {
         "dictionary",
@@ -59,9 +62,10 @@ ARROWS: dict[str, set[str]] = {
         "interop",
         "cost",
         "commands_train",
+        "printing",
     },
-    "commands_compare": LEAVES | {"suite", "eval"},
-    "commands_audit": LEAVES | {"suite", "eval"},
+    "commands_compare": LEAVES | {"suite", "eval", "printing"},
+    "commands_audit": LEAVES | {"suite", "eval", "printing"},
     "options": {
         "commands",
         "commands_audit",

@@ -5,11 +5,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from editing import edit
 
 from saeforge.dictionary.normaliser import Normaliser
 from saeforge.dictionary.registry import build_sae
 from saeforge.errors import UserError
-from saeforge.files import read_tensors, write_json, write_tensors
+from saeforge.files import read_tensors, write_tensors
 from saeforge.suite import find_suites, load_suite, write_suite
 
 D, SITES = 8, ("layers.0", "layers.1@in")
@@ -91,21 +92,15 @@ def test_damage_is_noticed_before_anything_is_loaded(
         load_suite(path)
 
 
-def edit(path: Path, change: Callable[[dict], object]) -> None:  # type: ignore[type-arg]
-    meta = json.loads((path / "suite.json").read_text())
-    change(meta)
-    (path / "suite.json").write_text(json.dumps(meta))
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda m: m.update(schema=2), "has schema 2; this version reads 1"),
+        (lambda m: m.update(schema=3), "has schema 3; this version reads 1 and 2"),
         (lambda m: m.pop("sites"), "lacks sites"),
         (lambda m: m.update(sites=[1]), "is not a suite's"),
         (lambda m: m["sites"]["layers.0"].pop("group"), "is not a suite's"),
         (lambda m: m["sites"]["layers.0"].update(group="../../x"), "leads outside the suite"),
-        (lambda m: m["sites"]["layers.0"].update(group="/etc"), "leads outside|no SHA-256"),
+        (lambda m: m["sites"]["layers.0"].update(group="/etc"), "not among its group"),
         (lambda m: m["files"].update({"../outside": "0"}), "leads outside the suite"),
         (lambda m: m["files"].update({"/etc/passwd": "0"}), "leads outside the suite"),
         (lambda m: m["files"].pop("normalisers.safetensors"), "has no SHA-256 of normalisers"),
@@ -116,7 +111,7 @@ def test_an_untrusted_suite_json_is_checked(
     change: Callable[[dict], object],  # type: ignore[type-arg]
     message: str,
 ):
-    edit(path, change)
+    edit(path / "suite.json", change)
     with pytest.raises(UserError, match=message):
         load_suite(path)
 
@@ -155,7 +150,10 @@ def test_weights_that_do_not_fit_their_config_are_refused(path: Path):
     config = json.loads(file.read_text())
     config["options"]["width"] = 16
     file.write_text(json.dumps(config))
-    edit(path, lambda m: m["files"].update({"groups/layers.0/config.json": sha256(file)}))
+    edit(
+        path / "suite.json",
+        lambda m: m["files"].update({"groups/layers.0/config.json": sha256(file)}),
+    )
     with pytest.raises(UserError, match=r"weights do not fit config\.json"):
         load_suite(path).at("layers.0")
 
@@ -181,9 +179,8 @@ def spoil(path: Path, name: str, key: str, value: float) -> None:
     """Put a number into a tensor, and have suite.json say that it was always there."""
     tensors = read_tensors(path / name)
     tensors[key].view(-1)[-1] = value
-    meta = json.loads((path / "suite.json").read_text())
-    meta["files"][name] = write_tensors(path / name, tensors)
-    write_json(path / "suite.json", meta)
+    digest = write_tensors(path / name, tensors)
+    edit(path / "suite.json", lambda meta: meta["files"].update({name: digest}))
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
@@ -211,3 +208,15 @@ def test_normalisers_that_are_no_map_are_refused(path: Path, key: str, value: fl
     spoil(path, "normalisers.safetensors", key, value)
     with pytest.raises(UserError, match=said):
         load_suite(path).at("layers.1@in")
+
+
+def test_a_suite_says_what_is_in_it(path: Path):
+    suite = load_suite(path)
+    assert str(suite).splitlines() == [
+        f"Suite('{path}': topk-w32-k3, 2 sites)",
+        "  layers.0, layers.1@in: TopK(d=8, width=32, k=3)",
+    ]
+    assert repr(suite) == str(suite).splitlines()[0]
+    assert repr(suite.at("layers.0")) == "TopK(d=8, width=32, k=3)"
+    other = build_sae("jumprelu", 8, width=32, target_l0=3.0, bandwidth=0.01)
+    assert repr(other) == "JumpReLU(d=8, width=32, target_l0=3.0)"

@@ -142,3 +142,10 @@ def held_out(sequences: int = 12, documents: int = 30, seed: int = 0) -> HeldOut
 def clean_rows(lm: LanguageModel, site: str, sample: HeldOut) -> Tensor:
     """Activations of the kept tokens, the plain way."""
     return lm.capture(sample.tokens_NT, [site])[site][sample.keep_NT]
+
+
+def auxk_by_angle(error, error_hat):
+    """Σ_b ‖e_b‖² (1 − cos₊²(e_b, ê_b)): AuxK by the angle between the error and what the dead
+    latents make of it, not yet divided by the variation of e."""
+    cosine = torch.cosine_similarity(error, error_hat, dim=1, eps=1e-30)
+    return (error.square().sum(1) * (1 - cosine.clamp_min(0).square())).sum()

@@ -16,8 +16,13 @@ os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 _PUBLIC = {
     "ARCHS": "saeforge.dictionary.registry",
     "build_sae": "saeforge.dictionary.registry",
+    "register": "saeforge.dictionary.registry",
+    "main": "saeforge.cli",
     "SAE": "saeforge.dictionary.base",
     "SparseCode": "saeforge.dictionary.base",
+    "Batch": "saeforge.dictionary.base",
+    "Context": "saeforge.dictionary.base",
+    "StepOut": "saeforge.dictionary.base",
     "LanguageModel": "saeforge.lm.model",
     "Suite": "saeforge.suite",
     "load_suite": "saeforge.suite",

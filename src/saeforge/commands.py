@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from saeforge import regime
@@ -35,15 +34,18 @@ from saeforge.device import choose_device
 from saeforge.dictionary.registry import ARCHS
 from saeforge.errors import UserError
 from saeforge.eval.result import Result, Value
-from saeforge.eval.run import check_fingerprint, results_folder
+from saeforge.eval.run import check_fingerprint, placed
 from saeforge.eval.run import evaluate as evaluate_suites
+from saeforge.files import own_folder
 from saeforge.folders import make_ready, owner
 from saeforge.groups.distances import angular_distances, choose_sites
 from saeforge.groups.partition import Method, Objective, check_method, diameters
 from saeforge.groups.plan import Plan, make_plan
+from saeforge.integrity import RESULTS
 from saeforge.interop.base import check_new_folder
 from saeforge.lm.documents import check_file
 from saeforge.lm.model import LanguageModel
+from saeforge.printing import cell, say, speaker
 from saeforge.report.build import write_report
 from saeforge.report.plan import write_plan_page
 from saeforge.suite import find_suites, load_suite
@@ -110,14 +112,14 @@ def _given(options: Mapping[str, Any]) -> dict[str, Any]:
 def train(config: RunConfig, out: Path, predict: bool = False, as_json: bool = False) -> int:
     """Train every variant on every site in one pass of the language model; with `predict`, first
     say how long that will take."""
-    finished = train_run(config, out, _speaker(as_json), predict)
+    finished = train_run(config, out, speaker(as_json), predict)
     suites = [str(path) for path in find_suites(out)] if finished else []
     if as_json:
         print(json.dumps({"out": str(out), "finished": finished, "suites": suites}))
     elif finished and config.error is not None:  # stands for no site, so there is nothing to eval
-        print(f"Next: {_command('audit', config.error.suite, '--error-saes', out)}")
+        say(f"Next: {_command('audit', config.error.suite, '--error-saes', out)}")
     elif finished:
-        print(f"Next: {_command('eval', out)} && {_command('report', out)}")
+        say(f"Next: {_command('eval', out)} && {_command('report', out)}")
     return DONE if finished else INTERRUPTED
 
 
@@ -150,7 +152,7 @@ def plan(
     among = choose_sites(lm, sites, last=last)
     if groups is not None and groups > len(among):
         raise UserError(f"--groups {groups}: there are {len(among)} sites, {', '.join(among)}")
-    say = _speaker(as_json)
+    say = speaker(as_json)
     if left_out := lm.left_out(sites):
         say(left_out)
     distances = angular_distances(
@@ -180,7 +182,8 @@ def plan(
         print(json.dumps({"plan": str(path), "page": str(page), **found}))
         return DONE
     _print_groups(made)
-    print(f"Plan: {path}\nPage: {page}")
+    say(f"Plan: {path}")
+    say(f"Page: {page}")
     return DONE
 
 
@@ -218,7 +221,7 @@ def _print_groups(plan: Plan) -> None:
     """A row per group, and what is known of every number of groups."""
     curve = plan.curve
     table = Table(
-        title=f"{escape(plan.model)}: {len(plan.groups)} groups by {plan.method}, over "
+        title=f"{cell(plan.model)}: {len(plan.groups)} groups by {plan.method}, over "
         f"{plan.tokens:,} tokens of {plan.documents:,} documents",
         title_justify="left",
     )
@@ -226,7 +229,7 @@ def _print_groups(plan: Plan) -> None:
         table.add_column(head)
     largest = diameters(plan.measured, plan.partition)
     for name, distance in zip(plan.groups, largest, strict=True):
-        table.add_row(name, escape(", ".join(plan.groups[name])), f"{distance:.3f}")
+        table.add_row(name, cell(", ".join(plan.groups[name])), f"{distance:.3f}")
     Console(width=None if sys.stdout.isatty() else 140).print(table)
     print("AMAD by number of groups: " + ", ".join(f"{p.groups}: {p.amad:.3f}" for p in curve))
     if plan.saving is not None:
@@ -243,16 +246,17 @@ def evaluate(
 ) -> int:
     """Evaluate suites; prints a table per suite and leaves results/*.json in each."""
     suites = _suites(paths)
-    results = evaluate_suites(suites, config, say=_speaker(as_json), model=model, text=text)
+    results = evaluate_suites(suites, config, say=speaker(as_json), model=model, text=text)
     if as_json:
         print(json.dumps({str(path): _values(found) for path, found in results.items()}))
         return DONE
     for path, suite_results in results.items():
         _print_table(path, suite_results)
-    if model is None and text is None:
-        print(f"Next: {_command('report', *paths)}")
+    folders = {placed(r.config, model, text) for found in results.values() for r in found}
+    if folders <= {Path(RESULTS)}:
+        say(f"Next: {_command('report', *paths)}")
     else:
-        print(f"Results: {results_folder(model, text)}/ in each suite")
+        say(f"Results: {', '.join(f'{folder}/' for folder in sorted(folders))} in each suite")
     return DONE
 
 
@@ -261,9 +265,9 @@ def report(paths: Sequence[Path], out: Path | None, as_json: bool = False) -> in
     suites = _suites(paths)
     folder = _report_folder(out, paths, suites)
     for part in ("", "assets", "data"):
-        make_ready(folder / part)
+        make_ready(own_folder(folder, part))
     page = write_report(suites, folder)
-    print(json.dumps({"report": str(page)}) if as_json else f"Report: {page}")
+    say(json.dumps({"report": str(page)}) if as_json else f"Report: {page}")
     return DONE
 
 
@@ -275,7 +279,7 @@ def _report_folder(out: Path | None, paths: Sequence[Path], suites: Sequence[Pat
         UserError: if it would.
     """
     if out is None:
-        return Path(paths[0]) / "report"
+        return own_folder(Path(paths[0]), "report")
     within = owner(out)
     if within is None:
         return out
@@ -314,9 +318,9 @@ def convert(
     if as_json:
         print(json.dumps({"out": str(out), "format": to, "sites": written}))
         return DONE
-    print(f"{out}: {len(written)} SAE(s): {', '.join(written)}")
+    say(f"{out}: {len(written)} SAE(s): {', '.join(written)}")
     if to == "saeforge":
-        print(f"Next: {_command('eval', out)} && {_command('report', out)}")
+        say(f"Next: {_command('eval', out)} && {_command('report', out)}")
     return DONE
 
 
@@ -353,7 +357,7 @@ def _import(
         suites.check_model(found, lm)
     for one in found:
         if one.note:
-            print(f"saeforge: note: {one.path} {one.note}", file=sys.stderr)
+            speaker(as_json=True)(f"saeforge: note: {one.path} {one.note}")
     own_text = suites.text_of(found, text, lm)
     if text is not None:
         check_file(own_text)
@@ -362,21 +366,21 @@ def _import(
 
 def demo(out: Path, tokens: int, device: str, as_json: bool = False) -> int:
     """The main job on the embedded model: train every layer, evaluate, report."""
-    say = _speaker(as_json)
+    tell = speaker(as_json)
     data = merge(PRESETS["quick"], {"train": {"tokens": tokens}, "device": device})
     config = from_mapping(RunConfig, data, "demo")
-    if not train_run(config, out, say):
+    if not train_run(config, out, tell):
         return INTERRUPTED
     suites = find_suites(out)
-    results = evaluate_suites(suites, EvalConfig(device=device, **DEMO_EVALUATION), say=say)
-    page = write_report(suites, out / "report")
+    results = evaluate_suites(suites, EvalConfig(device=device, **DEMO_EVALUATION), say=tell)
+    page = write_report(suites, own_folder(out, "report"))
     if as_json:
         values = {str(path): _values(found) for path, found in results.items()}
         print(json.dumps({"out": str(out), "report": str(page), "results": values}))
         return DONE
     for path, suite_results in results.items():
         _print_table(path, suite_results)
-    print(f"Report: {page}")
+    say(f"Report: {page}")
     return DONE
 
 
@@ -395,12 +399,6 @@ def _command(*words: object) -> str:
     return shlex.join(["saeforge", *map(str, words)])
 
 
-def _speaker(as_json: bool) -> Callable[[str], None]:
-    """Prints lines for a person: on stderr when stdout is for a machine."""
-    stream = sys.stderr if as_json else sys.stdout
-    return lambda line: print(line, file=stream, flush=True)
-
-
 def _values(results: Sequence[Result]) -> dict[str, Any]:
     """Plain data of a suite's results, by evaluation."""
     return {result.evaluation: result.values() for result in results if result.sites}
@@ -409,7 +407,7 @@ def _values(results: Sequence[Result]) -> dict[str, Any]:
 def _print_table(path: Path, results: Sequence[Result]) -> None:
     """A row per site: the values that `TABLE_METRICS` names."""
     table = Table(
-        title=f"{escape(str(path))} on held-out documents: value ± half of the 95% interval",
+        title=f"{cell(str(path))} on held-out documents: value ± half of the 95% interval",
         title_justify="left",
     )
     table.add_column("site", no_wrap=True)
@@ -422,11 +420,11 @@ def _print_table(path: Path, results: Sequence[Result]) -> None:
         if metric in result.metrics
     ]
     for result, metric in columns:
-        table.add_column(result.metrics[metric].title, justify="right")
+        table.add_column(cell(result.metrics[metric].title), justify="right")
     sites = list(dict.fromkeys(site for result in results for site in result.sites))
     for site in sites:
         cells = [_cell(result.sites.get(site, {}).get(metric)) for result, metric in columns]
-        table.add_row(escape(site), *cells)
+        table.add_row(cell(site), *cells)
     width = None if sys.stdout.isatty() else 140  # a file or a pipe has no width to fit
     Console(width=width).print(table)
     seen = [v.get("tokens_per_latent") for result in results for v in result.sites.values()]

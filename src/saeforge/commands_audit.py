@@ -2,7 +2,6 @@
 
 import json
 import shlex
-import sys
 import textwrap
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -10,15 +9,16 @@ from pathlib import Path
 
 from rich import box
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
-from saeforge.errors import UserError
+from saeforge.errors import UserError, shown
 from saeforge.eval.audit.config import AuditConfig
 from saeforge.eval.audit.result import FILE, AuditResult
 from saeforge.eval.audit.run import audit_suites
 from saeforge.eval.result import Value
-from saeforge.eval.run import results_folder
+from saeforge.eval.run import placed
+from saeforge.integrity import RESULTS
+from saeforge.printing import cell, say, speaker
 from saeforge.suite import find_suites
 
 __all__ = ["AuditConfig", "audit"]
@@ -52,12 +52,11 @@ def audit(
     if not paths:
         raise UserError("name at least one folder of a suite or of a run")
     suites = list(dict.fromkeys(suite for path in paths for suite in find_suites(path)))
-    stream = sys.stderr if as_json else sys.stdout
     trained = list(dict.fromkeys(suite for path in error_saes for suite in find_suites(path)))
     found = audit_suites(
         suites,
         config,
-        lambda line: print(line, file=stream, flush=True),
+        speaker(as_json),
         trained,
         model=model,
         text=text,
@@ -70,10 +69,11 @@ def audit(
         _print_table(console, path, result)
         _print_verdicts(console, result)
     _print_assumptions(console, list(found.values()))
-    for path in found:
-        print(f"Audit: {path / results_folder(model, text) / FILE}")
-    if model is None and text is None:  # a report shows what is measured on the suite's own
-        print(f"Next: saeforge report {shlex.join(map(str, paths))}")
+    folders = {path: placed(result.config, model, text) for path, result in found.items()}
+    for path, folder in folders.items():
+        say(f"Audit: {path / folder / FILE}")
+    if set(folders.values()) == {Path(RESULTS)}:  # what a report shows
+        say(f"Next: saeforge report {shlex.join(map(str, paths))}")
     return 0
 
 
@@ -101,13 +101,15 @@ def _print_table(console: Console, path: Path, result: AuditResult) -> None:
         cells = [
             _cell(result.value(site, section, metric), between) for section, metric, _ in SHOWN
         ]
-        table.add_row(escape(site), *cells)
+        table.add_row(cell(site), *cells)
     about = f"{result.tokens:,} test tokens of {result.documents:,} documents"
-    print(f"\n{path}\n{about}; ± half of the 95% interval{_fewer(result)}\n")
+    say()
+    for line in (str(path), f"{about}; ± half of the 95% interval", *_fewer(result), ""):
+        say(line)
     console.print(table)
 
 
-def _fewer(result: AuditResult) -> str:
+def _fewer(result: AuditResult) -> list[str]:
     """Which parts of the verdicts are measured on some of the test tokens."""
     used: dict[str, int] = {}
     for name in ("pursuit", "downstream"):
@@ -117,14 +119,14 @@ def _fewer(result: AuditResult) -> str:
             tokens = tokens.get("test") if isinstance(tokens, dict) else tokens
             used[name] = max(used.get(name, 0), tokens or 0)
     parts = [f"{name} on {count:,}" for name, count in used.items() if count < result.tokens]
-    return f"\n(of them, {', '.join(parts)})" if parts else ""
+    return [f"(of them, {', '.join(parts)})"] if parts else []
 
 
 def _print_verdicts(console: Console, result: AuditResult) -> None:
     """The first sentences for each site, wrapped."""
     print()
     for site, one in result.verdicts.items():
-        print(site)
+        say(site)
         for line in one.sentences[:SAID]:
             print(_wrapped(console, line))
 
@@ -140,7 +142,7 @@ def _print_assumptions(console: Console, results: Sequence[AuditResult]) -> None
 def _wrapped(console: Console, line: str) -> str:
     """As one item of a list."""
     width = min(console.width, 100)
-    return textwrap.fill(line, width, initial_indent="  - ", subsequent_indent="    ")
+    return textwrap.fill(shown(line), width, initial_indent="  - ", subsequent_indent="    ")
 
 
 def _cell(value: Value, between: str) -> str:

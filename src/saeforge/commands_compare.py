@@ -9,7 +9,6 @@ from pathlib import Path
 from statistics import fmean
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from saeforge.errors import UserError
@@ -17,6 +16,7 @@ from saeforge.eval.alignment import SiteAlignment
 from saeforge.eval.compare import FILE, CompareConfig, Comparison, Paired
 from saeforge.eval.compare import compare as compare_suites
 from saeforge.eval.result import Value
+from saeforge.printing import cell, say, speaker
 from saeforge.suite import find_suites
 
 __all__ = ["CompareConfig", "compare"]
@@ -37,12 +37,11 @@ def compare(
         raise UserError("name at least one folder of a suite or of a run")
     bases = [_one(path) for path in baselines]
     suites = _suites(paths, bases[:1])
-    stream = sys.stderr if as_json else sys.stdout
     found = compare_suites(
         suites,
         bases,
         config,
-        say=lambda line: print(line, file=stream, flush=True),
+        say=speaker(as_json),
     )
     if as_json:
         print(json.dumps({str(path): asdict(one) for path, one in found.items()}))
@@ -50,8 +49,9 @@ def compare(
     for path, comparison in found.items():
         _print_table(path, comparison)
         if comparison.notes:
-            print(f"The ratio is also of this: {'; '.join(comparison.notes)}.")
-    print(f"Comparisons: results/{FILE} in each suite\nNext: saeforge report {_named(paths)}")
+            say(f"The ratio is also of this: {'; '.join(comparison.notes)}.")
+    say(f"Comparisons: results/{FILE} in each suite")
+    say(f"Next: saeforge report {_named(paths)}")
     return 0
 
 
@@ -81,7 +81,7 @@ def _named(paths: Sequence[Path]) -> str:
 def _print_table(path: Path, comparison: Comparison) -> None:
     """A row per site: value, difference from the baseline, ratio; how latents are matched."""
     table = Table(
-        title=f"{escape(str(path))} − {escape(comparison.baseline.variant)} on the same held-out "
+        title=f"{cell(str(path))} − {cell(comparison.baseline.variant)} on the same held-out "
         "documents [95% interval of the difference, of paired resamples]",
         title_justify="left",
     )
@@ -101,7 +101,7 @@ def _print_table(path: Path, comparison: Comparison) -> None:
         cells = _cells(values, metrics)
         own = list(aligned.values()) if site == MEAN else [aligned[site]] if aligned else []
         cells += [_matched(name, own) for name in ("mmcs", "mmco") if own]
-        table.add_row(escape(site), *cells)
+        table.add_row(cell(site), *cells)
     Console(width=None if sys.stdout.isatty() else 140).print(table)
 
 

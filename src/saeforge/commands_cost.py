@@ -6,7 +6,6 @@ from dataclasses import asdict
 from pathlib import Path
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from saeforge.calibrate import calibrate
@@ -16,6 +15,7 @@ from saeforge.cost import Predicted, predicted
 from saeforge.errors import UserError
 from saeforge.files import write_json
 from saeforge.folders import make_ready
+from saeforge.printing import cell, say
 
 _DONE = 0
 
@@ -42,7 +42,7 @@ def cost(
     console = Console(width=None if sys.stdout.isatty() else 140)
     _print(console, found, job.lm.name)
     if speed is not None:
-        console.print(f"Calibrated in {speed.took:.0f} s{speed.caveat}.", highlight=False)
+        say(f"Calibrated in {speed.took:.0f} s{speed.caveat}.")
     return _DONE
 
 
@@ -52,13 +52,13 @@ def _print(console: Console, found: Predicted, model: str) -> None:
     if found.groups:
         console.print(_group_table(found))
     for line in found.assumptions:
-        console.print(f"Assumed: {line}.", highlight=False)
+        say(f"Assumed: {line}.")
 
 
 def _summary(found: Predicted, model: str) -> Table:
     """A row per kind of work: operations, seconds and their shares; the authors' count beside."""
     title = (
-        f"{escape(Path(model).name)}: {found.saes} SAEs, {_short(found.parameters)} parameters"
+        f"{cell(Path(model).name)}: {found.saes} SAEs, {_short(found.parameters)} parameters"
         f" in all, {_short(found.rows)} vectors each"
     )
     table = Table(title=title, title_justify="left")

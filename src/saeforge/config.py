@@ -132,8 +132,8 @@ class TrainConfig:
     loss is near the FVU, so at 0.01 it nearly always is, and every step weighs the same in Adam's
     moments, as it does for a loss that sums over D and a clip at 1."""
     dead_tokens: int | None = None
-    """Tokens without firing after which a latent is dead: by default 10M, or a tenth of the run
-    where that is less."""
+    """Tokens without firing after which a latent is dead: by default 10M, or a thirtieth of the
+    run where that is less."""
     log_every: int = 50
     """Steps between lines of metrics.jsonl."""
     eval_every: int = 500
@@ -520,8 +520,12 @@ def parse_bytes(text: str) -> int:
 
 
 def field_docs(cls: type) -> dict[str, str]:
-    """The text under each field of a config dataclass, on one line."""
-    tree = ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0]
+    """The text under each field of a config dataclass, on one line; of those that have one, and
+    whose source is to be had (a registered architecture's need not)."""
+    try:
+        tree = ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0]
+    except (OSError, TypeError):
+        return {}
     assert isinstance(tree, ast.ClassDef)
     docs = {}
     for statement, after in itertools.pairwise(tree.body):
@@ -544,9 +548,8 @@ def describe_fields(cls: type, prefix: str = "", indent: str = "") -> str:
             required = " (required)" if value is MISSING else ""
             words = choices(hints[item.name])
             allowed = f" One of {', '.join(words)}." if words else ""
-            lines.append(
-                f"{indent}{prefix}{item.name}{shown}{required}: {docs[item.name]}{allowed}"
-            )
+            told = docs.get(item.name, "")
+            lines.append(f"{indent}{prefix}{item.name}{shown}{required}: {told}{allowed}")
     return "\n".join(lines)
 
 

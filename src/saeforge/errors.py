@@ -1,9 +1,24 @@
-"""The one exception a user is meant to read."""
+"""The one exception a user is meant to read, and text from outside made fit to be read."""
 
 
 class UserError(Exception):
     """Input that cannot be used.
 
-    Its text is one line that names the value, the place and the way out. The command line prints
-    it to stderr and exits with 2; in Python it is raised as it is.
+    Its text is one line that names the value, the place and the way out, with nothing in it that a
+    terminal would obey (`shown`). The command line prints it to stderr and exits with 2; in Python
+    it is raised as it is.
     """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(shown(message))
+
+
+def shown(text: str) -> str:
+    r"""Text as it can be printed on one line: names and files may hold what a terminal obeys.
+
+    Control characters, line ends, marks that turn the direction of writing, lone surrogates and
+    whatever else is not printable become Python's escapes (`\x1b`, `\n`, `\u202e`).
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)

@@ -1,18 +1,133 @@
-"""Reading and writing files so that nothing is half-written and nothing corrupt is believed."""
+"""Reading and writing files so that nothing is half-written, nothing corrupt is believed, and no
+link or device is followed to where it should not."""
 
+import errno
 import hashlib
 import json
 import os
+import re
+import stat
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from saeforge.errors import UserError
 from saeforge.folders import share, sync, temporary_file
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+LARGEST_JSON = 2**30
+"""Bytes of JSON that are read at most."""
+LARGEST_INT = 2**64
+"""Whole numbers in JSON are below it: no count or seed is larger."""
+
+
+def inside(root: Path, name: str | Path) -> Path:
+    """`root/name`, to be read: within `root`, also once links are followed. In a snapshot of the
+    Hugging Face cache, whose files are links to its `blobs`, those are within it, too.
+
+    Raises:
+        UserError: if it leads elsewhere, or can be no path at all.
+    """
+    file = _below(root, name)
+    found, top = real(file), real(root)
+    places = [
+        top,
+        *(p.parent.parent / "blobs" for p in (top, *top.parents) if p.parent.name == "snapshots"),
+    ]
+    if not any(found.is_relative_to(place) for place in places):
+        raise UserError(
+            f"{root}: the path {str(name)!r} leads outside the suite; it was not opened"
+        )
+    return file
+
+
+def own_folder(root: Path, name: str | Path) -> Path:
+    """The folder `root/name`, to be written in: within `root`, also once links are followed.
+
+    Raises:
+        UserError: if it leads elsewhere.
+    """
+    folder = _below(root, name)
+    if not real(folder).is_relative_to(real(root)):
+        raise UserError(
+            f"{folder} leads to {real(folder)}, outside {root}: nothing is written there; remove "
+            "that link"
+        )
+    return folder
+
+
+def _below(root: Path, name: str | Path) -> Path:
+    """`root/name`, if it is below by its parts."""
+    if Path(name).is_absolute() or ".." in Path(name).parts:
+        raise UserError(
+            f"{root}: the path {str(name)!r} leads outside the suite; it was not opened"
+        )
+    return root / name
+
+
+def real(path: Path) -> Path:
+    """Where a path leads, all links followed.
+
+    Raises:
+        UserError: if it can be no path.
+    """
+    try:
+        return path.resolve()
+    except (OSError, RuntimeError, ValueError) as error:  # a loop of links, a zero byte
+        raise UserError(f"{str(path)!r} can be no path ({error})") from None
+
+
+def is_file(path: Path) -> bool:
+    """Whether there is a regular file; also of names that can be none."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
+
+
+def is_dir(path: Path) -> bool:
+    """Whether there is a folder; also of names that can be none."""
+    try:
+        return path.is_dir()
+    except (OSError, ValueError):
+        return False
+
+
+def open_regular(path: Path) -> BufferedReader:
+    """Open a regular file to read: neither a pipe nor a device, which would not end.
+
+    Raises:
+        OSError: if it cannot be opened or is something else.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | _BINARY)
+    except ValueError as error:  # a zero byte in the name
+        raise OSError(errno.EINVAL, str(error)) from None
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "it is not a regular file")
+    return os.fdopen(descriptor, "rb")
+
+
+def open_own(path: Path) -> IO[bytes]:
+    """Open a file to write at its end, made if it is not there; never through a link.
+
+    Raises:
+        OSError: if it is a link or no regular file, or cannot be written.
+    """
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | _BINARY
+    descriptor = os.open(path, flags | getattr(os, "O_NONBLOCK", 0), 0o644)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "it is not a regular file")
+    return os.fdopen(descriptor, "ab")
+
+
+_BINARY = getattr(os, "O_BINARY", 0)
 
 
 @contextmanager
@@ -37,8 +152,15 @@ def replacing(path: Path) -> Iterator[Path]:
 
 def sha256(path: Path) -> str:
     """Hex SHA-256 of a file's bytes."""
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def head_digest(path: Path) -> str:
+    """Hex SHA-256 of a file's length and its first 64 MiB: what it takes to know it again."""
+    with open_regular(path) as file:
+        length = str(os.fstat(file.fileno()).st_size).encode()
+        return hashlib.sha256(length + b"\n" + file.read(2**26)).hexdigest()
 
 
 def write_text(path: Path, text: str) -> None:
@@ -49,8 +171,12 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, value: object) -> None:
     """Write JSON atomically. NaN and infinity, which are not JSON, become null."""
-    text = json.dumps(_finite(value), indent=1, ensure_ascii=False, allow_nan=False)
-    write_text(path, text + "\n")
+    write_text(path, "".join(json_parts(value)) + "\n")
+
+
+def json_parts(value: object) -> Iterator[str]:
+    """The text of a value as JSON, in parts; that of a mapping ends with a line of `}`."""
+    yield json.dumps(_finite(value), indent=1, ensure_ascii=False, allow_nan=False)
 
 
 def _finite(value: object) -> object:
@@ -67,16 +193,46 @@ def read_json(path: Path, what: str = "file") -> Any:
     """Read JSON.
 
     Raises:
-        UserError: if there is no such file or it is not JSON.
+        UserError: if there is no such file, it is not JSON, or it holds what no file of ours does:
+            lone surrogates, whole numbers from 2⁶⁴ on, more than a gigabyte.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        with open_regular(path) as file:
+            data = file.read(LARGEST_JSON + 1)
+        if len(data) > LARGEST_JSON:
+            raise ValueError(f"longer than {LARGEST_JSON:,} bytes")
+        return parse_json(data.decode("utf-8"))
     except OSError as error:
         raise UserError(f"{what} {path}: {error.strerror or error}; check the path") from error
     except (ValueError, RecursionError) as error:  # nested too deeply to be read
         raise UserError(
             f"{what} {path} is not valid JSON ({error}); restore it or write it anew"
         ) from error
+
+
+def parse_json(text: str) -> Any:
+    """The value of JSON from outside.
+
+    Raises:
+        ValueError: if it is none, has a lone surrogate or a whole number from 2⁶⁴ on.
+        RecursionError: if it is nested too deeply.
+    """
+    value = json.loads(text, parse_int=_int)
+    if _SURROGATE.search(text):
+        try:
+            json.dumps(value, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            raise ValueError("it has a lone surrogate, which is no text") from None
+    return value
+
+
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+
+
+def _int(digits: str) -> int:
+    if len(digits) > 21 or abs(value := int(digits)) >= LARGEST_INT:
+        raise ValueError(f"a whole number of {len(digits)} digits")
+    return value
 
 
 def write_tensors(path: Path, tensors: "Mapping[str, Tensor]") -> str:
@@ -108,7 +264,7 @@ def read_tensors(path: Path, expected_sha256: str | None = None) -> "dict[str, T
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    if not path.is_file():
+    if not is_file(path):
         raise UserError(f"{path}: no such file; check the path")
     if expected_sha256 is not None and sha256(path) != expected_sha256:
         raise UserError(
@@ -117,7 +273,25 @@ def read_tensors(path: Path, expected_sha256: str | None = None) -> "dict[str, T
         )
     try:
         return load_file(path)
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is not a readable safetensors file ({error})") from error
+
+
+def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """The shapes in a safetensors file, from its header alone.
+
+    Raises:
+        UserError: if it is missing or none.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    if not is_file(path):
+        raise UserError(f"{path}: no such file; check the path")
+    try:
+        with safe_open(path, framework="np") as file:
+            names = file.keys()
+            return {name: tuple(file.get_slice(name).get_shape()) for name in names}
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} is not a readable safetensors file ({error})") from error
 
 

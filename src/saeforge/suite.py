@@ -2,9 +2,9 @@
 
 A folder of `suite.json`, `groups/<group>/{config.json, weights.safetensors}`,
 `normalisers.safetensors`, `metrics.jsonl`, `results/`, `report/`. `suite.json` is written last and
-holds the SHA-256 of the other files of the suite, so a half-written suite is no suite, and a
-changed one is noticed. A folder may come from anybody: nothing in it is executed, and no path in
-it leads outside it.
+holds the SHA-256 of the other files of the suite and a seal over itself (`saeforge.integrity`), so
+a half-written suite is no suite, and a changed one is noticed. A folder may come from anybody:
+nothing in it is executed, and no path in it leads outside it.
 """
 
 import platform
@@ -16,28 +16,42 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import torch
+from pydantic import BaseModel, ConfigDict, PositiveInt, ValidationError
 from torch import Tensor
 
 from saeforge import __version__, regime
-from saeforge.dictionary.base import SAE
+from saeforge.dictionary.base import SAE, described
 from saeforge.dictionary.normaliser import Normaliser
 from saeforge.dictionary.registry import ARCHS, sae_config
 from saeforge.errors import UserError
-from saeforge.files import check_finite, read_json, read_tensors, sha256, write_json, write_tensors
-
-SCHEMA = 1
-ERROR_MAPS = "error.safetensors"
-_KEYS = (
-    "model",
-    "text",
-    "variant",
-    "arch",
-    "sites",
-    "groups",
-    "tokens",
-    "config",
-    "files",
+from saeforge.files import (
+    check_finite,
+    head_digest,
+    inside,
+    is_dir,
+    is_file,
+    own_folder,
+    read_json,
+    read_shapes,
+    read_tensors,
+    sha256,
+    write_json,
+    write_tensors,
 )
+from saeforge.integrity import (
+    REPAIR,
+    SCHEMA,
+    SUITE,
+    read_suite_json,
+    verify_files,
+    write_sealed,
+)
+
+METRICS = "metrics.jsonl"
+TEXT_DIGEST = "text_digest"
+"""Key of suite.json under which the content of a text that is one file is known again."""
+ERROR_MAPS = "error.safetensors"
 
 
 class Suite:
@@ -55,6 +69,19 @@ class Suite:
         self._trained: dict[str, SAE] = {}
         self._folded: dict[str, SAE] = {}
         self._normalisers: dict[str, Normaliser] = {}
+
+    def __repr__(self) -> str:
+        return f"Suite({str(self.path)!r}: {self.variant}, {len(self.sites)} sites)"
+
+    def __str__(self) -> str:
+        """The SAE of every site: its architecture, d, M and k; of sites that are alike, once."""
+        alike: dict[str, list[str]] = {}
+        for group, sites in self.groups.items():
+            arch, d, config = self._config(group)
+            what = described(ARCHS[arch], d, config) + (", shared" if len(sites) > 1 else "")
+            alike.setdefault(what, []).extend(sites)
+        lines = [f"  {', '.join(sites)}: {what}" for what, sites in alike.items()]
+        return "\n".join([repr(self), *lines])
 
     @property
     def arch(self) -> str:
@@ -183,19 +210,24 @@ class Suite:
         check_finite(self.path / name, tensors)
         return tensors
 
-    def _load(self, group: str) -> SAE:
-        folder = self.path / "groups" / group
-        config = read_json(folder / "config.json", "SAE")
+    def _config(self, group: str) -> tuple[str, int, Any]:
+        """Architecture, d and options of a group's SAE."""
+        file = inside(self.path, f"groups/{group}/config.json")
+        config = read_json(file, "SAE")
         try:
-            arch, d, options = (
-                str(config["arch"]),
-                int(config["d"]),
-                dict(config["options"]),
-            )
-        except (KeyError, TypeError, ValueError):
-            raise UserError(f"{folder / 'config.json'} is not an SAE's config") from None
-        sae = ARCHS[arch](d, sae_config(arch, options, str(folder / "config.json")))
-        sae.share(len(self.groups[group]))
+            arch, d = str(config["arch"]), int(config["d"])
+            options = dict(config["options"])
+        except (KeyError, TypeError, ValueError, OverflowError):
+            raise UserError(f"{file} is not an SAE's config") from None
+        return arch, d, sae_config(arch, options, str(file))
+
+    def _load(self, group: str) -> SAE:
+        folder = inside(self.path, f"groups/{group}")
+        arch, d, config = self._config(group)
+        sites = len(self.groups[group])
+        self._check_weights(folder / "weights.safetensors", arch, d, config, sites)
+        sae = ARCHS[arch](d, config)
+        sae.share(sites)
         tensors = self._tensors(f"groups/{group}/weights.safetensors")
         try:
             sae.load_state_dict(tensors)
@@ -203,6 +235,29 @@ class Suite:
             reason = " ".join(str(error).split())
             raise UserError(f"{folder}: weights do not fit config.json ({reason})") from None
         return sae.requires_grad_(False).eval()
+
+    def _check_weights(self, file: Path, arch: str, d: int, config: Any, sites: int) -> None:
+        """Refuse shapes that are not the config's, before anything has the size that it claims."""
+        try:
+            with torch.device("meta"):
+                sae = ARCHS[arch](d, config)
+                sae.share(sites)
+        except (RuntimeError, TypeError, ValueError, OverflowError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise UserError(f"{file.parent / 'config.json'} makes no SAE ({reason})") from None
+        wanted = {name: tuple(tensor.shape) for name, tensor in sae.state_dict().items()}
+        found = read_shapes(file)
+        for name in sorted(wanted.keys() | found.keys()):
+            if wanted.get(name) != found.get(name):
+                raise UserError(
+                    f"{file.parent}: weights do not fit config.json ({name} is "
+                    f"{_shape(found.get(name))}, config.json makes it {_shape(wanted.get(name))})"
+                )
+
+
+def text_digest(source: object) -> str | None:
+    """Of the content of a text that is one file, wherever it lies; else None."""
+    return head_digest(Path(source)) if isinstance(source, str) and is_file(Path(source)) else None
 
 
 def load_suite(path: str | Path) -> Suite:
@@ -212,27 +267,13 @@ def load_suite(path: str | Path) -> Suite:
         UserError: if it is not a suite, is of a newer schema, or a file is missing or corrupt.
     """
     path = Path(path)
-    if not (path / "suite.json").is_file():
+    if not is_file(path / SUITE):
         below = _below(path)
         hint = f"; it holds the suites {', '.join(p.name for p in below)}" if below else ""
         raise UserError(f"{path} is not a suite (it has no suite.json){hint}")
-    meta = read_json(path / "suite.json", "suite")
-    if not isinstance(meta, dict) or meta.get("schema") != SCHEMA:
-        found = meta.get("schema") if isinstance(meta, dict) else None
-        raise UserError(
-            f"{path / 'suite.json'} has schema {found!r}; this version reads {SCHEMA}: "
-            "use the saeforge that wrote it"
-        )
+    meta = read_suite_json(path)
     _check_shape(path, meta)
-    for name, digest in meta["files"].items():
-        file = _inside(path, name)
-        if not file.is_file():
-            raise UserError(f"{file} is missing; restore it from a copy or train the suite again")
-        if sha256(file) != digest:
-            raise UserError(
-                f"{file} is corrupt: its SHA-256 is not the recorded {str(digest)[:12]}…; "
-                "restore it from a copy or train the suite again"
-            )
+    verify_files(path, meta)
     return Suite(path, meta)
 
 
@@ -243,11 +284,16 @@ def find_suites(path: str | Path) -> list[Path]:
         UserError: if there are none.
     """
     path = Path(path)
-    if not path.is_dir():
+    if not is_dir(path):
         raise UserError(f"{path}: no such folder; give a suite or the --out of a training run")
-    if (path / "suite.json").is_file():
+    if is_file(path / SUITE):
         return [path]
     found = _below(path)
+    for suite in found:
+        if not suite.resolve().is_relative_to(path.resolve()):
+            raise UserError(
+                f"{suite} is a link to {suite.resolve()}, outside {path}; name that suite itself"
+            )
     if not found:
         unfinished = (path / "run.json").is_file()
         hint = (
@@ -303,7 +349,7 @@ def write_suite(
     files: dict[str, str] = {}
     sites: dict[str, dict[str, Any]] = {}
     for group, (sae, group_sites) in groups.items():
-        folder = _inside(path, f"groups/{group}")
+        folder = own_folder(path, f"groups/{group}")
         options = {"arch": sae.arch, "d": sae.d, "options": asdict(sae.config)}
         write_json(folder / "config.json", options)
         files[f"groups/{group}/config.json"] = sha256(folder / "config.json")
@@ -316,11 +362,14 @@ def write_suite(
     if error_maps:
         tensors = {f"{s}.{name}": t for s, own in error_maps.items() for name, t in own.items()}
         files[ERROR_MAPS] = write_tensors(path / ERROR_MAPS, tensors)
+    if is_file(path / METRICS):
+        files[METRICS] = sha256(path / METRICS)
     first, _ = next(iter(groups.values()))
     meta = {
         "schema": SCHEMA,
         "model": dict(model),
         "text": dict(text),
+        TEXT_DIGEST: text_digest(text.get("source")),
         "variant": variant,
         "arch": first.arch,
         "sites": {site: sites[site] for site in normalisers},
@@ -339,55 +388,80 @@ def write_suite(
         "versions": _versions(),
         "files": files,
     }
-    write_json(path / "suite.json", meta)
+    write_sealed(path / SUITE, meta)
 
 
 def _check_shape(path: Path, meta: Mapping[str, Any]) -> None:
     """Refuse a suite.json that lacks what the rest relies on, or lists less than it uses."""
-    missing = [key for key in _KEYS if key not in meta]
+    file = path / SUITE
+    needed = [name for name, field in _Meta.model_fields.items() if field.is_required()]
+    missing = [name for name in needed if name not in meta]
     if missing:
-        raise UserError(f"{path / 'suite.json'} lacks {', '.join(missing)}; restore it from a copy")
-    files, sites = meta["files"], meta["sites"]
+        raise UserError(f"{file} lacks {', '.join(missing)}; {REPAIR}")
     try:
-        needed = {"normalisers.safetensors"}
-        for site in sites.values():
-            _inside(path, f"groups/{site['group']}")
-            group = f"groups/{site['group']}"
-            needed |= {f"{group}/config.json", f"{group}/weights.safetensors"}
-            good = isinstance(site["d"], int) and site["d"] > 0
-            if not good:
-                raise TypeError
-        unlisted = sorted(needed - files.keys())
-    except (AttributeError, KeyError, TypeError, ValueError):
-        raise UserError(f"{path / 'suite.json'} is not a suite's; restore it from a copy") from None
-    error = meta.get("error")
-    if error is not None and not (
-        isinstance(error, dict)
-        and all(isinstance(error.get(key), str) for key in ("component", "suite", "digest"))
-    ):
-        raise UserError(f"{path / 'suite.json'}: its error is no record of one; restore it")
+        found = _Meta.model_validate(dict(meta))
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise UserError(f"{file} is not a suite's ({key!r}: {first['msg']}); {REPAIR}") from None
+    hashed = {"normalisers.safetensors"}
+    for name, site in found.sites.items():
+        inside(path, f"groups/{site.group}")
+        hashed |= {f"groups/{site.group}/{file}" for file in ("config.json", "weights.safetensors")}
+        if site.group not in found.groups or name not in found.groups[site.group].sites:
+            raise UserError(f"{file}: site {name} is not among its group's; {REPAIR}")
+    unlisted = sorted(hashed - found.files.keys())
     if unlisted:
-        raise UserError(f"{path / 'suite.json'} has no SHA-256 of {', '.join(unlisted)}")
-    for name, site in sites.items():
-        try:
-            meta["groups"][site["group"]]["sites"].index(name)
-        except (AttributeError, KeyError, TypeError, ValueError):
-            raise UserError(
-                f"{path / 'suite.json'}: site {name} is not among its group's; restore it from a "
-                "copy"
-            ) from None
+        raise UserError(f"{file} has no SHA-256 of {', '.join(unlisted)}; {REPAIR}")
 
 
-def _inside(root: Path, name: str) -> Path:
-    """`root/name`, if that is within `root`, also once links are followed."""
-    file = root / name
-    if Path(name).is_absolute() or not file.resolve().is_relative_to(root.resolve()):
-        raise UserError(f"{root}: the path {name!r} leads outside the suite; it was not opened")
-    return file
+class _Record(BaseModel):
+    model_config = ConfigDict(strict=True, extra="ignore", frozen=True)
+
+
+class _Site(_Record):
+    group: str
+    d: PositiveInt
+
+
+class _Group(_Record):
+    sites: list[str]
+
+
+class _Model(_Record):
+    name: str = ""
+    revision: str | None = None
+    fingerprint: str | None = None
+
+
+class _Error(_Record):
+    component: str
+    suite: str
+    digest: str
+
+
+class _Meta(_Record):
+    """What the rest relies on in suite.json."""
+
+    model: _Model
+    text: dict[str, Any]
+    variant: str
+    arch: str
+    sites: dict[str, _Site]
+    groups: dict[str, _Group]
+    tokens: int
+    config: dict[str, Any]
+    files: dict[str, str]
+    error: _Error | None = None
+    seed: int | None = None
+
+
+def _shape(shape: tuple[int, ...] | None) -> str:
+    return "not there" if shape is None else str(list(shape))
 
 
 def _below(path: Path) -> list[Path]:
-    folders = [p.parent for p in path.glob("*/suite.json")] if path.is_dir() else []
+    folders = [p.parent for p in path.glob("*/suite.json")] if is_dir(path) else []
     return sorted(folders, key=lambda folder: _natural(folder.name))
 
 

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from toys import auxk_by_angle
 
 from saeforge import UserError, build_sae
 from saeforge.activations.synthetic import SyntheticConfig, SyntheticSource
@@ -53,7 +54,7 @@ def dense_losses(sae, x, target, dead):
         # b_dec is a constant to AuxK, and ê is decoded without it
         f = ((x - sae.b_dec).detach() @ sae.w_enc[dead].T + sae.b_enc[dead]).relu()
         f = f * torch.zeros_like(f).scatter(1, f.topk(k_aux, dim=1).indices, 1)
-        auxk = (f @ sae.w_dec[dead] - e).square().sum() / (e - e.mean(0)).square().sum()
+        auxk = auxk_by_angle(e, f @ sae.w_dec[dead]) / (e - e.mean(0)).square().sum()
         terms["auxk"] = min(1, len(dead) / half) / 32 * auxk
     return terms
 

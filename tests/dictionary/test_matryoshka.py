@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from toys import auxk_by_angle
 
 from saeforge import UserError, build_sae
 from saeforge.dictionary.base import Batch, Context
@@ -50,7 +51,7 @@ def dense_losses(sae, x, target, dead, sizes):
         k_aux = min(D // 2, len(dead))
         f = ((x - sae.b_dec).detach() @ sae.w_enc[dead].T + sae.b_enc[dead]).relu()
         f = f * torch.zeros_like(f).scatter(1, f.topk(k_aux, dim=1).indices, 1)
-        auxk = (f @ sae.w_dec[dead] - e).square().sum() / (e - e.mean(0)).square().sum()
+        auxk = auxk_by_angle(e, f @ sae.w_dec[dead]) / (e - e.mean(0)).square().sum()
         terms["auxk"] = min(1, len(dead) / (D // 2)) / 32 * auxk
     return terms
 

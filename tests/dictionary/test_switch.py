@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from toys import auxk_by_angle
 
 from saeforge import UserError, build_sae
 from saeforge.dictionary import dispatch
@@ -113,7 +114,7 @@ def expert_width(sae):
 
 
 def dense_losses(sae, b, dead):
-    f, p, weight, visited = dense_code(sae, b)
+    f, p, _, visited = dense_code(sae, b)
     x_hat = f @ sae.w_dec + sae.b_dec
     terms = {"reconstruction": (b.target - x_hat).square().sum(1).mean() / sae.d}
     router, config = sae.config.router, sae.config
@@ -129,11 +130,11 @@ def dense_losses(sae, b, dead):
             -config.supervision * (p[known] * mine).sum(1).log().sum() / known.sum()
         )
     if dead:
-        terms["auxk"] = config.aux_coefficient * dense_auxk(sae, b, x_hat, weight, visited, dead)
+        terms["auxk"] = config.aux_coefficient * dense_auxk(sae, b, x_hat, visited, dead)
     return terms
 
 
-def dense_auxk(sae, b, x_hat, weight, visited, dead):
+def dense_auxk(sae, b, x_hat, visited, dead):
     e = (b.target - x_hat).detach()
     total, half, spread = 0.0, sae.d // 2, expert_width(sae)
     x = b.x - sae.b_dec.detach()
@@ -145,8 +146,7 @@ def dense_auxk(sae, b, x_hat, weight, visited, dead):
         f = (x[sent] @ sae.w_enc[own].T).relu()
         keep = f.topk(min(half, len(own)), 1).indices
         f = torch.zeros_like(f).scatter(1, keep, f.gather(1, keep))
-        e_hat = weight[sent, expert, None].detach() * (f @ sae.w_dec[own])
-        total = total + min(1, len(own) / half) * (e[sent] - e_hat).square().sum()
+        total = total + min(1, len(own) / half) * auxk_by_angle(e[sent], f @ sae.w_dec[own])
     return total / (e - e.mean(0)).square().sum() * len(b.x) / visited.sum()
 
 

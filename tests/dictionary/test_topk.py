@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from toys import auxk_by_angle
 
 from saeforge import UserError, build_sae
 from saeforge.dictionary import fused
@@ -44,7 +45,7 @@ def dense_losses(sae, x, dead):
     pre = (x - sae.b_dec.detach()) @ sae.w_enc.T + sae.b_enc
     kept = pre.masked_fill(~dead, -torch.inf).topk(k_aux).indices
     f = torch.zeros_like(pre).scatter(1, kept, pre.gather(1, kept).relu())
-    auxk = (f @ sae.w_dec - e).square().sum() / (e - e.mean(0)).square().sum()
+    auxk = auxk_by_angle(e, f @ sae.w_dec) / (e - e.mean(0)).square().sum()
     return {
         "reconstruction": (x - x_hat).square().sum(1).mean() / sae.d,
         "auxk": min(1, k_aux / half) / 32 * auxk,
@@ -106,7 +107,7 @@ def test_picks_below_zero_get_no_gradient():
 
 
 def test_auxk_revives_dead_latents_and_touches_nothing_else():
-    sae, x, mask = build(), rows(31), dead_mask(12)
+    sae, x, mask = build(), rows(300), dead_mask(12)
     auxk = sae.step(Batch(x, x), context(mask)).loss_terms["auxk"]
     names = [name for name, _ in sae.named_parameters()]
     grads = dict(zip(names, torch.autograd.grad(auxk, list(sae.parameters())), strict=True))

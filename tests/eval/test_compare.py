@@ -1,10 +1,10 @@
-import json
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from editing import edit
 from toy_suites import SITES, written_suite
 from toys import random_text, saved_llama
 
@@ -219,9 +219,7 @@ def test_other_held_out_tokens(run: Path) -> None:
 
 def test_another_language_model(run: Path) -> None:
     path = written_suite(run / "strange", run)
-    meta = json.loads((path / "suite.json").read_text())
-    meta["model"]["fingerprint"] = "0" * 64
-    (path / "suite.json").write_text(json.dumps(meta))
+    edit(path / "suite.json", lambda meta: meta["model"].update(fingerprint="0" * 64))
     bad(path, run / "base", "different language models .fingerprints 000000000000")
     with pytest.raises(UserError, match="different language models"):
         compare([run / "other"], [run / "base", path], PLAIN)
@@ -233,6 +231,6 @@ def test_bad_options(run: Path) -> None:
     for suites, baselines in ([], [run / "base"]), ([run / "base"], []):
         with pytest.raises(UserError, match="--baseline"):
             compare(suites, baselines, PLAIN)
-    (run / "other" / "results" / "comparison.json").write_text('{"schema": 2}')
+    edit(run / "other" / "results" / "comparison.json", lambda data: data.update(schema=2))
     with pytest.raises(UserError, match=r"comparison\.json is not a comparison"):
         Comparison.read(run / "other")

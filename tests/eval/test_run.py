@@ -1,9 +1,11 @@
 import json
+import shutil
 from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 import torch
+from editing import edit
 from toys import random_text, saved_llama
 
 from saeforge.config import EvalConfig, ModelConfig, RunConfig, TextConfig
@@ -132,6 +134,25 @@ def test_another_text_leaves_the_suites_own_results(tmp_path: Path, lm_folder: P
     assert result.config["text"]["source"] == str(other)
 
 
+def test_a_model_and_a_text_that_have_moved_are_the_suites_own(
+    tmp_path: Path, lm_folder: Path
+) -> None:
+    path = write(tmp_path / "s", lm_folder)
+    moved = tmp_path / "moved"
+    shutil.copytree(lm_folder, moved)
+    config = EvalConfig(tokens=500, splice=False, latents=0, bootstrap=0, device="cpu")
+    there = {"model": str(moved), "text": str(moved / "text.txt")}
+    own = evaluate([path], config, **there)[path][0]
+    assert own.config["own"] and Result.read(path / "results" / "reconstruction.json") == own
+    assert not any(p.is_dir() for p in (path / "results").iterdir())
+    with (moved / "text.txt").open("a") as text:
+        text.write("more")
+    other = evaluate([path], config, **there)[path][0]
+    assert not other.config["own"]
+    assert Result.read(path / "results" / "moved-text" / "reconstruction.json") == other
+    assert Result.read(path / "results" / "reconstruction.json") == own
+
+
 def test_fewer_tokens_than_asked_for_is_said(tmp_path: Path, lm_folder: Path) -> None:
     path = write(tmp_path / "s", lm_folder)
     lines: list[str] = []
@@ -154,9 +175,7 @@ def test_wrong_width(tmp_path: Path, lm_folder: Path) -> None:
 
 def test_changed_model(tmp_path: Path, lm_folder: Path) -> None:
     path = write(tmp_path / "s", lm_folder)
-    meta = json.loads((path / "suite.json").read_text())
-    meta["model"]["fingerprint"] = "0" * 64
-    (path / "suite.json").write_text(json.dumps(meta))
+    edit(path / "suite.json", lambda meta: meta["model"].update(fingerprint="0" * 64))
     bad(path, "fingerprint 000000000000")
     found = evaluate([path], QUICK, model=ModelConfig(str(lm_folder)))
     assert found[path][0].config["model"]["fingerprint"] != "0" * 64
@@ -190,8 +209,7 @@ def test_broken_suite(
     tmp_path: Path, lm_folder: Path, change: dict[str, object], message: str
 ) -> None:
     path = write(tmp_path / "s", lm_folder)
-    meta = json.loads((path / "suite.json").read_text())
-    (path / "suite.json").write_text(json.dumps(meta | change))
+    edit(path / "suite.json", lambda meta: meta.update(change))
     bad(path, message)
 
 

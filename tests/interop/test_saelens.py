@@ -10,6 +10,7 @@ import foreign_saes
 import pytest
 import saelens_by_hand as hand
 import torch
+from editing import edit
 from foreign_saes import refused, rows
 from safetensors.torch import save_file
 from torch import Tensor
@@ -227,10 +228,12 @@ def test_an_architecture_without_a_counterpart_is_refused(
 
 def test_sites_that_are_no_folder_names_are_refused(tmp_path: Path) -> None:
     path = a_suite(tmp_path / "suite", "topk", {"k": 5})
-    meta = json.loads((path / "suite.json").read_text())
-    meta["sites"]["../../layers.1"] = meta["sites"].pop("layers.1")
-    meta["groups"]["layers.1"]["sites"] = ["../../layers.1"]
-    (path / "suite.json").write_text(json.dumps(meta))
+
+    def rename(meta: dict[str, Any]) -> None:
+        meta["sites"]["../../layers.1"] = meta["sites"].pop("layers.1")
+        meta["groups"]["layers.1"]["sites"] = ["../../layers.1"]
+
+    edit(path / "suite.json", rename)
     with pytest.raises(UserError, match=r"'\.\./\.\./layers\.1' is no folder's name"):
         export(load_suite(path), tmp_path / "out", "saelens", tiny_llama())
     assert sorted(p.name for p in tmp_path.iterdir()) == ["suite"]

@@ -274,7 +274,11 @@ def test_bad_input_to_a_pass(llama: LanguageModel, tokens: torch.Tensor) -> None
     with pytest.raises(UserError, match=r"shape \[1\], not \[2, 12, 16\]"):
         llama.run(tokens, {"layers.0": lambda x: torch.zeros(1)}, logits=True)
     with pytest.raises(UserError, match="is a pattern"):
-        llama.capture(tokens, ["layers.*"])
+        llama.run(tokens, {"layers.*": lambda x: None})
+    with pytest.raises(UserError, match=r"'layers.\*' is \d+ sites .*give \['layers.\*'\]"):
+        llama.capture(tokens, "layers.*")
+    with pytest.raises(UserError, match="no tokenizer"):
+        llama.capture("w1", "layers.0")
 
 
 def test_bfloat16_takes_a_float32_replacement(tokens: torch.Tensor) -> None:
@@ -298,6 +302,28 @@ def test_an_sae_stands_in_for_a_site_whatever_the_models_precision(
     third = torch.tensor([3])
     bad = lm.cross_entropy(tokens, {"layers.1": lambda x: sae(x.index_fill(2, third, torch.nan))})
     assert bad.isnan().all()
+
+
+def test_texts_and_single_sites_are_captured_as_they_are_named(tmp_path: Path) -> None:
+    saved_llama(tmp_path)
+    lm = LanguageModel.load(str(tmp_path))
+    assert lm.tokens("w5 w6").tolist() == lm.tokens("w0 w5 w6").tolist() == [[0, 5, 6]]
+    whole = lm.capture(torch.tensor([[0, 5, 6], [0, 9, 9]]), ["layers.1", "layers.2"])
+    assert list(whole) == ["layers.1", "layers.2"] and whole["layers.1"].shape == (2, 3, 16)
+    for site in ("layers.1", "1@resid"):
+        assert torch.equal(lm.capture(torch.tensor([[0, 5, 6]]), site), whole["layers.1"][:1])
+        torch.testing.assert_close(lm.capture("w5 w6", site), whole["layers.1"][0])
+    both = lm.capture(["w5 w6", "w7"], "layers.1")
+    assert [len(x_TD) for x_TD in both] == [3, 2]
+    assert torch.equal(both[0], lm.capture("w5 w6", "layers.1"))
+    mapped = lm.capture("w5 w6", ["layers.*"])
+    assert list(mapped) == lm.blocks and torch.equal(mapped["layers.1"], both[0])
+    lists = lm.capture(["w5 w6", "w7"], ["layers.1"])
+    assert torch.equal(lists["layers.1"][1], both[1])
+    nats = lm.cross_entropy(torch.tensor([[0, 5, 6]]))
+    assert nats.shape == (1, 2) and torch.equal(lm.cross_entropy("w5 w6"), nats[0])
+    with pytest.raises(UserError, match="text is empty"):
+        lm.capture("", "layers.1")
 
 
 def test_fingerprint(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from editing import edit
 from toy_audits import audit
 
 from saeforge.errors import UserError
@@ -21,12 +22,6 @@ from saeforge.report.inputs import read_suites
 
 SITES = ("layers.0", "layers.1", "layers.2")
 HOSTILE = "</script><script>alert(1)</script>"
-
-
-def edit(file: Path, change: Callable[[Any], None]) -> None:
-    data = json.loads(file.read_text(encoding="utf-8"))
-    change(data)
-    file.write_text(json.dumps(data), encoding="utf-8")
 
 
 @pytest.fixture

@@ -1,12 +1,12 @@
 """Suites beside their baseline: what `saeforge compare` writes is what the report draws."""
 
-import json
 import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from editing import edit
 from toy_comparisons import SITES, comparison
 
 from saeforge.errors import UserError
@@ -16,12 +16,6 @@ from saeforge.report.build import write_report
 from saeforge.report.inputs import read_suites
 
 HOSTILE = "</script><script>alert(1)</script>"
-
-
-def edit(file: Path, change: Callable[[Any], None]) -> None:
-    data = json.loads(file.read_text(encoding="utf-8"))
-    change(data)
-    file.write_text(json.dumps(data), encoding="utf-8")
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from editing import edit
 
 from saeforge.errors import UserError
 from saeforge.report.build import embedded_json, write_report
@@ -26,12 +27,6 @@ def received(file: Path) -> Any:
     found = re.fullmatch(r'saeforge\.receive\("[-\w]+",(.*)\);\n', file.read_text(encoding="utf-8"))
     assert found
     return json.loads(found[1])
-
-
-def edit(file: Path, change: Callable[[Any], None]) -> None:
-    data = json.loads(file.read_text(encoding="utf-8"))
-    change(data)
-    file.write_text(json.dumps(data), encoding="utf-8")
 
 
 def test_one_suite(make_suite, tmp_path):

@@ -1,11 +1,11 @@
 """The same comparison with several seeds, in the report."""
 
-import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from editing import edit
 from scipy import stats
 from toy_comparisons import SITES, comparison
 
@@ -44,8 +44,7 @@ def test_mean_and_students_interval(seeds: list[Path], tmp_path: Path) -> None:
 
 def test_one_seed_or_the_same_twice_is_no_mean(seeds: list[Path], tmp_path: Path) -> None:
     assert over_seeds.table(read_suites(seeds[:1])) == ([], [])
-    meta = json.loads((seeds[1] / "suite.json").read_text())
-    (seeds[1] / "suite.json").write_text(json.dumps(meta | {"seed": 0}))
+    edit(seeds[1] / "suite.json", lambda meta: meta.update(seed=0))
     assert over_seeds.table(read_suites(seeds[:2])) == ([], [])
     page = write_report(seeds[:1], tmp_path / "out").read_text(encoding="utf-8")
     assert "Means over seeds" not in page

@@ -35,7 +35,7 @@ def test_without_warmup_and_decay_it_is_constant():
 def test_steps_and_dead_threshold():
     assert schedule.steps(CONFIG) == 100
     assert schedule.steps(replace(CONFIG, tokens=100_001)) == 101
-    assert schedule.dead_threshold(CONFIG) == 10_000
+    assert schedule.dead_threshold(CONFIG) == 100_000 // 30
     assert schedule.dead_threshold(replace(CONFIG, tokens=10**9)) == 10_000_000
     assert schedule.dead_threshold(replace(CONFIG, dead_tokens=7)) == 7
 

@@ -4,7 +4,7 @@ import os
 import shutil
 import signal
 from collections.abc import Mapping
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -549,3 +549,67 @@ def test_a_run_that_ends_after_a_resume_at_its_last_step_records_its_epochs(tmp_
         assert [t.epochs for t in trained] == [1, 1]
         record = json.loads((tmp_path / "run.json").read_text())
         (tmp_path / "run.json").write_text(json.dumps({**record, "state": "running"}))
+
+
+def content(out: Path) -> dict[str, bytes]:
+    """All files of the suites of a run."""
+    return {str(p): p.read_bytes() for p in sorted(out.glob("topk*/**/*")) if p.is_file()}
+
+
+def test_training_again_repairs_what_is_damaged_to_the_bit(tmp_path: Path):
+    fake_trainer(tmp_path).run()
+    good, said = content(tmp_path), list[str]()
+    for name in ("suite.json", "metrics.jsonl", "normalisers.safetensors"):
+        (file,) = tmp_path.glob(f"topk-x2-k4/{name}")
+        data = bytearray(file.read_bytes())
+        data[len(data) // 2] ^= 1
+        file.write_bytes(data)
+        assert fake_trainer(tmp_path, say=said.append).run() == "finished"
+        assert any(f"repairing {tmp_path}: " in line and str(file) in line for line in said), said
+        assert content(tmp_path) == good
+    for file in tmp_path.glob("topk-x2-k*/groups/layers.1/*"):
+        file.unlink()
+    (tmp_path / "topk-x2-k2" / "metrics.jsonl").write_text("")
+    assert fake_trainer(tmp_path).run() == "finished"
+    assert content(tmp_path) == good
+
+
+def test_without_a_checkpoint_what_is_damaged_is_trained_again(whole: Path, tmp_path: Path):
+    fake_trainer(tmp_path).run()
+    shutil.rmtree(tmp_path / "checkpoints")
+    (tmp_path / "topk-x2-k4" / "groups" / "layers.0" / "weights.safetensors").unlink()
+    assert fake_trainer(tmp_path).run() == "finished"
+    assert weights(tmp_path) == weights(whole)
+    assert [load_suite(path).variant for path in find_suites(tmp_path)]
+
+
+def test_a_resume_has_the_log_of_its_checkpoint_whatever_became_of_it(tmp_path: Path):
+    interrupted(tmp_path, 20)
+    file = tmp_path / "topk-x2-k2" / "metrics.jsonl"
+    before = file.read_bytes()
+    file.write_bytes(b"lost")
+    assert fake_trainer(tmp_path).run() == "finished"
+    assert file.read_bytes().startswith(before) and len(file.read_bytes()) > len(before)
+
+
+@pytest.mark.parametrize("name", ["checkpoints", "topk-x2-k2", "tensorboard"])
+@pytest.mark.parametrize("there", [True, False], ids=["folder", "dangling"])
+def test_a_link_that_leads_out_of_the_run_is_refused_first(tmp_path: Path, name: str, there: bool):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / name).symlink_to(tmp_path / "victim")
+    if there:
+        (tmp_path / "victim").mkdir()
+    with pytest.raises(UserError, match=f"{name} leads to .*victim, outside"):
+        fake_trainer(tmp_path / "run").run()
+    assert not there or list((tmp_path / "victim").iterdir()) == []
+    assert [p.name for p in (tmp_path / "run").iterdir()] == [name]
+
+
+@pytest.mark.parametrize("name", [".lock", "topk-x2-k2/metrics.jsonl"])
+def test_a_link_in_the_place_of_a_file_is_not_written_through(tmp_path: Path, name: str):
+    (tmp_path / "precious").write_text("precious")
+    (tmp_path / "run" / "topk-x2-k2").mkdir(parents=True)
+    (tmp_path / "run" / name).symlink_to(tmp_path / "precious")
+    with suppress(UserError):  # a log's link may also be replaced by a file
+        fake_trainer(tmp_path / "run").run()
+    assert (tmp_path / "precious").read_text() == "precious"

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.autograd.function import Function, once_differentiable
 
-from saeforge.dictionary.losses import inverse_variation
+from saeforge.dictionary.losses import best_multiple, inverse_variation
 
 _TILE_BYTES = 16 * 2**20
 
@@ -22,7 +22,7 @@ class AuxK:
     """The loss and its gradients with respect to the dead latents' rows.
 
     Attributes:
-        loss: Σ‖e − ê‖² / Σ‖e − ē‖².
+        loss: Σ_b min_{α ≥ 0} ‖e_b − α ê_b‖² / Σ‖e − ē‖².
         w_enc, b_enc, w_dec: gradients, rows as in the `dead` it was computed for.
     """
 
@@ -92,7 +92,8 @@ def auxk_with_gradients(
     k: int,
     inverse: Float[Tensor, ""] | None = None,
 ) -> AuxK:
-    """ê = W_decᵀ TopK_k(ReLU(W_enc x + b_enc)) over n dead latents, compared with e.
+    """ê = W_decᵀ TopK_k(ReLU(W_enc x + b_enc)) over n dead latents, its best multiple compared with
+    e (`losses.auxk`).
 
     Args:
         x_BD: the encoder's input, b_dec taken off.
@@ -113,10 +114,13 @@ def auxk_with_gradients(
         if k < n:
             values, indices = f_tn.topk(k, dim=1, sorted=False)
             f_tn.zero_().scatter_(1, indices, values)
-        residual_tD = torch.addmm(e_tD, f_tn, w_dec_nD, beta=-1)
+        residual_tD = f_tn @ w_dec_nD
+        multiple_t1 = best_multiple(e_tD, residual_tD)
+        residual_tD.mul_(multiple_t1).sub_(e_tD)
         square += residual_tD.square().sum()
+        f_tn.mul_(multiple_t1)
         grad_dec.addmm_(f_tn.T, residual_tD)
-        grad_tn = (residual_tD @ w_dec_nD.T).mul_(f_tn > 0)
+        grad_tn = (residual_tD @ w_dec_nD.T).mul_(f_tn > 0).mul_(multiple_t1)
         grad_enc.addmm_(grad_tn.T, x_tD)
         grad_bias += grad_tn.sum(0)
     inverse = inverse_variation(error_BD) if inverse is None else inverse

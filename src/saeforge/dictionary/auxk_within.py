@@ -20,24 +20,23 @@ def auxk_within(
     error_BD: Float[Tensor, "B D"],
     w_enc_MD: Float[Tensor, "M D"],
     w_dec_MD: Float[Tensor, "M D"],
-    weight_V: Float[Tensor, " V"],
     sent: Dispatch,
     dead: Int[Tensor, " n"],
 ) -> Float[Tensor, ""]:
-    """(B/V) · Σ_v c_e ‖e_b − ê_v‖² / Σ_b ‖e_b − ē‖² over visits v of token b to expert e, with
-    ê_v = w_v · W_decᵀ TopK_k(ReLU(W_enc x_b)) over the n_e dead latents of e, k = min(D/2, n_e) and
-    c_e = min(1, n_e/(D/2)). (Gao et al. 2024, A.2, inside each expert; with one expert the same.)
+    """(B/V) · Σ_v c_e min_{α ≥ 0} ‖e_b − α ê_v‖² / Σ_b ‖e_b − ē‖² over visits v of token b to
+    expert e, with ê_v = W_decᵀ TopK_k(ReLU(W_enc x_b)) over the n_e dead latents of e,
+    k = min(D/2, n_e) and c_e = min(1, n_e/(D/2)). (`losses.auxk` inside each expert; the router's
+    weight is one more multiple of ê, so it does not matter.)
 
     Differentiable in the dead rows of w_enc and w_dec alone; their gradients are sparse tensors of
     those rows, which autograd adds to the dense ones in place.
 
     Args:
-        x_VD: the encoder's input in the order of `sent`, b_dec taken off; a constant here, as are
-            the error and the weights.
-        weight_V: by which an expert's activations are multiplied, in the order of `sent`.
+        x_VD: the encoder's input in the order of `sent`, b_dec taken off; a constant here, as is
+            the error.
         dead: latents, ascending.
     """
-    constants = (x_VD.detach(), error_BD.detach(), weight_V.detach())
+    constants = (x_VD.detach(), error_BD.detach())
     loss: Tensor = _AuxKWithin.apply(*constants, w_enc_MD, w_dec_MD, sent, dead)  # type: ignore[no-untyped-call]
     return loss
 
@@ -48,7 +47,6 @@ class _AuxKWithin(Function):
         ctx: Any,
         x: Tensor,
         error: Tensor,
-        weight: Tensor,
         w_enc: Tensor,
         w_dec: Tensor,
         sent: Dispatch,
@@ -68,7 +66,7 @@ class _AuxKWithin(Function):
             if not k:
                 continue
             found = auxk_with_gradients(
-                x[first:last] * weight[first:last, None],  # w ReLU(Wx) = ReLU(W(wx))
+                x[first:last],
                 error[sent.token[first:last]],
                 w_enc[latents],
                 w_enc.new_zeros(len(latents)),
@@ -95,4 +93,4 @@ class _AuxKWithin(Function):
                 dead[None], rows * grad, shape, is_coalesced=True, check_invariants=False
             )
 
-        return None, None, None, spread(grad_enc), spread(grad_dec), None, None
+        return None, None, spread(grad_enc), spread(grad_dec), None, None

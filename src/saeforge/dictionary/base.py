@@ -5,7 +5,7 @@ Shapes: B tokens, D model width, M latents, K active latents per token.
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import MISSING, dataclass, field, fields, replace
 from typing import Any, ClassVar, final
 
 import torch
@@ -151,6 +151,9 @@ class SAE(nn.Module, ABC):
         """M, the number of latents."""
         return int(self.config.width)
 
+    def __repr__(self) -> str:
+        return described(type(self), self.d, self.config)
+
     @property
     def dtype(self) -> torch.dtype:
         """Precision of weights, codes and arithmetic: float32 or float64."""
@@ -272,3 +275,13 @@ class SAE(nn.Module, ABC):
 
         super()._apply(precise, recurse)  # type: ignore[no-untyped-call]
         return self
+
+
+def described(architecture: type[SAE], d: int, config: Any) -> str:
+    """An SAE's class, d, M and all else that it was given: `TopK(d=768, width=24576, k=32)`."""
+    given = {"d": d}
+    for option in fields(config):
+        value = getattr(config, option.name)
+        if option.default is MISSING or value != option.default:
+            given[option.name] = value
+    return f"{architecture.__name__}({', '.join(f'{k}={v!r}' for k, v in given.items())})"

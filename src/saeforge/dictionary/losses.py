@@ -49,14 +49,32 @@ def annealed_lp(
 
 
 def auxk(error_BD: Float[Tensor, "B D"], error_hat_BD: Float[Tensor, "B D"]) -> Float[Tensor, ""]:
-    """Σ‖e − ê‖² / Σ‖e − ē‖²: how well the dead latents explain what the live ones miss.
+    """Σ_b min_{α ≥ 0} ‖e_b − α ê_b‖² / Σ‖e − ē‖²: how much of what the live latents miss points
+    where the dead latents' reconstruction points.
 
     e = x − x̂ and the denominator are constants; ê is the dead latents' reconstruction of e,
-    without b_dec (Gao et al. 2024, Scaling and evaluating sparse autoencoders, A.2). 0 where e
-    does not vary.
+    without b_dec. Gao et al. 2024 (Scaling and evaluating sparse autoencoders, A.2) have α = 1;
+    then the loss first shrinks latents whose ê is larger than e, and they never fire again
+    (docs/decisions.md). 0 where e does not vary.
     """
     error_BD = error_BD.detach()
-    return (error_hat_BD - error_BD).square().sum() * inverse_variation(error_BD)
+    multiple_B1 = best_multiple(error_BD, error_hat_BD)
+    left_BD = multiple_B1 * error_hat_BD - error_BD
+    return left_BD.square().sum() * inverse_variation(error_BD)
+
+
+@torch.no_grad()
+def best_multiple(
+    error_BD: Float[Tensor, "B D"], error_hat_BD: Float[Tensor, "B D"]
+) -> Float[Tensor, "B 1"]:
+    """The α_b ≥ 0 that minimises ‖e_b − α_b ê_b‖²; 0 where ê is.
+
+    A constant: at the minimum the loss does not change with α, so its gradient is complete without.
+    """
+    along_B1 = (error_BD * error_hat_BD).sum(1, keepdim=True)
+    square_B1 = error_hat_BD.square().sum(1, keepdim=True)
+    tiny = torch.finfo(square_B1.dtype).tiny
+    return along_B1.clamp_min(0) / square_B1.clamp_min(tiny)
 
 
 def inverse_variation(error_BD: Float[Tensor, "B D"]) -> Float[Tensor, ""]:

@@ -1,10 +1,13 @@
 """ARCHS: the sole place where architectures are registered; torch is imported with the first."""
 
+import inspect
+import re
 from collections.abc import Iterator, Mapping
+from dataclasses import fields, is_dataclass
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from saeforge.config import from_mapping
+from saeforge.config import STRICT, from_mapping
 from saeforge.errors import UserError
 
 if TYPE_CHECKING:
@@ -21,27 +24,102 @@ _MODULES = {
 }
 
 
+Architecture = TypeVar("Architecture", bound=type)
+
+
 class Registry(Mapping[str, "type[SAE]"]):
-    """Architectures by name, imported when asked for."""
+    """Architectures by name: the package's own, imported when asked for, and those of scripts."""
+
+    def __init__(self) -> None:
+        self._own: dict[str, type[SAE]] = {}
 
     def __getitem__(self, name: str) -> "type[SAE]":
+        if name in self._own:
+            return self._own[name]
         if name not in _MODULES:
-            raise UserError(f"arch {name!r} is unknown; choose one of {', '.join(_MODULES)}")
+            raise UserError(
+                f"arch {name!r} is unknown; choose one of {', '.join(self)} (one of your own is "
+                "known in the script that calls sf.register)"
+            )
         module, _, attribute = _MODULES[name].partition(":")
         architecture: type[SAE] = getattr(import_module(module), attribute)
         return architecture
 
     def __iter__(self) -> Iterator[str]:
-        return iter(_MODULES)
+        yield from _MODULES
+        yield from self._own
 
     def __len__(self) -> int:
-        return len(_MODULES)
+        return len(_MODULES) + len(self._own)
 
     def __contains__(self, name: object) -> bool:
-        return name in _MODULES
+        return name in _MODULES or name in self._own
+
+    def add(self, architecture: Any) -> None:
+        """Take an architecture in; again under the same name in place of the one before, as a
+        notebook's cell that is run twice does.
+
+        Raises:
+            UserError: as `register`.
+        """
+        _check_architecture(architecture)
+        config = architecture.Config
+        if not hasattr(config, "__pydantic_config__"):  # a plain dataclass, read as strictly
+            config.__pydantic_config__ = STRICT
+        self._own[architecture.arch] = architecture
 
 
 ARCHS = Registry()
+
+
+def register(architecture: Architecture) -> Architecture:
+    """Make an architecture of your own usable wherever one is named (`build_sae`, `train`,
+    `load_suite`, run files); a decorator of its class.
+
+    ```python
+    @dataclass(frozen=True)
+    class AbsoluteConfig:
+        width: int
+        k: int
+
+    @sf.register
+    class Absolute(sf.SAE):
+        arch, Config = "absolute", AbsoluteConfig
+        ...
+    ```
+
+    For the command line, end the script with `sf.main()`, and run it in the place of `saeforge`:
+    `python absolute.py train run.yaml`. Nothing else ever runs a script: no run file and no suite
+    can name one.
+
+    Args:
+        architecture: a subclass of `SAE` with all its abstract methods, `arch` (lower case), and
+            `Config`, a frozen dataclass with a field `width`.
+
+    Raises:
+        UserError: if it is not that, or its name is one of the package's.
+    """
+    ARCHS.add(architecture)
+    return architecture
+
+
+def _check_architecture(found: Any) -> None:
+    from saeforge.dictionary.base import SAE
+
+    if not (inspect.isclass(found) and issubclass(found, SAE)):
+        raise UserError(f"register: {found!r} is no subclass of sf.SAE; give the class itself")
+    where = f"register: {found.__name__}"
+    if inspect.isabstract(found):
+        missing = ", ".join(sorted(found.__abstractmethods__))
+        raise UserError(f"{where} lacks {missing}; write them (the base class says what they do)")
+    name, config = getattr(found, "arch", None), getattr(found, "Config", None)
+    if not (isinstance(name, str) and re.fullmatch(r"[a-z][a-z0-9_-]*", name)):
+        raise UserError(f"{where}.arch = {name!r}: a name in lower case, such as 'absolute'")
+    if name in _MODULES:
+        raise UserError(f"{where}.arch = {name!r} is one of the package's; choose another name")
+    frozen = is_dataclass(config) and config.__dataclass_params__.frozen  # type: ignore[union-attr]
+    if not (frozen and "width" in {field.name for field in fields(config)}):  # type: ignore[arg-type]
+        raise UserError(f"{where}.Config must be a frozen dataclass with a field width")
 
 
 def sae_config(arch: str, options: Mapping[str, Any], where: str) -> Any:

@@ -345,8 +345,7 @@ class Switch(SAE):
     ) -> Float[Tensor, ""]:
         sent, single = found.sent, found.picked.order is not None
         x_VD = found.shifted if single else found.shifted[sent.token]
-        weight_V = found.routing.weight.flatten()[sent.visit]
-        return auxk_within(x_VD, error_BD, self.w_enc, self.w_dec, weight_V, sent, dead)
+        return auxk_within(x_VD, error_BD, self.w_enc, self.w_dec, sent, dead)
 
 
 def _uniform(

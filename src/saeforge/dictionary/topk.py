@@ -40,8 +40,8 @@ class TopK(SAE):
     """f = TopK_k(ReLU(W_enc(x − b_dec) + b_enc)),  x̂ = W_decᵀ f + b_dec.
 
     Loss: mean‖x − x̂‖²/D + aux_coefficient · min(1, dead/(D/2)) · AuxK, where AuxK is
-    Σ‖e − ê‖²/Σ‖e − ē‖² and ê = W_decᵀ TopK_min(D/2, dead) over the dead latents. Rows of W_dec
-    have norm 1. (Gao et al. 2024, sections 2.3, 2.4 and A.)
+    Σ_b min_{α ≥ 0} ‖e_b − α ê_b‖²/Σ‖e − ē‖² and ê = W_decᵀ TopK_min(D/2, dead) over the dead
+    latents. Rows of W_dec have norm 1. (Gao et al. 2024, sections 2.3, 2.4 and A, where α = 1.)
     """
 
     Config: ClassVar[type[TopKConfig]] = TopKConfig

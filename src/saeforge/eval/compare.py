@@ -23,7 +23,7 @@ from saeforge.eval.alignment import Alignment, align
 from saeforge.eval.result import Metric, Result, Value
 from saeforge.eval.run import ready_for_results
 from saeforge.eval.sums import PerDocument, read_sums
-from saeforge.files import read_json, write_json
+from saeforge.integrity import read_sealed, write_sealed
 from saeforge.suite import Suite, load_suite
 
 SCHEMA: Literal[1] = 1
@@ -90,18 +90,19 @@ class Comparison:
     schema: Literal[1] = SCHEMA
 
     def write(self, folder: Path) -> None:
-        """Write `results/comparison.json` of a suite's folder atomically."""
-        write_json(folder / "results" / FILE, asdict(self))
+        """Write `results/comparison.json` of a suite's folder atomically, sealed."""
+        write_sealed(folder / "results" / FILE, asdict(self))
 
     @classmethod
     def read(cls, folder: Path) -> "Comparison":
         """Read a suite's comparison strictly.
 
         Raises:
-            UserError: if it is missing, not JSON, or not of this schema.
+            UserError: if it is missing, not JSON, not of this schema, not what was written, or of
+                another suite.
         """
         path = folder / "results" / FILE
-        data = read_json(path, "comparison")
+        data = read_sealed(path, "comparison", "saeforge compare")
         if not isinstance(data, Mapping) or data.get("schema") != SCHEMA:
             raise UserError(f"{path} is not a comparison; run `saeforge compare` again")
         return from_mapping(cls, data, str(path))

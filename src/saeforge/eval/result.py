@@ -13,7 +13,7 @@ from pydantic.dataclasses import dataclass
 
 from saeforge.config import STRICT, from_mapping
 from saeforge.errors import UserError
-from saeforge.files import read_json, write_json
+from saeforge.integrity import read_sealed, write_sealed
 
 SCHEMA: Literal[1] = 1
 
@@ -64,8 +64,8 @@ class Result:
     schema: Literal[1] = SCHEMA
 
     def write(self, path: Path) -> None:
-        """Write JSON atomically; NaN and infinity become null."""
-        write_json(path, asdict(self))
+        """Write JSON atomically, sealed; NaN and infinity become null."""
+        write_sealed(path, asdict(self))
 
     def values(self) -> dict[str, dict[str, dict[str, float | None]]]:
         """Site → metric → value, low, high, as plain data."""
@@ -79,10 +79,11 @@ class Result:
         """Read JSON strictly.
 
         Raises:
-            UserError: if the file is missing, not JSON, of another schema, has an unknown key, or
-                a site has a metric that `metrics` does not describe.
+            UserError: if the file is missing, not JSON, of another schema, not what was written, of
+                another suite, has an unknown key, or a site has a metric that `metrics` does not
+                describe.
         """
-        data = read_json(path, "result")
+        data = read_sealed(path, "result", "saeforge eval")
         if not isinstance(data, Mapping):
             raise UserError(f"result {path} holds no mapping; run `saeforge eval` again")
         if data.get("schema") != SCHEMA:

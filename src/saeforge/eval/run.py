@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -25,10 +25,12 @@ from saeforge.eval.latents import latents
 from saeforge.eval.progress import Tracker, tracker
 from saeforge.eval.result import Metric, Result, Value
 from saeforge.eval.sums import KEY, PerDocument, write_sums
+from saeforge.files import own_folder
 from saeforge.folders import make_ready
+from saeforge.integrity import RESULTS
 from saeforge.lm.model import LanguageModel
 from saeforge.lm.text import Corpus
-from saeforge.suite import Suite, load_suite
+from saeforge.suite import TEXT_DIGEST, Suite, load_suite, text_digest
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,9 @@ def evaluate(
             folder, or a fine-tuned one; a name alone keeps the suite's precision.
         text: another text than the suite's own; a source alone keeps the suite's way of packing.
             With another model or text the results go to `results/<their names>/`
-            (`results_folder`), and the suite's own results stay.
+            (`results_folder`), and the suite's own results stay; where they turn out to be the
+            suite's own in another place, by the model's fingerprint and the file's content, the
+            results are the suite's own, too.
 
     Raises:
         UserError: if a suite is missing or corrupt, its language model is not the one it was
@@ -112,21 +116,23 @@ def evaluate(
         found |= _evaluate(work, config, say, fingerprinted=model is None)
     return {
         suite.path: [
-            _written(measured, suite.path / results_folder(model, text))
-            for measured in found[suite.path]
+            _written(one, suite.path / placed(one.result.config, model, text))
+            for one in found[suite.path]
         ]
         for suite in suites
     }
 
 
-def ready_for_results(suites: Sequence[Suite], folder: Path = Path("results")) -> None:
-    """Before any work: refuse suites in whose `folder` nothing can be written, and sweep it.
+def ready_for_results(suites: Sequence[Suite], folder: Path = Path(RESULTS)) -> None:
+    """Before any work: refuse suites in whose `folder` nothing can be written, or a link leads
+    outside, and sweep it.
 
     Raises:
         UserError: if there is one.
     """
     for suite in suites:
-        make_ready(suite.path / folder, "make it writable, or copy the suite to a folder that is")
+        own = own_folder(suite.path, folder)
+        make_ready(own, "make it writable, or copy the suite to a folder that is")
 
 
 def _written(measured: "_Measured", folder: Path) -> Result:
@@ -182,16 +188,13 @@ def _evaluate(
         say(_announcement(work, lm, held_out, config))
     known = _Known.of(work, lm, corpus, held_out, config)
     results = _measure(banks, lm, held_out, config, tracker(say), known)
-    about = {
-        "model": {"name": lm.name, "revision": lm.revision, "fingerprint": lm.fingerprint},
-        "text": asdict(work.text),
-    }
     return {
         suite.path: [
             replace(one, result=_with_regime(one.result, about, suite))
             for one in results[str(suite.path)]
         ]
         for suite in work.suites
+        for about in [measured_on(suite, lm, work.model, work.text)]
     }
 
 
@@ -287,6 +290,28 @@ def run_of(suite: Suite) -> RunConfig:
     return from_mapping(RunConfig, suite.meta["config"], f"{suite.path / 'suite.json'}: config")
 
 
+def measured_on(
+    suite: Suite, lm: LanguageModel, model: ModelConfig, text: TextConfig
+) -> dict[str, Any]:
+    """For a result's `config`: the model, the text, and whether they are the `own` of the suite,
+    in whatever place they lie."""
+    run, trained_on = run_of(suite), suite.meta["model"]
+    same_model = lm.fingerprint == trained_on.get("fingerprint") and (
+        replace(model, name=run.model.name, revision=run.model.revision) == run.model
+    )
+    content = suite.meta.get(TEXT_DIGEST)
+    same_text = text == run.text or (
+        content is not None
+        and replace(text, source=run.text.source) == run.text
+        and text_digest(text.source) == content
+    )
+    return {
+        "model": {"name": lm.name, "revision": lm.revision, "fingerprint": lm.fingerprint},
+        "text": asdict(text),
+        "own": same_model and same_text,
+    }
+
+
 def check_fingerprint(suite: Suite, lm: LanguageModel) -> None:
     """Refuse another model than the suite's own.
 
@@ -312,14 +337,21 @@ def _announcement(work: _Work, lm: LanguageModel, held_out: HeldOut, config: Eva
     )
 
 
+def placed(
+    config: Mapping[str, Any], model: ModelConfig | str | None, text: TextConfig | str | None
+) -> Path:
+    """Where in a suite a result of this config goes."""
+    return Path(RESULTS) if config["own"] else results_folder(model, text)
+
+
 def results_folder(model: ModelConfig | str | None, text: TextConfig | str | None) -> Path:
     """Where in a suite `evaluate` puts its results: with another model or text, in a folder named
     after them."""
     if model is None and text is None:
-        return Path("results")
+        return Path(RESULTS)
     name = model.name if isinstance(model, ModelConfig) else model
     source = text.source if isinstance(text, TextConfig) else text
     names = [Path(name).name] if name is not None else []
     names += [Path(source).stem] if source is not None else []
     label = re.sub(r"[^A-Za-z0-9._-]+", "-", "-".join(names)).strip(".-")
-    return Path("results") / (label or "other")
+    return Path(RESULTS) / (label or "other")

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from saeforge.errors import UserError
 from saeforge.eval.result import Result
 from saeforge.files import read_tensors, sha256, write_tensors
+from saeforge.integrity import check_own
 
 PerDocument = Mapping[str, Mapping[str, NDArray[np.float64]]]
 """Site → sum → its part of each document [R]; the sum `n` counts the document's tokens."""
@@ -37,6 +38,7 @@ def write_sums(folder: Path, evaluation: str, per_document: PerDocument) -> str:
         for site, sums in per_document.items()
         for name, column in sums.items()
     }
+    check_own(sums_path(folder, evaluation))
     return write_tensors(sums_path(folder, evaluation), tensors)
 
 

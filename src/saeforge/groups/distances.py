@@ -178,7 +178,7 @@ def live_rows(lm: LanguageModel, stream: Iterable[Any], sites: Sequence[str]) ->
     """The kept rows of each batch of tokens, at every site, from one forward pass."""
     for batch in stream:
         with torch.no_grad():
-            captured = lm.capture(batch.tokens, sites)
+            captured = lm.capture(batch.tokens, list(sites))
         kept = batch.keep.flatten()
         there = kept.to(lm.device)
         yield (

@@ -1,7 +1,7 @@
 """The language model: capture at any sites, stop early, splice replacements in."""
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Self
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Self, overload
 
 import torch
 import torch.nn.functional as F
@@ -105,14 +105,16 @@ class LanguageModel:
         return logits
 
     @classmethod
-    def load(cls, config: ModelConfig, device: str | torch.device = "cpu") -> Self:
-        """Load the model that `config` names: a Hugging Face id, a folder, or `embedded`.
+    def load(cls, config: ModelConfig | str, device: str | torch.device = "cpu") -> Self:
+        """Load the model that `config` names: a Hugging Face id, a folder, or `embedded`, as a
+        string if nothing else is to be said.
 
         One with random weights says so in its `revision`, which every suite and result records.
 
         Raises:
             UserError: if it cannot be loaded.
         """
+        config = ModelConfig(name=config) if isinstance(config, str) else config
         model, tokenizer = loading.load(config)
         revision = config.revision
         if config.random_weights is not None:
@@ -158,8 +160,8 @@ class LanguageModel:
         """What Hugging Face's `from_pretrained` loads the model from: its name, or its folder."""
         return loading.source(self.name)
 
-    def sites(self, patterns: Sequence[str]) -> list[str]:
-        """Canonical names, in model order, of the sites that the patterns select.
+    def sites(self, patterns: str | Sequence[str]) -> list[str]:
+        """Canonical names, in model order, of the sites that one pattern or several select.
 
         A pattern is a module's name relative to the base model, in which `*` stays within one
         dotted segment (`layers.*` is every block's output and nothing inside), with `@in` for the
@@ -261,43 +263,111 @@ class LanguageModel:
             raise UserError(f"site {min(waiting)!r}: the forward pass never runs this module")
         return out
 
+    @overload
+    def capture(self, text: str, sites: str) -> Float[Tensor, "T D"]: ...
+
+    @overload
+    def capture(self, text: list[str] | tuple[str, ...], sites: str) -> list[Tensor]: ...
+
+    @overload
     def capture(
         self,
-        tokens_BT: Int[Tensor, "B T"],
-        sites: Sequence[str],
+        text: Int[Tensor, "B T"],
+        sites: str,
         *,
         attention_mask: Shaped[Tensor, "B T"] | None = None,
-    ) -> dict[str, Tensor]:
-        """Activations [B, T, D] at canonical sites, from one forward pass that stops early.
+    ) -> Float[Tensor, "B T D"]: ...
 
-        Copies: models that add in place do not change them afterwards.
+    @overload
+    def capture(
+        self,
+        text: Int[Tensor, "B T"] | str | list[str] | tuple[str, ...],
+        sites: list[str] | tuple[str, ...],
+        *,
+        attention_mask: Shaped[Tensor, "B T"] | None = None,
+    ) -> dict[str, Any]: ...
+
+    def capture(
+        self,
+        text: Int[Tensor, "B T"] | str | Sequence[str],
+        sites: str | Sequence[str],
+        *,
+        attention_mask: Shaped[Tensor, "B T"] | None = None,
+    ) -> Any:
+        """Activations at sites, in the model's precision, from one forward pass that stops early.
+
+        Copies: models that add in place do not change them afterwards. Of a text, the first token
+        is BOS where the tokenizer has one (see `tokens`), on which SAEs are not trained.
+
+        Args:
+            text: a text, for activations [T, D]; a list of texts, for a list of them; or token ids
+                [B, T], for [B, T, D].
+            sites: one site (or pattern, or alias, that is one), for the activations themselves; a
+                list of them, for a mapping from every site to its activations.
+
+        Raises:
+            UserError: as `sites`, `tokens` and `run`; or if one pattern selects several sites.
         """
+        names = self.sites(sites)
+        if isinstance(sites, str) and len(names) > 1:
+            raise UserError(
+                f"{sites!r} is {len(names)} sites ({names[0]}, …); give [{sites!r}] for a mapping "
+                "with all of them, or name one"
+            )
+        found: dict[str, Any]
+        if isinstance(text, Sequence) and not isinstance(text, str):
+            each = [self.capture(one, names) for one in text]
+            found = {site: [captured[site] for captured in each] for site in names}
+        elif isinstance(text, str):
+            found = {site: x_1TD[0] for site, x_1TD in self._captured(self.tokens(text), names)}
+        else:
+            found = dict(self._captured(text, names, attention_mask))
+        return found[names[0]] if isinstance(sites, str) else found
+
+    def tokens(self, text: str) -> Int[Tensor, "1 T"]:
+        """The token ids of a text as a document is read in training: after BOS, where the tokenizer
+        has one.
+
+        Raises:
+            UserError: if the model has no tokenizer, or the text is empty.
+        """
+        if self.tokenizer is None:
+            raise UserError(f"model {self.name!r} has no tokenizer; give token ids [B, T]")
+        ids = list(self.tokenizer.encode(text, add_special_tokens=False))
+        if not ids:
+            raise UserError("the text is empty; give at least one token")
+        if self.bos_id is not None and ids[0] != self.bos_id:
+            ids = [self.bos_id, *ids]
+        return torch.tensor([ids])
+
+    def _captured(
+        self, tokens_BT: Tensor, sites: Sequence[str], attention_mask: Tensor | None = None
+    ) -> Iterable[tuple[str, Tensor]]:
         found: dict[str, Tensor] = {}
 
         def keep(site: str) -> Hook:
             return lambda x_BTD: found.update({site: x_BTD.clone()})
 
-        self.run(
-            tokens_BT,
-            {site: keep(site) for site in sites},
-            attention_mask=attention_mask,
-        )
-        return {site: found[site] for site in sites}
+        self.run(tokens_BT, {site: keep(site) for site in sites}, attention_mask=attention_mask)
+        return found.items()
 
     def cross_entropy(
         self,
-        tokens_BT: Int[Tensor, "B T"],
+        text: Int[Tensor, "B T"] | str,
         hooks: Mapping[str, Hook] = _NO_HOOKS,
         *,
         attention_mask: Shaped[Tensor, "B T"] | None = None,
-    ) -> Float[Tensor, "B T-1"]:
-        """−log p(token t+1 | tokens ≤ t) in nats, for every predicted token.
+    ) -> Float[Tensor, "*batch predicted"]:
+        """−log p(token t+1 | tokens ≤ t) in nats, for every predicted token: [B, T−1], of a text
+        [T−1] (see `tokens`).
 
         Predictions of padding are in it too; leave them out by the batch's `document`.
         """
+        tokens_BT = self.tokens(text) if isinstance(text, str) else text
         logits_BTV = self.run(tokens_BT, hooks, logits=True, attention_mask=attention_mask)
         assert logits_BTV is not None
-        return next_token_nats(logits_BTV, tokens_BT)
+        nats_BT = next_token_nats(logits_BTV, tokens_BT)
+        return nats_BT[0] if isinstance(text, str) else nats_BT
 
     def _check_tokens(self, tokens_BT: Tensor) -> None:
         length = tokens_BT.shape[1]

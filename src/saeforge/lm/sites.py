@@ -173,8 +173,15 @@ def _module_name(site: str) -> str:
 
 
 def _glob(pattern: str) -> re.Pattern[str]:
-    """`*` stands for anything within one dotted segment, and never for the `@in` at its end."""
-    return re.compile("".join("[^.@]*" if c == "*" else re.escape(c) for c in pattern))
+    """`*` stands for anything within one dotted segment, and never for the `@in` at its end.
+
+    What stands between two `*` is taken where it is first found (within a segment a later place
+    leaves less), for good: no pattern makes the matching try again and again.
+    """
+    first, *rest = re.split(r"\*+", pattern)
+    inner = "".join(f"(?>[^.@]*?{re.escape(part)})" for part in rest[:-1])
+    last = f"[^.@]*{re.escape(rest[-1])}" if rest else ""
+    return re.compile(re.escape(first) + inner + last)
 
 
 def _in_model_order(module: nn.Module, name: str = "") -> Iterator[str]:

@@ -15,7 +15,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from saeforge import __version__, regime
 from saeforge.errors import UserError
-from saeforge.files import replacing, write_text
+from saeforge.files import own_folder, replacing, write_text
 from saeforge.report import audit, baseline, charts, experts, frontier, over_seeds, summary
 from saeforge.report.inputs import SuiteData, read_suites
 from saeforge.report.latents import browser
@@ -240,6 +240,7 @@ def write_assets(folder: Path, scripts: Sequence[str]) -> None:
     Raises:
         UserError: if the folder cannot be written.
     """
+    own_folder(folder.parent, folder.name)
     ours = files("saeforge.report") / "assets"
     for name in ("report.css", *scripts):
         _copy(ours / name, folder / name)
@@ -252,7 +253,7 @@ def _copy(source: Traversable, target: Path) -> None:
 
 
 def _write_data(folder: Path, data: Mapping[str, Any]) -> None:
-    if folder.is_dir():
+    if own_folder(folder.parent, folder.name).is_dir():
         for old in folder.iterdir():  # of an earlier report with more sites
             if _DATA_FILE.fullmatch(old.name):
                 old.unlink()

@@ -1,19 +1,22 @@
 """Reading what a report is made of: suite.json, metrics.jsonl and results/*.json."""
 
-import json
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
-from saeforge.errors import UserError
-from saeforge.files import read_json
+from saeforge.errors import UserError, shown
+from saeforge.files import inside, is_file, open_regular, parse_json, read_json, read_shapes, real
+from saeforge.integrity import SUITE, read_sealed, read_suite_json, verify_files
 
 SCHEMA = 1
 COMPARISON = "comparison.json"
+AGAIN = "saeforge eval, audit or compare"
+"""What writes results."""
 OWN_SECTION = frozenset({"geometry", "experts", "consistency", "dedup"})
 """Evaluations that are shown in the section on experts."""
 
@@ -266,10 +269,10 @@ def read_suites(paths: Sequence[Path]) -> list[SuiteData]:
     """
     if not paths:
         raise UserError("report: no suite given; name at least one suite folder")
-    if len({path.resolve() for path in paths}) < len(paths):
+    if len({real(path) for path in paths}) < len(paths):
         raise UserError("report: the same suite is named twice; name each suite once")
     metas = [_read_meta(path) for path in paths]
-    labels = _labels(paths, metas)
+    labels = [shown(label) for label in _labels(paths, metas)]
     return [
         _read_suite(path, label, meta)
         for path, label, meta in zip(paths, labels, metas, strict=True)
@@ -277,13 +280,14 @@ def read_suites(paths: Sequence[Path]) -> list[SuiteData]:
 
 
 def _read_meta(path: Path) -> Meta:
-    file = path / "suite.json"
-    if not file.is_file():
+    if not is_file(path / SUITE):
         raise UserError(
             f"{path} holds no finished suite (no suite.json); name a folder that "
             "`saeforge train` has finished"
         )
-    return _parse(Meta, _checked(read_json(file, "suite"), file), file)
+    data = read_suite_json(path)
+    verify_files(path, data)
+    return _parse(Meta, data, path / SUITE)
 
 
 def _labels(paths: Sequence[Path], metas: Sequence[Meta]) -> list[str]:
@@ -305,7 +309,7 @@ def _read_suite(path: Path, label: str, meta: Meta) -> SuiteData:
     for file in sorted((path / "results").glob("[!.]*.json"), key=_result_order):
         if file.name == COMPARISON:
             continue
-        result = _parse(Result, _checked(read_json(file, "result"), file), file)
+        result = _parse(Result, _checked(read_sealed(file, "result", AGAIN), file), file)
         results[result.evaluation] = result
         for site, series in result.series.items():
             for name, value in series.items():
@@ -330,26 +334,17 @@ def _read_suite(path: Path, label: str, meta: Meta) -> SuiteData:
 
 
 def _read_parameters(path: Path, meta: Meta) -> dict[str, int]:
-    """From the headers of the weights; none where they cannot be read."""
-    sizes: dict[str, int | None] = {}
-    for site in meta.sites.values():
-        group = str(site.get("group", ""))
-        file = path / "groups" / group / "weights.safetensors"
-        if group and group not in sizes and file.resolve().is_relative_to(path.resolve()):
-            sizes[group] = _numbers_in(file)
-    found = {name: sizes.get(str(site.get("group", ""))) for name, site in meta.sites.items()}
-    return {name: size for name, size in found.items() if size is not None}
-
-
-def _numbers_in(file: Path) -> int | None:
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(file, framework="np") as tensors:
-            shapes = [tensors.get_slice(name).get_shape() for name in tensors.keys()]  # noqa: SIM118
-    except (OSError, SafetensorError):
-        return None
-    return int(sum(math.prod(shape) for shape in shapes))
+    """From the headers of the weights; none where they are not there."""
+    sizes: dict[str, int] = {}
+    for group in {str(site.get("group", "")) for site in meta.sites.values()} - {""}:
+        file = inside(path, f"groups/{group}/weights.safetensors")
+        with suppress(UserError):
+            sizes[group] = sum(math.prod(shape) for shape in read_shapes(file).values())
+    return {
+        name: sizes[group]
+        for name, site in meta.sites.items()
+        if (group := str(site.get("group", ""))) in sizes
+    }
 
 
 def _read_comparison(file: Path) -> Comparison | None:
@@ -362,16 +357,16 @@ def read_record(cls: type[T], file: Path, what: str) -> T | None:
     Raises:
         UserError: if it is not JSON, of another schema, or not what `cls` says.
     """
-    if not file.is_file():
+    if not is_file(file):
         return None
-    return _parse(cls, _checked(read_json(file, what), file), file)
+    return _parse(cls, _checked(read_sealed(file, what, AGAIN), file), file)
 
 
 def _read_options(path: Path, meta: Meta) -> dict[str, Any]:
     """Of the first group's config.json, if the suite has one."""
     group = next((str(site.get("group", "")) for site in meta.sites.values()), "")
-    file = path / "groups" / group / "config.json"
-    if not group or not file.resolve().is_relative_to(path.resolve()) or not file.is_file():
+    file = inside(path, f"groups/{group}/config.json")
+    if not group or not is_file(file):
         return {}
     config = read_json(file, "SAE")
     options = config.get("options") if isinstance(config, dict) else None
@@ -391,8 +386,8 @@ def _result_order(file: Path) -> tuple[int, str]:
 
 def _read_log(path: Path) -> list[Logged]:
     """The log's lines in order; where a step was logged again after a resumption, the last."""
-    file = path / "metrics.jsonl"
-    if not file.is_file():
+    file = inside(path, "metrics.jsonl")
+    if not is_file(file):
         return []
     lines = {(line.kind, line.site, line.step): line for line in _parse_lines(file)}
     return sorted(lines.values(), key=lambda line: line.step)
@@ -401,17 +396,18 @@ def _read_log(path: Path) -> list[Logged]:
 def _parse_lines(file: Path) -> Iterator[Logged]:
     adapter = TypeAdapter(Logged)
     try:
-        text = file.read_text(encoding="utf-8")
+        with open_regular(file) as opened:
+            text = opened.read().decode("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{file} cannot be read ({error}); restore it or remove it") from None
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
         try:
-            yield adapter.validate_python(json.loads(line))
+            yield adapter.validate_python(parse_json(line))
         except ValidationError as error:
             raise UserError(f"{file}, line {number}: {_explain(error)}") from None
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise UserError(
                 f"{file}, line {number} is not valid JSON ({error}); remove the line"
             ) from None

@@ -15,6 +15,8 @@ from torch import Tensor
 from saeforge.errors import UserError
 from saeforge.files import (
     check_finite,
+    inside,
+    is_file,
     read_json,
     read_tensors,
     sha256,
@@ -33,6 +35,10 @@ class Checkpoint:
 
     folder: Path
     state: dict[str, Any]
+
+    def has(self, name: str) -> bool:
+        """Whether tensors were saved under a name."""
+        return f"{name}.safetensors" in self.state["files"]
 
     def tensors(self, name: str) -> dict[str, Tensor]:
         """The tensors saved under a name.
@@ -131,9 +137,12 @@ def _verified(folder: Path) -> dict[str, Any]:
         genuine = False
     if not genuine:
         raise UserError(f"{folder / 'state.json'} is missing or corrupt")
-    state: dict[str, Any] = read_json(folder / "state.json", "checkpoint")
-    for name, digest in state["files"].items():
-        file = folder / name
-        if not file.is_file() or sha256(file) != digest:
+    state = read_json(folder / "state.json", "checkpoint")
+    files = state.get("files") if isinstance(state, dict) else None
+    if not isinstance(files, dict):
+        raise UserError(f"{folder / 'state.json'} is not a checkpoint's")
+    for name, digest in files.items():
+        file = inside(folder, name)
+        if not is_file(file) or sha256(file) != digest:
             raise UserError(f"{file} is missing or corrupt")
-    return state
+    return dict(state)

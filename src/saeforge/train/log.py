@@ -3,13 +3,13 @@
 import hashlib
 import json
 import math
-import os
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from saeforge.errors import UserError
+from saeforge.files import open_own, replacing
 from saeforge.folders import sync
 from saeforge.train.run_dir import fixed
 
@@ -38,8 +38,8 @@ class MetricsLog:
         lines = "".join(f"{json.dumps(_plain(record))}\n" for record in records)
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            with self._path.open("a", encoding="utf-8") as file:
-                file.write(lines)
+            with open_own(self._path) as file:
+                file.write(lines.encode())
         except OSError as error:
             raise UserError(
                 f"could not write {self._path}: {error.strerror or error}; free some space and "
@@ -57,10 +57,19 @@ class MetricsLog:
         sync(self._path)
         return self._path.stat().st_size
 
+    def content(self) -> bytes:
+        """All of it."""
+        return self._path.read_bytes() if self._path.exists() else b""
+
+    def restore(self, content: bytes) -> None:
+        """Make the file what it was at a checkpoint, whatever has become of it since."""
+        with replacing(self._path) as temporary:
+            temporary.write_bytes(content)
+
     def truncate(self, length: int) -> None:
         """Forget what was written after the file had `length` bytes."""
         if self._path.exists() and self._path.stat().st_size > length:
-            os.truncate(self._path, length)
+            self.restore(self.content()[:length])
 
 
 def _plain(value: Any) -> Any:

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from saeforge.errors import UserError
-from saeforge.files import read_json, write_json
+from saeforge.files import open_own, own_folder, read_json, write_json
 from saeforge.folders import is_record, lock, make_ready, owner, sweep
+from saeforge.integrity import damage
 
 SCHEMA = 1
 UNFINISHED = ".unfinished"
@@ -43,6 +44,8 @@ class RunDir:
     def __init__(self, path: Path, suites: Mapping[str, Path], identity: Mapping[str, Any]) -> None:
         self.path = path
         self._suites = tuple(suites.values())
+        self.damage: str | None = None
+        """What is wrong with a finished run's suites, so that it is opened as a running one."""
         self._identity = plain(identity)
 
     @contextmanager
@@ -62,7 +65,7 @@ class RunDir:
             return
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            file = (self.path / ".lock").open("w")
+            file = open_own(self.path / ".lock")
         except OSError as error:
             raise UserError(
                 f"cannot write to {self.path}: {error.strerror or error}; choose another --out"
@@ -98,6 +101,12 @@ class RunDir:
         self._write("finished")
 
     def _look(self) -> State:
+        for folder in ("checkpoints", "tensorboard", "wandb"):
+            own_folder(self.path, folder)
+        for suite in self._suites:
+            own_folder(self.path, suite.relative_to(self.path))
+            for group in suite.glob("groups/*"):
+                own_folder(suite, group.relative_to(suite))
         check_place(self.path)
         if not (self.path / "run.json").exists():
             for suite in self._present():
@@ -115,8 +124,9 @@ class RunDir:
                 f"{self.path} holds a run of another configuration ({'; '.join(different)}); "
                 "choose another --out, go back to that configuration, or delete the folder"
             )
-        written = all((suite / "suite.json").exists() for suite in self._suites)
-        return "finished" if finished and written else "running"
+        if finished:
+            self.damage = next((bad for suite in self._suites if (bad := damage(suite))), None)
+        return "finished" if finished and self.damage is None else "running"
 
     def _present(self) -> list[Path]:
         """Suites in the folder, and runs in folders of it, whoever wrote them."""

@@ -86,7 +86,7 @@ def lr_factor(config: TrainConfig, step: int) -> float:
 
 
 def dead_threshold(config: TrainConfig) -> int:
-    """Tokens without firing after which a latent is dead: min(10M, a tenth of the run)."""
+    """Tokens without firing after which a latent is dead: min(10M, a thirtieth of the run)."""
     if config.dead_tokens is not None:
         return config.dead_tokens
-    return max(1, min(10_000_000, config.tokens // 10))
+    return max(1, min(10_000_000, config.tokens // 30))

@@ -5,6 +5,7 @@ Shapes: B tokens in a batch, D width of a plane, M latents.
 
 import math
 import time
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,6 +40,8 @@ from saeforge.train.step import Stepped, train_step
 from saeforge.train.variants import Member
 from saeforge.train.workers import Workers
 
+LOGS = "logs"
+"""Name in a checkpoint of the compressed metrics.jsonl of every variant."""
 DEAD_EVERY = 16
 """Steps between recounts of the dead latents on a GPU, where each one waits for the device; so do
 checks that steps were finite."""
@@ -59,8 +62,8 @@ class Trained:
         epochs: whole passes over the text that were read, None where that means nothing.
         train: what its optimiser and schedule had for themselves.
         normaliser: of which kind they are.
-        seconds: the training loop's, the reading of the language model and all variants of the run
-            included.
+        seconds: the training loop's up to the last checkpoint, the reading of the language model
+            and all variants of the run included; the same when the suite is written again.
     """
 
     variant: str
@@ -182,6 +185,7 @@ class Trainer:
         self._trackers: list[Tracker] = []
         self._position: dict[str, Any] = {}
         self._seconds, self._begun = 0.0, time.monotonic()
+        self._recorded = 0.0
         self._logged = (0, self._begun)
         self._numbers = ""
 
@@ -197,6 +201,8 @@ class Trainer:
             if state == "finished":
                 self._say(f"{self._run_dir.path} is finished already; nothing was changed")
                 return "finished"
+            if self._run_dir.damage is not None:
+                self._say(f"repairing {self._run_dir.path}: {self._run_dir.damage}")
             try:
                 return self._run()
             finally:
@@ -301,9 +307,13 @@ class Trainer:
             self._log_names, self._run_dir.path, dict(self._identity), self.step
         )
         lengths = checkpoint.state["metrics"] if checkpoint is not None else {}
+        kept = checkpoint.tensors(LOGS) if checkpoint is not None and checkpoint.has(LOGS) else {}
         for variant, path in self._suite_dirs.items():
             self._logs[variant] = MetricsLog(path / "metrics.jsonl", variant, self._trackers)
-            self._logs[variant].truncate(int(lengths.get(variant, 0)))
+            if variant in kept:
+                self._logs[variant].restore(zlib.decompress(kept[variant].numpy().tobytes()))
+            else:  # nothing trained, or a checkpoint of before the log was in it
+                self._logs[variant].truncate(int(lengths.get(variant, 0)))
         self._logged = (self.step, time.monotonic())
 
     def _regime(self) -> list[str]:
@@ -367,7 +377,7 @@ class Trainer:
         for i, learner in enumerate(self._learners):
             learner.load(checkpoint.tensors(f"sae-{i:04d}"))
         self.source.load_state_dict(checkpoint.state["source"])
-        self._seconds = float(checkpoint.state["seconds"])
+        self._seconds = self._recorded = float(checkpoint.state["seconds"])
         for i, learner in enumerate(self._learners):
             found = checkpoint.state.get("step_seconds", [None] * len(self._learners))[i]
             learner.seconds = math.nan if found is None else float(found)
@@ -404,11 +414,12 @@ class Trainer:
         if self.step == 0 or not self._logs:
             return
         self._refuse_bad_weights()
+        self._recorded = self._elapsed()
         state = {
             "identity": plain(self._identity),
             "source": self._position,
             "metrics": {variant: log.length() for variant, log in self._logs.items()},
-            "seconds": self._elapsed(),
+            "seconds": self._recorded,
             "step_seconds": [None if math.isnan(x.seconds) else x.seconds for x in self._learners],
         }
         checkpoints.save(self._checkpoints, self.step, state, self._tensors())
@@ -420,6 +431,15 @@ class Trainer:
                 shared[f"{kind}:{site}.mean"] = normaliser.mean
                 shared[f"{kind}:{site}.scale"] = normaliser.scale
         yield "run", shared
+        yield (
+            LOGS,
+            {
+                variant: torch.frombuffer(
+                    bytearray(zlib.compress(log.content())), dtype=torch.uint8
+                )
+                for variant, log in self._logs.items()
+            },
+        )
         for i, learner in enumerate(self._learners):
             yield f"sae-{i:04d}", learner.tensors()
 
@@ -507,7 +527,7 @@ class Trainer:
                 self.source.epoch,
                 self._of(variant)[0].member.train,
                 self._of(variant)[0].view.normaliser,
-                self._elapsed(),
+                self._recorded,
             )
             if self._finish:
                 self._finish(trained)

@@ -13,7 +13,7 @@ from pydantic.dataclasses import dataclass
 from saeforge.config import STRICT, from_mapping
 from saeforge.errors import UserError
 from saeforge.eval.result import Metric, Value
-from saeforge.files import read_json, write_json
+from saeforge.integrity import read_sealed, write_sealed
 
 SCHEMA: Literal[1] = 1
 FILE = "audit.json"
@@ -73,17 +73,18 @@ class AuditResult:
         return found.sites.get(site, {}).get(metric, Value(None)) if found else Value(None)
 
     def write(self, path: Path) -> None:
-        """Write JSON atomically; NaN and infinity become null."""
-        write_json(path, asdict(self))
+        """Write JSON atomically, sealed; NaN and infinity become null."""
+        write_sealed(path, asdict(self))
 
     @classmethod
     def read(cls, path: Path) -> "AuditResult":
         """Read JSON strictly.
 
         Raises:
-            UserError: if the file is missing, not JSON, of another schema, or has an unknown key.
+            UserError: if the file is missing, not JSON, of another schema, not what was written, of
+                another suite, or has an unknown key.
         """
-        data = read_json(path, "audit")
+        data = read_sealed(path, "audit", "saeforge audit")
         found = data.get("schema") if isinstance(data, Mapping) else None
         if not isinstance(data, Mapping) or found != SCHEMA:
             raise UserError(

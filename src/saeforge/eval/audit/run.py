@@ -44,6 +44,8 @@ from saeforge.eval.run import (
     asked_text,
     check_fingerprint,
     held_out_tokens,
+    measured_on,
+    placed,
     ready_for_results,
     results_folder,
     run_of,
@@ -124,8 +126,8 @@ def audit_suites(
         model: another language model than the suite's own, such as the same one moved to another
             folder; a name alone keeps the suite's precision.
         text: another text than the suite's own; a source alone keeps the suite's way of packing.
-            With another model or text the result goes where `saeforge.eval.run.results_folder`
-            says, and the suite's own stays.
+            With another model or text the result goes where `saeforge.eval.run.placed` says, and
+            the suite's own stays.
 
     Raises:
         UserError: if a suite is missing or corrupt, its language model is not the one it was
@@ -151,16 +153,14 @@ def audit_suites(
                 f"{len(together)} suite(s) of {lm.name}: {held_out.kept:,} held-out tokens of "
                 f"{held_out.documents:,} documents of {own_text.source}"
             )
-        about = {
-            "model": {"name": lm.name, "revision": lm.revision, "fingerprint": lm.fingerprint},
-            "text": asdict(own_text),
-        }
         trained = {str(suite.path): _trained(suite) for suite in together}
         measured = audit_banks(banks, lm, held_out, config, tracker(say), on_error, trained)
-        for name, result in measured.items():
-            found[Path(name)] = replace(result, config=result.config | about)
-    for suite in suites:
-        found[suite.path].write(suite.path / results_folder(model, text) / FILE)
+        for suite in together:
+            result = measured[str(suite.path)]
+            about = measured_on(suite, lm, own_model, own_text)
+            found[suite.path] = replace(result, config=result.config | about)
+    for path, result in found.items():
+        result.write(path / placed(result.config, model, text) / FILE)
     return {suite.path: found[suite.path] for suite in suites}
 
 
