@@ -109,6 +109,21 @@ def test_output_on_a_full_disk_is_one_line(tmp_path: Path) -> None:
     assert err.count(b"\n") == 1
 
 
+def test_a_library_that_cannot_be_imported_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def work() -> int:
+        try:
+            raise ModuleNotFoundError("No module named 'resource'")
+        except ModuleNotFoundError as error:
+            raise ModuleNotFoundError("Could not import module 'Llama'.\nSet logging") from error
+
+    monkeypatch.setattr(options, "parse", lambda _: work)
+    assert main(["work"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("saeforge: No module named 'resource': ") and said.count("\n") == 1
+
+
 @pytest.mark.parametrize(
     ("environment", "said"),
     [

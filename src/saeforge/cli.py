@@ -34,6 +34,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"saeforge: {error}", file=sys.stderr)
         return BAD_INPUT
+    except ImportError as error:
+        while isinstance(error.__context__, ImportError):
+            error = error.__context__
+        print(
+            f"saeforge: {error}: something that it needs is not installed, is broken, or does not "
+            "exist on this system; install saeforge anew (it is tested on Linux)",
+            file=sys.stderr,
+        )
+        return BAD_INPUT
     except KeyboardInterrupt:
         print("saeforge: interrupted", file=sys.stderr)
         return INTERRUPTED

@@ -199,7 +199,7 @@ def _epochs(job: Job) -> float | None:
         tokens -= known["documents"]["train"]
     kept = tokens * (1 - text.exclude_first / text.context)
     train = job.config.train
-    return schedule.steps(train) * train.batch / max(kept, 1.0)
+    return float(schedule.steps(train) * train.batch / max(kept, 1.0))
 
 
 def _sequences(config: RunConfig) -> int:
