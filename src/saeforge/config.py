@@ -81,7 +81,8 @@ class TextConfig:
     exclude_first: int = 0
     """Leave out also the first n positions of each context (attention sinks)."""
     held_out: float = 0.05
-    """Share of the documents kept for evaluation, chosen by a hash of their text."""
+    """Share of the documents kept for evaluation, chosen by a hash of their text; 1: all of them,
+    which leaves nothing to train on."""
     max_documents: int | None = None
     """Use only the first n documents of the source."""
 

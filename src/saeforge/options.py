@@ -220,8 +220,8 @@ class Eval:
     """Another language model than the suites' own: a Hugging Face id, a folder, or `embedded`.
     With it, or with --text, results go to a folder of their own, `results/<name>/`."""
     text: str | None = None
-    """Another text than the suites' own, packed as theirs is: a Hugging Face dataset, a .txt,
-    .jsonl or .parquet file, or `embedded`."""
+    """Another text than the suites' own, packed as theirs is and measured on whole: a Hugging Face
+    dataset, a .txt, .jsonl or .parquet file, or `embedded`."""
     json: bool = False
     """Print one JSON object on stdout instead of the table."""
 
@@ -257,8 +257,8 @@ class Audit:
     """Another language model than the suites' own, such as theirs in another folder: a Hugging Face
     id, a folder, or `embedded`. With it, or with --text, results go to `results/<name>/`."""
     text: str | None = None
-    """Another text than the suites' own, packed as theirs is: a Hugging Face dataset, a .txt,
-    .jsonl or .parquet file, or `embedded`."""
+    """Another text than the suites' own, packed as theirs is and measured on whole: a Hugging Face
+    dataset, a .txt, .jsonl or .parquet file, or `embedded`."""
     tokens: int = 200_000
     """Held-out tokens: half to fit on, a quarter to fit what comes after, a quarter to measure on
     (fewer where the text has fewer)."""

@@ -216,3 +216,29 @@ def test_broken_suite(
 def test_no_tokens_or_device(tmp_path: Path, lm_folder: Path) -> None:
     path = write(tmp_path / "s", lm_folder)
     bad(path, "device 'tpu'", EvalConfig(device="tpu"))
+
+
+@pytest.mark.parametrize("documents", [1, 7])
+def test_another_text_is_measured_on_whole(tmp_path: Path, lm_folder: Path, documents: int) -> None:
+    path = write(tmp_path / "suite", lm_folder)
+    text = random_text(documents, seed=1)
+    (tmp_path / "short.txt").write_text(text)
+    said: list[str] = []
+    ((reconstruction, *_),) = evaluate(
+        [path], QUICK, said.append, text=str(tmp_path / "short.txt")
+    ).values()
+    words = [word for word in text.split() if word.startswith("w")]
+    assert (reconstruction.tokens, reconstruction.documents) == (len(words), documents)
+    assert f"on {len(words)} tokens (of 2,000 asked for" in said[0]
+
+
+def test_of_its_own_text_a_suite_is_measured_on_what_is_held_out(
+    tmp_path: Path, lm_folder: Path
+) -> None:
+    path = write(tmp_path / "suite", lm_folder)
+    link = tmp_path / "again.txt"
+    link.symlink_to(lm_folder / "text.txt")
+    texts = (None, str(lm_folder / "text.txt"), str(link))
+    found = {text: evaluate([path], QUICK, text=text)[path][0] for text in texts}
+    assert len({result.tokens for result in found.values()}) == 1
+    assert all(result.config["text"]["held_out"] == 0.3 for result in found.values())

@@ -347,7 +347,7 @@ BAD: dict[str, tuple[Any, dict[str, Any], str]] = {
         {"exclude_first": 16},
         "exclude_first = 16",
     ),
-    "held_out": (lambda f: write_txt(f / "a.txt", texts()), {"held_out": 1.0}, "held_out = 1.0"),
+    "held_out": (lambda f: write_txt(f / "a.txt", texts()), {"held_out": 1.5}, "held_out = 1.5"),
     "max_documents": (
         lambda f: write_txt(f / "a.txt", texts()),
         {"max_documents": 1},
@@ -406,3 +406,12 @@ def test_real_models_predict_real_text(real_data: Path, name: str, expected: flo
         nats += float(lm.cross_entropy(batch.tokens)[real].sum())
         count += int(real.sum())
     assert nats / count == pytest.approx(expected, abs=0.12)
+
+
+def test_all_of_a_text_may_be_held_out(tmp_path: Path) -> None:
+    for count in (1, 9):
+        documents = texts(count)
+        made = corpus(write_txt(tmp_path / f"{count}.txt", documents), held_out=1.0)
+        assert sorted(words_of(made.stream("held_out", 4)).values()) == sorted(documents)
+        with pytest.raises(UserError, match=r"text\.held_out = 1 leaves nothing to train on"):
+            made.stream("train", 4)

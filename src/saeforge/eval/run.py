@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from os.path import exists, samefile
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +99,8 @@ def evaluate(
         say: where lines about progress go; None for silence.
         model: another language model than the suite's own, such as the same one moved to another
             folder, or a fine-tuned one; a name alone keeps the suite's precision.
-        text: another text than the suite's own; a source alone keeps the suite's way of packing.
+        text: another text than the suite's own; a source alone keeps the suite's way of packing,
+            and is measured on whole.
             With another model or text the results go to `results/<their names>/`
             (`results_folder`), and the suite's own results stay; where they turn out to be the
             suite's own in another place, by the model's fingerprint and the file's content, the
@@ -166,10 +168,15 @@ def asked_model(asked: ModelConfig | str | None, own: ModelConfig) -> ModelConfi
 
 
 def asked_text(asked: TextConfig | str | None, own: TextConfig) -> TextConfig:
-    """The text to measure on: a source alone keeps the packing of the suite's own."""
-    if isinstance(asked, str):
-        return replace(own, source=asked, subset=None, split=TextConfig.split, label=None)
-    return asked or own
+    """The text to measure on: a source alone keeps the packing of the suite's own, and is measured
+    on whole; the suite's own text only where it is held out, since the rest was trained on."""
+    if not isinstance(asked, str):
+        return asked or own
+    if asked == own.source or (
+        exists(own.source) and exists(asked) and samefile(asked, own.source)
+    ):
+        return own
+    return replace(own, source=asked, subset=None, split=TextConfig.split, label=None, held_out=1.0)
 
 
 def _evaluate(
@@ -331,8 +338,9 @@ def check_fingerprint(suite: Suite, lm: LanguageModel) -> None:
 def _announcement(work: _Work, lm: LanguageModel, held_out: HeldOut, config: EvalConfig) -> str:
     asked = config.tokens
     short = f" (of {asked:,} asked for: the text has no more)" if held_out.kept < asked else ""
+    held = "held-out " if work.text.held_out < 1 else ""
     return (
-        f"{len(work.suites)} suite(s) of {lm.name} on {held_out.kept:,} held-out tokens{short} "
+        f"{len(work.suites)} suite(s) of {lm.name} on {held_out.kept:,} {held}tokens{short} "
         f"of {held_out.documents:,} documents of {work.text.source}"
     )
 

@@ -82,6 +82,8 @@ class Corpus:
         """
         if sequences < 1:
             raise UserError(f"{sequences} sequences per batch; at least 1 is needed")
+        if split == "train" and self.config.held_out == 1:
+            raise UserError("text.held_out = 1 leaves nothing to train on; lower it, as to 0.05")
         if split == "held_out" and epochs is None:
             epochs = 1
         seed = self.seed if split == "train" else None
@@ -148,7 +150,8 @@ class Corpus:
             "train": _join(ids, np.flatnonzero(~held_out)),
             "held_out": _join(ids, order[held_out[order]]),
         }
-        self._check_length()
+        if self.config.held_out < 1:
+            self._check_length()
 
     def _check_length(self) -> None:
         tokens = len(self._splits["train"].tokens)
@@ -219,6 +222,8 @@ def held_out_mask(key: npt.NDArray[np.uint64], config: TextConfig) -> npt.NDArra
     Raises:
         UserError: if there is only one distinct text.
     """
+    if config.held_out == 1:
+        return np.ones(len(key), np.bool_)
     if key.min() == key.max():
         raise UserError(
             f"text {config.source!r} is a single document (or copies of one), which cannot be "
@@ -234,7 +239,7 @@ def held_out_mask(key: npt.NDArray[np.uint64], config: TextConfig) -> npt.NDArra
 
 
 def _side(key: npt.NDArray[np.uint64], share: float, split: Split) -> npt.NDArray[np.bool_]:
-    held_out: npt.NDArray[np.bool_] = key < np.uint64(int(share * 2**64))
+    held_out = key <= np.uint64(max(0, int(share * 2**64) - 1))
     return held_out if split == "held_out" else ~held_out
 
 
@@ -248,7 +253,8 @@ def _join(ids: list[Array], chosen: Array) -> Documents:
     rows = [ids[number] for number in chosen]
     start = np.zeros(len(rows) + 1, np.int64)
     np.cumsum([len(row) for row in rows], out=start[1:])
-    return Documents(np.concatenate(rows), start, chosen.astype(np.int64))
+    tokens = np.concatenate(rows) if rows else np.zeros(0, np.uint32)
+    return Documents(tokens, start, chosen.astype(np.int64))
 
 
 def _packing(
@@ -264,8 +270,10 @@ def _packing(
             f"text.exclude_first = {config.exclude_first}: at least 0 and less than text.context "
             f"({config.context}), or no position is left"
         )
-    if not 0 < config.held_out < 1:
-        raise UserError(f"text.held_out = {config.held_out}: a share between 0 and 1")
+    if not 0 < config.held_out <= 1:
+        raise UserError(
+            f"text.held_out = {config.held_out}: a share above 0, at most 1 (all of it)"
+        )
     if config.max_documents is not None and config.max_documents < 2:
         raise UserError(f"text.max_documents = {config.max_documents}: at least 2 are needed")
     bos = config.bos

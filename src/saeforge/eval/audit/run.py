@@ -150,7 +150,8 @@ def audit_suites(
         held_out = held_out_tokens(lm, own_text, seed, config.tokens)
         if say is not None:
             say(
-                f"{len(together)} suite(s) of {lm.name}: {held_out.kept:,} held-out tokens of "
+                f"{len(together)} suite(s) of {lm.name}: {held_out.kept:,} "
+                f"{'held-out ' if own_text.held_out < 1 else ''}tokens of "
                 f"{held_out.documents:,} documents of {own_text.source}"
             )
         trained = {str(suite.path): _trained(suite) for suite in together}
