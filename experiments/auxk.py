@@ -67,10 +67,10 @@ def table(found: dict[str, Any], before: dict[str, Any] | None) -> str:
     lines = [
         "# AuxK in short runs",
         "",
-        "Made by `python experiments/auxk.py`. Embedded model, layer 3, 2,048 latents, k 4, batches "
-        "of 4,096. Dead: no firing on 100,000 held-out tokens. Mean and standard deviation over "
-        f"seeds {seeds}. *Before*: the loss of Gao et al. (2024) as published, and dead after a tenth "
-        "of the run (commit 13e0178).",
+        "Made by `python experiments/auxk.py`. Embedded model, layer 3, 2,048 latents, k 4, "
+        "batches of 4,096. Dead: no firing on 100,000 held-out tokens. Mean and standard deviation "
+        f"over seeds {seeds}. *Before*: the loss of Gao et al. (2024) as published, and dead after "
+        "a tenth of the run (commit 13e0178).",
         "",
         "| tokens | SAE | dead | FVU | dead before | FVU before |",
         "|---|---|---|---|---|---|",
