@@ -227,7 +227,8 @@ class EvalConfig:
     splice_tokens: int = 50_000
     """Held-out tokens of the splice evaluation."""
     latents: int = 64
-    """Latents per site for the browser of the report; 0 for none."""
+    """Latents per site for the browser of the report, from the frequent to the rare; as many as fire
+    where it is larger, 0 for none."""
     geometry: bool = True
     """Also measure duplicates among the live latents, and the similarity of experts."""
     blocks: int = 16

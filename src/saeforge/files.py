@@ -7,7 +7,7 @@ import json
 import os
 import re
 import stat
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from io import BufferedReader
 from pathlib import Path
@@ -169,14 +169,60 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
+class Rows(Sequence[Any]):
+    """A long list whose items are made when they are asked for, so that it is written, each item
+    on a line, without ever being in memory."""
+
+    def __init__(self, length: int, make: Callable[[int], Any]) -> None:
+        self._places, self._make = range(length), make
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __getitem__(self, at: Any) -> Any:
+        if isinstance(at, slice):
+            return [self._make(place) for place in self._places[at]]
+        return self._make(self._places[at])
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Sequence) or len(self) != len(other):
+            return False
+        return all(own == its for own, its in zip(self, other, strict=True))
+
+    __hash__ = None  # type: ignore[assignment]
+
+
 def write_json(path: Path, value: object) -> None:
     """Write JSON atomically. NaN and infinity, which are not JSON, become null."""
-    write_text(path, "".join(json_parts(value)) + "\n")
+    with replacing(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+        file.writelines(json_parts(value))
+        file.write("\n")
 
 
-def json_parts(value: object) -> Iterator[str]:
-    """The text of a value as JSON, in parts; that of a mapping ends with a line of `}`."""
-    yield json.dumps(_finite(value), indent=1, ensure_ascii=False, allow_nan=False)
+def json_parts(value: object, line: str = "\n") -> Iterator[str]:
+    """The text of a value as JSON, in parts; that of a mapping ends with a line of `}`.
+
+    Args:
+        line: what ends a line and indents the next.
+    """
+    if isinstance(value, Rows):
+        yield "["
+        for at, item in enumerate(value):
+            yield ("," if at else "") + line + " " + _compact(item)
+        yield line + "]"
+    elif isinstance(value, Mapping) and value:
+        yield "{"
+        for at, (key, item) in enumerate(value.items()):
+            yield ("," if at else "") + line + " " + _compact(str(key)) + ": "
+            yield from json_parts(item, line + " ")
+        yield line + "}"
+    else:
+        text = json.dumps(_finite(value), indent=1, ensure_ascii=False, allow_nan=False)
+        yield text.replace("\n", line)
+
+
+def _compact(value: object) -> str:
+    return json.dumps(_finite(value), ensure_ascii=False, allow_nan=False)
 
 
 def _finite(value: object) -> object:
@@ -217,19 +263,33 @@ def parse_json(text: str) -> Any:
         ValueError: if it is none, has a lone surrogate or a whole number from 2⁶⁴ on.
         RecursionError: if it is nested too deeply.
     """
-    value = json.loads(text, parse_int=_int)
+    value = json.loads(text, parse_int=whole)
+    refuse_surrogates(value, text)
+    return value
+
+
+def refuse_surrogates(value: object, text: str) -> None:
+    """Of a value and its JSON.
+
+    Raises:
+        ValueError: if it has a lone surrogate.
+    """
     if _SURROGATE.search(text):
         try:
             json.dumps(value, ensure_ascii=False).encode()
         except UnicodeEncodeError:
             raise ValueError("it has a lone surrogate, which is no text") from None
-    return value
 
 
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
-def _int(digits: str) -> int:
+def whole(digits: str) -> int:
+    """A whole number of JSON from outside.
+
+    Raises:
+        ValueError: from 2⁶⁴ on.
+    """
     if len(digits) > 21 or abs(value := int(digits)) >= LARGEST_INT:
         raise ValueError(f"a whole number of {len(digits)} digits")
     return value

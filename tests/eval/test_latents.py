@@ -1,3 +1,7 @@
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 from toys import clean_rows, held_out, tiny_llama
@@ -8,7 +12,7 @@ from saeforge.dictionary.registry import build_sae
 from saeforge.eval import banks as banks_module
 from saeforge.eval import latents as latents_module
 from saeforge.eval.held_out import HeldOut
-from saeforge.eval.latents import choose, latents
+from saeforge.eval.latents import AFTER, BEFORE, choose, latents
 from saeforge.lm.model import LanguageModel
 
 SITE = "layers.1"
@@ -80,7 +84,7 @@ def test_windows_stay_in_their_document_and_line_up(
     for entry in result.series[SITE]["latents"]:
         for context in entry["contexts"]:
             ids = [int(token.strip()[1:]) for token in context["tokens"]]
-            assert len(ids) == len(context["activations"]) <= 14 + 1 + 8
+            assert len(ids) == len(context["activations"]) <= BEFORE + 1 + AFTER
             matches = [
                 (b, t)
                 for b in range(sample.tokens_NT.shape[0])
@@ -143,10 +147,98 @@ def test_memory_does_not_grow_with_the_tokens(
 
     def measured(self, rows_ND, batch):  # type: ignore[no-untyped-def]
         plain(self, rows_ND, batch)
-        sizes.append(self.top.tokens.numel() + self.sampled.tokens.numel())
+        held = [tensor for pool in (self.top, self.sampled) for tensor in vars(pool).values()]
+        sizes.append(sum(tensor.numel() for tensor in held if isinstance(tensor, torch.Tensor)))
 
     monkeypatch.setattr(latents_module.Watcher, "see", measured)
     monkeypatch.setattr(banks_module, "LM_TOKENS", 24)
     latents({"a": {SITE: sae}}, lm, held_out(sequences=20), EvalConfig(latents=3))
     assert len(sizes) == 20
     assert len(set(sizes)) == 1
+
+
+def test_the_contexts_hang_neither_on_batches_nor_on_tiles(
+    lm: LanguageModel, sample: HeldOut, sae: SAE, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = EvalConfig(latents=40)
+    whole = latents({"a": {SITE: sae}}, lm, sample, config)
+    monkeypatch.setattr(banks_module, "LM_TOKENS", 5 * 24)
+    monkeypatch.setattr(banks_module, "_ROWS", 30)
+    monkeypatch.setattr(banks_module, "_ACTIVATIONS", 1)
+    monkeypatch.setattr(latents_module, "_PAIRS", 100)
+    monkeypatch.setattr(latents_module, "_TILE", 3)
+    monkeypatch.setattr(latents_module, "_COSINES", 7**2)
+    cut = latents({"a": {SITE: sae}}, lm, sample, config)
+    for one, other in zip(
+        whole["a"].series[SITE]["latents"], cut["a"].series[SITE]["latents"], strict=True
+    ):
+        assert one["contexts"] == other["contexts"]
+        assert one["histogram"] == other["histogram"]
+        assert [n["latent"] for n in one["neighbours"]] == [
+            n["latent"] for n in other["neighbours"]
+        ]
+
+
+def test_what_is_sampled_is_fair(lm: LanguageModel, sample: HeldOut, sae: SAE) -> None:
+    peaks = latents_module.Peaks(
+        torch.arange(2000).repeat_interleave(5),
+        torch.arange(5).repeat(2000),
+        torch.zeros(10_000, dtype=torch.int64),
+        torch.ones(10_000),
+    )
+    keys = latents_module._lottery(3)(peaks).view(2000, 5)
+    assert 0 <= float(keys.min()) < float(keys.max()) < 1
+    first = torch.bincount(keys.argmax(1), minlength=5) / 2000
+    assert first.tolist() == pytest.approx([0.2] * 5, abs=0.04)
+    other = latents_module._lottery(4)(peaks).view(2000, 5)
+    assert float(torch.corrcoef(torch.stack([keys.flatten(), other.flatten()]))[0, 1]) < 0.05
+
+
+def test_the_choice_is_told(lm: LanguageModel, sample: HeldOut, sae: SAE) -> None:
+    series = latents({"a": {SITE: sae}}, lm, sample, EvalConfig(latents=4))["a"].series[SITE]
+    f_NM = sae.encode(clean_rows(lm, SITE, sample))
+    assert series["choice"]["width"] == 96
+    assert series["choice"]["live"] == int((f_NM > 0).any(0).sum())
+    assert "equal parts" in series["choice"]["how"]
+
+
+MEMORY = """
+import resource, sys, tempfile
+from pathlib import Path
+import torch
+from toys import held_out, tiny_llama
+from saeforge.config import EvalConfig
+from saeforge.dictionary.registry import build_sae
+from saeforge.eval.banks import site_means
+from saeforge.eval.latents import latents
+from saeforge.eval.progress import silent
+from saeforge.eval.reconstruction import tally
+
+def peak():
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+torch.set_num_threads(1)
+lm, sample = tiny_llama(), held_out(sequences=150, documents=300)
+torch.manual_seed(0)
+banks = {"a": {"layers.1": build_sae("topk", d=16, width=2**16, k=16).requires_grad_(False)}}
+with torch.no_grad(), silent("", 1) as tick:
+    means = site_means(lm, ["layers.1"], sample, tick)
+    tallies = tally(banks, lm, sample, means, tick)
+before = peak()
+result = latents(banks, lm, sample, EvalConfig(latents=3000), silent, tallies)["a"]
+assert len(result.series["layers.1"]["latents"]) == 3000
+result.write(Path(tempfile.mkdtemp()) / "latents.json")
+print(peak() - before)
+"""
+
+
+def test_memory_does_not_grow_with_latents_times_width() -> None:
+    """3,000 latents by 2^16 would be 0.7 GiB of cosines."""
+    command = [sys.executable, "-c", MEMORY]
+    here = {"PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(
+        command, capture_output=True, text=True, env=os.environ | here, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) < 0.25 * 2**30

@@ -250,7 +250,10 @@ def write_fake_suite(
             "latents",
             {},
             {
-                s: {"latents": [_latent(rng, 3 * i, 3 * latents, hostile) for i in range(latents)]}
+                s: {
+                    "choice": {"width": width, "live": 3 * latents, "how": "one in three"},
+                    "latents": [_latent(rng, 3 * i, 3 * latents, hostile) for i in range(latents)],
+                }
                 for s in sites
             },
         ),

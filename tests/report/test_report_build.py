@@ -118,7 +118,7 @@ def test_everything_from_outside_is_escaped(make_suite, tmp_path):
         assert "alert(1)</script>" not in file.read_text(encoding="utf-8")
         assert "<!--" not in file.read_text(encoding="utf-8")
     assert shown(page)["sites"] == ["layers.0", HOSTILE]
-    latent = received(page.parent / "data" / "latents-0-1.js")[0]
+    latent = received(page.parent / "data" / "latents-0-1-0.js")[0]
     assert HOSTILE in latent["contexts"][0]["tokens"]
 
 
@@ -135,7 +135,7 @@ def test_a_second_report_leaves_no_data_of_the_first(make_suite, tmp_path):
     (out / "data" / "notes.js").write_text("mine")
     write_report([make_suite(k=64, sites=("layers.0",))], out)
     names = sorted(file.name for file in (out / "data").iterdir())
-    assert names == ["latents-0-0.js", "notes.js", "training-0.js"]
+    assert names == ["latents-0-0-0.js", "latents-0-0.js", "notes.js", "training-0.js"]
 
 
 def test_size_stays_sensible(make_suite, tmp_path):

@@ -56,3 +56,54 @@ def test_of_a_step_logged_twice_the_last_counts(make_suite):
     curves = charts.training(read_suites([suite])[0])["layers.0"]["train"]
     assert curves["tokens"] == [4096 * 20, 4096 * 40]
     assert curves["fvu"][0] == pytest.approx(0.5)
+
+
+def _edited(suite, change):
+    file = suite / "results" / "reconstruction.json"
+    data = json.loads(file.read_text(encoding="utf-8"))
+    change(data)
+    file.write_text(json.dumps(data), encoding="utf-8")
+    return suite
+
+
+def _flat(suite):
+    return {c["id"]: c["flat"] for c in charts.by_layer(read_suites([suite])) if c["flat"]}
+
+
+def test_charts_with_nothing_to_see_are_told_not_drawn(make_suite):
+    assert _flat(make_suite(k=32)) == {"metric-l0": "32 everywhere"}
+
+    def rarely_less(data):
+        for site, l0 in zip(data["sites"].values(), (16, 15.97, 16, 15.9), strict=True):
+            site["l0"] = {"value": l0, "low": l0 - 0.01, "high": l0}
+            site["dead_share"] = {"value": 0.0}
+
+    assert _flat(_edited(make_suite(k=16), rarely_less)) == {
+        "metric-l0": "16 at every site",
+        "metric-dead_share": "0 everywhere",
+    }
+
+    def by_site(data):
+        for site, l0 in zip(data["sites"].values(), (64, 70, 58, 61), strict=True):
+            site["l0"] = {"value": l0}
+
+    assert _flat(_edited(make_suite(k=64), by_site)) == {}
+
+
+def test_histograms_of_other_things_have_their_own_place_or_title(make_suite):
+    suite = make_suite(sites=("layers.0", "layers.1"))
+    other = {"edges": [0, 1, 2], "counts": [1, 2]}
+
+    def more(data):
+        data["series"]["layers.1"]["norms_histogram"] = other
+
+    _edited(suite, more)
+    nearest = {
+        "schema": 1,
+        "evaluation": "geometry",
+        "title": "Geometry",
+        "series": {"layers.0": {"nearest": other}},
+    }
+    (suite / "results" / "geometry.json").write_text(json.dumps(nearest), encoding="utf-8")
+    titles = [chart["title"] for chart in charts.histograms(read_suites([suite]))]
+    assert titles == ["log₁₀ frequency, layers.0", "log₁₀ frequency, layers.1", "norms, layers.1"]

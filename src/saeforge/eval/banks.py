@@ -63,9 +63,14 @@ def kept_rows(
     return rows_ND
 
 
+def rows_at_once(width: int) -> int:
+    """Rows that an SAE of that width encodes in bounded memory."""
+    return max(_ROWS, _ACTIVATIONS // width)
+
+
 def row_chunks(rows: int, width: int) -> Iterator[slice]:
     """Slices of the rows such that an SAE of that width needs bounded memory."""
-    step = max(_ROWS, _ACTIVATIONS // width)
+    step = rows_at_once(width)
     for start in range(0, rows, step):
         yield slice(start, min(rows, start + step))
 

@@ -1,26 +1,29 @@
 """What single latents respond to, for the report's browser: contexts, histogram, neighbours.
 
 Shapes: B sequences, T positions, N kept tokens, D model width, M latents, n chosen latents,
-C documents in a batch, P contexts in a pool, W tokens of a context.
+P contexts in a pool, W tokens of a context, G peaks (latent, document), t latents of a tile.
 """
 
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from saeforge.config import EvalConfig
 from saeforge.dictionary.base import SAE
+from saeforge.dictionary.cosines import unit
 from saeforge.eval.banks import (
     Bank,
     firing,
     for_each_site,
     row_chunks,
+    rows_at_once,
     site_means,
     sites_of,
 )
@@ -29,154 +32,240 @@ from saeforge.eval.pieces import Pieces
 from saeforge.eval.progress import Tracker, silent
 from saeforge.eval.reconstruction import SiteSums, Tallies, tally
 from saeforge.eval.result import Result
+from saeforge.files import Rows
 from saeforge.lm.model import LanguageModel
 
 TOP, QUANTILES, SAMPLED = 10, 4, 24
 """Contexts with the largest activations; others shown, spread over the rest; sampled for that."""
-BEFORE, AFTER = 14, 8
+BEFORE, AFTER = 24, 16
 """Tokens of a context on either side of its peak."""
 BINS = 20
 """Bins of an activation histogram."""
 NEIGHBOURS = 5
 """Nearest latents by the cosine of decoder rows."""
-_NO_TOKEN = -1
+_NONE = -1
+_PAIRS = 2**21
+"""Activations of chosen latents that are kept back before they are counted in,"""
+_TILE = 1024
+"""and latents whose contexts are in memory beside the pools' own then."""
+_COSINES = 2**22
+"""In memory at once."""
 
 
-@dataclass
+def _order(*keys: Tensor) -> Int[Tensor, " G"]:
+    """The stable order by the first key, then the second, and so on."""
+    order = torch.arange(len(keys[0]), device=keys[0].device)
+    for key in reversed(keys):
+        order = order[key[order].argsort(stable=True)]
+    return order
+
+
+def _starts(*sorted_keys: Tensor) -> Bool[Tensor, " G"]:
+    """Where a run of equal keys begins."""
+    begins = torch.ones_like(sorted_keys[0], dtype=torch.bool)
+    begins[1:] = torch.stack([key[1:] != key[:-1] for key in sorted_keys]).any(0)
+    return begins
+
+
+@dataclass(frozen=True)
+class Peaks:
+    """The largest activation of a latent in a document, and where it is.
+
+    Attributes:
+        slot: which of the chosen latents.
+        document: row of the held-out documents.
+        place: token, counted through all held-out sequences.
+    """
+
+    slot: Int[Tensor, " G"]
+    document: Int[Tensor, " G"]
+    place: Int[Tensor, " G"]
+    value: Float[Tensor, " G"]
+
+    def at(self, index: Tensor | slice) -> "Peaks":
+        """Some of them."""
+        return Peaks(self.slot[index], self.document[index], self.place[index], self.value[index])
+
+    def joined(self, more: "Peaks") -> "Peaks":
+        """These, then others."""
+        return Peaks(
+            torch.cat([self.slot, more.slot]),
+            torch.cat([self.document, more.document]),
+            torch.cat([self.place, more.place]),
+            torch.cat([self.value, more.value]),
+        )
+
+    def by_document(self) -> "Peaks":
+        """The largest of each latent and document, in their order; of equal ones the first."""
+        ordered = self.at(_order(self.slot, self.document, -self.value))
+        return ordered.at(_starts(ordered.slot, ordered.document))
+
+
+Key = Callable[[Peaks], Float[Tensor, " G"]]
+Window = Callable[[Peaks], Float[Tensor, "G W"]]
+
+
 class Pool:
-    """The P contexts of largest key per latent, of distinct documents; key −inf where empty."""
+    """The P documents of largest key per latent, each with its peak; document −1 where empty.
 
-    key: Float[Tensor, "n P"]
-    value: Float[Tensor, "n P"]
-    document: Int[Tensor, "n P"]
-    tokens: Int[Tensor, "n P W"]
-    activations: Float[Tensor, "n P W"]
+    The key is a function of latent, document and value that does not fall with the value, so that
+    what was left out once need never be let in again at the same value.
+    """
 
-    @classmethod
-    def empty(cls, latents: int, size: int, device: torch.device) -> "Pool":
-        """A pool with nothing in it."""
-        window = (latents, size, BEFORE + 1 + AFTER)
-        return cls(
-            torch.full((latents, size), -torch.inf, device=device),
-            torch.zeros(latents, size, device=device),
-            torch.full((latents, size), _NO_TOKEN, device=device),
-            torch.full(window, _NO_TOKEN, device=device),
-            torch.zeros(window, device=device),
+    def __init__(self, latents: int, size: int, key: Key, device: torch.device) -> None:
+        self.key = key
+        self.document = torch.full((latents, size), _NONE, dtype=torch.int32, device=device)
+        self.place = torch.zeros(latents, size, dtype=torch.int64, device=device)
+        self.value = torch.zeros(latents, size, device=device)
+        self.activations = torch.zeros(latents, size, BEFORE + 1 + AFTER, device=device)
+
+    def take(self, more: Peaks, window: Window) -> None:
+        """Keep the best of what is there and of `more`, whose activations `window` gives; they
+        come in the order of their slots."""
+        touched_t = more.slot[_starts(more.slot)]
+        row, rank = (self.document[touched_t] != _NONE).nonzero(as_tuple=True)
+        slot = touched_t[row]
+        old = Peaks(
+            slot,
+            self.document[slot, rank].long(),
+            self.place[slot, rank],
+            self.value[slot, rank],
         )
+        best = old.joined(more).by_document()
+        best = best.at(_order(best.slot, -self.key(best)))
+        begins = _starts(best.slot).nonzero().squeeze(1)
+        length = torch.diff(begins, append=begins.new_tensor([len(best.slot)]))
+        rank = torch.arange(len(best.slot), device=slot.device) - begins.repeat_interleave(length)
+        kept = rank < self.document.shape[1]
+        best, rank = best.at(kept), rank[kept]
+        activations = self._windows(best, touched_t, more, window)
+        self.document[touched_t] = _NONE
+        self.document[best.slot, rank] = best.document.int()
+        self.place[best.slot, rank] = best.place
+        self.value[best.slot, rank] = best.value
+        self.activations[best.slot, rank] = activations
 
-    def merged(self, other: "Pool") -> "Pool":
-        """The best of both; of two contexts of a document the better."""
-        size = self.key.shape[1]
-        key = torch.cat([self.key, other.key], dim=1)
-        document = torch.cat([self.document, other.document], dim=1)
-        order = torch.arange(key.shape[1], device=key.device)
-        beats = key[:, None, :] > key[:, :, None]
-        beats |= (key[:, None, :] == key[:, :, None]) & (order[None, :] < order[:, None])
-        same = document[:, None, :] == document[:, :, None]
-        key = key.masked_fill((same & beats).any(dim=2), -torch.inf)
-        key, at = key.topk(size, dim=1)
-
-        def pick(a: Tensor, b: Tensor) -> Tensor:
-            both = torch.cat([a, b], dim=1)
-            index = at if both.dim() == 2 else at[:, :, None].expand(-1, -1, both.shape[2])
-            return both.gather(1, index)
-
-        return Pool(
-            key,
-            pick(self.value, other.value),
-            pick(self.document, other.document),
-            pick(self.tokens, other.tokens),
-            pick(self.activations, other.activations),
+    def _windows(
+        self, best: Peaks, touched_t: Tensor, more: Peaks, window: Window
+    ) -> Float[Tensor, "G W"]:
+        """Of those that were there already as they are, of the others by `window`."""
+        own = torch.searchsorted(touched_t, best.slot)
+        same = (self.place[touched_t][own] == best.place[:, None]) & (
+            self.document[touched_t][own] != _NONE
         )
+        held = same.any(1)
+        activations = self.activations.new_zeros(len(held), self.activations.shape[2])
+        activations[held] = self.activations[best.slot[held], same[held].int().argmax(1)]
+        activations[~held] = window(best.at(~held))
+        return activations
+
+
+def _lottery(seed: int) -> Key:
+    """A number in [0, 1) by seed, latent and document: a sample that hangs on nothing else
+    (splitmix64's finaliser; Steele, Lea and Flood 2014)."""
+
+    def key(peaks: Peaks) -> Float[Tensor, " G"]:
+        x = (seed + 1) * 0x1E3779B97F4A7C15 + peaks.slot * 0x3C79AC492BA7B653 + peaks.document
+        for shift, factor in ((30, -0x40A7B892E31B1A47), (27, -0x6B2FB644ECCEEE15), (31, 1)):
+            x = (x ^ (x >> shift & (1 << 64 - shift) - 1)) * factor
+        return (x >> 11 & (1 << 53) - 1).double() / 2**53
+
+    return key
 
 
 class Watcher:
-    """Follows the chosen latents of one SAE through the held-out tokens, in bounded memory."""
+    """Follows the chosen latents of one SAE through the held-out tokens.
+
+    Held are the pools, [n, P, W], and of a batch the activations of the chosen latents that are
+    not 0; no array has a place for every token and latent.
+    """
 
     def __init__(
         self, sae: SAE, chosen: Int[Tensor, " n"], peaks: Float[Tensor, " n"], seed: int
     ) -> None:
         device = chosen.device
         self.sae, self.peaks = sae, peaks
-        self.slot_M = torch.full((sae.width,), -1, device=device)
+        self.slot_M = torch.full((sae.width,), _NONE, device=device)
         self.slot_M[chosen] = torch.arange(len(chosen), device=device)
-        self.top = Pool.empty(len(chosen), TOP, device)
-        self.sampled = Pool.empty(len(chosen), SAMPLED, device)
+        self.top = Pool(len(chosen), TOP, lambda peaks: peaks.value, device)
+        self.sampled = Pool(len(chosen), SAMPLED, _lottery(seed), device)
         self.histogram = torch.zeros(len(chosen) * BINS, dtype=torch.int64, device=device)
-        self.generator = torch.Generator().manual_seed(seed)
+        self.seen = 0
 
     def see(self, rows_ND: Float[Tensor, "N D"], batch: HeldOut) -> None:
-        """Count a batch in."""
-        f_Nn = self._codes(rows_ND)
-        self._count(f_Nn)
-        value_nC, at_nC, document_C = _document_peaks(f_Nn, batch.row_NT[batch.keep_NT])
-        fires_nC = value_nC > 0
-        lottery_nC = torch.rand(value_nC.shape, generator=self.generator).to(value_nC.device)
-        for name, key_nC in (("top", value_nC), ("sampled", lottery_nC)):
-            pool: Pool = getattr(self, name)
-            key_nC = key_nC.masked_fill(~fires_nC, -torch.inf)
-            key_nP, order_nP = key_nC.topk(min(pool.key.shape[1], key_nC.shape[1]), dim=1)
-            tokens, activations = _windows(f_Nn, at_nC.gather(1, order_nP), batch)
-            seen = Pool(
-                key_nP,
-                value_nC.gather(1, order_nP),
-                document_C[order_nP],
-                tokens,
-                activations,
-            )
-            setattr(self, name, pool.merged(seen))
+        """Count a batch in: of all sequences, one after the other."""
+        place_N = batch.keep_NT.flatten().nonzero().squeeze(1)
+        pending: list[tuple[Tensor, Tensor, Tensor]] = []
+        for rows in _whole_sequences(batch.keep_NT, rows_at_once(self.sae.width)):
+            pending += self._active(rows_ND[rows], place_N[rows])
+            if sum(len(place) for place, _, _ in pending) >= _PAIRS:
+                self._count(pending, batch)
+                pending = []
+        self._count(pending, batch)
+        self.seen += batch.keep_NT.numel()
 
-    def _codes(self, rows_ND: Tensor) -> Tensor:
-        """Activations [N, n] of the chosen latents."""
-        f_Nn = rows_ND.new_zeros(len(rows_ND), len(self.peaks))
+    def _active(self, rows_ND: Tensor, place_N: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Place, slot and activation wherever a chosen latent fires."""
         for part in row_chunks(len(rows_ND), self.sae.width):
             owner, latents, values = firing(self.sae.encode_sparse(rows_ND[part]))
             slots = self.slot_M[latents]
             chosen = slots >= 0
-            f_Nn[owner[chosen] + part.start, slots[chosen]] = values[chosen].to(f_Nn.dtype)
-        return f_Nn
+            yield place_N[part][owner[chosen]], slots[chosen], values[chosen].float()
 
-    def _count(self, f_Nn: Tensor) -> None:
-        token, latent = (f_Nn > 0).nonzero(as_tuple=True)
-        share = f_Nn[token, latent] / self.peaks[latent]
-        bins = (share * BINS).long().clamp_(0, BINS - 1)
-        self.histogram += torch.bincount(latent * BINS + bins, minlength=len(self.histogram))
+    def _count(self, pending: Sequence[tuple[Tensor, Tensor, Tensor]], batch: HeldOut) -> None:
+        if not pending:
+            return
+        place, slot, value = (torch.cat(parts) for parts in zip(*pending, strict=True))
+        bins = (value / self.peaks[slot] * BINS).long().clamp_(0, BINS - 1)
+        self.histogram += torch.bincount(slot * BINS + bins, minlength=len(self.histogram))
+        span = batch.keep_NT.numel()
+        key, order = (slot * span + place).sort()
+        place, slot, value = place[order], slot[order], value[order]
+        found = Peaks(slot, batch.row_NT.flatten()[place], place + self.seen, value).by_document()
 
+        def window(peaks: Peaks) -> Float[Tensor, "G W"]:
+            return _around(peaks, self.seen, batch.keep_NT.shape[1], span, key, value)
 
-def _document_peaks(
-    f_Nn: Float[Tensor, "N n"], row_N: Int[Tensor, " N"]
-) -> tuple[Float[Tensor, "n C"], Int[Tensor, "n C"], Int[Tensor, " C"]]:
-    """Each latent's largest activation in each document, the token where it is, the documents."""
-    document_C, local_N = torch.unique(row_N, return_inverse=True)
-    local_Nn = local_N[:, None].expand_as(f_Nn)
-    shape = (len(document_C), f_Nn.shape[1])
-    value_Cn = f_Nn.new_zeros(shape).scatter_reduce(0, local_Nn, f_Nn, "amax")
-    token_Nn = torch.arange(len(f_Nn), device=f_Nn.device)[:, None].expand_as(f_Nn)
-    last = len(f_Nn) - 1
-    at_peak_Nn = torch.where(f_Nn == value_Cn[local_N], token_Nn, last)
-    at_Cn = torch.full(shape, last, device=f_Nn.device).scatter_reduce(
-        0, local_Nn, at_peak_Nn, "amin"
-    )
-    return value_Cn.T.contiguous(), at_Cn.T.contiguous(), document_C
+        edges = torch.arange(0, len(self.peaks) + _TILE, _TILE, device=slot.device)
+        ends = torch.searchsorted(found.slot, edges).tolist()
+        for start, end in pairwise(ends):
+            if start < end:
+                self.top.take(found.at(slice(start, end)), window)
+                self.sampled.take(found.at(slice(start, end)), window)
 
 
-def _windows(
-    f_Nn: Float[Tensor, "N n"], at_nP: Int[Tensor, "n P"], batch: HeldOut
-) -> tuple[Int[Tensor, "n P W"], Float[Tensor, "n P W"]]:
-    """Tokens and activations around kept tokens, within sequence and document; −1 and 0 outside."""
-    sequences, length = batch.tokens_NT.shape
-    f_BTn = f_Nn.new_zeros(sequences, length, f_Nn.shape[1])
-    f_BTn[batch.keep_NT] = f_Nn
-    row_N, position_N = batch.keep_NT.nonzero(as_tuple=True)
-    row_nP1, position_nP1 = row_N[at_nP][..., None], position_N[at_nP][..., None]
-    position_nPW = position_nP1 + torch.arange(-BEFORE, AFTER + 1, device=at_nP.device)
-    inside = (position_nPW >= 0) & (position_nPW < length)
-    position_nPW = position_nPW.clamp(0, length - 1)
-    inside &= batch.document_NT[row_nP1, position_nPW] == batch.document_NT[row_nP1, position_nP1]
-    latent_n11 = torch.arange(f_Nn.shape[1], device=at_nP.device)[:, None, None]
-    tokens = batch.tokens_NT[row_nP1, position_nPW].masked_fill(~inside, _NO_TOKEN)
-    activations = f_BTn[row_nP1, position_nPW, latent_n11].masked_fill(~inside, 0.0)
-    return tokens, activations
+def _whole_sequences(keep_BT: Bool[Tensor, "B T"], rows: int) -> Iterator[slice]:
+    """Slices of the kept tokens, each of so many or more, that end where a sequence ends."""
+    start = end = 0
+    for end in keep_BT.sum(dim=1).cumsum(0).tolist():
+        if end - start >= rows:
+            yield slice(start, end)
+            start = end
+    if start < end:
+        yield slice(start, end)
+
+
+def _around(
+    peaks: Peaks, seen: int, length: int, span: int, key: Tensor, value: Tensor
+) -> Float[Tensor, "G W"]:
+    """A latent's activations around its peaks, within the sequence, 0 outside.
+
+    Args:
+        seen: tokens before the batch; `span` tokens are in it, `length` in a sequence.
+        key: slot · span + place of the batch's activations `value`, sorted.
+    """
+    offset_W = torch.arange(-BEFORE, AFTER + 1, device=key.device)
+    at_GW = (peaks.place - seen)[:, None] + offset_W
+    inside = at_GW.div(length, rounding_mode="floor") == ((peaks.place - seen) // length)[:, None]
+    wanted_GW = peaks.slot[:, None] * span + at_GW
+    found_GW = torch.searchsorted(key, wanted_GW).clamp_(max=len(key) - 1)
+    return torch.where(inside & (key[found_GW] == wanted_GW), value[found_GW], 0.0)
+
+
+HOW_CHOSEN = (
+    "one at random from each of as many equal parts of the live ones, in the order of how often "
+    "they fire"
+)
 
 
 def choose(fired_M: Int[Tensor, " M"], latents: int, seed: Sequence[int]) -> list[int]:
@@ -203,7 +292,8 @@ def latents(
 
     One language-model pass for all sites and banks. A latent's contexts are from distinct
     documents: those with its largest activations, and some spread over the quantiles of a sample
-    of its other documents.
+    of its other documents. Memory: some 6 kB for each latent chosen, whatever the widths; what is
+    told of a latent is put together when it is asked for.
 
     Args:
         tallies: what `reconstruction` counted on the same tokens; counted here if not given.
@@ -221,18 +311,17 @@ def latents(
         watchers: dict[tuple[str, str], Watcher] = {}
         for name, bank in banks.items():
             for site, sae in bank.items():
-                sums, seed = (
-                    tallies[name][site],
-                    (config.seed, zlib.crc32(site.encode())),
+                sums = tallies[name][site]
+                picked = choose(
+                    sums.fired, config.latents, (config.seed, zlib.crc32(site.encode()))
                 )
-                picked = choose(sums.fired, config.latents, seed)
                 index = torch.tensor(picked, dtype=torch.int64, device=lm.device)
                 chosen[name, site] = picked
                 watchers[name, site] = Watcher(sae, index, sums.peak[index].float(), config.seed)
 
         def visit(site: str, rows_ND: Tensor, batch: HeldOut) -> None:
             for name, bank in banks.items():
-                if site in bank and len(rows_ND):
+                if site in bank:
                     watchers[name, site].see(rows_ND, batch)
 
         for_each_site(lm, sites, held_out, visit, tick)
@@ -245,15 +334,13 @@ def latents(
             tokens=held_out.kept,
             documents=held_out.documents,
             series={
-                site: {
-                    "latents": _describe(
-                        chosen[name, site],
-                        watchers[name, site],
-                        tallies[name][site],
-                        held_out,
-                        pieces,
-                    )
-                }
+                site: _series(
+                    chosen[name, site],
+                    watchers[name, site],
+                    tallies[name][site],
+                    held_out,
+                    pieces,
+                )
                 for site in bank
             },
         )
@@ -261,46 +348,114 @@ def latents(
     }
 
 
-def _describe(
+def _series(
     chosen: Sequence[int],
     watcher: Watcher,
     sums: SiteSums,
     held_out: HeldOut,
     pieces: Pieces,
-) -> list[dict[str, Any]]:
-    fired, total, peak = (tensor.tolist() for tensor in (sums.fired, sums.total, sums.peak))
-    counts = watcher.histogram.view(-1, BINS).tolist()
-    neighbours = _neighbours(watcher.sae, chosen)
-    numbers = _document_numbers(held_out)
-    return [
-        {
-            "latent": latent,
-            "frequency": fired[latent] / held_out.kept,
-            "mean_activation": total[latent] / fired[latent],
-            "max_activation": peak[latent],
+) -> dict[str, Any]:
+    told = _Told(chosen, watcher, sums, held_out, pieces)
+    return {
+        "choice": {
+            "width": watcher.sae.width,
+            "live": int((sums.fired > 0).sum()),
+            "how": HOW_CHOSEN,
+        },
+        "latents": Rows(len(chosen), told.latent),
+    }
+
+
+class _Told:
+    """What is told of the chosen latents of one SAE, without the SAE."""
+
+    def __init__(
+        self,
+        chosen: Sequence[int],
+        watcher: Watcher,
+        sums: SiteSums,
+        held_out: HeldOut,
+        pieces: Pieces,
+    ) -> None:
+        self.chosen, self.held_out, self.pieces = chosen, held_out, pieces
+        self.pools = (watcher.top, watcher.sampled)
+        self.counts = watcher.histogram.view(-1, BINS)
+        self.cosines, self.nearest = _neighbours(watcher.sae, chosen)
+        index = torch.tensor(chosen, dtype=torch.int64, device=sums.fired.device)
+        self.fired, self.total, self.peak = (
+            tensor[index].tolist() for tensor in (sums.fired, sums.total, sums.peak)
+        )
+        self.numbers = _document_numbers(held_out)
+
+    def latent(self, slot: int) -> dict[str, Any]:
+        """One latent, as in the result."""
+        peak = self.peak[slot]
+        return {
+            "latent": self.chosen[slot],
+            "frequency": self.fired[slot] / self.held_out.kept,
+            "mean_activation": self.total[slot] / self.fired[slot],
+            "max_activation": peak,
             "histogram": {
-                "edges": [_round(peak[latent] * edge / BINS) for edge in range(BINS + 1)],
-                "counts": counts[slot],
+                "edges": [_round(peak * edge / BINS) for edge in range(BINS + 1)],
+                "counts": self.counts[slot].tolist(),
             },
-            "neighbours": neighbours[slot],
-            "contexts": _contexts(watcher, slot, pieces, numbers),
+            "neighbours": [
+                {"latent": latent, "cosine": _round(cosine)}
+                for latent, cosine in zip(
+                    self.nearest[slot].tolist(), self.cosines[slot].tolist(), strict=True
+                )
+            ],
+            "contexts": self._contexts(slot),
         }
-        for slot, latent in enumerate(chosen)
-    ]
+
+    def _contexts(self, slot: int) -> list[dict[str, Any]]:
+        top, sampled = self.pools
+        best, others = _filled(top, slot), _filled(sampled, slot)
+        shown = {int(top.document[slot, at]) for at in best}
+        rest = [at for at in others if int(sampled.document[slot, at]) not in shown]
+        spread = {round(at) for at in np.linspace(0, len(rest) - 1, QUANTILES)} if rest else ()
+        picked = [("top", top, at) for at in best]
+        picked += [("quantile", sampled, rest[at]) for at in sorted(spread)]
+        return [{"kind": kind} | self._context(pool, slot, at) for kind, pool, at in picked]
+
+    def _context(self, pool: Pool, slot: int, at: int) -> dict[str, Any]:
+        sequence, peak = divmod(int(pool.place[slot, at]), self.held_out.tokens_NT.shape[1])
+        document_T = self.held_out.document_NT[sequence]
+        inside = range(max(0, peak - BEFORE), min(len(document_T), peak + AFTER + 1))
+        inside_W = [place for place in inside if document_T[place] == document_T[peak]]
+        tokens_T = self.held_out.tokens_NT[sequence]
+        activations = pool.activations[slot, at].tolist()
+        return {
+            "tokens": self.pieces.window(tokens_T[inside_W].tolist()),
+            "activations": [_round(activations[place - peak + BEFORE]) for place in inside_W],
+            "peak": inside_W.index(peak),
+            "document": self.numbers[int(pool.document[slot, at])],
+        }
 
 
-def _neighbours(sae: SAE, chosen: Sequence[int]) -> list[list[dict[str, Any]]]:
+def _neighbours(sae: SAE, chosen: Sequence[int]) -> tuple[Float[Tensor, "n K"], Int[Tensor, "n K"]]:
+    """The largest cosines of the chosen latents' decoder rows with others, and whose they are."""
     w_dec_MD = sae.w_dec
     assert isinstance(w_dec_MD, Tensor)
-    unit_MD = torch.nn.functional.normalize(w_dec_MD.float(), dim=1)
-    index = torch.tensor(chosen, dtype=torch.int64, device=unit_MD.device)
-    cosine_nM = unit_MD[index] @ unit_MD.T
-    cosine_nM[torch.arange(len(chosen), device=index.device), index] = -torch.inf
-    cosines, latents = cosine_nM.topk(min(NEIGHBOURS, sae.width - 1), dim=1)
-    return [
-        [{"latent": j, "cosine": _round(c)} for j, c in zip(js, cs, strict=True)]
-        for js, cs in zip(latents.tolist(), cosines.tolist(), strict=True)
-    ]
+    index_n = torch.tensor(chosen, dtype=torch.int64, device=w_dec_MD.device)
+    count = min(NEIGHBOURS, sae.width - 1)
+    best_nK = torch.empty(len(chosen), count, device=w_dec_MD.device)
+    at_nK = torch.empty(len(chosen), count, dtype=torch.int64, device=w_dec_MD.device)
+    step = int(_COSINES**0.5)
+    for start in range(0, len(chosen), step):
+        own_t = index_n[start : start + step]
+        rows_tD = unit(w_dec_MD[own_t])
+        best_tK, at_tK = rows_tD.new_empty(len(own_t), 0), own_t.new_empty(len(own_t), 0)
+        for first in range(0, sae.width, step):
+            cosine_tm = rows_tD @ unit(w_dec_MD[first : first + step]).T
+            other_m = torch.arange(first, first + cosine_tm.shape[1], device=own_t.device)
+            cosine_tm.masked_fill_(own_t[:, None] == other_m, -torch.inf)
+            both = torch.cat([best_tK, cosine_tm], dim=1)
+            places = torch.cat([at_tK, other_m.expand(len(own_t), -1)], dim=1)
+            best_tK, pick = both.topk(min(count, both.shape[1]), dim=1)
+            at_tK = places.gather(1, pick)
+        best_nK[start : start + step], at_nK[start : start + step] = best_tK, at_tK
+    return best_nK, at_nK
 
 
 def _document_numbers(held_out: HeldOut) -> list[int]:
@@ -309,43 +464,11 @@ def _document_numbers(held_out: HeldOut) -> list[int]:
     return [int(number) for number in numbers[numbers >= 0]]
 
 
-def _contexts(
-    watcher: Watcher, slot: int, pieces: Pieces, numbers: Sequence[int]
-) -> list[dict[str, Any]]:
-    top = [(watcher.top, at) for at in _filled(watcher.top, slot)]
-    shown = {int(pool.document[slot, at]) for pool, at in top}
-    rest = [
-        at
-        for at in _filled(watcher.sampled, slot)
-        if int(watcher.sampled.document[slot, at]) not in shown
-    ]
-    spread = sorted({round(at) for at in np.linspace(0, len(rest) - 1, QUANTILES)} if rest else ())
-    picked = [("top", pool, at) for pool, at in top]
-    picked += [("quantile", watcher.sampled, rest[i]) for i in spread]
-    return [{"kind": kind} | _context(pool, slot, at, pieces, numbers) for kind, pool, at in picked]
-
-
 def _filled(pool: Pool, slot: int) -> list[int]:
     """Places of a latent's contexts, from the largest activation down."""
     order = pool.value[slot].argsort(descending=True, stable=True).tolist()
-    keys = pool.key[slot].tolist()
-    return [at for at in order if keys[at] > -torch.inf]
-
-
-def _context(
-    pool: Pool, slot: int, at: int, pieces: Pieces, numbers: Sequence[int]
-) -> dict[str, Any]:
-    tokens, activations = (
-        pool.tokens[slot, at].tolist(),
-        pool.activations[slot, at].tolist(),
-    )
-    inside = [i for i, token in enumerate(tokens) if token != _NO_TOKEN]
-    return {
-        "tokens": pieces.window([tokens[i] for i in inside]),
-        "activations": [_round(activations[i]) for i in inside],
-        "peak": inside.index(BEFORE),
-        "document": numbers[int(pool.document[slot, at])],
-    }
+    documents = pool.document[slot].tolist()
+    return [at for at in order if documents[at] != _NONE]
 
 
 def _round(value: float) -> float:

@@ -5,7 +5,7 @@ replaced, over which tokens) is in the JSON.
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, field
+from dataclasses import asdict, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -60,12 +60,12 @@ class Result:
     sites: dict[str, dict[str, Value]] = field(default_factory=dict)
     """Site → metric → value."""
     series: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """Site → histogram or list, as plain JSON."""
+    """Site → histogram or list, as plain JSON; a long list as `files.Rows`."""
     schema: Literal[1] = SCHEMA
 
     def write(self, path: Path) -> None:
         """Write JSON atomically, sealed; NaN and infinity become null."""
-        write_sealed(path, asdict(self))
+        write_sealed(path, asdict(replace(self, series={})) | {"series": self.series})
 
     def values(self) -> dict[str, dict[str, dict[str, float | None]]]:
         """Site → metric → value, low, high, as plain data."""

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib.resources import as_file, files
 from importlib.resources.abc import Traversable
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,8 @@ from saeforge import __version__, regime
 from saeforge.errors import UserError
 from saeforge.files import own_folder, replacing, write_text
 from saeforge.report import audit, baseline, charts, experts, frontier, over_seeds, summary
-from saeforge.report.inputs import SuiteData, read_suites
-from saeforge.report.latents import browser
+from saeforge.report import latents as browser
+from saeforge.report.inputs import Latents, SuiteData, read_suites
 from saeforge.report.numbers import count
 
 SCRIPTS = (
@@ -32,7 +33,7 @@ SCRIPTS = (
 )
 MANY = 8
 """Suites, sites: of more, not all are named or drawn at once. As many as there are colours."""
-_DATA_FILE = re.compile(r"(training-\d+|(latents|experts)-\d+-\d+)\.js")
+_DATA_FILE = re.compile(r"(training-\d+|experts-\d+-\d+|latents-\d+-\d+(-\d+)?)\.js")
 
 
 def write_report(suite_paths: Sequence[Path], out: Path) -> Path:
@@ -51,38 +52,41 @@ def write_report(suite_paths: Sequence[Path], out: Path) -> Path:
     suites = read_suites([Path(path) for path in suite_paths])
     sites = summary.all_sites(suites)
     shared = experts.section(suites)
-    data = _data_files(suites, sites) | (shared.files if shared else {})
-    page = _page(suites, sites, data, shared)
+    data = _curves(suites) | (shared.files if shared else {})
+    latents = _latents(suites, sites)
+    page = _page(suites, sites, [*data, *latents], shared)
     if out.exists() and not out.is_dir():
         raise UserError(f"--out {out} is a file; name a folder for the report")
     try:
         write_assets(out / "assets", SCRIPTS)
-        _write_data(out / "data", data)
+        _write_data(out / "data", data, latents)
         write_text(out / "index.html", page)
     except OSError as error:
         raise UserError(f"could not write the report to {out}: {error.strerror or error}") from None
     return out / "index.html"
 
 
-def _data_files(suites: Sequence[SuiteData], sites: Sequence[str]) -> dict[str, Any]:
-    """What is loaded when it is looked at, by name of file: one suite's curves, one site's latents.
+def _curves(suites: Sequence[SuiteData]) -> dict[str, Any]:
+    """Each suite's curves, by name of the file that is loaded when they are looked at."""
+    found = ((f"training-{s}", charts.training(suite)) for s, suite in enumerate(suites))
+    return {name: curves for name, curves in found if curves}
 
-    Names are made of numbers alone: a site's name comes from outside.
-    """
-    data: dict[str, Any] = {}
-    for s, suite in enumerate(suites):
-        if curves := charts.training(suite):
-            data[f"training-{s}"] = curves
-        for i, site in enumerate(sites):
-            if latents := browser(suite, site):
-                data[f"latents-{s}-{i}"] = latents
-    return data
+
+def _latents(suites: Sequence[SuiteData], sites: Sequence[str]) -> dict[str, Latents]:
+    """Each site's latents, by name of file, which is of numbers alone: a site's name comes from
+    outside."""
+    return {
+        f"latents-{s}-{i}": suite.latents[site]
+        for s, suite in enumerate(suites)
+        for i, site in enumerate(sites)
+        if suite.latents.get(site)
+    }
 
 
 def _page(
     suites: Sequence[SuiteData],
     sites: Sequence[str],
-    data: Mapping[str, Any],
+    data: Sequence[str],
     shared: experts.Section | None,
 ) -> str:
     headline = summary.columns(suites, headline=True)
@@ -252,12 +256,13 @@ def _copy(source: Traversable, target: Path) -> None:
         shutil.copyfile(real, temporary)
 
 
-def _write_data(folder: Path, data: Mapping[str, Any]) -> None:
+def _write_data(folder: Path, data: Mapping[str, Any], latents: Mapping[str, Latents]) -> None:
     if own_folder(folder.parent, folder.name).is_dir():
         for old in folder.iterdir():  # of an earlier report with more sites
             if _DATA_FILE.fullmatch(old.name):
                 old.unlink()
-    for name, value in data.items():
+    long = (found for name, own in latents.items() for found in browser.files(name, own))
+    for name, value in chain(data.items(), long):
         write_text(
             folder / f"{name}.js",
             f'saeforge.receive("{name}",{embedded_json(value)});\n',

@@ -9,13 +9,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from saeforge.report.inputs import Logged, Metric, SuiteData
-from saeforge.report.numbers import rounded
+from saeforge.report.numbers import number, rounded
 from saeforge.report.summary import all_metrics, all_sites
 
 Chart = dict[str, Any]
 
 POINTS = 300
 """Points of a training curve that are kept: more than a chart's pixels can tell apart."""
+
+SAME, FIXED = 1e-6, 0.01
+"""Relative differences up to which numbers are one, and an L0 is a k of which some slots hold 0."""
 
 CURVES = ("fvu", "l0", "dead", "lr", "tokens_per_second")
 HELD_OUT = ("held_out_fvu", "delta_ce")
@@ -31,7 +34,7 @@ def by_layer(
     """
     sites = all_sites(suites)
     axis, places = _layer_axis(sites)
-    return [
+    charts = [
         {
             "id": f"metric-{name}",
             "title": metric.title,
@@ -47,6 +50,24 @@ def by_layer(
         }
         for name, metric in (all_metrics(suites) if metrics is None else metrics).items()
     ]
+    return [chart | {"flat": _flat(chart)} for chart in charts]
+
+
+def _flat(chart: Chart) -> str:
+    """What there is to say of a chart on which there is nothing to see: one number everywhere, or
+    an L0 that k fixes. Empty where it is worth drawing."""
+    lines = [[y for y in series["y"] if y is not None] for series in chart["series"]]
+    values = [y for line in lines for y in line]
+    if not values:
+        return "not measured"
+    low, high = min(values), max(values)
+    if high == low == 0 or (len(values) > 1 and high - low <= SAME * abs(high)):
+        return f"{number(high)} everywhere"
+    fixed = [round(max(line)) for line in lines if line]
+    near = all(abs(y - k) <= FIXED * k for k, line in zip(fixed, lines, strict=False) for y in line)
+    if chart["id"] == "metric-l0" and near:
+        return " or ".join(str(k) for k in sorted(set(fixed))) + " at every site"
+    return ""
 
 
 def _from_zero(suites: Sequence[SuiteData], name: str, metric: Metric) -> bool:
@@ -105,7 +126,7 @@ def histograms(suites: Sequence[SuiteData]) -> list[Chart]:
     names = {name for suite in suites for found in suite.histograms.values() for name in found}
     out = []
     for name in sorted(names):
-        for number, site in enumerate(all_sites(suites)):
+        for at, site in enumerate(all_sites(suites)):
             series = [
                 {
                     "name": suite.label,
@@ -120,8 +141,8 @@ def histograms(suites: Sequence[SuiteData]) -> list[Chart]:
             if series:
                 out.append(
                     {
-                        "id": f"{name}-{number}",
-                        "title": site,
+                        "id": f"{name}-{at}",
+                        "title": site if len(names) == 1 else f"{_spoken(name)}, {site}",
                         "description": "",
                         "better": None,
                         "x": {"title": _spoken(name)},

@@ -1,6 +1,7 @@
 """Reading what a report is made of: suite.json, metrics.jsonl and results/*.json."""
 
 import math
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -11,7 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError,
 
 from saeforge.errors import UserError, shown
 from saeforge.files import inside, is_file, open_regular, parse_json, read_json, read_shapes, real
-from saeforge.integrity import SUITE, read_sealed, read_suite_json, verify_files
+from saeforge.integrity import SUITE, check_seal, read_sealed, read_suite_json, verify_files
+from saeforge.report.streaming import Place, read_long
 
 SCHEMA = 1
 COMPARISON = "comparison.json"
@@ -80,6 +82,38 @@ class Latent(Record):
     histogram: Histogram | None = None
     neighbours: list[Neighbour] = []
     contexts: list[TokenContext] = []
+
+
+class Choice(Record):
+    """Of how many latents those of the browser were chosen, and how."""
+
+    width: int
+    live: int
+    how: str
+
+
+class Latents(Sequence[Latent]):
+    """The latents of one site, each packed until it is asked for: in memory a twentieth."""
+
+    def __init__(self) -> None:
+        self._packed: list[bytes] = []
+        self.choice: Choice | None = None
+
+    def add(self, latent: Latent) -> None:
+        """Put one at the end."""
+        self._packed.append(zlib.compress(latent.model_dump_json().encode(), 1))
+
+    def __len__(self) -> int:
+        return len(self._packed)
+
+    def __getitem__(self, at: Any) -> Any:
+        if isinstance(at, slice):
+            return [self._unpacked(packed) for packed in self._packed[at]]
+        return self._unpacked(self._packed[at])
+
+    @staticmethod
+    def _unpacked(packed: bytes) -> Latent:
+        return Latent.model_validate_json(zlib.decompress(packed))
 
 
 class Result(Record):
@@ -233,7 +267,7 @@ class SuiteData:
     logged: list[Logged]
     histograms: dict[str, dict[str, Histogram]]
     """site → name of the series → histogram."""
-    latents: dict[str, list[Latent]]
+    latents: dict[str, Latents]
     """site → latents of the browser."""
     options: dict[str, Any] = field(default_factory=dict)
     """The architecture's options at the first site; empty where they are not told."""
@@ -304,18 +338,18 @@ def _labels(paths: Sequence[Path], metas: Sequence[Meta]) -> list[str]:
 
 def _read_suite(path: Path, label: str, meta: Meta) -> SuiteData:
     histograms: dict[str, dict[str, Histogram]] = {}
-    latents: dict[str, list[Latent]] = {}
+    latents: dict[str, Latents] = {}
     results = {}
     for file in sorted((path / "results").glob("[!.]*.json"), key=_result_order):
         if file.name == COMPARISON:
             continue
-        result = _parse(Result, _checked(read_sealed(file, "result", AGAIN), file), file)
+        result = _read_result(file, latents)
         results[result.evaluation] = result
+        if result.evaluation in OWN_SECTION:
+            continue
         for site, series in result.series.items():
             for name, value in series.items():
-                if name == "latents":
-                    latents[site] = [_parse(Latent, item, file) for item in _items(value, file)]
-                elif isinstance(value, dict) and {"edges", "counts"} <= value.keys():
+                if isinstance(value, dict) and {"edges", "counts"} <= value.keys():
                     histograms.setdefault(site, {})[name] = _parse(Histogram, value, file)
     log, options = _read_log(path), _read_options(path, meta)
     comparison = _read_comparison(path / "results" / COMPARISON)
@@ -373,10 +407,42 @@ def _read_options(path: Path, meta: Meta) -> dict[str, Any]:
     return options if isinstance(options, dict) else {}
 
 
-def _items(value: Any, file: Path) -> list[Any]:
-    if isinstance(value, list):
-        return value
-    raise UserError(f"{file}: latents must be a list, not a {type(value).__name__}; write it anew")
+def _read_result(file: Path, latents: dict[str, Latents]) -> Result:
+    """A result; its latents, which may be many, are put into `latents`."""
+
+    def take(place: Place, item: Any) -> None:
+        latent = _parse(Latent, item, file)
+        _check_contexts(latent, place[1], file)
+        latents.setdefault(place[1], Latents()).add(latent)
+
+    def is_long(place: Place) -> bool:
+        return len(place) == 3 and place[0] == "series" and place[2] == "latents"
+
+    check_seal(file, "result", AGAIN)
+    data = read_long(file, "result", is_long, take)
+    result = _parse(Result, _checked(data, file), file)
+    for site, series in result.series.items():
+        if not isinstance(found := series.get("latents", []), list):
+            raise UserError(
+                f"{file}: latents must be a list, not a {type(found).__name__}; write it anew"
+            )
+        if site in latents and "choice" in series:
+            latents[site].choice = _parse(Choice, series["choice"], file)
+    return result
+
+
+def _check_contexts(latent: Latent, site: str, file: Path) -> None:
+    for context in latent.contexts:
+        fault = ""
+        if len(context.tokens) != len(context.activations):
+            fault = f" and {len(context.activations)} activations"
+        elif not 0 <= context.peak < len(context.tokens):
+            fault = f" with its peak at {context.peak}"
+        if fault:
+            raise UserError(
+                f"{file}: latent {latent.latent} of {site} has a context of "
+                f"{len(context.tokens)} tokens{fault}; run `saeforge eval` again"
+            )
 
 
 def _result_order(file: Path) -> tuple[int, str]:

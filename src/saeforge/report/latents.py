@@ -1,12 +1,14 @@
 """The data of the latent browser."""
 
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from saeforge.errors import UserError
-from saeforge.report.inputs import Latent, SuiteData, TokenContext
+from saeforge.report.inputs import Latent, Latents, TokenContext
 from saeforge.report.numbers import rounded
+
+SHARD = 200
+"""Latents in a file: a megabyte, which a browser loads at once."""
 
 _SIGNS = {
     "\n": "↵",
@@ -38,35 +40,46 @@ def _sign(character: str) -> str:
     return f"⟨U+{ord(character):04X}⟩"
 
 
-def browser(suite: SuiteData, site: str) -> list[dict[str, Any]]:
-    """A site's latents as the page reads them, tokens made legible.
+def files(name: str, latents: Latents) -> Iterator[tuple[str, Any]]:
+    """A site's latents as the page reads them, tokens made legible: files of `SHARD` each, which
+    it loads when one of them is looked at, and what lists and finds them all, as `name`."""
+    words: dict[str, int] = {}
+    rows = []
+    for start in range(0, len(latents), SHARD):
+        shard = latents[start : start + SHARD]
+        rows += [_row(latent, words) for latent in shard]
+        yield f"{name}-{start // SHARD}", [_latent(latent) for latent in shard]
+    columns = [list(column) for column in zip(*rows, strict=True)]
+    index = dict(zip(("id", "frequency", "max", "snippet", "words"), columns, strict=True))
+    choice = latents.choice.model_dump() if latents.choice else None
+    yield name, index | {"lexicon": list(words), "shard": SHARD, "choice": choice}
 
-    Raises:
-        UserError: if a context has not one activation per token, or its peak is not one of them.
-    """
-    return [_latent(suite, site, latent) for latent in suite.latents.get(site, [])]
+
+def _row(latent: Latent, words: dict[str, int]) -> tuple[Any, ...]:
+    """Number, frequency, largest activation, a snippet, and the words of its peaks, by their place
+    in `words`."""
+    peaks = dict.fromkeys(legible(c.tokens[c.peak]).strip().lower() for c in latent.contexts)
+    return (
+        latent.latent,
+        rounded(latent.frequency),
+        rounded(latent.max_activation),
+        _snippet(latent),
+        [words.setdefault(word, len(words)) for word in peaks],
+    )
 
 
-def _latent(suite: SuiteData, site: str, latent: Latent) -> dict[str, Any]:
-    for context in latent.contexts:
-        if len(context.tokens) != len(context.activations):
-            raise UserError(
-                f"{suite.path / 'results'}: latent {latent.latent} of {site} has a context of "
-                f"{len(context.tokens)} tokens and {len(context.activations)} activations; "
-                "run `saeforge eval` again"
-            )
-        if not 0 <= context.peak < len(context.tokens):
-            raise UserError(
-                f"{suite.path / 'results'}: latent {latent.latent} of {site} has a context of "
-                f"{len(context.tokens)} tokens with its peak at {context.peak}; "
-                "run `saeforge eval` again"
-            )
+def _snippet(latent: Latent) -> str:
+    if not latent.contexts:
+        return ""
+    best = latent.contexts[0]
+    near = best.tokens[max(0, best.peak - 3) : best.peak + 4]
+    return "".join(legible(token) for token in near).strip()[:80]
+
+
+def _latent(latent: Latent) -> dict[str, Any]:
     histogram = latent.histogram
     return {
-        "id": latent.latent,
-        "frequency": rounded(latent.frequency),
         "mean": rounded(latent.mean_activation),
-        "max": rounded(latent.max_activation),
         "histogram": histogram and {"edges": _rounded(histogram.edges), "counts": histogram.counts},
         "neighbours": [[n.latent, rounded(n.cosine)] for n in latent.neighbours],
         "contexts": [_context(context) for context in latent.contexts],
@@ -76,7 +89,9 @@ def _latent(suite: SuiteData, site: str, latent: Latent) -> dict[str, Any]:
 def _context(context: TokenContext) -> dict[str, Any]:
     return {
         "tokens": [legible(token) for token in context.tokens],
-        "activations": [float(f"{value or 0.0:.3g}") for value in context.activations],
+        "on": [
+            [at, float(f"{value:.3g}")] for at, value in enumerate(context.activations) if value
+        ],
         "peak": context.peak,
         "kind": context.kind,
         "document": context.document,

@@ -13,21 +13,35 @@ var saeforge = (function () {
   const waiting = {};
 
   /* A file on disk can be had by a script element alone: no fetch on file://. */
-  function load(name) {
-    if (!data.files.includes(name)) return Promise.resolve(null);
-    waiting[name] = waiting[name] || {};
-    waiting[name].promise = waiting[name].promise || new Promise(function (resolve, reject) {
+  function fetchFile(name, kept) {
+    if (waiting[name]) return waiting[name].promise;
+    waiting[name] = {};
+    waiting[name].promise = new Promise(function (resolve, reject) {
       const script = document.createElement("script");
-      waiting[name].resolve = resolve;
-      script.onerror = () => reject(new Error("data/" + name + ".js is missing"));
+      const end = function (finish) {
+        script.remove();
+        if (!kept) delete waiting[name];
+        finish();
+      };
+      waiting[name].receive = (value) => end(() => resolve(value));
+      script.onerror = () => end(() => reject(new Error("data/" + name + ".js is missing")));
       script.src = "data/" + name + ".js";
       document.head.append(script);
     });
     return waiting[name].promise;
   }
 
+  function load(name) {
+    return data.files.includes(name) ? fetchFile(name, true) : Promise.resolve(null);
+  }
+
+  /* A numbered part of a file that is too long to be loaded, and to be kept, as one. */
+  function loadPart(name, number) {
+    return fetchFile(name + "-" + number, false);
+  }
+
   function receive(name, value) {
-    waiting[name].resolve(value);
+    if (waiting[name]) waiting[name].receive(value);
   }
 
   function number(value) {
@@ -96,26 +110,45 @@ var saeforge = (function () {
     if (spec.whole && new Set(values).size <= 12) out.tickvals = [...new Set(values)];
     if (spec.zero && !spec.log) out.rangemode = "tozero";
     if (spec.range) out.range = spec.range;
-    if (spec.log) Object.assign(out, { type: "log" }, logTicks(values));
+    if (spec.log) Object.assign(out, { type: "log" }, logTicks(values, spec.own));
+    else if (spec.own && !spec.ticks && new Set(values).size === 1) out.tickvals = [values[0]];
     out.exponentformat = values.some((v) => Math.abs(v) >= 1000) ? "SI" : "e";
     return out;
   }
 
-  /* Plotly labels a short logarithmic axis with lone digits; these are round numbers. */
-  function logTicks(values) {
+  /* Plotly labels a short logarithmic axis with lone digits, or not at all; these are round
+     numbers, or, where they are few and asked for, the values themselves. */
+  function logTicks(values, own) {
     const known = values.filter((v) => v > 0);
     if (!known.length) return {};
-    const ticks = [];
-    if (new Set(values).size <= 4) {
-      const own = apart(known);
-      return { tickvals: own, ticktext: own.map((t) => (t >= 1e4 ? short(Number(t.toPrecision(3))) : number(t))) };
+    const low = Math.min(...known), high = Math.max(...known);
+    if (low === high || (own && new Set(known).size <= 4)) {
+      const kept = apart(known);
+      return { tickvals: kept, ticktext: kept.map((t) => (t >= 1e4 ? short(Number(t.toPrecision(3))) : number(t))) };
     }
-    const ratio = Math.max(...known) / Math.min(...known);
-    for (let e = Math.floor(Math.log10(Math.min(...known))) - 1; e <= Math.log10(Math.max(...known)) + 1; e += 1) {
-      for (const m of ratio > 30 ? [1, 2, 5] : [1, 2, 3, 5, 7]) ticks.push(Number((m * 10 ** e).toPrecision(2)));
-    }
-    const kept = ratio > 500 ? ticks.filter((_, i) => i % 3 === 0) : ticks;
+    const kept = high / low < 5 ? even(low, high) : decades(low, high);
     return { tickvals: kept, ticktext: kept.map(short) };
+  }
+
+  /* Some equal steps of a round size, for an axis that is hardly curved. */
+  function even(low, high) {
+    const least = (high - low) / 5;
+    const size = 10 ** Math.floor(Math.log10(least));
+    const step = [1, 2, 5, 10].map((m) => m * size).find((s) => s >= least);
+    const ticks = [];
+    for (let i = Math.floor(low / step); i <= Math.ceil(high / step); i += 1) if (i > 0) ticks.push(Number((i * step).toPrecision(6)));
+    return ticks;
+  }
+
+  function decades(low, high) {
+    const wide = Math.log10(high / low);
+    const stride = Math.ceil(wide / 6);
+    const ticks = [];
+    for (let e = Math.floor(Math.log10(low)); e <= Math.ceil(Math.log10(high)); e += 1) {
+      if (e % stride) continue;
+      for (const m of wide > 2.5 ? [1] : wide > 1.4 ? [1, 3] : [1, 2, 5]) ticks.push(Number((m * 10 ** e).toPrecision(2)));
+    }
+    return ticks;
   }
 
   /* The values whose labels on a logarithmic axis do not run into one another. */
@@ -136,13 +169,13 @@ var saeforge = (function () {
 
   function draw(element, chart) {
     drawn.set(element, chart);
-    const all = (key) => chart.series.flatMap((s) => s[key]).filter((v) => v !== null);
+    const all = (...keys) => chart.series.flatMap((s) => keys.flatMap((key) => s[key] || [])).filter((v) => v !== null);
     const layout = {
       margin: { l: 44, r: 10, t: 8, b: 40 }, showlegend: false, barmode: chart.stack ? "relative" : "group", bargap: 0.25, hovermode: "closest", dragmode: false,
       paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
       font: { family: style("--sans"), size: 12, color: style("--quiet") },
       hoverlabel: { bgcolor: style("--card"), bordercolor: style("--line"), font: { color: style("--text"), size: 13 } },
-      xaxis: axis(chart.x, all("x")), yaxis: axis(Object.assign({}, chart.y, { title: "" }), all("y"))
+      xaxis: axis(Object.assign({ own: true }, chart.x), all("x")), yaxis: axis(Object.assign({}, chart.y, { title: "" }), all("y", "low", "high"))
     };
     return Plotly.react(element, chart.series.map((s) => trace(s, chart)), layout, { displayModeBar: false, responsive: true });
   }
@@ -219,5 +252,5 @@ var saeforge = (function () {
     for (const element of document.querySelectorAll(".plot")) if (element.chart && !element.closest("[hidden]")) draw(element, element.chart);
   });
 
-  return { data, load, receive, number, draw, drawWhenNear, forget, legend };
+  return { data, load, loadPart, receive, number, draw, drawWhenNear, forget, legend };
 })();

@@ -6,16 +6,26 @@
   if (!section) return;
   const form = section.querySelector("form");
   const list = section.querySelector("ol");
+  const more = section.querySelector(".more");
+  const whole = section.querySelector(".whole");
   const page = section.querySelector("article");
   const value = document.getElementById("value");
+  const PART = 200; // of the list, at a time
+  const BEFORE = 8, AFTER = 5; // tokens of a context that is not expanded
+  const KEPT = 8; // files of latents in memory
+  const WAIT = 250; // ms without a key before contexts are searched
   const orders = {
     frequent: (a, b) => b.frequency - a.frequency,
     rare: (a, b) => a.frequency - b.frequency,
     max: (a, b) => b.max - a.max,
     id: (a, b) => a.id - b.id
   };
-  let shown = { suite: -1, site: -1, latents: [], id: null };
+  /* latents: {id, frequency, max, snippet, words, at} of the site; places: number → its place. */
+  let shown = { suite: -1, site: -1, latents: [], places: new Map(), lexicon: [], shard: 1, choice: null, id: null };
+  let listed = []; // what the list holds or would hold
   let asked = 0;
+  let sought = 0;
+  const files = new Map(); // of the site that is shown, the last used behind
 
   function make(tag, className, ...children) {
     const element = document.createElement(tag);
@@ -32,30 +42,86 @@
     return share === null ? "–" : saeforge.number(share * 100) + "%";
   }
 
-  function snippet(latent) {
-    const best = latent.contexts[0];
-    if (!best) return "never active here";
-    return best.tokens.slice(Math.max(0, best.peak - 3), best.peak + 4).join("").trim();
+  function many(count) {
+    return count.toLocaleString("en");
   }
 
-  function matches(latent, text) {
-    if (!text || String(latent.id) === text) return true;
-    return latent.contexts.some((context) => context.tokens.join("").toLowerCase().includes(text));
+  /* One file of latents, by its number. */
+  function file(number) {
+    const name = "latents-" + shown.suite + "-" + shown.site;
+    const found = files.get(number) || saeforge.loadPart(name, number);
+    files.delete(number);
+    files.set(number, found);
+    if (files.size > KEPT) files.delete(files.keys().next().value);
+    return found;
   }
 
-  function showList() {
-    const text = form.elements.find.value.trim().toLowerCase();
-    const kept = shown.latents.filter((latent) => matches(latent, text)).sort(orders[form.elements.sort.value]);
-    section.querySelector(".listed").textContent = kept.length === shown.latents.length
-      ? kept.length + " latents" : kept.length + " of " + shown.latents.length + " latents";
-    list.replaceChildren(...kept.map(function (latent) {
-      const link = make("a", "", make("b", "", String(latent.id)), make("small", "", percent(latent.frequency)), make("span", "snippet", snippet(latent)));
+  function text() {
+    return form.elements.find.value.trim().toLowerCase();
+  }
+
+  /* Latents whose number or one of whose peaks is the text. */
+  function byToken() {
+    const word = shown.lexicon.indexOf(text());
+    return shown.latents.filter((latent) => String(latent.id) === text() || latent.words.includes(word));
+  }
+
+  function say(kept, searched) {
+    const all = shown.latents.length;
+    const of = kept === all ? many(kept) + " latents" : many(kept) + " of " + many(all) + " latents";
+    section.querySelector(".listed").textContent = of + (searched < all ? ", " + many(searched) + " searched" : "");
+    whole.hidden = form.elements.in.value === "contexts" || !text();
+  }
+
+  function showPart() {
+    const next = listed.slice(list.childElementCount, list.childElementCount + PART);
+    list.append(...next.map(function (latent) {
+      const link = make("a", "", make("b", "", String(latent.id)), make("small", "", percent(latent.frequency)), make("span", "snippet", latent.snippet || "never active here"));
       link.href = address(latent.id);
       link.dataset.id = latent.id;
       return make("li", "", link);
     }));
+    const left = listed.length - list.childElementCount;
+    more.hidden = left <= 0;
+    more.textContent = "Show " + many(Math.min(PART, left)) + " more";
     mark();
-    return kept;
+  }
+
+  function showList(kept, searched) {
+    listed = kept.sort(orders[form.elements.sort.value]);
+    list.replaceChildren();
+    list.scrollTop = 0;
+    say(listed.length, searched);
+    showPart();
+  }
+
+  /* Every context of every latent, file by file; what is found is listed meanwhile. */
+  async function byContext(turn) {
+    const wanted = text();
+    const kept = [];
+    let told = performance.now();
+    for (let start = 0; start < shown.latents.length; start += shown.shard) {
+      const part = await saeforge.loadPart("latents-" + shown.suite + "-" + shown.site, start / shown.shard);
+      if (turn !== sought) return;
+      part.forEach(function (latent, i) {
+        const holds = latent.contexts.some((context) => context.tokens.join("").toLowerCase().includes(wanted));
+        if (holds || String(shown.latents[start + i].id) === wanted) kept.push(shown.latents[start + i]);
+      });
+      if (performance.now() - told > 400) {
+        showList(kept.slice(), start + part.length);
+        told = performance.now();
+      }
+    }
+    showList(kept, shown.latents.length);
+  }
+
+  /* The list of what is looked for. */
+  async function search(wait) {
+    const turn = ++sought;
+    if (!text()) return showList(shown.latents.slice(), shown.latents.length);
+    if (form.elements.in.value === "token") return showList(byToken(), shown.latents.length);
+    if (wait) await new Promise((done) => setTimeout(done, WAIT));
+    if (turn === sought) await byContext(turn).catch(tellMissing);
   }
 
   function mark() {
@@ -65,66 +131,96 @@
     }
   }
 
-  function token(text, activation, largest, isPeak) {
-    const element = make("span", /^ ?[↵⇥␍∅⍽]+$/.test(text) ? "sign" : "", text);
+  function token(text, activation, largest, classes) {
+    const element = make("span", (/^ ?[↵⇥␍∅⍽]+$/.test(text) ? "sign" : "") + classes, text);
     if (activation > 0) {
       element.classList.add("on");
       element.style.setProperty("--heat", (0.1 + 0.5 * Math.min(1, activation / largest)).toFixed(2));
       element.dataset.value = saeforge.number(activation);
     }
-    if (isPeak) element.classList.add("top");
     return element;
   }
 
+  /* A context: what is near its peak; all of it once it is chosen. */
   function context(found, largest) {
-    const tokens = make("div", "tokens", ...found.tokens.map((text, i) => token(i === 0 ? text.replace(/^ +(?=\S)/, "") : text, found.activations[i], largest, i === found.peak)));
-    const peak = make("span", "peak", saeforge.number(found.activations[found.peak]));
-    if (found.document !== null) peak.title = "document " + found.document;
-    return make("li", "", peak, tokens);
+    const activations = new Map(found.on);
+    const far = (i) => i < found.peak - BEFORE || i > found.peak + AFTER;
+    const first = Math.max(0, found.peak - BEFORE);
+    const spans = found.tokens.map((text, i) => token(i === 0 || i === first ? text.replace(/^ +(?=\S)/, i ? "\u200a" : "") : text, activations.get(i) || 0, largest, (far(i) ? " far" : "") + (i === found.peak ? " top" : "")));
+    const cut = (there) => (there ? [make("span", "cut", "…")] : []);
+    const tokens = make("div", "tokens", ...cut(far(0)), ...spans, ...cut(far(found.tokens.length - 1)));
+    if (found.document !== null) tokens.append(make("small", "where", "document " + found.document));
+    const peak = make("button", "peak", saeforge.number(activations.get(found.peak) || 0));
+    peak.type = "button";
+    const item = make("li", "", peak, tokens);
+    const turn = function () {
+      const open = item.classList.toggle("open");
+      peak.setAttribute("aria-expanded", String(open));
+    };
+    peak.setAttribute("aria-expanded", "false");
+    peak.setAttribute("aria-label", "Activation " + peak.textContent + ": show the whole context");
+    peak.addEventListener("click", turn);
+    tokens.addEventListener("click", () => { if (!String(window.getSelection())) turn(); });
+    return item;
   }
 
   function neighbour(id, cosine) {
-    const known = shown.latents.some((latent) => latent.id === id);
+    const known = shown.places.has(id);
     const name = make(known ? "a" : "span", "", String(id));
     if (known) name.href = address(id);
-    else name.title = "not among the latents kept for this report";
     return make("li", "", name, " ", make("small", "", cosine === null ? "–" : cosine.toFixed(2).replace("-", "−")));
   }
 
-  function stats(latent) {
-    const pairs = [["fires on", percent(latent.frequency) + " of tokens"], ["largest", saeforge.number(latent.max)], ["mean when active", saeforge.number(latent.mean)]];
+  function neighbours(found) {
+    const absent = found.filter(([id]) => !shown.places.has(id)).length;
+    const out = [make("h4", "", "Nearest decoder rows ", make("small", "", "cosine")), make("ul", "neighbours", ...found.map((n) => neighbour(...n)))];
+    if (absent) out.push(make("p", "absent-ones", (absent === found.length ? "None of them is" : "Those without a link are not") + " among the latents kept for this report."));
+    return out;
+  }
+
+  function stats(latent, told) {
+    const pairs = [["fires on", percent(latent.frequency) + " of tokens"], ["largest", saeforge.number(latent.max)], ["mean when active", saeforge.number(told.mean)]];
     return make("dl", "stats", ...pairs.map(([name, text]) => make("div", "", make("dt", "", name), make("dd", "", text))));
   }
 
-  function showLatent() {
-    const latent = shown.latents.find((one) => one.id === shown.id);
+  function clear(...children) {
     page.querySelectorAll(".plot").forEach(saeforge.forget);
-    page.replaceChildren();
-    if (!latent) {
-      page.append(make("p", "lead", shown.latents.length ? "No latent " + shown.id + " among those kept for this report." : "No latents were kept for this site."));
+    page.replaceChildren(...children);
+  }
+
+  function tellMissing(error) {
+    clear(make("p", "lead", error.message + ": copy the report's whole folder, or write it again with `saeforge report`."));
+  }
+
+  async function showLatent() {
+    const own = asked;
+    const at = shown.places.get(shown.id);
+    if (at === undefined) {
+      clear(make("p", "lead", shown.latents.length ? "Latent " + shown.id + " is not among those kept for this report." : "No latents were kept for this site."));
       return;
     }
+    const told = (await file(Math.floor(at / shown.shard)))[at % shown.shard];
+    if (own !== asked) return; // something else was chosen meanwhile
+    const latent = shown.latents[at];
     const where = saeforge.data.sites[shown.site] + (saeforge.data.suites.length > 1 ? ", " + saeforge.data.suites[shown.suite] : "");
-    page.append(make("h3", "", "Latent " + latent.id + " ", make("small", "", where)), stats(latent));
+    clear(make("h3", "", "Latent " + latent.id + " ", make("small", "", where)), stats(latent, told));
     const left = make("div", "");
     const right = make("div", "");
     let plot = null;
-    if (latent.histogram && latent.histogram.counts.length) {
+    if (told.histogram && told.histogram.counts.length) {
       plot = make("div", "plot");
       plot.setAttribute("role", "img");
       plot.setAttribute("aria-label", "Histogram of the latent's activations");
-      left.append(make("h4", "", "Activations"), plot);
+      left.append(make("h4", "", "Activations ", make("small", "", "tokens")), plot);
     }
-    if (latent.neighbours.length) {
-      right.append(make("h4", "", "Nearest decoder rows ", make("small", "", "cosine")), make("ul", "neighbours", ...latent.neighbours.map((n) => neighbour(...n))));
-    }
+    if (told.neighbours.length) right.append(...neighbours(told.neighbours));
     page.append(make("div", "halves", left, right));
-    const largest = Math.max(latent.max || 0, ...latent.contexts.flatMap((c) => c.activations), 1e-30);
+    const largest = Math.max(latent.max || 0, ...told.contexts.flatMap((c) => c.on.map((pair) => pair[1])), 1e-30);
     for (const [kind, title] of [["top", "Where it is most active"], ["quantile", "Elsewhere, from strong to weak"]]) {
-      const kept = latent.contexts.filter((c) => c.kind === kind);
-      if (kept.length) page.append(make("h4", "", title), make("ol", "contexts", ...kept.map((c) => context(c, largest))));
+      const kept = told.contexts.filter((c) => c.kind === kind);
+      if (kept.length) page.append(make("h4", "", title + " ", make("small", "", "choose a line for more of its text")), make("ol", "contexts", ...kept.map((c) => context(c, largest))));
     }
-    if (plot) saeforge.draw(plot, histogram(latent.histogram));
+    if (plot) saeforge.draw(plot, histogram(told.histogram));
     mark();
   }
 
@@ -133,32 +229,48 @@
     return { x: { title: "activation" }, y: { zero: true }, series: [{ name: "tokens", x: found.edges, y, kind: "steps", suite: shown.suite }] };
   }
 
+  function chosen(choice, kept) {
+    if (!choice) return many(kept) + " latents of this SAE were kept.";
+    const all = "the " + many(choice.width) + " latents of this SAE";
+    const live = many(choice.live) + " of " + all;
+    if (kept >= choice.live) return live + " fire on the held-out tokens; all of these are here.";
+    return live + " fire on the held-out tokens. " + many(kept) + " of these are here: " + choice.how + ". With `saeforge eval --latents " + choice.live + "` all are.";
+  }
+
+  function take(suite, site, index) {
+    const columns = index || { id: [], lexicon: [], shard: 1, choice: null };
+    const latents = columns.id.map((id, at) => ({ id, at, frequency: columns.frequency[at], max: columns.max[at], snippet: columns.snippet[at], words: columns.words[at] }));
+    shown = { suite, site, latents, places: new Map(latents.map((one) => [one.id, one.at])), lexicon: columns.lexicon, shard: columns.shard, choice: columns.choice, id: null };
+    files.clear();
+    section.querySelector(".chosen").textContent = chosen(shown.choice, latents.length);
+    if (form.elements.suite) form.elements.suite.value = suite;
+    form.elements.site.value = site;
+  }
+
   async function open(suite, site, id) {
     const own = ++asked;
     if (suite !== shown.suite || site !== shown.site) {
-      const latents = await saeforge.load("latents-" + suite + "-" + site);
-      if (own !== asked) return; // something else was chosen meanwhile, and files come in any order
-      shown = { suite, site, latents: latents || [], id: null };
-      if (form.elements.suite) form.elements.suite.value = suite;
-      form.elements.site.value = site;
-      form.elements.find.value = "";
-      showList();
+      const index = await saeforge.load("latents-" + suite + "-" + site);
+      if (own !== asked) return; // files come in any order
+      take(suite, site, index);
+      await search(false);
+      if (own !== asked) return;
     }
-    shown.id = id !== null ? id : shown.latents.length ? Number((list.querySelector("a") || { dataset: { id: -1 } }).dataset.id) : -1;
+    shown.id = id !== null ? id : listed.length ? listed[0].id : shown.latents.length ? shown.latents[0].id : -1;
     mark();
-    showLatent();
+    await showLatent();
   }
 
   function follow() {
     const parts = /^#latents\/(\d+)\/(\d+)\/(\d+)$/.exec(location.hash);
     if (!parts) return;
-    open(Number(parts[1]), Number(parts[2]), Number(parts[3]));
+    open(Number(parts[1]), Number(parts[2]), Number(parts[3])).catch(tellMissing);
     const box = page.getBoundingClientRect();
     if (box.top > window.innerHeight * 0.8 || box.top < 0) page.scrollIntoView({ block: "start" });
   }
 
   function choose() {
-    open(form.elements.suite ? Number(form.elements.suite.value) : 0, Number(form.elements.site.value), null);
+    open(form.elements.suite ? Number(form.elements.suite.value) : 0, Number(form.elements.site.value), null).catch(tellMissing);
   }
 
   function tell(event) {
@@ -175,8 +287,15 @@
   form.addEventListener("submit", (event) => event.preventDefault());
   form.elements.site.addEventListener("change", choose);
   if (form.elements.suite) form.elements.suite.addEventListener("change", choose);
-  form.elements.sort.addEventListener("change", showList);
-  form.elements.find.addEventListener("input", showList);
+  form.elements.sort.addEventListener("change", () => showList(listed, shown.latents.length));
+  form.elements.in.addEventListener("change", () => search(false));
+  form.elements.find.addEventListener("input", () => search(true));
+  more.addEventListener("click", showPart);
+  whole.addEventListener("click", function () {
+    form.elements.in.value = "contexts";
+    search(false);
+    form.elements.find.focus();
+  });
   page.addEventListener("pointerover", tell);
   page.addEventListener("click", tell);
   page.addEventListener("pointerleave", () => { value.hidden = true; });
@@ -184,5 +303,5 @@
   window.addEventListener("hashchange", follow);
   const first = saeforge.data.files.map((name) => /^latents-(\d+)-(\d+)$/.exec(name)).find(Boolean);
   if (/^#latents\/\d/.test(location.hash)) follow();
-  else if (first) open(Number(first[1]), Number(first[2]), null);
+  else if (first) open(Number(first[1]), Number(first[2]), null).catch(tellMissing);
 })();

@@ -64,10 +64,27 @@
     return place < 0 ? 9 : place;
   }
 
+  /* Of L0 that a k fixes and of dead shares of 0, what there is to say. */
+  function nothingToSee(panel, curves) {
+    const values = curves.flat();
+    if (panel === "dead" && values.every((v) => v === 0)) return "0 throughout";
+    const fixed = (y) => y.every((v) => Math.abs(v - Math.round(y[0])) <= 0.01 * Math.round(y[0]));
+    if (panel !== "l0" || !curves.every(fixed)) return "";
+    return [...new Set(curves.map((y) => Math.round(y[0])))].sort((a, b) => a - b).join(" or ") + " throughout";
+  }
+
+  /* Of all suites one site at a time: their colours tell suites apart, not sites. */
+  function oneSite() {
+    const every = form.elements.site.querySelector("[value=all]");
+    every.disabled = Boolean(form.elements.suite) && form.elements.suite.value === "all" && saeforge.data.sites.length > 1;
+    if (every.disabled && form.elements.site.value === "all") form.elements.site.value = saeforge.data.sites.length - 1;
+  }
+
   let asked = 0;
 
   async function show() {
     const turn = ++asked;
+    oneSite();
     const suite = form.elements.suite ? form.elements.suite.value : "0";
     const site = form.elements.site.value;
     const all = (list) => list.map((_, i) => i);
@@ -80,12 +97,20 @@
     box.querySelectorAll(".plot").forEach(saeforge.forget);
     box.replaceChildren();
     const panels = [...new Set(found.map((c) => c.panel))].sort((a, b) => rank(a) - rank(b));
+    const left = [];
     for (const panel of panels) {
-      const own = found.filter((c) => c.panel === panel).map((c) => series(c, bySite, panel));
+      const curves = found.filter((c) => c.panel === panel);
+      const same = nothingToSee(panel, curves.map((c) => c.y.filter((v) => v !== null)));
+      if (same) {
+        left.push(titles[panel] + " (" + same + ")");
+        continue;
+      }
+      const own = curves.map((c) => series(c, bySite, panel));
       const log = form.elements.log.checked && (panel === "fvu" || panel.startsWith("loss")) && own.every((s) => s.y.every((v) => v === null || v > 0));
       saeforge.drawWhenNear(figure(panel, units[panel]), { x: { title: axis() === "flops" ? "FLOPs of the SAE's training" : "tokens" }, y: { log, zero: true }, series: own });
     }
     if (!panels.length) box.textContent = "Nothing was logged for this choice.";
+    section.querySelector(".left-out").textContent = left.length ? "Not drawn, since it does not change: " + left.join(", ") + "." : "";
     saeforge.legend(document.getElementById("training-legend"), found.map((c) => series(c, bySite, c.panel)).filter((s) => s.kind === "line"));
   }
 
