@@ -1,4 +1,5 @@
 import json
+import os
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -77,3 +78,32 @@ def test_a_log_that_cannot_be_written_is_a_user_error(tmp_path: Path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="could not write"):
         MetricsLog(tmp_path / "file" / "metrics.jsonl", "topk").write([record(1)])
+
+
+def test_a_log_that_was_cut_or_changed_since_the_checkpoint_is_noticed(tmp_path: Path):
+    path, said = tmp_path / "metrics.jsonl", []
+    log = MetricsLog(path, "topk")
+    log.write([record(1), record(2)])
+    kept = log.content()
+    log.write([record(3)])
+    log.restore(kept, said.append)
+    assert (path.read_bytes(), said) == (kept, [])
+    for damaged in (kept[:-5], b"", kept.replace(b"2", b"7")):
+        path.write_bytes(damaged)
+        log.restore(kept, said.append)
+        assert path.read_bytes() == kept
+        assert f"{path} was cut or changed since the checkpoint" in said.pop()
+    path.unlink()
+    log.restore(kept, said.append)
+    assert path.read_bytes() == kept and said
+
+
+def test_without_a_copy_a_log_that_was_cut_is_refused(tmp_path: Path):
+    """Checkpoints of earlier versions have none."""
+    log = MetricsLog(tmp_path / "metrics.jsonl", "topk")
+    log.write([record(1)])
+    length = log.length()
+    log.truncate(length)
+    os.truncate(tmp_path / "metrics.jsonl", length - 3)
+    with pytest.raises(UserError, match=rf"has {length - 3} bytes, but had {length} at the check"):
+        log.truncate(length)

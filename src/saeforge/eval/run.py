@@ -4,7 +4,6 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from os.path import exists, samefile
 from pathlib import Path
 from typing import Any
 
@@ -153,7 +152,8 @@ def _grouped(
     works: dict[str, _Work] = {}
     for suite in suites:
         run = run_of(suite)
-        work = _Work(asked_model(model, run.model), asked_text(text, run.text), run.seed, (suite,))
+        own_text = asked_text(text, suite, run.text)
+        work = _Work(asked_model(model, run.model), own_text, run.seed, (suite,))
         key = json.dumps([asdict(work.model), asdict(work.text), work.seed])
         known = works.get(key)
         works[key] = work if known is None else replace(known, suites=(*known.suites, suite))
@@ -167,15 +167,15 @@ def asked_model(asked: ModelConfig | str | None, own: ModelConfig) -> ModelConfi
     return asked or own
 
 
-def asked_text(asked: TextConfig | str | None, own: TextConfig) -> TextConfig:
+def asked_text(asked: TextConfig | str | None, suite: Suite, own: TextConfig) -> TextConfig:
     """The text to measure on: a source alone keeps the packing of the suite's own, and is measured
-    on whole; the suite's own text only where it is held out, since the rest was trained on."""
+    on whole; the suite's own text, in whatever place it lies, only where it is held out, since the
+    rest was trained on."""
     if not isinstance(asked, str):
         return asked or own
-    if asked == own.source or (
-        exists(own.source) and exists(asked) and samefile(asked, own.source)
-    ):
-        return own
+    content = suite.meta.get(TEXT_DIGEST)
+    if asked == own.source or (content is not None and text_digest(asked) == content):
+        return replace(own, source=asked)
     return replace(own, source=asked, subset=None, split=TextConfig.split, label=None, held_out=1.0)
 
 

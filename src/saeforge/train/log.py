@@ -61,15 +61,31 @@ class MetricsLog:
         """All of it."""
         return self._path.read_bytes() if self._path.exists() else b""
 
-    def restore(self, content: bytes) -> None:
-        """Make the file what it was at a checkpoint, whatever has become of it since."""
+    def restore(self, content: bytes, say: Callable[[str], None]) -> None:
+        """Make the file what it was at a checkpoint; what has become of it since, other than more
+        lines, is said."""
+        if not self.content().startswith(content):
+            say(
+                f"note: {self._path} was cut or changed since the checkpoint; it is as it was again"
+            )
         with replacing(self._path) as temporary:
             temporary.write_bytes(content)
 
     def truncate(self, length: int) -> None:
-        """Forget what was written after the file had `length` bytes."""
-        if self._path.exists() and self._path.stat().st_size > length:
-            self.restore(self.content()[:length])
+        """Forget what was written after the file had `length` bytes.
+
+        Raises:
+            UserError: if it has fewer.
+        """
+        content = self.content()
+        if len(content) < length:
+            raise UserError(
+                f"{self._path} has {len(content):,} bytes, but had {length:,} at the checkpoint; "
+                "restore it from a copy, or delete the run's checkpoints to train it again"
+            )
+        if len(content) > length:
+            with replacing(self._path) as temporary:
+                temporary.write_bytes(content[:length])
 
 
 def _plain(value: Any) -> Any:

@@ -311,7 +311,8 @@ class Trainer:
         for variant, path in self._suite_dirs.items():
             self._logs[variant] = MetricsLog(path / "metrics.jsonl", variant, self._trackers)
             if variant in kept:
-                self._logs[variant].restore(zlib.decompress(kept[variant].numpy().tobytes()))
+                content = zlib.decompress(kept[variant].numpy().tobytes())
+                self._logs[variant].restore(content, self._say)
             else:  # nothing trained, or a checkpoint of before the log was in it
                 self._logs[variant].truncate(int(lengths.get(variant, 0)))
         self._logged = (self.step, time.monotonic())

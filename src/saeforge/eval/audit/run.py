@@ -179,7 +179,7 @@ def _alike(
     works: dict[str, tuple[ModelConfig, TextConfig, int, list[Suite]]] = {}
     for suite in suites:
         run = run_of(suite)
-        own = asked_model(model, run.model), asked_text(text, run.text), run.seed
+        own = asked_model(model, run.model), asked_text(text, suite, run.text), run.seed
         key = json.dumps([asdict(own[0]), asdict(own[1]), run.seed])
         works.setdefault(key, (*own, []))[-1].append(suite)
     return list(works.values())
