@@ -35,6 +35,7 @@ def written_suite(
     width: int = 48,
     text: str = "text.txt",
     tokens: int = 0,
+    norm_limits: Mapping[str, float] | None = None,
     change: Callable[[SAE], object] = lambda sae: None,
 ) -> Path:
     """One SAE per group (by default per site), of that seed; `lm_folder` also holds the text."""
@@ -63,5 +64,6 @@ def written_suite(
         seed=run_seed,
         tokens=tokens,
         steps=0,
+        norm_limits=norm_limits,
     )
     return path

@@ -33,6 +33,7 @@ from saeforge.cost import predicted
 from saeforge.device import choose_device
 from saeforge.dictionary.registry import ARCHS
 from saeforge.errors import UserError
+from saeforge.eval import outliers
 from saeforge.eval.result import Result, Value
 from saeforge.eval.run import check_fingerprint, placed
 from saeforge.eval.run import evaluate as evaluate_suites
@@ -430,6 +431,8 @@ def _print_table(path: Path, results: Sequence[Result]) -> None:
     seen = [v.get("tokens_per_latent") for result in results for v in result.sites.values()]
     if few := regime.caution(value.value for value in seen if value is not None):
         print(f"Note: {few}.")
+    for note in outliers.notes(results):
+        print(f"Note: {note}.")
 
 
 def _cell(value: Value | None) -> str:
@@ -443,7 +446,7 @@ def _cell(value: Value | None) -> str:
 
 
 TABLE_METRICS = {
-    "reconstruction": ("fvu", "l0", "dead_share", "tokens_per_latent"),
+    "reconstruction": ("fvu", "l0", "fvu_without_outliers", "dead_share", "tokens_per_latent"),
     "splice": ("delta_ce", "loss_recovered_zero", "kl"),
     "dedup": ("fvu_tied_ratio", "fvu_merged_ratio"),
     "consistency": ("queen",),

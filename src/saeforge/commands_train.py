@@ -1,7 +1,7 @@
 """From a run's configuration to its suites: model, text, source, SAEs, probe and trainer put
 together, and what it costs beside what it was said to cost."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -213,11 +213,14 @@ def _probe(job: Job, source: ActivationSource) -> Probe | None:
     if not train.eval_every:
         return None
     held_out = job.corpus.stream("held_out", _sequences(job.config), epochs=1)
+
+    def limits() -> Mapping[str, float]:
+        return source.limits  # known once the ring was filled
+
     if isinstance(source, ErrorSource):
-        return ErrorProbe(job.lm, held_out, train.eval_tokens, source.of)
-    return HeldOutProbe(
-        job.lm, held_out, train.eval_tokens, list(job.widths) if train.audit else ()
-    )
+        return ErrorProbe(job.lm, held_out, train.eval_tokens, source.of, limits)
+    audited = list(job.widths) if train.audit else ()
+    return HeldOutProbe(job.lm, held_out, train.eval_tokens, audited, limits)
 
 
 def _write_suite(trained: Trained, job: Job) -> None:
@@ -248,6 +251,7 @@ def _write_suite(trained: Trained, job: Job) -> None:
         cost=flops_of(job.work, trained.variant),
         error=None if job.error is None else job.error.record(),
         error_maps=None if job.error is None else job.error.maps(),
+        norm_limits=trained.norm_limits,
     )
 
 

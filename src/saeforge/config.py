@@ -10,6 +10,7 @@ import functools
 import inspect
 import itertools
 import json
+import math
 import re
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -102,8 +103,15 @@ class BufferConfig:
     mean and scale of every site trained with the SAE, from those of `centre-scale`."""
     normaliser_tokens: int = 100_000
     """Tokens on which the normaliser is estimated (at most what the ring holds)."""
+    exclude_norm_above: float | None = None
+    """Leave out tokens whose norm at one of the sites is above so many times the site's median, as 10
+    is: of the normaliser, training and evaluation alike. The medians are of the text's first 16,384
+    tokens; suite.json keeps the limits. By default none is left out."""
 
     def __post_init__(self) -> None:
+        above = self.exclude_norm_above
+        if above is not None and not 1 < above < math.inf:
+            raise UserError(f"buffer.exclude_norm_above = {above}: a number above 1, as 10 is")
         _at_least(1, "buffer.lm_batch", self.lm_batch)
         _at_least(1, "buffer.normaliser_tokens", self.normaliser_tokens)
 

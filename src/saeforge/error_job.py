@@ -71,7 +71,9 @@ class ErrorJob:
         """
 
         def fit(tick: Callable[[float], None]) -> Mapping[str, Linear]:
-            self.fitted = fit_linear_errors(lm, stream, self.bank, self.config.tokens, rows, tick)
+            self.fitted = fit_linear_errors(
+                lm, stream, self.bank, self.config.tokens, rows, tick, inner.limits
+            )
             return {site: found.map for site, found in self.fitted.items()}
 
         self.made = ErrorSource(inner, self.bank, self.config.component, fit)

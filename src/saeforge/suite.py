@@ -107,6 +107,21 @@ class Suite:
         """Name of a group → the sites that share its SAE."""
         return {group: list(entry["sites"]) for group, entry in self.meta["groups"].items()}
 
+    @property
+    def norm_limits(self) -> dict[str, float]:
+        """Site → the norm above which tokens were left out of training, and so are of evaluation;
+        empty where none were.
+
+        Raises:
+            UserError: if what stands there are no such numbers.
+        """
+        found = self.meta.get("norm_limits", {})
+        if not isinstance(found, dict) or not all(
+            isinstance(limit, float | int) and 0 < limit < float("inf") for limit in found.values()
+        ):
+            raise UserError(f"{self.path / 'suite.json'}: norm_limits are no norms; restore it")
+        return {str(site): float(limit) for site, limit in found.items()}
+
     def tokens_per_latent(self, site: str) -> float | None:
         """Vectors that the site's SAE was trained on, per latent; None where that is not known."""
         group = self._site(site)["group"]
@@ -325,6 +340,7 @@ def write_suite(
     cost: Mapping[str, float] | None = None,
     error: Mapping[str, Any] | None = None,
     error_maps: Mapping[str, Mapping[str, Tensor]] | None = None,
+    norm_limits: Mapping[str, float] | None = None,
 ) -> None:
     """Write a suite's folder; `suite.json` comes last.
 
@@ -342,6 +358,7 @@ def write_suite(
         cost: FLOPs of the training, by part.
         error: if the SAEs are on the error of others, of which; see `Suite.error`.
         error_maps: site → tensors of its linear map.
+        norm_limits: site → norm above which tokens were left out, if any were.
 
     Raises:
         UserError: if a group's name is no folder name, or the disk is full.
@@ -384,6 +401,7 @@ def write_suite(
         "seconds": seconds,
         "cost": dict(cost or {}),
         **({"error": dict(error)} if error else {}),
+        **({"norm_limits": dict(norm_limits)} if norm_limits else {}),
         "seed": seed,
         "versions": _versions(),
         "files": files,

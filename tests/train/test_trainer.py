@@ -75,7 +75,7 @@ def test_metrics_have_what_is_promised(whole: Path):
     records = lines(whole)
     assert len(records) == 8 * 2 * 2  # 40 steps, one in five; two variants, two sites
     keys = "kind step tokens site loss fvu l0 dead lr grad_norm tokens_per_second seconds rss_bytes"
-    keys += " flops step_seconds"
+    keys += " flops step_seconds tokens_per_latent"
     assert all(record.keys() == set(keys.split()) for record in records)
     last = records[-1]
     assert (last["step"], last["tokens"]) == (40, 2560)

@@ -61,6 +61,11 @@ class ActivationSource(ABC):
         """The next batch."""
 
     @property
+    def limits(self) -> Mapping[str, float]:
+        """Plane → the norm above which rows are left out; empty where none are."""
+        return {}
+
+    @property
     def epoch(self) -> int | None:
         """Whole passes over the text that have been read; None where that means nothing."""
         return None

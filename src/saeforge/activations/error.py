@@ -84,6 +84,10 @@ class ErrorSource(ActivationSource):
         return self._linear
 
     @property
+    def limits(self) -> Mapping[str, float]:
+        return self.source.limits
+
+    @property
     def epoch(self) -> int | None:
         return self.source.epoch
 

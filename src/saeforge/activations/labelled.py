@@ -37,6 +37,10 @@ class Labelled(ActivationSource):
         return replace(batch, label=label)
 
     @property
+    def limits(self) -> Mapping[str, float]:
+        return self.source.limits
+
+    @property
     def epoch(self) -> int | None:
         return self.source.epoch
 

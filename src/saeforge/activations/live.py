@@ -14,12 +14,14 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from saeforge.activations.base import ActivationBatch, ActivationSource, finite, mixing
+from saeforge.activations.outliers import beyond, norms
 from saeforge.activations.seeds import generator
 from saeforge.config import BufferConfig, parse_bytes
 from saeforge.errors import UserError
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 _SLOT_OVERHEAD = 8 + 4 + 8  # document, position, and the slot's place in the order of drawing
+_NORM_ROWS = 16_384  # that a site's median norm is taken of
 _EMPTY_BATCHES = 1000  # so many in a row without one kept position: there will never be one
 
 Hook = Callable[[Tensor], Tensor | None]
@@ -72,9 +74,20 @@ class RowReader:
 
     Its position is the stream's state before the batch at hand, and how many of that batch's kept
     rows are used up: no row is lost where a fill ends in the middle of a batch.
+
+    Args:
+        limits: site → norm; a token above one of them is left out at all sites.
     """
 
-    def __init__(self, lm: Reader, stream: Stream, sites: Sequence[str]) -> None:
+    def __init__(
+        self,
+        lm: Reader,
+        stream: Stream,
+        sites: Sequence[str],
+        limits: Mapping[str, float] | None = None,
+    ) -> None:
+        self.limits = dict(limits or {})
+        self.left_out = 0
         self._lm, self._stream, self._sites = lm, stream, tuple(sites)
         self._pending: Tokens | None = None
         self._before: dict[str, Any] = stream.state_dict()
@@ -114,11 +127,27 @@ class RowReader:
             self._forward(self._pending, taken, planes)
             document[: taken.numel()] = self._pending.document.flatten()[taken].to(document.device)
             position[: taken.numel()] = self._pending.position.flatten()[taken].to(position)
+        count = self._without_outliers(planes, document, position, taken.numel())
         self._skip += taken.numel()
         if self._skip == rows.numel():
             self._pending, self._skip = None, 0
             self.batches += 1
-        return taken.numel()
+        return count
+
+    def _without_outliers(
+        self, planes: Mapping[str, Tensor], document: Tensor, position: Tensor, count: int
+    ) -> int:
+        """Close up the first `count` rows over those beyond a limit; → how many are left."""
+        if not self.limits or not count:
+            return count
+        far = [beyond(planes[site][:count], limit).cpu() for site, limit in self.limits.items()]
+        kept = (~torch.stack(far).any(0)).nonzero().squeeze(1)
+        left = kept.numel()
+        if left < count:
+            for rows in (*planes.values(), document, position):
+                rows[:left] = rows[kept.to(rows.device)]
+            self.left_out += count - left
+        return left
 
     def _next_tokens(self) -> Tokens:
         try:
@@ -199,6 +228,7 @@ class LiveSource(ActivationSource):
         self.batch = batch
         self._seed = seed
         self._reader = RowReader(lm, stream, sites)
+        self._exclude = buffer.exclude_norm_above
         self.slots = ring_slots(buffer, self.planes, batch, tokens)
         dtype = _DTYPES[buffer.dtype]
         self._planes = {
@@ -212,6 +242,7 @@ class LiveSource(ActivationSource):
         self._fill_number, self._drawn, self._epoch = 0, 0, 0
         self._filled, self._astray = False, False
         self._mixing: dict[str, int] | None = None
+        self._left_out = 0  # of the fill at hand
 
     def __next__(self) -> ActivationBatch:
         self._fill()
@@ -230,6 +261,11 @@ class LiveSource(ActivationSource):
     def epoch(self) -> int:
         return self._epoch
 
+    @property
+    def limits(self) -> Mapping[str, float]:
+        """`exclude_norm_above` times each site's median norm; known once a row has been read."""
+        return self._reader.limits
+
     def head(self, plane: str, tokens: int) -> Float[Tensor, "N D"]:
         self._fill()
         rows_ND = self._planes[plane]
@@ -241,9 +277,11 @@ class LiveSource(ActivationSource):
             "fill": self._fill_number,
             "drawn": self._drawn,
             "epoch": self._epoch,
+            **({"limits": dict(self.limits)} if self._exclude is not None else {}),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self._reader.limits = dict(state.get("limits", {}))
         self._start = dict(state["start"])
         self._fill_number, self._drawn = int(state["fill"]), int(state["drawn"])
         self._epoch = int(state["epoch"])  # the stream is sought only when a batch is asked for
@@ -261,6 +299,7 @@ class LiveSource(ActivationSource):
             "batch": self.batch,
             "epoch": self.epoch,
             **self._mixing,
+            **({"outliers_left_out": self._left_out} if self._exclude is not None else {}),
         }
 
     def _fill(self) -> None:
@@ -270,28 +309,45 @@ class LiveSource(ActivationSource):
         if self._astray:
             self._reader.seek(self._start)
         self._astray = True  # until this fill is whole
+        if self._exclude is not None and not self.limits:
+            self._measure(self._exclude)
+        self._reader.left_out = 0
+        self._read(self.slots)
+        order = torch.randperm(
+            self.slots, generator=generator(self._seed, "ring", self._fill_number)
+        )
+        self._order, self._epoch = order, self._reader.epoch
+        self._left_out = self._reader.left_out
+        self._filled, self._astray = True, False
+
+    def _measure(self, times: float) -> None:
+        """Each site's limit, of the next rows; then back to where they begin."""
+        begin, rows = self._reader.position(), min(self.slots, _NORM_ROWS)
+        self._read(rows)
+        medians = {site: float(norms(x_ND[:rows]).median()) for site, x_ND in self._planes.items()}
+        self._reader.limits = {site: times * median for site, median in medians.items()}
+        self._reader.seek(begin)
+
+    def _read(self, rows: int) -> None:
+        """The next rows into the ring's first slots."""
         filled, empty = 0, 0
         good: dict[int, Tensor] = {}
-        while filled < self.slots:
-            planes = {site: plane[filled:] for site, plane in self._planes.items()}
+        while filled < rows:
+            here = slice(filled, rows)
+            planes = {site: plane[here] for site, plane in self._planes.items()}
             number = self._reader.batches
-            n = self._reader.read(planes, self._document[filled:], self._position[filled:])
+            n = self._reader.read(planes, self._document[here], self._position[here])
             if n:
                 good[number] = torch.stack([finite(x_ND[:n]) for x_ND in planes.values()])
             empty = 0 if n else empty + 1
             if empty > _EMPTY_BATCHES:
                 raise UserError(
-                    "no position of the text is kept for training; lower text.exclude_first "
-                    "or give other text"
+                    "no position of the text is kept for training; lower text.exclude_first, raise "
+                    "buffer.exclude_norm_above, or give other text"
                 )
             filled += n
-            self.tick(filled / self.slots)
+            self.tick(filled / rows)
         self._reader.refuse_nonfinite(good)
-        order = torch.randperm(
-            self.slots, generator=generator(self._seed, "ring", self._fill_number)
-        )
-        self._order, self._epoch = order, self._reader.epoch
-        self._filled, self._astray = True, False
 
 
 def ring_slots(

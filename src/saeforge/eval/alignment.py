@@ -252,7 +252,7 @@ def align(
         check_fingerprint(suite, lm)
         own = [site for site in suite.sites if site in wanted]
         banks[str(suite.path)] = {site: suite.at(site).to(lm.device) for site in own}
-    held_out = held_out_tokens(lm, run.text, run.seed, tokens)
+    held_out = held_out_tokens(lm, run.text, run.seed, tokens, baseline.norm_limits)
     with TemporaryDirectory(prefix="saeforge-") as folder:
         with tracker(say)("alignment", held_out.tokens_NT.numel()) as tick:
             firings = fire(banks, lm, held_out, Path(folder), tick)

@@ -261,7 +261,7 @@ def _paired(
         raise UserError(
             f"{suites[0].path} and {suites[1].path} were evaluated on different held-out tokens "
             f"({evaluation}); run `saeforge eval {suites[0].path} {suites[1].path}`, with suites "
-            "of the same text and seed"
+            "of the same text, seed and buffer.exclude_norm_above"
         )
     sites = [site for site in suites[0].sites if all(site in found for found in sums)]
     widths = {site: int(suites[0].meta["sites"][site]["d"]) for site in sites}

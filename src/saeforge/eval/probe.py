@@ -11,9 +11,13 @@ from saeforge.dictionary.base import SAE
 from saeforge.eval.audit.in_run import InRunAudit
 from saeforge.eval.banks import for_each_site, reconstruct, site_means, sites_of
 from saeforge.eval.held_out import HeldOut
+from saeforge.eval.outliers import without
 from saeforge.eval.splice import logit_batch, logits, prediction_losses, splice_hook
 from saeforge.lm.model import LanguageModel
 from saeforge.lm.packing import TokenBatch
+
+Limits = Callable[[], Mapping[str, float]]
+"""→ site → the norm above which training leaves tokens out."""
 
 
 class HeldOutProbe:
@@ -31,16 +35,21 @@ class HeldOutProbe:
         stream: Iterator[TokenBatch],
         tokens: int,
         audited: Sequence[str] = (),
+        limits: Limits = dict,
     ) -> None:
         """Takes the first `tokens` held-out tokens of a stream.
+
+        Args:
+            limits: asked when the probe is first used; tokens beyond them are left out.
 
         Raises:
             UserError: if it has none, or too few for the sites that are audited.
         """
         self.lm = lm
         self.held_out = HeldOut.take(stream, tokens)
-        widths = {site: lm.width(site) for site in audited}
-        self._audit = InRunAudit(self.held_out, widths, lm.device) if widths else None
+        self._limits: Limits | None = limits
+        self._widths = {site: lm.width(site) for site in audited}
+        self._audit = self._audited()
         self._clean: float | None = None
         self._means: dict[str, Tensor] = {}
 
@@ -52,12 +61,20 @@ class HeldOutProbe:
             UserError: as `saeforge.eval.reconstruction.reconstruction`.
         """
         sites = sites_of({"this run": bank}, self.lm)
+        if self._limits is not None and (limits := self._limits()):
+            self.held_out = without(self.lm, self.held_out, limits)
+            self._audit = self._audited()
+        self._limits = None
         missing = [site for site in sites if site not in self._means]
         if missing:
             self._means |= site_means(self.lm, missing, self.held_out, lambda done: None)
         if self._clean is None:
             self._clean = self._loss(None)
         return {site: self._probe(site, bank[site]) for site in sites}
+
+    def _audited(self) -> InRunAudit | None:
+        device = self.lm.device
+        return InRunAudit(self.held_out, self._widths, device) if self._widths else None
 
     def _probe(self, site: str, sae: SAE) -> dict[str, float]:
         error = variance = 0.0
@@ -101,21 +118,27 @@ class ErrorProbe:
         stream: Iterator[TokenBatch],
         tokens: int,
         target: Callable[[str, Tensor], Tensor],
+        limits: Limits = dict,
     ) -> None:
         """Takes the first `tokens` held-out tokens of a stream.
 
         Args:
             target: site, rows x → what the site's SAE codes.
+            limits: as for `HeldOutProbe`.
 
         Raises:
             UserError: if it has none.
         """
         self.lm, self.target = lm, target
         self.held_out = HeldOut.take(stream, tokens)
+        self._limits: Limits | None = limits
 
     @torch.no_grad()
     def __call__(self, bank: Mapping[str, SAE]) -> dict[str, dict[str, float]]:
         """Evaluate a bank of folded SAEs; FVU is of the target, about its mean on these tokens."""
+        if self._limits is not None:
+            self.held_out = without(self.lm, self.held_out, self._limits())
+            self._limits = None
         left = dict.fromkeys(bank, 0.0)
         square = dict.fromkeys(bank, 0.0)
         sums: dict[str, Tensor] = {}

@@ -3,8 +3,8 @@
 Shapes: N tokens, D model width, M latents, R documents (rows of per-document sums).
 """
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,9 +12,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from saeforge.activations.outliers import beyond
 from saeforge.config import EvalConfig
 from saeforge.dictionary.base import SAE
-from saeforge.eval import bootstrap
+from saeforge.eval import bootstrap, outliers
 from saeforge.eval.banks import (
     Bank,
     firing,
@@ -24,6 +25,7 @@ from saeforge.eval.banks import (
     sites_of,
 )
 from saeforge.eval.held_out import HeldOut
+from saeforge.eval.outliers import Usual, means_and_usual
 from saeforge.eval.progress import Tick, Tracker, silent
 from saeforge.eval.result import Metric, Result, Value
 from saeforge.eval.sums import PerDocument
@@ -56,7 +58,8 @@ METRICS = {
 }
 
 _SUMS = (
-    "n", "error", "variance", "cosine", "l0", "l1", "l2_ratio", "x_hat_squared", "x_dot_x_hat"
+    "n", "error", "variance", "cosine", "l0", "l1", "l2_ratio", "x_hat_squared", "x_dot_x_hat",
+    "outliers", "usual_error", "usual_variance",
 )  # fmt: skip
 
 
@@ -92,29 +95,41 @@ class SiteSums:
         x_ND: Float[Tensor, "N D"],
         mean_D: Float[Tensor, " D"],
         row_N: Int[Tensor, " N"],
+        usual: Usual | None = None,
     ) -> None:
-        """Count tokens in; row_N is each token's document."""
+        """Count tokens in; row_N is each token's document. Without `usual`, none is an outlier."""
         for part in row_chunks(len(x_ND), sae.width):
-            self._add(sae, x_ND[part], mean_D, row_N[part])
+            self._add(sae, x_ND[part], mean_D, row_N[part], usual)
 
-    def _add(self, sae: SAE, x_ND: Tensor, mean_D: Tensor, row_N: Tensor) -> None:
+    def _add(
+        self, sae: SAE, x_ND: Tensor, mean_D: Tensor, row_N: Tensor, usual: Usual | None
+    ) -> None:
         code = sae.encode_sparse(x_ND)
         x, x_hat = x_ND.double(), sae.decode(code).double()
         x_norm, x_hat_norm = x.norm(dim=1), x_hat.norm(dim=1)
         dot = (x * x_hat).sum(dim=1)
         owner, indices, values = firing(code)
         zeros = torch.zeros(len(x), dtype=torch.float64, device=x.device)
+        error_N = (x - x_hat).square().sum(dim=1)
+        variance_N = (x - mean_D).square().sum(dim=1)
+        far_N, usual_variance_N = zeros, variance_N
+        if usual is not None and usual.others:
+            far_N = beyond(x_ND, usual.limit).double()
+            usual_variance_N = (x - usual.mean).square().sum(dim=1)
         sums_NS = torch.stack(
             [
                 torch.ones_like(zeros),
-                (x - x_hat).square().sum(dim=1),
-                (x - mean_D).square().sum(dim=1),
+                error_N,
+                variance_N,
                 _divide(dot, x_norm * x_hat_norm),
                 zeros.index_add(0, owner, torch.ones_like(values)),
                 zeros.index_add(0, owner, values),
                 _divide(x_hat_norm, x_norm),
                 x_hat_norm.square(),
                 dot,
+                far_N,
+                torch.where(far_N > 0, 0.0, error_N),
+                torch.where(far_N > 0, 0.0, usual_variance_N),
             ],
             dim=1,
         )
@@ -140,8 +155,10 @@ def tally(
     held_out: HeldOut,
     means: Mapping[str, Tensor],
     tick: Tick,
+    usual: Mapping[str, Usual] | None = None,
 ) -> Tallies:
     """One pass of the language model feeds every SAE of every bank."""
+    usual = usual or {}
     tallies = {
         name: {
             site: SiteSums.empty(held_out.rows, sae.width, lm.device) for site, sae in bank.items()
@@ -153,7 +170,8 @@ def tally(
         row_N = batch.row_NT[batch.keep_NT]
         for name, bank in banks.items():
             if site in bank:
-                tallies[name][site].add(bank[site], rows_ND, means[site], row_N)
+                own = usual.get(site)
+                tallies[name][site].add(bank[site], rows_ND, means[site], row_N, own)
 
     for_each_site(lm, sites_of(banks, lm), held_out, visit, tick)
     return tallies
@@ -179,8 +197,8 @@ def reconstruction(
     """
     sites = sites_of(banks, lm)
     with progress("reconstruction", 2 * held_out.tokens_NT.numel()) as tick:
-        means = site_means(lm, sites, held_out, tick)
-        tallies = tally(banks, lm, held_out, means, tick)
+        means, usual = means_and_usual(lm, sites, held_out, tick)
+        tallies = tally(banks, lm, held_out, means, tick, usual)
     return summarise(tallies, banks, held_out, config)
 
 
@@ -188,6 +206,10 @@ def summarise(
     tallies: Tallies, banks: Mapping[str, Bank], held_out: HeldOut, config: EvalConfig
 ) -> dict[str, Result]:
     """The result of each bank from what its pass left."""
+    far = {
+        name: any(bool(one.sums[:, _SUMS.index("outliers")].any()) for one in sites.values())
+        for name, sites in tallies.items()
+    }
     return {
         name: Result(
             evaluation="reconstruction",
@@ -199,9 +221,10 @@ def summarise(
             },
             tokens=held_out.kept,
             documents=held_out.documents,
-            metrics=METRICS,
+            metrics=METRICS | (_of(outliers.METRICS, OUTLIER_STATISTICS) if far[name] else {}),
             sites={
-                site: _values(sums, banks[name][site].d, config) for site, sums in sites.items()
+                site: _values(sums, banks[name][site].d, config, far[name])
+                for site, sums in sites.items()
             },
             series={
                 site: {"log10_frequency_histogram": _histogram(sums.fired, held_out.kept)}
@@ -220,10 +243,51 @@ def per_document(sites: Mapping[str, SiteSums]) -> PerDocument:
     }
 
 
-def _values(site: SiteSums, d: int, config: EvalConfig) -> dict[str, Value]:
+def _values(site: SiteSums, d: int, config: EvalConfig, far: bool) -> dict[str, Value]:
     sums = per_document({"": site})[""]
-    values = bootstrap.estimate(sums, statistics(d), config.bootstrap, config.seed)
+    known = statistics(d) | (OUTLIER_STATISTICS if far else {})
+    values = bootstrap.estimate(sums, known, config.bootstrap, config.seed)
     return values | {"dead_share": Value(float((site.fired == 0).double().mean()))}
+
+
+def _of(metrics: Mapping[str, Metric], names: Iterable[str]) -> dict[str, Metric]:
+    return {name: metrics[name] for name in names}
+
+
+@torch.no_grad()
+def with_excluded(
+    results: Mapping[str, Result],
+    banks: Mapping[str, Bank],
+    lm: LanguageModel,
+    every: HeldOut,
+    config: EvalConfig,
+    tick: Tick,
+) -> dict[str, Result]:
+    """The results of tokens without outliers, and beside them the FVU of `every` token: two more
+    passes of the language model."""
+    means = site_means(lm, sites_of(banks, lm), every, tick)
+    tallies = tally(banks, lm, every, means, tick)
+    found = {}
+    for name, result in results.items():
+        share = Value(1 - result.tokens / every.kept)
+        added = {
+            site: bootstrap.estimate(sums, EXCLUDED_STATISTICS, config.bootstrap, config.seed)
+            | {"excluded_share": share}
+            for site, sums in per_document(tallies[name]).items()
+        }
+        sites = {site: {**values, **added[site]} for site, values in result.sites.items()}
+        metrics = _of(outliers.METRICS, ("excluded_share", *EXCLUDED_STATISTICS))
+        found[name] = replace(result, metrics={**result.metrics, **metrics}, sites=sites)
+    return found
+
+
+OUTLIER_STATISTICS: dict[str, bootstrap.Statistic] = {
+    "outlier_share": lambda s: s["outliers"] / s["n"],
+    outliers.PLAIN: lambda s: s["usual_error"] / s["usual_variance"],
+}
+EXCLUDED_STATISTICS: dict[str, bootstrap.Statistic] = {
+    "fvu_with_excluded": lambda s: s["error"] / s["variance"],
+}
 
 
 def statistics(d: int) -> dict[str, bootstrap.Statistic]:

@@ -14,7 +14,7 @@ from saeforge.config import EvalConfig, ModelConfig, RunConfig, TextConfig, from
 from saeforge.device import choose_device
 from saeforge.errors import UserError
 from saeforge.eval import reconstruction, splice
-from saeforge.eval.banks import LM_TOKENS, Bank, site_means, sites_of
+from saeforge.eval.banks import LM_TOKENS, Bank, sites_of
 from saeforge.eval.consistency import consistency
 from saeforge.eval.dedup import dedup
 from saeforge.eval.experts import experts
@@ -22,6 +22,7 @@ from saeforge.eval.geometry import geometry
 from saeforge.eval.held_out import HeldOut
 from saeforge.eval.known import Labels, Truth, labels_of, truth_of, with_label
 from saeforge.eval.latents import latents
+from saeforge.eval.outliers import means_and_usual, without
 from saeforge.eval.progress import Tracker, tracker
 from saeforge.eval.result import Metric, Result, Value
 from saeforge.eval.sums import KEY, PerDocument, write_sums
@@ -40,6 +41,7 @@ class _Work:
     model: ModelConfig
     text: TextConfig
     seed: int
+    limits: dict[str, float]
     suites: tuple[Suite, ...]
 
 
@@ -153,8 +155,8 @@ def _grouped(
     for suite in suites:
         run = run_of(suite)
         own_text = asked_text(text, suite, run.text)
-        work = _Work(asked_model(model, run.model), own_text, run.seed, (suite,))
-        key = json.dumps([asdict(work.model), asdict(work.text), work.seed])
+        work = _Work(asked_model(model, run.model), own_text, run.seed, suite.norm_limits, (suite,))
+        key = json.dumps([asdict(work.model), asdict(work.text), work.seed, work.limits])
         known = works.get(key)
         works[key] = work if known is None else replace(known, suites=(*known.suites, suite))
     return list(works.values())
@@ -190,11 +192,12 @@ def _evaluate(
         banks[str(suite.path)] = {site: sae.to(lm.device) for site, sae in suite.bank().items()}
     sites_of(banks, lm)
     corpus = _corpus(lm, with_label(work.text), work.seed)
-    held_out = _held_out(corpus, config.tokens)
+    every = _held_out(corpus, config.tokens)
+    held_out = without(lm, every, work.limits)
     if say is not None:
         say(_announcement(work, lm, held_out, config))
     known = _Known.of(work, lm, corpus, held_out, config)
-    results = _measure(banks, lm, held_out, config, tracker(say), known)
+    results = _measure(banks, lm, held_out, every, config, tracker(say), known)
     return {
         suite.path: [
             replace(one, result=_with_regime(one.result, about, suite))
@@ -224,16 +227,24 @@ def _measure(
     banks: dict[str, Bank],
     lm: LanguageModel,
     held_out: HeldOut,
+    every: HeldOut,
     config: EvalConfig,
     progress: Tracker,
     known: _Known,
 ) -> dict[str, list[_Measured]]:
-    """Every evaluation asked for, sharing the sites' means and the latents' counts."""
+    """Every evaluation asked for, sharing the sites' means and the latents' counts.
+
+    Args:
+        every: the tokens that are left out among them.
+    """
     sites = sites_of(banks, lm)
     with torch.no_grad(), progress("reconstruction", 2 * held_out.tokens_NT.numel()) as tick:
-        means = site_means(lm, sites, held_out, tick)
-        tallies = reconstruction.tally(banks, lm, held_out, means, tick)
+        means, usual = means_and_usual(lm, sites, held_out, tick)
+        tallies = reconstruction.tally(banks, lm, held_out, means, tick, usual)
     results = reconstruction.summarise(tallies, banks, held_out, config)
+    if every.kept > held_out.kept:
+        with progress("excluded tokens", 2 * every.tokens_NT.numel()) as tick:
+            results = reconstruction.with_excluded(results, banks, lm, every, config, tick)
     found = {
         name: [_Measured(results[name], reconstruction.per_document(sites))]
         for name, sites in tallies.items()
@@ -270,13 +281,22 @@ def _dictionaries(
         yield dedup(banks, lm, held_out, config, config.dedup, progress)
 
 
-def held_out_tokens(lm: LanguageModel, text: TextConfig, seed: int, tokens: int) -> HeldOut:
+def held_out_tokens(
+    lm: LanguageModel,
+    text: TextConfig,
+    seed: int,
+    tokens: int,
+    limits: Mapping[str, float] | None = None,
+) -> HeldOut:
     """The first held-out tokens of a text, in the order that every evaluation takes them in.
+
+    Args:
+        limits: of the suite (`Suite.norm_limits`): tokens beyond them are left out.
 
     Raises:
         UserError: if the text cannot be read or has none.
     """
-    return _held_out(_corpus(lm, text, seed), tokens)
+    return without(lm, _held_out(_corpus(lm, text, seed), tokens), limits or {})
 
 
 def _corpus(lm: LanguageModel, text: TextConfig, seed: int) -> Corpus:
@@ -338,6 +358,7 @@ def check_fingerprint(suite: Suite, lm: LanguageModel) -> None:
 def _announcement(work: _Work, lm: LanguageModel, held_out: HeldOut, config: EvalConfig) -> str:
     asked = config.tokens
     short = f" (of {asked:,} asked for: the text has no more)" if held_out.kept < asked else ""
+    short = ", without outliers as in training," if work.limits else short
     held = "held-out " if work.text.held_out < 1 else ""
     return (
         f"{len(work.suites)} suite(s) of {lm.name} on {held_out.kept:,} {held}tokens{short} "

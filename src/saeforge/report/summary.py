@@ -119,12 +119,29 @@ def about(suite: SuiteData) -> list[str]:
         )
     if dead := _values(suite, "dead_share"):
         lines.append(_about_dead(dead))
+    lines += _about_outliers(suite)
     if few := regime.caution(regime.of_groups(suite.meta.model_dump()).values()):
         lines.append(f"It was trained on {few}.")
     if suite.comparison and suite.comparison.notes:
         beside = suite.comparison.baseline.variant
         lines.append(f"The ratio to {beside} is also of this: {'; '.join(suite.comparison.notes)}.")
     return lines
+
+
+def _about_outliers(suite: SuiteData) -> list[str]:
+    """Where long vectors own the FVU."""
+    share, fvu, plain = (
+        _values(suite, name) for name in ("outlier_share", "fvu", "fvu_without_outliers")
+    )
+    some = [site for site, own in share.items() if own and fvu.get(site) and plain.get(site)]
+    if not some:
+        return []
+    site = max(some, key=lambda site: plain[site] / fvu[site])
+    return [
+        f"Some tokens have norms above 10 times the median, most at {site} by what they change "
+        f"({share[site]:.2%} of the tokens): FVU there is {number(fvu[site])} with them and "
+        f"{number(plain[site])} without, as long vectors have most of the variance."
+    ]
 
 
 def _about_dead(dead: dict[str, float]) -> str:

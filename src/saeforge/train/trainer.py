@@ -15,12 +15,14 @@ import torch
 from torch import Tensor
 
 from saeforge import regime
+from saeforge.activations import outliers
 from saeforge.activations.base import (
     ActivationBatch,
     ActivationSource,
     finite,
     refuse_nonfinite,
 )
+from saeforge.activations.outliers import Outliers
 from saeforge.activations.seeds import derive_seed, generator
 from saeforge.config import BufferConfig, NormaliserKind, TrainConfig
 from saeforge.cost import spent
@@ -64,6 +66,7 @@ class Trained:
         normaliser: of which kind they are.
         seconds: the training loop's up to the last checkpoint, the reading of the language model
             and all variants of the run included; the same when the suite is written again.
+        norm_limits: site → the norm above which tokens were left out; empty where none were.
     """
 
     variant: str
@@ -76,6 +79,7 @@ class Trained:
     train: dict[str, Any]
     normaliser: NormaliserKind
     seconds: float
+    norm_limits: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass
@@ -336,15 +340,19 @@ class Trainer:
         """Normalisers first, then SAEs, on the first rows of the run."""
         kinds = self._kinds()
         head: dict[str, Tensor] = {}
+        far: dict[str, Outliers] = {}
         for site in dict.fromkeys(site for sites in kinds.values() for site in sites):
             x_ND = self.source.head(site, max(self._buffer.normaliser_tokens, self.config.batch))
             first_ND = x_ND[: self._buffer.normaliser_tokens].to(self._device)
             head[site] = x_ND[: self.config.batch].clone()
+            far[site] = Outliers.of(first_ND)
             for kind, sites in kinds.items():
                 if site in sites:
                     frozen = "centre-scale" if kind == "learnable" else kind
                     own = Normaliser.estimate(first_ND, frozen)
                     self.normalisers.setdefault(kind, {})[site] = own
+        if said := outliers.warning(far):
+            self._say(f"warning: {said}")
         for view in dict.fromkeys(learner.view for learner in self._learners):
             x_BD = self._batch(view, head, -1).x
             for learner in self._learners:
@@ -529,6 +537,7 @@ class Trainer:
                 self._of(variant)[0].member.train,
                 self._of(variant)[0].view.normaliser,
                 self._recorded,
+                dict(self.source.limits),
             )
             if self._finish:
                 self._finish(trained)

@@ -69,6 +69,7 @@ def fit_linear_errors(
     tokens: int,
     rows: int,
     tick: Callable[[float], None],
+    limits: Mapping[str, float] | None = None,
 ) -> dict[str, LinearError]:
     """B* and c of every site by least squares on the first kept tokens of a text, in float64.
 
@@ -77,12 +78,13 @@ def fit_linear_errors(
     Args:
         rows: of a batch of the stream, at most.
         tick: told the share that is done; it may raise to break off.
+        limits: site → norm; tokens beyond one are left out.
 
     Raises:
         UserError: as `check_tokens`; if x is constant at a site, or a value is NaN or infinite.
     """
     check_tokens(tokens, bank)
-    reader, device = RowReader(lm, stream, list(bank)), lm.device
+    reader, device = RowReader(lm, stream, list(bank), limits), lm.device
     planes = {site: torch.empty(rows, sae.d, device=device) for site, sae in bank.items()}
     grams = {site: Gram(sae.d, device) for site, sae in bank.items()}
     crosses = {site: Cross(sae.d, sae.d, device) for site, sae in bank.items()}

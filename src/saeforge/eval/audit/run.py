@@ -147,7 +147,7 @@ def audit_suites(
                 check_fingerprint(suite, lm)
             banks[str(suite.path)] = {site: sae.to(lm.device) for site, sae in suite.bank().items()}
         sites_of(banks, lm)
-        held_out = held_out_tokens(lm, own_text, seed, config.tokens)
+        held_out = held_out_tokens(lm, own_text, seed, config.tokens, together[0].norm_limits)
         if say is not None:
             say(
                 f"{len(together)} suite(s) of {lm.name}: {held_out.kept:,} "
@@ -180,7 +180,7 @@ def _alike(
     for suite in suites:
         run = run_of(suite)
         own = asked_model(model, run.model), asked_text(text, suite, run.text), run.seed
-        key = json.dumps([asdict(own[0]), asdict(own[1]), run.seed])
+        key = json.dumps([asdict(own[0]), asdict(own[1]), run.seed, suite.norm_limits])
         works.setdefault(key, (*own, []))[-1].append(suite)
     return list(works.values())
 
