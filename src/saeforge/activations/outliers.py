@@ -43,7 +43,9 @@ class Outliers:
         if not bool(far_N.any()):
             return cls(0.0, 0.0, float(norm_N.max() / median))
         mean_D = x_ND.mean(0, dtype=torch.float64).float()
-        square_N = torch.cat([(part - mean_D).square().sum(1) for part in x_ND.split(_CHUNK)])
+        square_N = torch.cat(
+            [(part - mean_D).square().sum(1) for part in torch.split(x_ND, _CHUNK)]
+        )
         variance = square_N[far_N].sum(dtype=torch.float64) / square_N.sum(dtype=torch.float64)
         share = far_N.double().mean()
         return cls(float(share), float(variance), float(norm_N.max() / median))
