@@ -9,6 +9,9 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
+from markdown import Markdown
+from markdown.extensions import Extension
+
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "src"))
 
 COMMANDS = (
@@ -27,6 +30,19 @@ COMMANDS = (
 )
 
 
+class NoUnderscoreEmphasis(Extension):
+    """Underscores are subscripts in our equations (x̂_j = Σ_m …), never emphasis."""
+
+    def extendMarkdown(self, md: Markdown) -> None:
+        md.delimiters.remove("_")
+
+
+def on_config(config: Any) -> Any:
+    """Called by mkdocs before it reads a page; docstrings are rendered by the same extensions."""
+    config.markdown_extensions.append(NoUnderscoreEmphasis())
+    return config
+
+
 def on_page_markdown(markdown: str, **_: Any) -> str:
     """Replace the markers; called by mkdocs for every page."""
     if "<!-- commands -->" in markdown:
@@ -40,19 +56,24 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
 
 def commands() -> str:
     """`--help` of every command."""
-    environment = {**os.environ, "COLUMNS": "100", "NO_COLOR": "1", "TERM": "dumb"}
     sections = []
     for command in COMMANDS:
-        done = subprocess.run(
-            [sys.executable, "-m", "saeforge", *command.split(), "--help"],
-            capture_output=True,
-            text=True,
-            check=True,
-            env=environment,
-        )
         title = f"saeforge {command}".strip()
-        sections.append(f"## {title}\n\n```text\n{done.stdout.strip()}\n```\n")
+        sections.append(f"## {title}\n\n```text\n{help_of(command)}\n```\n")
     return "\n".join(sections)
+
+
+def help_of(command: str) -> str:
+    """What `--help` prints, as wide as a page shows it without scrolling."""
+    environment = {**os.environ, "COLUMNS": "78", "NO_COLOR": "1", "TERM": "dumb"}
+    done = subprocess.run(
+        [sys.executable, "-m", "saeforge", *command.split(), "--help"],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=environment,
+    )
+    return done.stdout.strip()
 
 
 def configuration() -> str:

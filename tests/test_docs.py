@@ -9,6 +9,7 @@ from types import ModuleType
 
 import pytest
 import torch
+from markdown import Markdown
 from toy_suites import written_suite
 from toys import random_text, saved_llama
 
@@ -112,3 +113,34 @@ def test_the_readmes_twenty_lines_leave_out_bos(
     assert f"FVU {error.square().sum() / centred.square().sum():.3f}\n" in said
     assert f"cross-entropy {lm.cross_entropy(tokens).mean():.3f} -> {loss:.3f} nats\n" in said
     assert "layers.0, layers.1.mlp, layers.1, layers.2: TopK(d=16, width=48, k=4)" in said
+
+
+def test_the_tutorials_python_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    saved_llama(tmp_path)
+    (tmp_path / "text.txt").write_text(random_text(30))
+    suite = written_suite(tmp_path / "suite", tmp_path, {"layers.1": ["layers.1"]})
+    tutorial = (ROOT / "docs" / "tutorial.md").read_text()
+    code = "\n".join(re.findall(r"```python\n(.*?)```", tutorial, re.DOTALL))
+    for shown, here in (
+        ("runs/mine", str(suite)),
+        ("EleutherAI/pythia-70m", str(tmp_path)),
+        ("The cat sat on the mat", "w5 w9 w40 w3 w17 w60"),
+        ("layers.3", "layers.1"),
+    ):
+        assert shown in code
+        code = code.replace(shown, here)
+    exec(code, {})
+    assert "layers.1" in capsys.readouterr().out
+
+
+def test_underscores_are_subscripts_not_emphasis(hooks: ModuleType) -> None:
+    markdown = Markdown(extensions=[hooks.NoUnderscoreEmphasis()])
+    text = "x̂_j = Σ_{m < m_j} f_m, and **this** is *so*"
+    shown = "<p>x̂_j = Σ_{m &lt; m_j} f_m, and <strong>this</strong> is <em>so</em></p>"
+    assert markdown.convert(text) == shown
+
+
+def test_help_fits_the_page(hooks: ModuleType) -> None:
+    """Between the two columns of contents there is room for 80 characters."""
+    help_ = hooks.help_of("eval")
+    assert max(map(len, help_.splitlines())) <= 80
