@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from io import BufferedReader
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, Literal
 
 from saeforge.errors import UserError
 from saeforge.folders import share, sync, temporary_file
@@ -128,6 +128,20 @@ def open_own(path: Path) -> IO[bytes]:
 
 
 _BINARY = getattr(os, "O_BINARY", 0)
+
+
+def what_is(path: Path) -> Literal["file", "folder", "other", "none"]:
+    """What lies at a path: a regular file, a folder, something else (a pipe, a device), or nothing.
+
+    Links are followed. A name that no file can have (too long, with a null) is nothing.
+    """
+    try:
+        mode = path.stat().st_mode
+    except (OSError, ValueError):
+        return "none"
+    if stat.S_ISREG(mode):
+        return "file"
+    return "folder" if stat.S_ISDIR(mode) else "other"
 
 
 @contextmanager

@@ -14,7 +14,8 @@ from transformers import PreTrainedTokenizerFast
 
 from saeforge.config import ModelConfig, TextConfig
 from saeforge.errors import UserError
-from saeforge.lm.text import Corpus, TokenBatch, TokenStream, held_out_mask, text_keys
+from saeforge.lm.content import keys
+from saeforge.lm.text import Corpus, TokenBatch, TokenStream, held_out_mask
 
 WORDS = [f"w{i}" for i in range(400)]
 BOS = 0
@@ -232,13 +233,13 @@ def test_duplicates_fall_on_the_same_side(tmp_path: Path) -> None:
 @pytest.mark.parametrize("count", [2, 3, 10])
 def test_neither_side_is_ever_empty(share: float, count: int) -> None:
     for seed in range(20):
-        key = text_keys([*texts(count, seed), texts(count, seed)[0]])
+        key = keys([*texts(count, seed), texts(count, seed)[0]])
         mask = held_out_mask(key, TextConfig(held_out=share))
         assert mask.any() and not mask.all() and mask[0] == mask[-1]
 
 
 def test_share_of_held_out_documents() -> None:
-    key = text_keys([str(i) for i in range(20_000)])
+    key = keys([str(i) for i in range(20_000)])
     assert held_out_mask(key, TextConfig(held_out=0.05)).mean() == pytest.approx(0.05, abs=0.005)
 
 
@@ -247,7 +248,7 @@ def test_share_of_held_out_documents() -> None:
 def test_streaming_datasets(
     split: Any, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    init = "saeforge.lm.streaming.DatasetStream.__init__"
+    init = "saeforge.lm.streaming.BlockStream.__init__"
     monkeypatch.setitem(_defaults(init), "block", 7)
     source, options = make_source(kind, tmp_path, texts(40))
     in_memory = corpus(source, **options)
@@ -268,9 +269,9 @@ def test_streaming_datasets(
 
 
 def _defaults(dotted: str) -> dict[str, Any]:
-    from saeforge.lm.streaming import DatasetStream
+    from saeforge.lm.streaming import BlockStream
 
-    function = DatasetStream.__init__
+    function = BlockStream.__init__
     while hasattr(function, "__wrapped__"):
         function = function.__wrapped__
     assert dotted.endswith("__init__")

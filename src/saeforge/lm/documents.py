@@ -1,31 +1,28 @@
-"""Documents of any source of text, with labels: files, datasets, the embedded grammar."""
+"""Documents of any source: files, folders, Hugging Face datasets, the embedded grammar."""
 
-import json
-from collections.abc import Iterable, Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Self
 
 from saeforge.config import TextConfig
 from saeforge.errors import UserError
+from saeforge.files import what_is
+from saeforge.lm.content import Document, check_columns, document_in, is_empty, wanted
 from saeforge.lm.loading import one_line, quiet
+from saeforge.lm.text_files import KINDS, Found, check_regular, files_of, read_files, reader_of
 
 EMBEDDED_DOCUMENTS = 40_000
 """Documents of the embedded grammar unless `max_documents` says otherwise."""
 EMBEDDED_LABEL = "domain"
 
 
-class Document(NamedTuple):
-    """A text, and its label where the configuration names one."""
-
-    text: str
-    label: str | None = None
-
-
 def documents(config: TextConfig, seed: int) -> Iterator[Document]:
     """The source's documents, in its order, at most `max_documents`.
 
-    Documents of white space alone are left out (they count towards `max_documents`).
+    Empty documents and those of white space alone are left out (they count towards
+    `max_documents`).
 
     Args:
         seed: of the embedded grammar; other sources do not depend on it.
@@ -40,8 +37,13 @@ def documents(config: TextConfig, seed: int) -> Iterator[Document]:
         found = _embedded(config, seed)
         limit = EMBEDDED_DOCUMENTS if limit is None else limit
     else:
-        found = _outside(config)
-    yield from (document for document in islice(found, limit) if document.text.strip())
+        found = open_source(config)
+    yield from (document for document in islice(found, limit) if not is_empty(document.text))
+
+
+def is_streamed(config: TextConfig) -> bool:
+    """Whether the source is read as it comes, and never held."""
+    return config.streaming and config.max_documents is None and config.source != "embedded"
 
 
 def check_label(config: TextConfig) -> None:
@@ -57,14 +59,14 @@ def check_label(config: TextConfig) -> None:
         raise UserError(
             f"{said}: a document of the embedded text has one label, {EMBEDDED_LABEL!r}; give that"
         )
-    if config.source.endswith(".txt"):
+    if config.source.endswith((".txt", ".txt.gz")):
         raise UserError(
             f"{said}: the documents of a .txt file ({config.source!r}) have no labels; give a "
             ".jsonl or .parquet file or a dataset with such a column"
         )
-    if config.streaming and config.max_documents is None and is_dataset(config):
+    if is_streamed(config):
         raise UserError(
-            f"{said}: which labels there are is not known of a dataset that is read as it comes; "
+            f"{said}: which labels there are is not known of a text that is read as it comes; "
             "leave out text.streaming or give text.max_documents"
         )
 
@@ -77,175 +79,133 @@ def _embedded(config: TextConfig, seed: int) -> Iterator[Document]:
         yield Document(document.text, label)
 
 
-def is_dataset(config: TextConfig) -> bool:
-    """Whether the source is a Hugging Face dataset (an id or a folder) rather than a file."""
-    path = Path(config.source).expanduser()
-    return config.source != "embedded" and path.suffix not in _READERS and not path.is_file()
-
-
-def _outside(config: TextConfig) -> Iterator[Document]:
-    path = Path(config.source).expanduser()
-    if is_dataset(config) or path.is_dir():
-        return documents_of(open_dataset(config), config)
-    check_file(config)
-    return _READERS[path.suffix](path, config)
-
-
 def check_file(config: TextConfig) -> None:
     """Refuse a file that is missing or of a kind that is not read; a dataset is not looked for.
 
     Raises:
         UserError: if so.
     """
-    if config.source == "embedded" or is_dataset(config):
+    if config.source == "embedded":
         return
-    path = Path(config.source).expanduser()
-    if path.suffix not in _READERS:
+    path, where = Path(config.source).expanduser(), f"text {config.source!r}"
+    found, known = what_is(path), reader_of(path) is not None
+    if found == "folder" or (found == "none" and not known and not _is_path(config.source)):
+        return
+    if found == "none" and not known:
+        raise UserError(f"{where}: no such folder; check the path")
+    check_regular(path, where)
+    if not known:
         raise UserError(
-            f"text {config.source!r}: cannot read {path.suffix or 'such'} files; "
-            "give a .txt, .jsonl or .parquet file, a dataset or 'embedded'"
+            f"{where}: cannot read {path.suffix or 'such'} files; give a {KINDS} file, a dataset "
+            "or 'embedded'"
         )
-    if not path.is_file():
-        raise UserError(f"text {config.source!r}: no such file; check the path")
 
 
-def _lines_text(path: Path, config: TextConfig) -> Iterator[Document]:
-    """Documents of a .txt file: what stands between lines that hold the separator alone."""
-    lines: list[str] = []
-    for _, line in _numbered_lines(path):
-        if line.strip() == config.separator:
-            yield Document("".join(lines).strip())
-            lines = []
-        else:
-            lines.append(line)
-    yield Document("".join(lines).strip())
+def _is_path(source: str) -> bool:
+    return source.startswith(("/", ".", "~")) or source.count("/") > 1
 
 
-def _json_lines(path: Path, config: TextConfig) -> Iterator[Document]:
-    for number, line in _numbered_lines(path):
-        if not line.strip():
-            continue
-        where = f"text {config.source!r}, line {number}"
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise UserError(f"{where}: not valid JSON ({error}); mend or remove the line") from None
-        if not isinstance(row, dict):
-            raise UserError(f"{where}: {type(row).__name__}, not an object with a text")
-        yield _document_in(row, config, where)
+class Source(ABC, Iterator[Document]):
+    """Documents in the source's order, from any place on."""
+
+    def __iter__(self) -> Self:
+        return self
+
+    @abstractmethod
+    def position(self) -> Any:
+        """Where the next document lies, JSON-able: `open_source` goes on there."""
 
 
-def _numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
-    try:
-        with path.open(encoding="utf-8-sig") as file:
-            yield from enumerate(file, start=1)
-    except UnicodeDecodeError as error:
-        raise UserError(f"text {str(path)!r} is not UTF-8 ({error}); convert it") from None
-    except OSError as error:
-        raise UserError(f"text {str(path)!r}: {error.strerror or error}") from error
-
-
-def _parquet(path: Path, config: TextConfig) -> Iterator[Document]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    where = f"text {config.source!r}"
-    try:
-        with pq.ParquetFile(path) as file:
-            names = file.schema_arrow.names
-            wanted = {"text.column": config.column, "text.label": config.label}
-            columns = {key: name for key, name in wanted.items() if name is not None}
-            for key, name in columns.items():
-                if name not in names:
-                    raise UserError(_no_column(where, name, names, key))
-            for batch in file.iter_batches(columns=list(dict.fromkeys(columns.values()))):
-                for row in batch.to_pylist():
-                    yield _document_in(row, config, where)
-    except (pa.ArrowException, OSError) as error:
-        raise UserError(f"{where} is not a readable parquet file: {one_line(error)}") from error
-
-
-_READERS = {".txt": _lines_text, ".jsonl": _json_lines, ".parquet": _parquet}
-
-
-def open_dataset(config: TextConfig) -> Any:
-    """The Hugging Face dataset of `config`, iterable; a folder is read without a copy in a cache.
+def open_source(config: TextConfig, position: Any = None) -> Source:
+    """The documents of a file, folder or dataset, from its beginning or a recorded position.
 
     Raises:
-        UserError: if there is no such dataset, subset or split.
+        UserError: if there is no such source, subset, split or column; while reading, if a
+            document cannot be read.
     """
-    folder = Path(config.source).expanduser()
-    local = folder.is_dir()
-    if not local and (config.source.startswith(("/", ".", "~")) or config.source.count("/") > 1):
-        raise UserError(f"text {config.source!r}: no such folder; check the path")
-    import datasets
+    check_file(config)
+    path = Path(config.source).expanduser()
+    if what_is(path) == "file":
+        return _Files(read_files([path], config, position), position)
+    files = files_of(path, config) if what_is(path) == "folder" else None
+    if files is not None:
+        return _Files(read_files(files, config, position), position)
+    return _Rows(_open_dataset(config), config, position)
 
+
+class _Files(Source):
+    def __init__(self, found: Found, position: Any) -> None:
+        self._found, self._position = found, position
+
+    def __next__(self) -> Document:
+        document, self._position = next(self._found)
+        return document
+
+    def position(self) -> Any:
+        return self._position
+
+
+class _Rows(Source):
+    """Rows of a Hugging Face dataset.
+
+    `state_dict` of an iterable dataset tells the place of the rows drawn from it, but nothing of a
+    state that was loaded until a row has been drawn: until then that state is the position.
+    """
+
+    def __init__(self, dataset: Any, config: TextConfig, position: Any) -> None:
+        self._dataset, self._config, self._position = dataset, config, position
+        self._where = f"text {config.source!r}"
+        if position is not None:
+            dataset.load_state_dict(position)
+        self._rows: Iterator[dict[str, Any]] | None = None
+
+    def __next__(self) -> Document:
+        try:
+            self._rows = iter(self._dataset) if self._rows is None else self._rows
+            row = next(self._rows, None)
+        except Exception as error:  # as in _open_dataset
+            raise UserError(f"{self._where} could not be read: {one_line(error)}") from error
+        if row is None:
+            raise StopIteration
+        return document_in(row, self._config, self._where)
+
+    def position(self) -> Any:
+        return self._position if self._rows is None else self._dataset.state_dict()
+
+
+def _open_dataset(config: TextConfig) -> Any:
+    """The Hugging Face dataset of `config` with the wanted columns alone, so that no other one is
+    decoded; a folder is read without a copy in a cache."""
     try:
         with quiet():
-            if local and (folder / "state.json").is_file():  # written by save_to_disk
-                return datasets.load_from_disk(str(folder)).to_iterable_dataset()
-            return datasets.load_dataset(
-                str(folder) if local else config.source,
-                config.subset,
-                split=config.split,
-                streaming=local or config.streaming,
-            )
+            dataset = _load_dataset(config)
+            names = dataset.column_names  # None where the first rows would have to be read for it
+            if names is not None:
+                check_columns(names, config, f"text {config.source!r}")
+                dataset = dataset.select_columns(list(dict.fromkeys(wanted(config).values())))
+            return dataset
+    except UserError:
+        raise
     except Exception as error:  # outside data: whatever it makes the library raise is bad input
         raise UserError(
             f"text {config.source!r} (subset {config.subset}, split {config.split!r}) could not be "
             f"loaded: {one_line(error)}; give a dataset's id (with network access), a folder with "
-            "one, a .txt, .jsonl or .parquet file, or 'embedded'"
+            f"one, a {KINDS} file, or 'embedded'"
         ) from error
 
 
-def documents_of(dataset: Iterable[dict[str, Any]], config: TextConfig) -> Iterator[Document]:
-    """The documents in a Hugging Face dataset's rows.
+def _load_dataset(config: TextConfig) -> Any:
+    import datasets
 
-    Raises:
-        UserError: if a row cannot be read or has no such column.
-    """
-    where = f"text {config.source!r}"
-    rows = iter(dataset)
-    while True:
-        try:
-            row = next(rows, None)
-        except Exception as error:  # as in open_dataset
-            raise UserError(f"{where} could not be read: {one_line(error)}") from error
-        if row is None:
-            return
-        yield _document_in(row, config, where)
-
-
-def _document_in(row: dict[str, Any], config: TextConfig, where: str) -> Document:
-    text = _text_in(row, config, where)
-    if config.label is None or not text.strip():
-        return Document(text)
-    if config.label not in row:
-        raise UserError(_no_column(where, config.label, list(row), "text.label"))
-    label = row[config.label]
-    if isinstance(label, bool) or not isinstance(label, str | int) or label == "":
-        said = "no value" if label in (None, "") else type(label).__name__
-        raise UserError(
-            f"{where}: the label {config.label!r} holds {said}, not text or a whole number; mend "
-            "or leave out the document, or choose another with text.label"
-        )
-    return Document(text, str(label))
-
-
-def _text_in(row: dict[str, Any], config: TextConfig, where: str) -> str:
-    if config.column not in row:
-        raise UserError(_no_column(where, config.column, list(row)))
-    text = row[config.column]
-    if text is None:
-        return ""
-    if not isinstance(text, str):
-        raise UserError(
-            f"{where}: column {config.column!r} holds {type(text).__name__}, not text; "
-            "choose another with text.column"
-        )
-    return text.encode("utf-8", "replace").decode()  # JSON can escape half a surrogate pair
-
-
-def _no_column(where: str, column: str, names: list[str], key: str = "text.column") -> str:
-    listed = ", ".join(map(repr, names))
-    return f"{where}: no column {column!r}; there are {listed} (choose one with {key})"
+    folder = Path(config.source).expanduser()
+    local = folder.is_dir()
+    if local and (folder / "dataset_dict.json").is_file():  # written by save_to_disk, both of them
+        return datasets.load_from_disk(str(folder))[config.split].to_iterable_dataset()
+    if local and (folder / "state.json").is_file():
+        return datasets.load_from_disk(str(folder)).to_iterable_dataset()
+    return datasets.load_dataset(
+        str(folder) if local else config.source,
+        config.subset,
+        split=config.split,
+        streaming=local or config.streaming,
+    )

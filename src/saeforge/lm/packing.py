@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Self
 
 import numpy as np
@@ -86,20 +87,28 @@ class Packing:
 
 @dataclass(frozen=True)
 class Documents:
-    """Tokenised documents, one behind the other in one array.
+    """Some of the tokenised documents that lie one behind the other in one array.
 
     Attributes:
-        tokens: all tokens, 16 or 32 bits each, BOS of each document included where it has one.
-        start: where each document starts in `tokens`, and last their length.
+        tokens: of all documents, also those that are not among these; 16 or 32 bits each, BOS of
+            each document included where it has one.
+        start: where each document starts in `tokens`.
+        length: its tokens.
         number: each document's number (see `TokenBatch`).
     """
 
     tokens: Array
     start: Array
+    length: Array
     number: Array
 
     def __len__(self) -> int:
         return len(self.number)
+
+    @cached_property
+    def total(self) -> int:
+        """Tokens of these documents."""
+        return int(self.length.sum())
 
     def take(self, order: Array, ends: Array, first: int, count: int) -> tuple[Array, Array]:
         """`count` tokens from `first` on, and their documents' numbers, in a given order.
@@ -111,8 +120,8 @@ class Documents:
         place = np.arange(first, first + count)
         rank = np.searchsorted(ends, place, side="right")
         chosen = order[rank]
-        length = self.start[chosen + 1] - self.start[chosen]
-        return self.tokens[self.start[chosen] + place - ends[rank] + length], self.number[chosen]
+        inside = place - ends[rank] + self.length[chosen]
+        return self.tokens[self.start[chosen] + inside], self.number[chosen]
 
 
 class TokenStream(ABC, Iterator[TokenBatch]):
@@ -178,10 +187,10 @@ class PackedStream(TokenStream):
 
     @property
     def epoch(self) -> int:
-        return self._done * self._packing.step // len(self._documents.tokens)
+        return self._done * self._packing.step // self._documents.total
 
     def __next__(self) -> TokenBatch:
-        per_epoch = len(self._documents.tokens)
+        per_epoch = self._documents.total
         place = self._done * self._packing.step
         wanted = self._sequences * self._packing.step
         if self._epochs is not None:
@@ -205,7 +214,7 @@ class PackedStream(TokenStream):
             order = np.arange(len(self._documents))
             if self._seed is not None:
                 order = np.random.default_rng([self._seed, epoch]).permutation(order)
-            ends = np.diff(self._documents.start)[order].cumsum()
+            ends = self._documents.length[order].cumsum()
             self._arranged = epoch, order, ends
         return self._arranged[1:]
 

@@ -1,10 +1,10 @@
 """Text → tokenised documents, split by a hash of their text → streams of packed tokens."""
 
 import re
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
-from itertools import islice
 from typing import Any, Literal
 
 import numpy as np
@@ -12,18 +12,18 @@ import numpy.typing as npt
 
 from saeforge.config import TextConfig
 from saeforge.errors import UserError
-from saeforge.lm.documents import check_label, documents, is_dataset
-from saeforge.lm.loading import quiet
+from saeforge.lm.content import keys
+from saeforge.lm.documents import check_label, documents, is_streamed
 from saeforge.lm.packing import Documents, PackedStream, Packing, TokenBatch, TokenStream
-from saeforge.lm.streaming import DatasetStream
+from saeforge.lm.streaming import BlockStream, blocks
+from saeforge.lm.tokenise import Tokeniser
 
-__all__ = ["Corpus", "TokenBatch", "TokenStream", "Tokeniser", "held_out_mask", "text_keys"]
+__all__ = ["Corpus", "TokenBatch", "TokenStream", "held_out_mask"]
 
 Split = Literal["train", "held_out"]
 Array = npt.NDArray[Any]
 
-_AT_ONCE = 1000
-"""Documents tokenised together."""
+_DOCUMENTS, _CHARACTERS = 1000, 2**20  # read and tokenised together
 
 
 class Corpus:
@@ -35,9 +35,10 @@ class Corpus:
     any document, the distinct text with the lowest (or highest) hash goes there: with two distinct
     documents or more, neither side is ever empty.
 
-    Everything is tokenised at once and kept in memory, 2 or 4 bytes per token, unless the text is
-    a Hugging Face dataset with `streaming` and without `max_documents`, which is read as it comes
-    (`saeforge.lm.streaming`).
+    Everything is tokenised at once and kept in memory, 2 or 4 bytes per token and 24 per document,
+    unless the text is one with `streaming` and without `max_documents`, which is read as it comes
+    (`saeforge.lm.streaming`). Either way only a part of the text itself is in memory at a time, and
+    never less than one document.
 
     Args:
         config: the text and its packing.
@@ -63,8 +64,8 @@ class Corpus:
         self.config = config
         self.seed = seed
         self.packing = _packing(config, lm_tokenizer, bos_id, max_context)
-        self._tokeniser = Tokeniser(lm_tokenizer, self.packing)
-        self.streaming = config.streaming and config.max_documents is None and is_dataset(config)
+        self._tokeniser = Tokeniser(lm_tokenizer, self.packing, f"text {config.source!r}")
+        self.streaming = is_streamed(config)
         self._splits: dict[Split, Documents] = {}
         self._digest = "streaming"
         self.labels: Labels | None = None
@@ -89,11 +90,11 @@ class Corpus:
         seed = self.seed if split == "train" else None
         identity = self._identity(split)
         if self.streaming:
-            return DatasetStream(
+            return BlockStream(
                 self.config,
                 self._tokeniser,
                 self.packing,
-                lambda texts: _side(text_keys(texts), self.config.held_out, split),
+                lambda key: _side(key, self.config.held_out, split),
                 sequences,
                 seed=seed,
                 epochs=epochs,
@@ -115,7 +116,7 @@ class Corpus:
         return {
             "source": self.config.source,
             "documents": {s: None if d is None else len(d) for s, d in known.items()},
-            "tokens": {s: None if d is None else len(d.tokens) for s, d in known.items()},
+            "tokens": {s: None if d is None else d.total for s, d in known.items()},
             "context": self.packing.context,
             "bos": self.packing.bos,
         }
@@ -126,35 +127,46 @@ class Corpus:
         return blake2b(repr(parts).encode(), digest_size=8).hexdigest()
 
     def _read(self) -> None:
-        found = documents(self.config, self.seed)
-        ids: list[Array] = []
-        keys: list[Array] = []
+        tokens = array("H" if self._tokeniser.dtype.itemsize == 2 else "I")
+        lengths, key = array("q"), array("Q")
         labels: list[str] = []
-        while chunk := list(islice(found, _AT_ONCE)):
-            texts = [document.text for document in chunk]
-            rows = self._tokeniser(texts)
-            filled = np.array([len(row) > 0 for row in rows])
-            ids.extend(row for row in rows if len(row))
-            keys.append(text_keys(texts)[filled])
-            known = [document.label for document, row in zip(chunk, rows, strict=True) if len(row)]
-            labels.extend(label for label in known if label is not None)
-        key = np.concatenate(keys) if keys else np.zeros(0, np.uint64)
-        if len(key) == 0:
+        found = documents(self.config, self.seed)
+        for block in blocks(found, _DOCUMENTS, _CHARACTERS):
+            texts = [document.text for document in block]
+            for document, one, row in zip(block, keys(texts), self._tokeniser(texts), strict=True):
+                if len(row):
+                    tokens.frombytes(row.tobytes())
+                    lengths.append(len(row))
+                    key.append(int(one))
+                    labels += () if document.label is None else (document.label,)
+        if not lengths:
             raise UserError(f"text {self.config.source!r} holds no documents: it is empty")
         self.labels = Labels.of(labels) if self.config.label else None
-        held_out = held_out_mask(key, self.config)
-        _assert_disjoint(key, held_out)
-        order = np.argsort(key, kind="stable")
-        self._digest = blake2b(key.tobytes(), digest_size=8).hexdigest()
-        self._splits = {
-            "train": _join(ids, np.flatnonzero(~held_out)),
-            "held_out": _join(ids, order[held_out[order]]),
-        }
+        self._split(
+            np.frombuffer(tokens, self._tokeniser.dtype),
+            np.frombuffer(lengths, np.int64),
+            np.frombuffer(key, np.uint64),
+        )
         if self.config.held_out < 1:
             self._check_length()
 
+    def _split(self, tokens: Array, lengths: Array, key: npt.NDArray[np.uint64]) -> None:
+        held_out = held_out_mask(key, self.config)
+        _assert_disjoint(key, held_out)
+        self._digest = blake2b(key.tobytes(), digest_size=8).hexdigest()
+        start = np.cumsum(lengths) - lengths
+        order = np.argsort(key, kind="stable")
+        chosen: dict[Split, Array] = {
+            "train": np.flatnonzero(~held_out),
+            "held_out": order[held_out[order]],
+        }
+        self._splits = {
+            split: Documents(tokens, start[number], lengths[number], number)
+            for split, number in chosen.items()
+        }
+
     def _check_length(self) -> None:
-        tokens = len(self._splits["train"].tokens)
+        tokens = self._splits["train"].total
         if tokens < self.packing.step:
             raise UserError(
                 f"text {self.config.source!r} has only {tokens} tokens to train on, shorter than "
@@ -183,39 +195,6 @@ class Labels:
         return cls(tuple(names), np.array([place[label] for label in labels], np.int64))
 
 
-class Tokeniser:
-    """Texts → token ids, without the special tokens that a tokenizer adds by itself.
-
-    BOS goes before each document where the packing says so, and nowhere else.
-    """
-
-    def __init__(self, lm_tokenizer: Any, packing: Packing) -> None:
-        self.packing = packing
-        self._tokenizer = lm_tokenizer
-        self._dtype = np.uint16 if len(lm_tokenizer) <= 2**16 else np.uint32
-        self._fast = getattr(lm_tokenizer, "backend_tokenizer", None)
-        if self._fast is not None:  # a tokenizer.json may ask for either
-            self._fast.no_truncation()
-            self._fast.no_padding()
-
-    def __call__(self, texts: Sequence[str]) -> list[Array]:
-        """One array of ids per text."""
-        if self._fast is not None:
-            encoded = self._fast.encode_batch_fast(list(texts), add_special_tokens=False)
-            rows = [encoding.ids for encoding in encoded]
-        else:
-            with quiet():  # it warns of texts longer than the model's context: they are packed
-                rows = self._tokenizer(list(texts), add_special_tokens=False).input_ids
-        start = [self.packing.bos_id] if self.packing.bos == "document" else []
-        return [np.array(start + row if row else [], self._dtype) for row in rows]
-
-
-def text_keys(texts: Sequence[str]) -> npt.NDArray[np.uint64]:
-    """The 64-bit BLAKE2b hash of each text, without white space at its ends."""
-    digests = (blake2b(text.strip().encode("utf-8", "replace"), digest_size=8) for text in texts)
-    return np.frombuffer(b"".join(digest.digest() for digest in digests), np.dtype("<u8"))
-
-
 def held_out_mask(key: npt.NDArray[np.uint64], config: TextConfig) -> npt.NDArray[np.bool_]:
     """Which documents are held out; with two distinct texts or more, some and not all.
 
@@ -227,8 +206,9 @@ def held_out_mask(key: npt.NDArray[np.uint64], config: TextConfig) -> npt.NDArra
     if key.min() == key.max():
         raise UserError(
             f"text {config.source!r} is a single document (or copies of one), which cannot be "
-            f"split into train and held out; documents of a .txt file are separated by lines "
-            f"{config.separator!r} (choose another with text.separator; '' for blank lines)"
+            f"split into train and held out; documents of a .txt file are separated by lines that "
+            f"hold {config.separator!r} alone (choose another with text.separator; '' for blank "
+            "lines)"
         )
     mask = _side(key, config.held_out, "held_out")
     if not mask.any():
@@ -247,14 +227,6 @@ def _assert_disjoint(key: npt.NDArray[np.uint64], held_out: npt.NDArray[np.bool_
     common = np.intersect1d(key[held_out], key[~held_out])
     if len(common):
         raise AssertionError(f"{len(common)} texts are both in train and held out")
-
-
-def _join(ids: list[Array], chosen: Array) -> Documents:
-    rows = [ids[number] for number in chosen]
-    start = np.zeros(len(rows) + 1, np.int64)
-    np.cumsum([len(row) for row in rows], out=start[1:])
-    tokens = np.concatenate(rows) if rows else np.zeros(0, np.uint32)
-    return Documents(tokens, start, chosen.astype(np.int64))
 
 
 def _packing(
