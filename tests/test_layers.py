@@ -25,7 +25,7 @@ LEAVES = {
 
 ARROWS: dict[str, set[str]] = {
     "errors": set(),
-    "config": {"errors"},
+    "config": {"errors", "files"},
     "folders": {"errors"},
     "files": {"errors", "folders"},
     "integrity": {"errors", "files"},

@@ -23,8 +23,11 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from saeforge.errors import UserError
+from saeforge.files import what_is
 
 STRICT = ConfigDict(extra="forbid", strict=True)
+
+_YAML_BYTES, _YAML_VALUES = 2**18, 100_000
 
 DType = Literal["float32", "bfloat16"]
 ModelDType = Literal["float32", "bfloat16", "float16"]
@@ -309,6 +312,9 @@ def from_mapping(cls: type[T], data: Mapping[str, Any], where: str) -> T:
     """
     try:
         text = json.dumps(data)
+        _check_numbers(data, "")
+    except RecursionError:
+        raise UserError(f"{where}: values within values, too deep to be read") from None
     except (TypeError, ValueError) as error:
         raise UserError(f"{where}: {error}; only plain YAML values are allowed") from error
     try:
@@ -317,6 +323,16 @@ def from_mapping(cls: type[T], data: Mapping[str, Any], where: str) -> T:
         raise UserError(f"{where}: {_explain(cls, error)}") from None
     except UserError as error:  # of a __post_init__, which knows the value but not its place
         raise UserError(f"{where}: {error}") from None
+
+
+def _check_numbers(data: Any, key: str) -> None:
+    """Refuse whole numbers that no option can mean and no array can count."""
+    if isinstance(data, Mapping | list | tuple):
+        items = data.items() if isinstance(data, Mapping) else enumerate(data)
+        for name, value in items:
+            _check_numbers(value, f"{key}.{name}" if key else str(name))
+    elif isinstance(data, int) and abs(data) >= 2**63:
+        raise UserError(f"{key!r}: a whole number of {data.bit_length()} bits; at most 63 are read")
 
 
 def _explain(cls: type, error: ValidationError) -> str:
@@ -330,6 +346,8 @@ def _explain(cls: type, error: ValidationError) -> str:
         return f"unknown key {key!r}{hint} (allowed: {', '.join(allowed)})"
     if first["type"] in ("missing", "missing_argument"):
         return f"{key!r} is missing; it has no default"
+    if first["type"] == "json_invalid":
+        return "values within values, too deep to be read, or text with half a surrogate pair"
     return f"{key!r} = {first['input']!r}: {first['msg'].lower()}"
 
 
@@ -358,17 +376,24 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """Read a YAML mapping.
 
     Raises:
-        UserError: if there is no such file, it is not a YAML mapping, or a key stands twice in it.
+        UserError: if there is no such file, it is not a YAML mapping, a key stands twice in it, or
+            it is too large or too deep to be a run's.
     """
     import yaml
 
+    if what_is(path) == "other":
+        raise UserError(f"{path} is a pipe or a device; give a file")
     try:
-        data = _load_yaml(path.read_text(encoding="utf-8"))
+        with path.open("rb") as file:
+            content = file.read(_YAML_BYTES + 1)
+        if len(content) > _YAML_BYTES:
+            raise UserError(f"more than {_YAML_BYTES >> 10} KiB, which no run's options are")
+        data = _load_yaml(content.decode("utf-8"))
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
     except OSError as error:
         raise UserError(f"{path}: {error.strerror or error}; check the path") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError) as error:
         line = " ".join(str(error).split())
         raise UserError(f"{path} is not valid YAML: {line}") from None
     if not isinstance(data, dict):
@@ -482,7 +507,45 @@ def _shown(value: str, default: object) -> str:
 def _load_yaml(text: str) -> Any:
     import yaml
 
-    return yaml.load(text, _loader())
+    try:
+        loader = _loader()(text)
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        _count(node, {})
+        return loader.construct_document(node)
+    except yaml.YAMLError:
+        raise
+    except RecursionError:
+        raise UserError("values within values, too deep to be read; write them flat") from None
+    except (ValueError, OverflowError) as error:  # a number of thousands of digits, a 32nd of May
+        raise UserError(f"a value cannot be read: {error}") from None
+
+
+def _count(node: Any, known: dict[int, int | None]) -> int:
+    """Values in a YAML node with every alias written out, without writing any out.
+
+    Args:
+        known: by the ids of nodes; None for those around this one.
+
+    Raises:
+        UserError: if there are too many, or a value holds itself.
+    """
+    line = node.start_mark.line + 1
+    if id(node) not in known:
+        known[id(node)] = None
+        parts = node.value if isinstance(node.value, list) else []
+        flat = [n for part in parts for n in (part if isinstance(part, tuple) else (part,))]
+        known[id(node)] = 1 + sum(_count(part, known) for part in flat)
+    found = known[id(node)]
+    if found is None:
+        raise UserError(f"line {line}: a value that holds itself by its alias; write it out")
+    if found > _YAML_VALUES:
+        raise UserError(
+            f"line {line}: {found:.3g} values once its aliases are written out, more than "
+            f"{_YAML_VALUES:,}, which no run has"
+        )
+    return found
 
 
 @functools.cache

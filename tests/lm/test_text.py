@@ -6,51 +6,21 @@ from pathlib import Path
 from typing import Any
 
 import datasets
-import numpy as np
 import pytest
 import torch
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import PreTrainedTokenizerFast
+from toy_text import BOS, WORDS, texts, tokenizer, write_txt
 
 from saeforge.config import ModelConfig, TextConfig
 from saeforge.errors import UserError
 from saeforge.lm.content import keys
 from saeforge.lm.text import Corpus, TokenBatch, TokenStream, held_out_mask
 
-WORDS = [f"w{i}" for i in range(400)]
-BOS = 0
-
-
-def tokenizer() -> PreTrainedTokenizerFast:
-    vocabulary = {word: i for i, word in enumerate(["<s>", "<unk>", *WORDS])}
-    backend = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    # Like many tokenizers it adds BOS by itself; ours must not double it.
-    backend.post_processor = processors.TemplateProcessing(
-        single="<s> $A", special_tokens=[("<s>", BOS)]
-    )
-    backend.enable_truncation(5)
-    return PreTrainedTokenizerFast(
-        tokenizer_object=backend, bos_token="<s>", unk_token="<unk>", model_max_length=16
-    )
-
-
 TOKENIZER = tokenizer()
-
-
-def texts(count: int = 60, seed: int = 0) -> list[str]:
-    rng = np.random.default_rng(seed)
-    return [" ".join(rng.choice(WORDS, rng.integers(3, 30))) for _ in range(count)]
 
 
 def corpus(source: object, *, seed: int = 0, bos_id: int | None = BOS, **options: Any) -> Corpus:
     config = TextConfig(source=str(source), **({"context": 16, "held_out": 0.2} | options))
     return Corpus(config, TOKENIZER, bos_id=bos_id, max_context=64, seed=seed)
-
-
-def write_txt(path: Path, documents: list[str], separator: str = "<|endoftext|>") -> Path:
-    path.write_text(f"\n{separator}\n".join(documents), encoding="utf-8")
-    return path
 
 
 @pytest.fixture

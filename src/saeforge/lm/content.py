@@ -145,9 +145,8 @@ def _ids(value: list[int], where: str) -> Ids:
     try:
         return np.array(value, np.int64)
     except OverflowError:
-        raise UserError(
-            f"{where} holds {max(value, key=abs):.3g}, which is no token's id"
-        ) from None
+        bits = max(value, key=abs).bit_length()
+        raise UserError(f"{where} holds a number of {bits} bits, which is no token's id") from None
 
 
 def _columns_of_messages(value: dict[str, Any]) -> bool:

@@ -11,6 +11,7 @@ import torch
 
 from saeforge.config import ModelConfig
 from saeforge.errors import UserError
+from saeforge.files import what_is
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -33,10 +34,12 @@ def load(config: ModelConfig) -> tuple[Any, Any]:
                 model = _random(model.config, config.random_weights)
         return torch.nn.Module.to(model, _DTYPES[config.dtype]), tokenizer
     folder = Path(config.name).expanduser()
-    if not folder.is_dir() and _looks_like_path(config.name):
-        raise UserError(
-            f"model {config.name!r}: no such folder; give a folder, an id or 'embedded'"
-        )
+    found = what_is(folder)
+    if found in ("file", "other") or (found == "none" and _looks_like_path(config.name)):
+        said = "no such folder" if found == "none" else "not a folder"
+        raise UserError(f"model {config.name!r}: {said}; give a folder, an id or 'embedded'")
+    if found == "folder":
+        _check_regular(folder)
     with quiet():
         return _from_pretrained(config, folder)
 
@@ -53,7 +56,7 @@ def source(name: str) -> str:
 def _from_pretrained(config: ModelConfig, folder: Path) -> tuple[Any, Any]:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    local = folder.is_dir()
+    local = what_is(folder) == "folder"
     name = str(folder) if local else config.name
     common: dict[str, Any] = {
         "revision": config.revision or "main",
@@ -128,6 +131,15 @@ def _method(quantisation: Any) -> str:
     is_plain = isinstance(quantisation, dict)
     found = quantisation.get("quant_method") if is_plain else quantisation.quant_method
     return str(getattr(found, "value", found))
+
+
+def _check_regular(folder: Path) -> None:
+    """Refuse a folder with a pipe or a device in it, which would be waited for without end."""
+    for path in sorted(folder.iterdir()):
+        if what_is(path) == "other":
+            raise UserError(
+                f"model {str(folder)!r}: {path.name!r} is a pipe or a device; remove it"
+            )
 
 
 def _random(config: Any, seed: int) -> Any:

@@ -8,7 +8,9 @@ import gzip
 import json
 import re
 import zlib
+from codecs import BOM_UTF8
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -144,7 +146,7 @@ def _lines_text(path: Path, config: TextConfig, position: Any) -> Found:
     """Documents of a .txt file: what stands between lines that hold the separator alone; the whole
     file where no line does."""
     mark = config.separator.encode()
-    place, number = position or (0, 1)
+    place, number = position or (_begin(path), 1)
     first, held = number, bytearray()
     for line in _lines(path, place):
         for part in line.splitlines(keepends=True):  # a lone \r ends a line, too
@@ -177,7 +179,7 @@ def _not_utf8(path: Path, line: int, error: UnicodeDecodeError) -> UserError:
 
 
 def _json_lines(path: Path, config: TextConfig, position: Any) -> Found:
-    place, number = position or (0, 1)
+    place, number = position or (_begin(path), 1)
     for line in _lines(path, place):
         where = f"text {str(path)!r}, line {number}"
         place, number = place + len(line), number + 1
@@ -196,15 +198,27 @@ def _json_lines(path: Path, config: TextConfig, position: Any) -> Found:
         yield document_in(row, config, where), [place, number]
 
 
+def _begin(path: Path) -> int:
+    """The first byte behind the mark that some programs put before UTF-8."""
+    with _opened(path) as file:
+        return len(BOM_UTF8) if file.read(len(BOM_UTF8)) == BOM_UTF8 else 0
+
+
 def _lines(path: Path, place: int) -> Iterator[bytes]:
-    """Lines from a byte on, without the mark that some programs put before UTF-8."""
+    """Lines from a byte on."""
+    with _opened(path) as file:
+        file.seek(place)
+        while line := file.readline(LIMIT + 1):
+            if len(line) > LIMIT:
+                raise too_long(f"text {str(path)!r}")
+            yield line
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
-            file.seek(place)
-            while line := file.readline(LIMIT + 1):
-                if len(line) > LIMIT:
-                    raise too_long(f"text {str(path)!r}")
-                yield line
+            yield file
     except (OSError, EOFError, zlib.error) as error:
         said = getattr(error, "strerror", None) or one_line(error)
         raise UserError(f"text {str(path)!r} could not be read: {said}") from error
