@@ -299,17 +299,17 @@ def test_what_is_read_at_once_is_little(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 MEMORY = """
-import resource, sys
 from toy_text import tokenizer
 from saeforge.config import TextConfig
 from saeforge.lm.text import Corpus
+from saeforge.machine import peak_bytes
 
 def read(source, streaming):
     config = TextConfig(source=source, streaming=streaming, context=16, held_out=0.3)
     made = Corpus(config, tokenizer(), bos_id=0, max_context=64, seed=0)
     for split in ("train", "held_out"):
         next(made.stream(split, 4))
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return peak_bytes() / 2**20
 
 for streaming in (True, False):
     read("small.txt", streaming)
