@@ -178,14 +178,16 @@ class Parts:
         `u` is ⟨u, u′⟩ and no square: ‖u‖² also has the square of what the noise of a fit adds to
         ℓ, a share of about (rank + 1)/tokens that more tokens would not have. The noises of two
         fits on different documents are independent, so their product has none, however alike the
-        tokens of a document are. `u_squared` and `again_squared` are ‖u‖² and ‖u′‖².
+        tokens of a document are. `e_centred` likewise, with the means of both folds. `u_squared`
+        and `again_squared` are ‖u‖² and ‖u′‖².
         """
-        assert self.again_ND is not None
+        again = self.fit.again
+        assert self.again_ND is not None and again is not None
         return {
             "n": torch.ones_like(self.e_ND[:, 0]),
             "variance": square(self.rows.x_ND - self.fit.linear.x_mean_D),
             "e": square(self.e_ND),
-            "e_centred": square(self.e_ND - self.fit.linear.y_mean_V),
+            "e_centred": dot(self.e_ND - self.fit.linear.y_mean_V, self.e_ND - again.y_mean_V),
             "u": dot(self.u_ND, self.again_ND),
             "u_squared": square(self.u_ND),
             "again_squared": square(self.again_ND),

@@ -123,7 +123,7 @@ class Tally:
         u += test.n * float(left_D @ again_D)
         u = max(u, 0.0)  # of an affine SAE it is a rounding error
         e = spread + test.n * float(test.mean_V.square().sum())
-        centred = spread + test.n * float(e_D.square().sum())
+        centred = spread + test.n * float(e_D @ (test.mean_V - again.y_mean_V))
         variance = float(test_x.scatter_DD.trace()) + test.n * float(x_D.square().sum())
         return {
             "fvu_nonlinear": u / variance if variance > 0 else math.nan,

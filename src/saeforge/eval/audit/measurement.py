@@ -126,7 +126,7 @@ class NormProbe:
         y_NV = torch.stack([targets[name] for name in self.names], dim=1)
         first_NV, last_NV = (y_NV - map_(x_ND) for map_ in (self.maps[0], self.maps[-1]))
         residual_NV = self._kept * first_NV * last_NV
-        total_NV = (y_NV - self.maps[0].y_mean_V).square()
+        total_NV = (y_NV - self.maps[0].y_mean_V) * (y_NV - self.maps[-1].y_mean_V)
         found = {}
         for at, name in enumerate(self.names):
             found[f"{name}_residual"] = residual_NV[:, at]

@@ -90,6 +90,8 @@ class ShrinkageLadder(Measurement):
         self._alpha: float | None = None
         self._cross: Cross | None = None
         self._map: Affine | None = None
+        self._seen = 0
+        self._means: dict[str, Tensor] = {}
 
     def fitted(self, fit: Fit) -> None:
         self._alpha = fit.alpha
@@ -133,14 +135,26 @@ class ShrinkageLadder(Measurement):
         norms = {rung: square(e_ND) for rung, e_ND in errors.items()}
         return norms | {"as_is": square(parts.e_ND)}
 
+    def _residuals(self, parts: Parts, errors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Of e as it is on multiples of x."""
+        x_ND = parts.rows.x_ND - parts.fit.linear.x_mean_D
+        return {
+            "scalar": errors["as_is"] - parts.fit.scalar * x_ND,
+            "diagonal": errors["as_is"] - parts.fit.diagonal_D * x_ND,
+        }
+
     def second(self, parts: Parts) -> None:
         errors = self._errors(parts)
+        self._seen += len(parts.e_ND)
+        for name, v_ND in (errors | self._residuals(parts, errors)).items():
+            self._means[name] = self._means.get(name, 0.0) + v_ND.sum(dim=0)
         self.probe.add(parts.rows.shifted_ND, self._norms(parts, errors))
         if self._cross is not None:
             self._cross.add(parts.rows.shifted_ND, errors["per_latent"])
 
     def seconded(self, factor: Factor) -> None:
         self.probe.solve(factor)
+        self._means = {name: sum_D / self._seen for name, sum_D in self._means.items()}
         if self._cross is not None:
             self._map, self._cross = factor.fit(self._cross), None
 
@@ -150,11 +164,10 @@ class ShrinkageLadder(Measurement):
         found = self.probe.test(parts.rows.x_ND, norms)
         for rung, e_ND in errors.items():
             found[f"{rung}_error"] = norms[rung]
-            found[f"{rung}_e"], found[f"{rung}_u"] = square(e_ND), nonlinear[rung]
-        x_ND = parts.rows.x_ND - parts.fit.linear.x_mean_D
-        e_ND = errors["as_is"]
-        found["scalar"] = square(e_ND - parts.fit.scalar * x_ND)
-        found["diagonal"] = square(e_ND - parts.fit.diagonal_D * x_ND)
+            found[f"{rung}_e"] = dot(e_ND, e_ND - self._means[rung])  # see `Parts.common`
+            found[f"{rung}_u"] = nonlinear[rung]
+        for name, v_ND in self._residuals(parts, errors).items():
+            found[name] = dot(v_ND, v_ND - self._means[name])
         return found
 
     def statistics(self) -> dict[str, Statistic]:

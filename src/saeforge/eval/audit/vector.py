@@ -33,7 +33,7 @@ class VectorProbe(Measurement):
     )
     metrics: ClassVar[Mapping[str, Metric]] = {
         "r2_error": Metric(
-            "R² of e", "1 − Σ⟨u, u′⟩/Σ‖e − ē‖², pooled over dimensions and test tokens."
+            "R² of e", "1 − Σ⟨u, u′⟩/Σ⟨e − ē, e − ē′⟩, pooled over dimensions and test tokens."
         ),
         "r2_error_per_dimension": Metric(
             "R² of e (mean over dimensions)",
@@ -62,10 +62,11 @@ class VectorProbe(Measurement):
 
     def test(self, parts: Parts) -> dict[str, Tensor]:
         block_N = parts.rows.tokens.document_N % BLOCKS
-        centred_ND = parts.e_ND - parts.fit.linear.y_mean_V
-        assert parts.again_ND is not None
+        assert parts.again_ND is not None and parts.fit.again is not None
+        means = (parts.fit.linear.y_mean_V, parts.fit.again.y_mean_V)
+        one_ND, other_ND = (parts.e_ND - mean_D for mean_D in means)
         self._blocks_B2D[:, 0].index_add_(0, block_N, parts.u_ND * parts.again_ND)
-        self._blocks_B2D[:, 1].index_add_(0, block_N, centred_ND.square())
+        self._blocks_B2D[:, 1].index_add_(0, block_N, one_ND * other_ND)
         self._scale_D += parts.rows.x_ND.square().sum(dim=0)
         return {}
 
