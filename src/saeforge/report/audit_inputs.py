@@ -7,7 +7,14 @@ from typing import Any, Self
 from pydantic import Field, ValidationError, model_validator
 
 from saeforge.errors import UserError
-from saeforge.report.inputs import Metric, Record, SuiteData, Value, read_record
+from saeforge.report.inputs import (
+    Metric,
+    Record,
+    SuiteData,
+    Value,
+    check_described,
+    read_record,
+)
 
 FILE = "audit.json"
 
@@ -58,6 +65,11 @@ class AuditSection(Record):
     metrics: dict[str, Metric] = Field(default_factory=dict)
     sites: dict[str, dict[str, Value]] = Field(default_factory=dict)
     series: dict[str, dict[str, Any]] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _described(self) -> Self:
+        check_described(self.sites.values(), self.metrics)
+        return self
 
 
 class AuditVerdict(Record):

@@ -49,12 +49,14 @@ def write_report(suite_paths: Sequence[Path], out: Path) -> Path:
     Raises:
         UserError: if a folder is no suite, a file in it is broken, or `out` cannot be written.
     """
-    suites = read_suites([Path(path) for path in suite_paths])
-    sites = summary.all_sites(suites)
-    shared = experts.section(suites)
-    data = _curves(suites) | (shared.files if shared else {})
-    latents = _latents(suites, sites)
-    page = _page(suites, sites, [*data, *latents], shared)
+    try:
+        page, data, latents = _made(read_suites([Path(path) for path in suite_paths]))
+    except _UNFIT as error:
+        raise UserError(
+            f"report: what {', '.join(map(str, suite_paths))} say cannot be drawn "
+            f"({type(error).__name__}: {str(error)[:200]}); run `saeforge eval`, audit or compare "
+            "again"
+        ) from error
     if out.exists() and not out.is_dir():
         raise UserError(f"--out {out} is a file; name a folder for the report")
     try:
@@ -64,6 +66,19 @@ def write_report(suite_paths: Sequence[Path], out: Path) -> Path:
     except OSError as error:
         raise UserError(f"could not write the report to {out}: {error.strerror or error}") from None
     return out / "index.html"
+
+
+_UNFIT = (LookupError, TypeError, ValueError, ArithmeticError, StopIteration, RecursionError)
+"""What is left of files from outside that pass every check and still do not go together."""
+
+
+def _made(suites: Sequence[SuiteData]) -> tuple[str, dict[str, Any], dict[str, Latents]]:
+    """The page, and the data that it loads."""
+    sites = summary.all_sites(suites)
+    shared = experts.section(suites)
+    data = _curves(suites) | (shared.files if shared else {})
+    latents = _latents(suites, sites)
+    return _page(suites, sites, [*data, *latents], shared), data, latents
 
 
 def _curves(suites: Sequence[SuiteData]) -> dict[str, Any]:

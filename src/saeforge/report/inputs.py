@@ -2,7 +2,7 @@
 
 import math
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -46,6 +46,16 @@ class Value(Record):
     value: float | None
     low: float | None = None
     high: float | None = None
+
+
+def check_described(values: Iterable[Iterable[str]], metrics: Mapping[str, Metric]) -> None:
+    """Refuse values of which nobody says what they mean; for the validator of a record.
+
+    Raises:
+        ValueError: naming the first.
+    """
+    for unknown in (name for names in values for name in names if name not in metrics):
+        raise ValueError(f"has {unknown!r}, which its metrics do not describe")
 
 
 class Histogram(Record):
@@ -128,6 +138,11 @@ class Result(Record):
     sites: dict[str, dict[str, Value]] = {}
     series: dict[str, dict[str, Any]] = {}
 
+    @model_validator(mode="after")
+    def _described(self) -> Self:
+        check_described(self.sites.values(), self.metrics)
+        return self
+
 
 class Paired(Record):
     """A metric of a suite and of its baseline, with intervals from the same resamples."""
@@ -201,6 +216,12 @@ class Comparison(Record):
     sites: dict[str, dict[str, Paired]]
     mean: dict[str, Paired]
     alignment: Alignment | None = None
+
+    @model_validator(mode="after")
+    def _described(self) -> Self:
+        check_described([*self.sites.values(), self.mean], self.metrics)
+        return self
+
     notes: list[str] = []
 
 
