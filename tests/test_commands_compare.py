@@ -6,6 +6,7 @@ from toy_suites import SITES, written_suite
 from toys import random_text, saved_llama
 
 from saeforge.cli import main
+from saeforge.integrity import read_sealed
 
 
 def test_eval_then_compare(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -30,7 +31,8 @@ def test_eval_then_compare(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     arguments = ["compare", str(run), "--baseline", str(base), "--no-alignment", "--json"]
     assert main(arguments) == 0
     found = json.loads(capsys.readouterr().out)
-    assert found == {str(shared): json.loads((shared / "results/comparison.json").read_text())}
+    file = shared / "results" / "comparison.json"
+    assert found == {str(shared): read_sealed(file, "comparison", "saeforge compare")}
     for arguments, message in [
         (["compare", str(run)], "--baseline"),
         (["compare", str(run), "--baseline", str(tmp_path)], "holds several suites"),

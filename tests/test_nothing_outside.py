@@ -234,3 +234,47 @@ def test_wrong_types_in_suite_json_are_one_line(path: Path, change: Callable[[di
     with pytest.raises(UserError) as error:
         load_suite(path).bank()
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        (
+            "audit.json",
+            lambda data: data["sections"]["shrinkage"]["metrics"].pop("alpha"),
+            r"audit\.json.*'sections\.shrinkage'.*'alpha', which its metrics do not describe",
+        ),
+        (
+            "reconstruction.json",
+            lambda data: data.update(metrics={}),
+            r"reconstruction\.json.*'fvu', which its metrics do not describe",
+        ),
+        (
+            "comparison.json",
+            lambda data: data["metrics"].pop("delta_ce"),
+            r"comparison\.json.*'delta_ce', which its metrics do not describe",
+        ),
+    ],
+)
+def test_values_that_nobody_describes_are_named(
+    path: Path,
+    tmp_path: Path,
+    name: str,
+    change: Callable[[dict], object],  # type: ignore[type-arg]
+    message: str,
+):
+    edit(path / "results" / name, change)
+    with pytest.raises(UserError, match=message):
+        write_report([path], tmp_path / "out")
+
+
+def test_what_cannot_be_drawn_is_one_line(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def unfit(suites: object) -> list[str]:
+        raise KeyError("layers.9")
+
+    monkeypatch.setattr("saeforge.report.summary.all_sites", unfit)
+    with pytest.raises(UserError, match=r"cannot be drawn \(KeyError: 'layers\.9'\); run"):
+        write_report([path], tmp_path / "out")
+    assert not (tmp_path / "out").exists()

@@ -370,7 +370,7 @@ def placed(
     config: Mapping[str, Any], model: ModelConfig | str | None, text: TextConfig | str | None
 ) -> Path:
     """Where in a suite a result of this config goes."""
-    return Path(RESULTS) if config["own"] else results_folder(model, text)
+    return Path(RESULTS) if config.get("own") else results_folder(model, text)
 
 
 def results_folder(model: ModelConfig | str | None, text: TextConfig | str | None) -> Path:
