@@ -50,6 +50,7 @@ ARROWS: dict[str, set[str]] = {
     "error_job": LEAVES | {"dictionary", "lm", "activations", "suite", "eval"},
     "commands_train": LEAVES
     | {"lm", "activations", "groups", "suite", "train", "eval", "cost", "calibrate", "error_job"},
+    "tensors": LEAVES | {"activations", "groups", "suite", "train", "eval"},
     "commands_cost": LEAVES | {"cost", "calibrate", "commands_train", "printing"},
     "commands": LEAVES
     | {

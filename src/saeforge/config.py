@@ -31,6 +31,8 @@ _YAML_BYTES, _YAML_VALUES = 2**18, 100_000
 
 DType = Literal["float32", "bfloat16"]
 ModelDType = Literal["float32", "bfloat16", "float16"]
+TENSOR = "(tensor)"
+"""Stands for the model and the text of a run on activations of the user's own (`sf.train`)."""
 NormaliserKind = Literal["centre-scale", "scale-only", "none", "learnable"]
 T = TypeVar("T")
 

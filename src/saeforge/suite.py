@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Int
 from pydantic import BaseModel, ConfigDict, PositiveInt, ValidationError
 from torch import Tensor
 
@@ -52,6 +53,7 @@ METRICS = "metrics.jsonl"
 TEXT_DIGEST = "text_digest"
 """Key of suite.json under which the content of a text that is one file is known again."""
 ERROR_MAPS = "error.safetensors"
+HELD_OUT = "held_out.safetensors"
 
 
 class Suite:
@@ -71,7 +73,8 @@ class Suite:
         self._normalisers: dict[str, Normaliser] = {}
 
     def __repr__(self) -> str:
-        return f"Suite({str(self.path)!r}: {self.variant}, {len(self.sites)} sites)"
+        sites = "1 site" if len(self.sites) == 1 else f"{len(self.sites)} sites"
+        return f"Suite({str(self.path)!r}: {self.variant}, {sites})"
 
     def __str__(self) -> str:
         """The SAE of every site: its architecture, d, M and k; of sites that are alike, once."""
@@ -196,6 +199,14 @@ class Suite:
         of that suite, and by site what its linear map was fitted on; else None."""
         found: dict[str, Any] | None = self.meta.get("error")
         return found
+
+    @property
+    def held_out(self) -> Int[Tensor, " rows"] | None:
+        """Of a suite that `sf.train` made of a tensor: the numbers of its rows that were kept for
+        evaluation, ascending; else None."""
+        if HELD_OUT not in self.meta["files"]:
+            return None
+        return self._tensors(HELD_OUT)["rows"]
 
     def error_maps(self) -> dict[str, dict[str, Tensor]]:
         """site → the tensors of ℓ(x) = (x − x_mean) weight + mean, where `error` needs it."""
@@ -343,6 +354,7 @@ def write_suite(
     error: Mapping[str, Any] | None = None,
     error_maps: Mapping[str, Mapping[str, Tensor]] | None = None,
     norm_limits: Mapping[str, float] | None = None,
+    held_out: Tensor | None = None,
 ) -> None:
     """Write a suite's folder; `suite.json` comes last.
 
@@ -361,6 +373,7 @@ def write_suite(
         error: if the SAEs are on the error of others, of which; see `Suite.error`.
         error_maps: site → tensors of its linear map.
         norm_limits: site → norm above which tokens were left out, if any were.
+        held_out: of a run on a tensor, the rows that were held out.
 
     Raises:
         UserError: if a group's name is no folder name, or the disk is full.
@@ -381,6 +394,8 @@ def write_suite(
     if error_maps:
         tensors = {f"{s}.{name}": t for s, own in error_maps.items() for name, t in own.items()}
         files[ERROR_MAPS] = write_tensors(path / ERROR_MAPS, tensors)
+    if held_out is not None:
+        files[HELD_OUT] = write_tensors(path / HELD_OUT, {"rows": held_out})
     if is_file(path / METRICS):
         files[METRICS] = sha256(path / METRICS)
     first, _ = next(iter(groups.values()))

@@ -16,15 +16,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from saeforge.activations.base import (
-    ActivationBatch,
-    ActivationSource,
-    finite,
-    mixing,
-    no_tick,
-)
+from saeforge.activations.base import finite, no_tick
 from saeforge.activations.live import _DTYPES, Reader, RowReader, Stream
-from saeforge.activations.seeds import generator
+from saeforge.activations.tensor import TensorSource
 from saeforge.config import DType
 from saeforge.errors import UserError
 from saeforge.files import read_json, sha256, write_json
@@ -119,10 +113,8 @@ def _write_rows(
     return {key: {"file": names[key], "sha256": hashes[key].hexdigest()} for key in columns}
 
 
-class CachedSource(ActivationSource):
-    """Rows of a cache, memory-mapped, in a new random order every epoch.
-
-    What is left of an epoch when no whole batch is left is skipped (other rows in each epoch).
+class CachedSource(TensorSource):
+    """Rows of a cache, memory-mapped, in a new random order every epoch (`TensorSource`).
 
     Args:
         path: folder that `write_cache` wrote.
@@ -135,73 +127,27 @@ class CachedSource(ActivationSource):
             site, or it holds fewer rows than one batch.
     """
 
-    vetted = True
-
     def __init__(
         self, path: Path, batch: int, seed: int, sites: Sequence[str] | None = None
     ) -> None:
         index = read_json(path / "index.json", "activation cache")
-        self.batch, self._seed = batch, seed
-        self._rows, widths = _check_index(path, index)
+        rows, widths = _check_index(path, index)
         for site in sites or ():
             if site not in widths:
                 raise UserError(f"cache {path} has no site {site!r}; it has {', '.join(widths)}")
-        self.planes = {s: d for s, d in widths.items() if sites is None or s in sites}
-        if self._rows < batch:
-            raise UserError(
-                f"cache {path} holds {self._rows} tokens, fewer than a batch of {batch}"
-            )
-        dtype = _DTYPES[index["dtype"]]
-        self._planes = {
-            site: _mapped(path, index["files"][site], self._rows * d, dtype).view(self._rows, d)
-            for site, d in self.planes.items()
+        dtype, files = _DTYPES[index["dtype"]], index["files"]
+        planes = {
+            site: _mapped(path, files[site], rows * d, dtype).view(rows, d)
+            for site, d in widths.items()
+            if sites is None or site in sites
         }
-        self._document = _mapped(path, index["files"]["document"], self._rows, torch.int64)
-        self._position = _mapped(path, index["files"]["position"], self._rows, torch.int32)
-        self._epoch, self._drawn = 0, 0
-        self._order = self._shuffled()
+        document = _mapped(path, files["document"], rows, torch.int64)
+        position = _mapped(path, files["position"], rows, torch.int32)
+        super().__init__(planes, document, position, batch, seed, f"cache {path}")
 
     def rows(self, plane: str) -> Float[Tensor, "N D"]:
         """All rows of a plane in the order of the text, memory-mapped; not to be written to."""
         return self._planes[plane]
-
-    def __next__(self) -> ActivationBatch:
-        if self._drawn + self.batch > self._rows:
-            self._epoch, self._drawn = self._epoch + 1, 0
-            self._order = self._shuffled()
-        rows = self._order[self._drawn : self._drawn + self.batch]
-        self._drawn += self.batch
-        x = {site: plane[rows].float() for site, plane in self._planes.items()}
-        return ActivationBatch(x, self._document[rows], self._position[rows])
-
-    @property
-    def epoch(self) -> int:
-        return self._epoch
-
-    def head(self, plane: str, tokens: int) -> Float[Tensor, "N D"]:
-        return self._planes[plane][self._order[:tokens]].float()
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"epoch": self._epoch, "drawn": self._drawn}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self._epoch, self._drawn = int(state["epoch"]), int(state["drawn"])
-        self._order = self._shuffled()
-
-    def describe(self) -> dict[str, Any]:
-        """Rows, epoch, documents in the cache and in a batch (measured)."""
-        mixed = mixing(self._document[self._order], self.batch)
-        return {
-            "source": "cached",
-            "slots": self._rows,
-            "bytes": sum(p.element_size() * p.numel() for p in self._planes.values()),
-            "batch": self.batch,
-            "epoch": self._epoch,
-            **mixed,
-        }
-
-    def _shuffled(self) -> Tensor:
-        return torch.randperm(self._rows, generator=generator(self._seed, "cache", self._epoch))
 
 
 def _check_index(path: Path, index: Any) -> tuple[int, dict[str, int]]:

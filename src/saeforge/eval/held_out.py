@@ -57,6 +57,13 @@ class HeldOut:
         return every.first(tokens)
 
     @classmethod
+    def of_rows(cls, document_N: Int[Tensor, " N"]) -> "HeldOut":
+        """Rows of activations without a language model, as sequences of one token each, whose ids
+        are the rows' numbers; all are kept."""
+        row_N1 = torch.arange(len(document_N))[:, None]
+        return cls._of(row_N1, document_N[:, None], torch.ones_like(row_N1, dtype=torch.bool))
+
+    @classmethod
     def _of(cls, tokens_NT: Tensor, document_NT: Tensor, keep_NT: Tensor) -> "HeldOut":
         numbers, row_NT = torch.unique(document_NT, return_inverse=True)
         padded = int(numbers[0] < 0)  # torch.unique sorts: padding, if any, is row 0

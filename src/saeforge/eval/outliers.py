@@ -44,6 +44,9 @@ METRICS = {
 }
 
 
+_ROWS = 8192
+
+
 @dataclass(frozen=True)
 class Usual:
     """A site's tokens but for outliers.
@@ -57,6 +60,19 @@ class Usual:
     limit: float
     mean: Float[Tensor, " D"]
     others: int
+
+    @classmethod
+    def of(cls, x_ND: Float[Tensor, "N D"]) -> "Usual":
+        """They, of rows that are all there: the limit is `FAR` times their median norm."""
+        norm_N = norms(x_ND)
+        limit = FAR * float(norm_N.median())
+        usual_N = norm_N <= limit
+        total_D = x_ND.new_zeros(x_ND.shape[1], dtype=torch.float64)
+        for start in range(0, len(x_ND), _ROWS):
+            part = slice(start, start + _ROWS)
+            total_D += x_ND[part][usual_N[part]].double().sum(dim=0)
+        count = int(usual_N.sum())
+        return cls(limit, total_D / max(count, 1), len(x_ND) - count)
 
 
 @torch.no_grad()

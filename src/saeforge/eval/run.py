@@ -5,12 +5,12 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
 from saeforge import regime
-from saeforge.config import EvalConfig, ModelConfig, RunConfig, TextConfig, from_mapping
+from saeforge.config import TENSOR, EvalConfig, ModelConfig, RunConfig, TextConfig, from_mapping
 from saeforge.device import choose_device
 from saeforge.errors import UserError
 from saeforge.eval import reconstruction, splice
@@ -33,6 +33,8 @@ from saeforge.lm.model import LanguageModel
 from saeforge.lm.text import Corpus
 from saeforge.suite import TEXT_DIGEST, Suite, load_suite, text_digest
 
+Known = TypeVar("Known", ModelConfig, TextConfig)
+
 
 @dataclass(frozen=True)
 class _Work:
@@ -46,7 +48,7 @@ class _Work:
 
 
 @dataclass(frozen=True)
-class _Measured:
+class Measured:
     """A result and the sums by document behind it; none where it has no metric."""
 
     result: Result
@@ -114,12 +116,12 @@ def evaluate(
     """
     suites = [load_suite(path) for path in dict.fromkeys(suite_paths)]
     ready_for_results(suites, results_folder(model, text))
-    found: dict[Path, list[_Measured]] = {}
+    found: dict[Path, list[Measured]] = {}
     for work in _grouped(suites, model, text):
         found |= _evaluate(work, config, say, fingerprinted=model is None)
     return {
         suite.path: [
-            _written(one, suite.path / placed(one.result.config, model, text))
+            written(one, suite.path / placed(one.result.config, model, text))
             for one in found[suite.path]
         ]
         for suite in suites
@@ -138,7 +140,7 @@ def ready_for_results(suites: Sequence[Suite], folder: Path = Path(RESULTS)) -> 
         make_ready(own, "make it writable, or copy the suite to a folder that is")
 
 
-def _written(measured: "_Measured", folder: Path) -> Result:
+def written(measured: "Measured", folder: Path) -> Result:
     """Write a result, after the sums it was computed from, which it names by their SHA-256."""
     result = measured.result
     if measured.sums:
@@ -163,27 +165,50 @@ def _grouped(
 
 
 def asked_model(asked: ModelConfig | str | None, own: ModelConfig) -> ModelConfig:
-    """The model to measure with: a name alone keeps the precision of the suite's own."""
+    """The model to measure with: a name alone keeps the precision of the suite's own.
+
+    Raises:
+        UserError: as `own_or_refused`.
+    """
     if isinstance(asked, str):
         return replace(own, name=asked, revision=None)
-    return asked or own
+    return asked or own_or_refused(own, own.name)
 
 
 def asked_text(asked: TextConfig | str | None, suite: Suite, own: TextConfig) -> TextConfig:
     """The text to measure on: a source alone keeps the packing of the suite's own, and is measured
     on whole; the suite's own text, in whatever place it lies, only where it is held out, since the
-    rest was trained on."""
+    rest was trained on.
+
+    Raises:
+        UserError: as `own_or_refused`.
+    """
     if not isinstance(asked, str):
-        return asked or own
+        return asked or own_or_refused(own, own.source)
     content = suite.meta.get(TEXT_DIGEST)
     if asked == own.source or (content is not None and text_digest(asked) == content):
         return replace(own, source=asked)
     return replace(own, source=asked, subset=None, split=TextConfig.split, label=None, held_out=1.0)
 
 
+def own_or_refused(own: Known, name: str) -> Known:
+    """The suite's own model or text.
+
+    Raises:
+        UserError: if it has none, because it was trained on a tensor.
+    """
+    if name == TENSOR:
+        raise UserError(
+            "the suite was trained on a tensor (sf.train), so its model and text are not known: "
+            "name both with --model and --text, or measure it in Python with sf.evaluate and "
+            "sf.audit"
+        )
+    return own
+
+
 def _evaluate(
     work: _Work, config: EvalConfig, say: Callable[[str], None] | None, fingerprinted: bool
-) -> dict[Path, list[_Measured]]:
+) -> dict[Path, list[Measured]]:
     lm = LanguageModel.load(work.model, choose_device(config.device))
     banks: dict[str, Bank] = {}
     for suite in work.suites:
@@ -200,7 +225,7 @@ def _evaluate(
     results = _measure(banks, lm, held_out, every, config, tracker(say), known)
     return {
         suite.path: [
-            replace(one, result=_with_regime(one.result, about, suite))
+            replace(one, result=with_regime(one.result, about, suite))
             for one in results[str(suite.path)]
         ]
         for suite in work.suites
@@ -208,7 +233,7 @@ def _evaluate(
     }
 
 
-def _with_regime(result: Result, about: dict[str, Any], suite: Suite) -> Result:
+def with_regime(result: Result, about: dict[str, Any], suite: Suite) -> Result:
     """A result that also says of which model and text it is; of the reconstruction, also how many
     tokens each SAE's latents were trained on."""
     result = replace(result, config=result.config | about)
@@ -231,7 +256,7 @@ def _measure(
     config: EvalConfig,
     progress: Tracker,
     known: _Known,
-) -> dict[str, list[_Measured]]:
+) -> dict[str, list[Measured]]:
     """Every evaluation asked for, sharing the sites' means and the latents' counts.
 
     Args:
@@ -246,16 +271,16 @@ def _measure(
         with progress("excluded tokens", 2 * every.tokens_NT.numel()) as tick:
             results = reconstruction.with_excluded(results, banks, lm, every, config, tick)
     found = {
-        name: [_Measured(results[name], reconstruction.per_document(sites))]
+        name: [Measured(results[name], reconstruction.per_document(sites))]
         for name, sites in tallies.items()
     }
     if config.splice:
         part = held_out.first(config.splice_tokens)
         for name, sums in splice.tally(banks, lm, part, progress, means).items():
-            found[name].append(_Measured(splice.summarise(sums, part, config), sums))
+            found[name].append(Measured(splice.summarise(sums, part, config), sums))
     for one in _dictionaries(banks, lm, held_out, config, progress, known, tallies):
         for name, result in one.items():
-            found[name].append(_Measured(result))
+            found[name].append(Measured(result))
     return found
 
 

@@ -159,8 +159,12 @@ def _known(x_hat_ND: Tensor) -> Callable[[Tensor], Reconstruction]:
     return lambda x_ND: Reconstruction(x_hat_ND)
 
 
-def _documents(documents: Any, tokens: int) -> Tensor:
-    """The document of each token, in whatever form it came."""
+def document_numbers(documents: Any, tokens: int, where: str = "audit") -> Tensor:
+    """The document of each token, in whatever form it came.
+
+    Raises:
+        UserError: if it is not one integer for each.
+    """
     way_out = f"give one integer for each of the {tokens} tokens"
     if isinstance(documents, Tensor):
         document_N = documents
@@ -168,13 +172,13 @@ def _documents(documents: Any, tokens: int) -> Tensor:
         try:
             array = np.asarray(documents)
         except ValueError as error:  # lists of unequal lengths
-            raise UserError(f"audit: documents is no list of numbers; {way_out}") from error
+            raise UserError(f"{where}: documents is no list of numbers; {way_out}") from error
         if array.dtype.kind not in "iu":
-            raise UserError(f"audit: documents holds {array.dtype.name}; {way_out}")
+            raise UserError(f"{where}: documents holds {array.dtype.name}; {way_out}")
         document_N = torch.as_tensor(array.astype(np.int64))
     if document_N.shape != (tokens,) or document_N.dtype.is_floating_point:
         raise UserError(
-            f"audit: documents has shape {list(document_N.shape)} and type {document_N.dtype}; "
+            f"{where}: documents has shape {list(document_N.shape)} and type {document_N.dtype}; "
             f"{way_out}"
         )
     return document_N.long()
@@ -183,7 +187,7 @@ def _documents(documents: Any, tokens: int) -> Tensor:
 def _checked(x: Any, x_hat: Any, documents: Any) -> tuple[Tensor, Tensor, Tensor]:
     """Tensors on one device, of fitting shapes and finite."""
     x_ND, x_hat_ND = torch.as_tensor(x).detach(), torch.as_tensor(x_hat).detach()
-    document_N = _documents(documents, len(x_ND) if x_ND.dim() else 0)
+    document_N = document_numbers(documents, len(x_ND) if x_ND.dim() else 0)
     if x_ND.dim() != 2 or 0 in x_ND.shape:
         raise UserError(f"audit: x has shape {list(x_ND.shape)}; give activations [tokens, d]")
     if x_hat_ND.shape != x_ND.shape:
