@@ -365,7 +365,7 @@ def _candidates(kind: str, owners: Mapping[str, str | None], given: Sequence[str
     own, other = owners[kind], owners[MLP if kind == ATTN else ATTN]
     outside = [n for n in given if n.split(".")[0] not in (own, other)]
     inside = [n for n in given if own is not None and n.startswith(f"{own}.")]
-    return [*([own] if own in given else []), *outside, *inside]
+    return [*(name for name in given if name == own), *outside, *inside]
 
 
 def _fits(parts: Parts, x: Tensor, y: Tensor, given: Mapping[str, Tensor]) -> bool:
