@@ -191,8 +191,8 @@ def test_of_many_latents_some_are_listed_and_any_can_be_opened(browser, long):
 def test_how_latents_were_chosen_and_which_neighbours_are_there_is_said(browser, long):
     show(browser, long)
     assert texts(browser, ".chosen") == [
-        "1,350 of the 2,048 latents of this SAE fire on the held-out tokens. 450 of these are "
-        "here: one in three. With `saeforge eval --latents 1350` all are."
+        "450 of the 2,048 latents of this SAE, chosen so: one in three. 1,350 fire on the held-out "
+        "tokens; with saeforge eval --latents 1350 all of these are here."
     ]
     assert texts(browser, ".neighbours a") == ["3"]
     assert texts(browser, ".neighbours li") == ["3 0.50", "4 0.40"]

@@ -176,7 +176,7 @@ def shrinkage(audits: Sequence[Audited]) -> list[Chart]:
     for audit in audits:
         for key, title in kinds:
             steps = {f"{key}_{rung}": name for rung, name in RUNGS.items()}
-            out.append(_steps(audit, audits, "shrinkage", steps, title))
+            out.append(_steps(audit, audits, "shrinkage", steps, f"{title}, by recalibration"))
         nested = _steps(audit, audits, "shrinkage", NESTED, "R² of e, of nested maps of x")
         out.append(nested)
     return [chart for chart in out if chart["series"]]
@@ -232,7 +232,7 @@ def scatter(audits: Sequence[Audited]) -> list[Chart]:
                 _points("mean of a tenth", *_unzipped(means), NONLINEAR, "both"),
             ]
             axes = {"title": "predicted", "zero": True}, {"title": "actual ‖e‖²", "zero": True}
-            chart = chart_of(f"scatter-{audit.index}-{number}", site, series, *axes)
+            chart = chart_of(f"scatter-{audit.index}-{number}", f"‖e‖², {site}", series, *axes)
             out.append(panelled(chart, audit, audits))
     return out
 

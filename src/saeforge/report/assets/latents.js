@@ -229,12 +229,12 @@
     return { x: { title: "activation" }, y: { zero: true }, series: [{ name: "tokens", x: found.edges, y, kind: "steps", suite: shown.suite }] };
   }
 
+  /* Of how many latents these are, how they were chosen, and what would keep more. */
   function chosen(choice, kept) {
-    if (!choice) return many(kept) + " latents of this SAE were kept.";
-    const all = "the " + many(choice.width) + " latents of this SAE";
-    const live = many(choice.live) + " of " + all;
-    if (kept >= choice.live) return live + " fire on the held-out tokens; all of these are here.";
-    return live + " fire on the held-out tokens. " + many(kept) + " of these are here: " + choice.how + ". With `saeforge eval --latents " + choice.live + "` all are.";
+    if (!choice) return [many(kept) + " latents of this SAE were kept."];
+    const live = many(choice.live) + " fire on the held-out tokens";
+    if (kept >= choice.live) return ["Of the " + many(choice.width) + " latents of this SAE " + live + ": all of these are here."];
+    return [many(kept) + " of the " + many(choice.width) + " latents of this SAE, chosen so: " + choice.how + ". " + live + "; with ", make("code", "", "saeforge eval --latents " + choice.live), " all of these are here."];
   }
 
   function take(suite, site, index) {
@@ -242,7 +242,7 @@
     const latents = columns.id.map((id, at) => ({ id, at, frequency: columns.frequency[at], max: columns.max[at], snippet: columns.snippet[at], words: columns.words[at] }));
     shown = { suite, site, latents, places: new Map(latents.map((one) => [one.id, one.at])), lexicon: columns.lexicon, shard: columns.shard, choice: columns.choice, id: null };
     files.clear();
-    section.querySelector(".chosen").textContent = chosen(shown.choice, latents.length);
+    section.querySelector(".chosen").replaceChildren(...chosen(shown.choice, latents.length));
     if (form.elements.suite) form.elements.suite.value = suite;
     form.elements.site.value = site;
   }
