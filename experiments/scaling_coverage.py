@@ -18,7 +18,7 @@ A, M = 3.0, 0.45
 FLOORS = (0.0, 0.05)
 SEED_NOISES = (0.0, 0.003, 0.01, 0.03)
 DESIGNS = {"4 widths": (4, 1), "6 widths": (6, 1), "8 widths": (8, 1), "4 widths, 3 seeds": (4, 3)}
-FAMILIES, RESAMPLES = 200, 150
+FAMILIES, RESAMPLES = 100, 150
 SHARED, OWN = 0.02, 0.002
 """Relative standard deviation of the FVU over documents: of all SAEs alike, and of each alone."""
 

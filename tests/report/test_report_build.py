@@ -46,6 +46,25 @@ def test_one_suite(make_suite, tmp_path):
         assert (page.parent / name).stat().st_size > 0
 
 
+def test_what_outliers_do_to_the_fvu_is_said(make_suite, tmp_path):
+    suite = make_suite(k=32)
+
+    def far(result):
+        first, *others = result["sites"].values()
+        first["outlier_share"] = {"value": 0.0125}
+        first["fvu_without_outliers"] = {"value": 0.3125}
+        for values in others:
+            values["outlier_share"] = {"value": 0.0}
+            values["fvu_without_outliers"] = values["fvu"]
+
+    edit(suite / "results" / "reconstruction.json", far)
+    text = write_report([suite], tmp_path / "out").read_text(encoding="utf-8")
+    said = re.search(
+        r"\((\S+) of the tokens\): FVU there is (\S+) with them and (\S+) without", text
+    )
+    assert said and said.groups() == ("1.25%", "0.0600", "0.312")
+
+
 def test_nothing_outside_is_named(make_suite, tmp_path):
     page = write_report([make_suite()], tmp_path / "out")
     assert not re.search(r'(src|href)="(https?:)?//', page.read_text(encoding="utf-8"))

@@ -267,6 +267,10 @@ def test_what_identifies_c() -> None:
     assert exact.identified and exact.scatter == SEED_NOISE and "scatter of 1.0%" in exact.why
     noisy = power_law(WIDTHS, fvu, drawn(fvu, noise=0.1))
     assert not noisy.identified and "interval of c" in noisy.why
+    widths = [512 * 2**i for i in range(8)]
+    near = [(0.05 + 3 * w**-0.45) * (1 + 0.01 * (-1) ** i) for i, w in enumerate(widths)]
+    by_chance = power_law(widths, near, drawn(near))
+    assert not by_chance.identified and "so few of them would by chance" in by_chance.why
     few = power_law(WIDTHS[:5], fvu[:5], drawn(fvu[:5]))
     assert not few.identified and "5 SAEs are too few" in few.why
     assert "no draws" in power_law(WIDTHS, fvu).why

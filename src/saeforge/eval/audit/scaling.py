@@ -190,6 +190,14 @@ class _Scatter:
     def assumed(self) -> float:
         return max(float(np.sqrt(self.squares / max(self.left, 1))), self.least)
 
+    @property
+    def most(self) -> float:
+        """The upper end of its one-sided 90% interval, or what is assumed where that is more."""
+        from scipy.stats import chi2
+
+        least = float(chi2.ppf(0.1, max(self.left, 1)))
+        return max(float(np.sqrt(self.squares / least)), self.least)
+
     def drawn(self, shape: tuple[int, ...], seed: int) -> Array:
         """Factors [R, P], of another standard deviation in every draw, as little is known of it."""
         rng = np.random.default_rng(seed)
@@ -223,6 +231,12 @@ def _identified(
         return False, (
             f"not identified: the interval of c, [{c.low:.3g}, {c.high:.3g}], is {spread:.0%} "
             f"of the smallest FVU, {least:.3g}"
+        )
+    if spread * scatter.most > WIDEST_FLOOR * scatter.assumed:
+        return False, (
+            f"not identified: the FVUs scatter by {scatter.assumed:.1%} about the law, but so few "
+            f"of them would by chance where it is {scatter.most:.1%}, and the interval of c, "
+            f"[{c.low:.3g}, {c.high:.3g}], then too wide"
         )
     return True, (
         f"identified within [{c.low:.3g}, {c.high:.3g}] if the law holds beyond the widths, with a "
