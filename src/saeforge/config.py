@@ -63,25 +63,30 @@ class TextConfig:
     """The text, and how it becomes packed tokens."""
 
     source: str = "embedded"
-    """A Hugging Face dataset id or folder, a .txt, .jsonl or .parquet file, or `embedded`."""
+    """A Hugging Face dataset id or folder, a .txt, .jsonl or .parquet file (the first two also as
+    .gz), a folder of such files, or `embedded`."""
     subset: str | None = None
     """A Hugging Face dataset's configuration name."""
     split: str = "train"
-    """A Hugging Face dataset's split."""
+    """A Hugging Face dataset's split, or a folder's, by words in the names of its files."""
     column: str = "text"
-    """The column or JSON key that holds a document's text."""
+    """The column or JSON key that holds a document: its text, the ids of its tokens, or a chat (a
+    list of messages), which the tokenizer's chat template writes as text. No other one is read."""
     label: str | None = field(default=None, repr=False)
     """The column or JSON key that holds a document's label, for SAEs that are trained on labels
     (`router: supervised`); `domain` for the embedded text."""
     separator: str = "<|endoftext|>"
-    """The line that separates the documents of a .txt file."""
+    """The line that separates the documents of a .txt file; one without it is one document."""
     streaming: bool = False
-    """Stream a Hugging Face dataset instead of downloading it first."""
+    """Read a file, folder or dataset as it comes, instead of downloading and tokenising all of it
+    before the first step. Documents are then shuffled only among 4096 (or 16 MiB) that follow one
+    another. With `max_documents` those are held in memory, as the embedded text always is."""
     context: int = 128
     """Tokens per packed sequence."""
     bos: Literal["auto", "document", "context", "none"] = "auto"
     """Where the BOS token goes: before each document, at the start of each context, or nowhere.
-    `auto`: before each document if the tokenizer has a BOS token."""
+    `auto`: before each document if the tokenizer has a BOS token. Text that brings its own, as chat
+    templates make it, gets no second one; `none` leaves that where it is."""
     exclude_bos: bool = True
     """Leave BOS (and padding) positions out of training and evaluation."""
     exclude_first: int = 0
