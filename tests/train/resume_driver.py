@@ -1,0 +1,68 @@
+"""Small runs of every source, each in a process of its own: reads a JSON line per run and forks.
+
+A line holds `out`, the run's `config` (or `cache`, a folder of activations), and `stop`: None, or a
+step and the signal that the process sends itself there. The exit status is printed. One import and
+one language model for many processes: both are slow to start.
+"""
+
+import functools
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import datasets
+from fakes import CONFIG, fake_trainer, shorter
+
+from saeforge.activations.cached import CachedSource
+from saeforge.commands_train import train_run
+from saeforge.config import ModelConfig, RunConfig, from_mapping
+from saeforge.lm import streaming
+from saeforge.lm.model import LanguageModel
+from saeforge.train.progress import Progress
+
+INTERRUPTED = 130
+
+
+def stop_at(step: int, number: int) -> None:
+    """Have this process send itself a signal when it has done a step."""
+    advance = Progress.advance
+
+    def then(self: Progress, done: int, *said: Any) -> None:
+        advance(self, done, *said)
+        if done == step:
+            os.kill(os.getpid(), number)
+
+    Progress.advance = then  # type: ignore[method-assign]
+
+
+def train(wanted: dict[str, Any]) -> bool:
+    out = Path(wanted["out"])
+    if wanted["stop"] is not None:
+        stop_at(*wanted["stop"])
+    if "cache" in wanted:
+        source = CachedSource(Path(wanted["cache"]), 64, seed=0)
+        config = shorter(CONFIG, tokens=64 * 30, checkpoint_every=5)
+        return fake_trainer(out, config, source=source).run() == "finished"
+    config = from_mapping(RunConfig, wanted["config"], "test")
+    return train_run(config, out, lambda line: None)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    datasets.disable_progress_bars()
+    streaming.CHARACTERS = 2000  # so that a run has several blocks
+    embedded = LanguageModel.load(ModelConfig())
+    LanguageModel.load = functools.cache(lambda *_: embedded)  # type: ignore[method-assign]
+    print("ready", flush=True)
+    for line in sys.stdin:
+        pid = os.fork()
+        if pid == 0:
+            sys.stdout = sys.stderr
+            os._exit(0 if train(json.loads(line)) else INTERRUPTED)
+        print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
