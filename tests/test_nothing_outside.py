@@ -1,18 +1,21 @@
 """A suite from anybody makes nothing be written elsewhere; no reader waits or fills the memory."""
 
+import json
 import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from editing import edit
 from test_integrity import evaluated, write
 
 from saeforge.dictionary.registry import ARCHS
 from saeforge.errors import UserError, shown
 from saeforge.eval.result import Result
-from saeforge.files import own_folder, read_json
+from saeforge.files import own_folder, read_json, write_tensors
+from saeforge.interop import load_foreign
 from saeforge.lm.sites import _glob
 from saeforge.printing import cell
 from saeforge.report.build import write_report
@@ -278,3 +281,51 @@ def test_what_cannot_be_drawn_is_one_line(
     with pytest.raises(UserError, match=r"cannot be drawn \(KeyError: 'layers\.9'\); run"):
         write_report([path], tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def foreign(folder: Path, config: str = '{"d_in": 4, "num_latents": 8, "k": 2}') -> Path:
+    """An SAE of sparsify."""
+    shapes = {"encoder.weight": (8, 4), "encoder.bias": (8,), "W_dec": (8, 4), "b_dec": (4,)}
+    folder.mkdir()
+    write_tensors(
+        folder / "sae.safetensors", {name: torch.zeros(shape) for name, shape in shapes.items()}
+    )
+    (folder / "cfg.json").write_text(config)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ('{"d_in": 4, "num_latents": 10000000, "k": 2}', r"make it \[10000000, 4\]"),
+        ('{"d_in": 4, "k": 2, "num_latents": ' + "9" * 5000 + "}", "a whole number of 5000"),
+        ('{"d_in": ' + "[" * 900 + "]" * 900 + "}", "too deep"),
+        ('{"d_in": 4, "k": 2, "\\u001b[2J": 1}', r"unknown key '\\x1b\[2J'"),
+    ],
+    ids=["width", "digits", "deep", "escape"],
+)
+def test_a_foreign_config_that_claims_anything_is_one_line(
+    tmp_path: Path, config: str, message: str
+):
+    with pytest.raises(UserError, match=message):
+        load_foreign(foreign(tmp_path / "sae", config))
+
+
+def test_a_foreign_file_that_claims_more_than_the_memory_is_one_line(tmp_path: Path):
+    folder, size = foreign(tmp_path / "sae"), 4 * 10**15
+    entry = {"dtype": "F32", "shape": [10**9, 10**6], "data_offsets": [0, size]}
+    header = json.dumps({"W_dec": entry}).encode()
+    with (folder / "sae.safetensors").open("wb") as file:
+        file.write(len(header).to_bytes(8, "little") + header)
+        try:
+            file.truncate(8 + len(header) + size)  # a hole, which takes no room on the disk
+        except OSError:
+            pytest.skip("no such holes here")
+    with pytest.raises(UserError, match="is not a readable safetensors file"):
+        load_foreign(folder)
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "a\0b"])
+def test_a_foreign_name_that_no_folder_can_have_is_one_line(tmp_path: Path, name: str):
+    with pytest.raises(UserError, match="no such folder"):
+        load_foreign(tmp_path / name)

@@ -347,8 +347,12 @@ def read_tensors(path: Path, expected_sha256: str | None = None) -> "dict[str, T
         )
     try:
         return load_file(path)
-    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+    except (SafetensorError, *_UNREADABLE) as error:
         raise UserError(f"{path} is not a readable safetensors file ({error})") from error
+
+
+_UNREADABLE = (OSError, ValueError, KeyError, TypeError, RuntimeError, MemoryError)
+"""What else safetensors and torch raise of a file that is none, or is larger than the memory."""
 
 
 def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
@@ -365,7 +369,7 @@ def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:
         with safe_open(path, framework="np") as file:
             names = file.keys()
             return {name: tuple(file.get_slice(name).get_shape()) for name in names}
-    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+    except (SafetensorError, *_UNREADABLE) as error:
         raise UserError(f"{path} is not a readable safetensors file ({error})") from error
 
 

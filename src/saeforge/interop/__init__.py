@@ -7,6 +7,7 @@ from typing import Any
 
 from saeforge.dictionary.base import SAE
 from saeforge.errors import UserError
+from saeforge.files import is_dir
 from saeforge.interop.base import pickle_hint, short_names
 
 FORMATS = {
@@ -42,7 +43,7 @@ def find_foreign(path: Path) -> tuple[Any, list[Path]]:
     Raises:
         UserError: if it holds no SAE of a known format, or SAEs of several.
     """
-    if not path.is_dir():
+    if not is_dir(path):
         raise UserError(f"{path}: no such folder; give a folder of SAEs")
     modules = {name: format_module(name) for name in FORMATS}
     for folders in _levels(path):
