@@ -13,6 +13,7 @@ from markdown import Markdown
 from toy_suites import written_suite
 from toys import random_text, saved_llama
 
+import saeforge
 from saeforge.config import GroupsConfig, RunConfig, from_mapping, read_yaml
 from saeforge.dictionary.registry import ARCHS
 from saeforge.groups.grouping import Grouping
@@ -144,3 +145,10 @@ def test_help_fits_the_page(hooks: ModuleType) -> None:
     """Between the two columns of contents there is room for 80 characters."""
     help_ = hooks.help_of("eval")
     assert max(map(len, help_.splitlines())) <= 80
+
+
+def test_every_public_name_is_in_the_python_reference() -> None:
+    page = (ROOT / "docs" / "api.md").read_text()
+    for name, module in saeforge._PUBLIC.items():
+        documented = f"::: {module}.{name}" in page or f"sf.{name}" in page
+        assert documented or name == "ARCHS", f"{name} ({module}) is not in docs/api.md"

@@ -40,6 +40,9 @@ def text(**changed: Value | None) -> str:
 def test_a_side_is_taken_only_where_the_interval_lies_on_it() -> None:
     assert "More than half of the error is linear" in text()
     assert "Less than half of the error" in text(vector__r2_error=Value(0.3, 0.28, 0.32))
+    little = text(vector__r2_error=Value(0.013, 0.01, 0.016))
+    assert "Next to none of the error is linear" in little
+    assert "an affine map of x predicts R² 0.013" in little
     unsettled = text(vector__r2_error=Value(0.52, 0.48, 0.56))
     assert "half of the error is linear in x is not settled" in unsettled
 

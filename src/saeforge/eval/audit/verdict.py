@@ -19,7 +19,7 @@ COSTLY_FIT = 0.1
 NULL = 0.02
 """Above this R² on noise, the probe finds what is not there."""
 NEXT_TO_NONE = 0.05
-"""Below this share, shrinkage is not worth a word."""
+"""Below this share, of the error or of what is linear in it, a part is next to nothing."""
 TOO_LARGE = 0.98
 """Below this α* x̂ is too large as a whole, which nobody calls shrinkage."""
 BASELINES = {
@@ -155,7 +155,10 @@ def _linear(sections: Sections) -> str | None:
         0: "Whether half of the error is linear in x is not settled",
         None: "What of the error is linear in x is known as a point estimate only",
     }
-    return f"{words[side(r2, 0.5)]}: R² {shown(r2)}."
+    said = words[side(r2, 0.5)]
+    if side(r2, NEXT_TO_NONE) == -1:
+        said = "Next to none of the error is linear in x"
+    return f"{said}: an affine map of x predicts R² {shown(r2)} of its variance."
 
 
 def _shrinkage(sections: Sections) -> str | None:
