@@ -312,8 +312,8 @@ def test_a_foreign_config_that_claims_anything_is_one_line(
 
 
 def test_a_foreign_file_that_claims_more_than_the_memory_is_one_line(tmp_path: Path):
-    folder, size = foreign(tmp_path / "sae"), 4 * 10**15
-    entry = {"dtype": "F32", "shape": [10**9, 10**6], "data_offsets": [0, size]}
+    folder, size = foreign(tmp_path / "sae"), 4 * 10**12
+    entry = {"dtype": "F32", "shape": [10**6, 10**6], "data_offsets": [0, size]}
     header = json.dumps({"W_dec": entry}).encode()
     with (folder / "sae.safetensors").open("wb") as file:
         file.write(len(header).to_bytes(8, "little") + header)
