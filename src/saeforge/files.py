@@ -39,9 +39,7 @@ def inside(root: Path, name: str | Path) -> Path:
         *(p.parent.parent / "blobs" for p in (top, *top.parents) if p.parent.name == "snapshots"),
     ]
     if not any(found.is_relative_to(place) for place in places):
-        raise UserError(
-            f"{root}: the path {str(name)!r} leads outside the suite; it was not opened"
-        )
+        raise _outside(root, name)
     return file
 
 
@@ -61,12 +59,14 @@ def own_folder(root: Path, name: str | Path) -> Path:
 
 
 def _below(root: Path, name: str | Path) -> Path:
-    """`root/name`, if it is below by its parts."""
+    """`root/name`, where its parts alone do not lead outside `root`."""
     if Path(name).is_absolute() or ".." in Path(name).parts:
-        raise UserError(
-            f"{root}: the path {str(name)!r} leads outside the suite; it was not opened"
-        )
+        raise _outside(root, name)
     return root / name
+
+
+def _outside(root: Path, name: str | Path) -> UserError:
+    return UserError(f"{root}: the path {str(name)!r} leads outside the suite; it was not opened")
 
 
 def real(path: Path) -> Path:
@@ -81,55 +81,6 @@ def real(path: Path) -> Path:
         raise UserError(f"{str(path)!r} can be no path ({error})") from None
 
 
-def is_file(path: Path) -> bool:
-    """Whether there is a regular file; also of names that can be none."""
-    try:
-        return path.is_file()
-    except (OSError, ValueError):
-        return False
-
-
-def is_dir(path: Path) -> bool:
-    """Whether there is a folder; also of names that can be none."""
-    try:
-        return path.is_dir()
-    except (OSError, ValueError):
-        return False
-
-
-def open_regular(path: Path) -> BufferedReader:
-    """Open a regular file to read: neither a pipe nor a device, which would not end.
-
-    Raises:
-        OSError: if it cannot be opened or is something else.
-    """
-    try:
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | _BINARY)
-    except ValueError as error:  # a zero byte in the name
-        raise OSError(errno.EINVAL, str(error)) from None
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise OSError(errno.EINVAL, "it is not a regular file")
-    return os.fdopen(descriptor, "rb")
-
-
-def open_own(path: Path) -> IO[bytes]:
-    """Open a file to write at its end, made if it is not there; never through a link.
-
-    Raises:
-        OSError: if it is a link or no regular file, or cannot be written.
-    """
-    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | _BINARY
-    descriptor = os.open(path, flags | getattr(os, "O_NONBLOCK", 0), 0o644)
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        os.close(descriptor)
-        raise OSError(errno.EINVAL, "it is not a regular file")
-    return os.fdopen(descriptor, "ab")
-
-
-_BINARY = getattr(os, "O_BINARY", 0)
-
-
 def what_is(path: Path) -> Literal["file", "folder", "other", "none"]:
     """What lies at a path: a regular file, a folder, something else (a pipe, a device), or nothing.
 
@@ -142,6 +93,48 @@ def what_is(path: Path) -> Literal["file", "folder", "other", "none"]:
     if stat.S_ISREG(mode):
         return "file"
     return "folder" if stat.S_ISDIR(mode) else "other"
+
+
+def is_file(path: Path) -> bool:
+    """Whether a regular file lies at a path."""
+    return what_is(path) == "file"
+
+
+def is_dir(path: Path) -> bool:
+    """Whether a folder lies at a path."""
+    return what_is(path) == "folder"
+
+
+def open_regular(path: Path) -> BufferedReader:
+    """Open a regular file to read: neither a pipe nor a device, which would not end.
+
+    Raises:
+        OSError: if it cannot be opened or is something else.
+    """
+    return os.fdopen(_regular(path, os.O_RDONLY), "rb")
+
+
+def open_own(path: Path) -> IO[bytes]:
+    """Open a file to write at its end, and make it if there is none; never through a link.
+
+    Raises:
+        OSError: if it is a link or no regular file, or cannot be written.
+    """
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
+    return os.fdopen(_regular(path, flags), "ab")
+
+
+def _regular(path: Path, flags: int) -> int:
+    """The descriptor of a regular file, opened without waiting for the other end of a pipe."""
+    flags |= getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    try:
+        descriptor = os.open(path, flags, 0o644)
+    except ValueError as error:  # a null in the name
+        raise OSError(errno.EINVAL, str(error)) from None
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "it is not a regular file")
+    return descriptor
 
 
 @contextmanager
@@ -314,18 +307,11 @@ def write_tensors(path: Path, tensors: "Mapping[str, Tensor]") -> str:
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    def save(temporary: Path) -> None:
+    with replacing(path) as temporary:
         try:
             save_file({k: v.detach().contiguous().cpu() for k, v in tensors.items()}, temporary)
         except SafetensorError as error:  # wraps the operating system's errors, a full disk too
             raise OSError(str(error)) from error
-
-    return _write_hashed(path, save)
-
-
-def _write_hashed(path: Path, save: Callable[[Path], None]) -> str:
-    with replacing(path) as temporary:
-        save(temporary)
         return sha256(temporary)
 
 
