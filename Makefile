@@ -9,7 +9,7 @@ INTEROP := .venv-interop/.ready
 PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -n auto --maxprocesses 8 --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-interop lint types docs bench golden peers clean
+.PHONY: help demo test test-interop coverage lint types docs bench golden peers clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -28,6 +28,9 @@ demo: $(READY)  ## SAEs on every layer of the embedded model, and their report
 
 test: $(READY)  ## all tests (PYTEST_ARGS="-k name" for some)
 	$(PYTEST) $(PYTEST_ARGS)
+
+coverage: $(READY)  ## all tests, and what of the package they run: into htmlcov/ and coverage.xml
+	$(PYTEST) --cov --cov-report=term:skip-covered --cov-report=html --cov-report=xml $(PYTEST_ARGS)
 
 # sae-lens needs other versions of the same packages, so it lives in an environment of its own.
 $(INTEROP): tests/interop/requirements.txt
@@ -68,5 +71,5 @@ peers: $(PEERS)  ## the environment of the packages we compare with
 
 clean:  ## remove what the targets made, but not runs/
 	rm -rf $(VENV) .venv-peers .venv-interop site build dist src/*.egg-info
-	rm -rf .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .pytest_cache .mypy_cache .ruff_cache htmlcov coverage.xml .coverage .coverage.*
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
