@@ -54,7 +54,8 @@ def equal_flops(found: Found) -> str:
     widths = " / ".join(fvu(found, f"topk-w{w}-k32") for w in (4096, 8192, 16384))
     return (
         f"With 2, 4, 8 experts of 4,096 latents FVU differs from TopK's by {usual}: the published "
-        "gain is not reproduced. Most of the difference is the learning rate, 1/√M by the total M: "
+        "gain is not reproduced at so few tokens per latent. Most of the difference is the "
+        "learning rate, 1/√M by the total M: "
         "by the width of an expert, which is TopK's, FVU differs by "
         f"{each(found, 18, *names)} (one seed). And so few vectors leave little to win by "
         f"width: TopK's own FVU at M = 4,096 / 8,192 / 16,384 is {widths}."
