@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from saeforge import options
+from saeforge import parsing
 from saeforge.cli import main
 
-RUN = "import sys, saeforge.options as o, saeforge.cli as c; o.parse = lambda _: work; "
+RUN = "import sys, saeforge.parsing as p, saeforge.cli as c; p.parse = lambda _: work; "
 RUN += "sys.exit(c.main())"
 
 
@@ -58,7 +58,7 @@ def test_ctrl_c_later_leaves_time_to_clean_up(
             cleaned.append(signal.getsignal(signal.SIGINT))
 
     before = signal.getsignal(signal.SIGINT)
-    monkeypatch.setattr(options, "parse", lambda _: work)
+    monkeypatch.setattr(parsing, "parse", lambda _: work)
     assert main(["work"]) == 130
     assert capsys.readouterr().err == "saeforge: interrupted\n"
     assert cleaned == [signal.SIG_DFL]  # the second one ends it, whatever it is at
@@ -118,7 +118,7 @@ def test_a_library_that_cannot_be_imported_is_one_line(
         except ModuleNotFoundError as error:
             raise ModuleNotFoundError("Could not import module 'Llama'.\nSet logging") from error
 
-    monkeypatch.setattr(options, "parse", lambda _: work)
+    monkeypatch.setattr(parsing, "parse", lambda _: work)
     assert main(["work"]) == 2
     said = capsys.readouterr().err
     assert said.startswith("saeforge: No module named 'resource': ") and said.count("\n") == 1

@@ -75,10 +75,10 @@ ARROWS: dict[str, set[str]] = {
         "bench",
         "bench_lm",
         "config",
-        "dictionary",
         "errors",
     },
-    "cli": {"options", "errors"},
+    "parsing": {"options", "config", "dictionary", "errors"},
+    "cli": {"parsing", "errors"},
     "__main__": {"cli"},
 }
 """What each part may import, besides itself and the package's version."""

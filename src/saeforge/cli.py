@@ -11,9 +11,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import IO, Any, NoReturn
 
-from saeforge.errors import UserError
-
-DONE, BAD_INPUT, INTERRUPTED = 0, 2, 130
+from saeforge.errors import BAD_INPUT, DONE, INTERRUPTED, UserError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -54,7 +52,7 @@ def _run(arguments: list[str]) -> int:
 
         print(f"saeforge {__version__}")
         return DONE
-    from saeforge.options import parse
+    from saeforge.parsing import parse
 
     command = parse(arguments)
     if (refusal := _launched()) is not None:

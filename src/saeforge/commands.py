@@ -32,7 +32,7 @@ from saeforge.config import (
 from saeforge.cost import predicted
 from saeforge.device import choose_device
 from saeforge.dictionary.registry import ARCHS
-from saeforge.errors import UserError
+from saeforge.errors import DONE, INTERRUPTED, UserError
 from saeforge.eval import outliers
 from saeforge.eval.result import Result, Value
 from saeforge.eval.run import check_fingerprint, placed
@@ -50,8 +50,6 @@ from saeforge.printing import cell, say, speaker
 from saeforge.report.build import write_report
 from saeforge.report.plan import write_plan_page
 from saeforge.suite import find_suites, load_suite
-
-DONE, INTERRUPTED = 0, 130
 
 
 def run_config(

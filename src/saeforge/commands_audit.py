@@ -11,7 +11,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from saeforge.errors import UserError, shown
+from saeforge.errors import DONE, UserError, shown
 from saeforge.eval.audit.config import AuditConfig
 from saeforge.eval.audit.result import FILE, AuditResult
 from saeforge.eval.audit.run import audit_suites
@@ -63,7 +63,7 @@ def audit(
     )
     if as_json:
         print(json.dumps({str(path): _plain(result) for path, result in found.items()}))
-        return 0
+        return DONE
     console = Console(highlight=False)
     for path, result in found.items():
         _print_table(console, path, result)
@@ -74,7 +74,7 @@ def audit(
         say(f"Audit: {path / folder / FILE}")
     if set(folders.values()) == {Path(RESULTS)}:  # what a report shows
         say(f"Next: saeforge report {shlex.join(map(str, paths))}")
-    return 0
+    return DONE
 
 
 def _plain(result: AuditResult) -> dict[str, object]:

@@ -11,7 +11,7 @@ from statistics import fmean
 from rich.console import Console
 from rich.table import Table
 
-from saeforge.errors import UserError
+from saeforge.errors import DONE, UserError
 from saeforge.eval.alignment import SiteAlignment
 from saeforge.eval.compare import FILE, CompareConfig, Comparison, Paired
 from saeforge.eval.compare import compare as compare_suites
@@ -45,14 +45,14 @@ def compare(
     )
     if as_json:
         print(json.dumps({str(path): asdict(one) for path, one in found.items()}))
-        return 0
+        return DONE
     for path, comparison in found.items():
         _print_table(path, comparison)
         if comparison.notes:
             say(f"The ratio is also of this: {'; '.join(comparison.notes)}.")
     say(f"Comparisons: results/{FILE} in each suite")
     say(f"Next: saeforge report {_named(paths)}")
-    return 0
+    return DONE
 
 
 def _suites(paths: Sequence[Path], baseline: Sequence[Path]) -> list[Path]:

@@ -12,12 +12,10 @@ from saeforge.calibrate import calibrate
 from saeforge.commands_train import Job
 from saeforge.config import RunConfig
 from saeforge.cost import Predicted, predicted
-from saeforge.errors import UserError
+from saeforge.errors import DONE, UserError
 from saeforge.files import write_json
 from saeforge.folders import make_ready
 from saeforge.printing import cell, say
-
-_DONE = 0
 
 
 def cost(
@@ -38,12 +36,12 @@ def cost(
         write_json(out, values)
     if as_json:
         print(json.dumps(values))
-        return _DONE
+        return DONE
     console = Console(width=None if sys.stdout.isatty() else 140)
     _print(console, found, job.lm.name)
     if speed is not None:
         say(f"Calibrated in {speed.took:.0f} s{speed.caveat}.")
-    return _DONE
+    return DONE
 
 
 def _print(console: Console, found: Predicted, model: str) -> None:

@@ -1,4 +1,7 @@
-"""The one exception a user is meant to read, and text from outside made fit to be read."""
+"""The one exception a user is meant to read, text from outside made fit to be read, exit codes."""
+
+DONE, BAD_INPUT, INTERRUPTED = 0, 2, 130
+"""Exit codes of every command."""
 
 
 class UserError(Exception):
