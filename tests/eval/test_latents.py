@@ -10,9 +10,11 @@ from saeforge.config import EvalConfig
 from saeforge.dictionary.base import SAE
 from saeforge.dictionary.registry import build_sae
 from saeforge.eval import banks as banks_module
+from saeforge.eval import contexts
 from saeforge.eval import latents as latents_module
+from saeforge.eval.contexts import AFTER, BEFORE
 from saeforge.eval.held_out import HeldOut
-from saeforge.eval.latents import AFTER, BEFORE, choose, latents
+from saeforge.eval.latents import choose, latents
 from saeforge.lm.model import LanguageModel
 
 SITE = "layers.1"
@@ -143,14 +145,14 @@ def test_memory_does_not_grow_with_the_tokens(
     lm: LanguageModel, sae: SAE, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sizes = []
-    plain = latents_module.Watcher.see
+    plain = contexts.Watcher.see
 
     def measured(self, rows_ND, batch):  # type: ignore[no-untyped-def]
         plain(self, rows_ND, batch)
         held = [tensor for pool in (self.top, self.sampled) for tensor in vars(pool).values()]
         sizes.append(sum(tensor.numel() for tensor in held if isinstance(tensor, torch.Tensor)))
 
-    monkeypatch.setattr(latents_module.Watcher, "see", measured)
+    monkeypatch.setattr(contexts.Watcher, "see", measured)
     monkeypatch.setattr(banks_module, "LM_TOKENS", 24)
     latents({"a": {SITE: sae}}, lm, held_out(sequences=20), EvalConfig(latents=3))
     assert len(sizes) == 20
@@ -165,8 +167,8 @@ def test_the_contexts_hang_neither_on_batches_nor_on_tiles(
     monkeypatch.setattr(banks_module, "LM_TOKENS", 5 * 24)
     monkeypatch.setattr(banks_module, "_ROWS", 30)
     monkeypatch.setattr(banks_module, "_ACTIVATIONS", 1)
-    monkeypatch.setattr(latents_module, "_PAIRS", 100)
-    monkeypatch.setattr(latents_module, "_TILE", 3)
+    monkeypatch.setattr(contexts, "_PAIRS", 100)
+    monkeypatch.setattr(contexts, "_TILE", 3)
     monkeypatch.setattr(latents_module, "_COSINES", 7**2)
     cut = latents({"a": {SITE: sae}}, lm, sample, config)
     for one, other in zip(
@@ -180,17 +182,17 @@ def test_the_contexts_hang_neither_on_batches_nor_on_tiles(
 
 
 def test_what_is_sampled_is_fair(lm: LanguageModel, sample: HeldOut, sae: SAE) -> None:
-    peaks = latents_module.Peaks(
+    peaks = contexts.Peaks(
         torch.arange(2000).repeat_interleave(5),
         torch.arange(5).repeat(2000),
         torch.zeros(10_000, dtype=torch.int64),
         torch.ones(10_000),
     )
-    keys = latents_module._lottery(3)(peaks).view(2000, 5)
+    keys = contexts._lottery(3)(peaks).view(2000, 5)
     assert 0 <= float(keys.min()) < float(keys.max()) < 1
     first = torch.bincount(keys.argmax(1), minlength=5) / 2000
     assert first.tolist() == pytest.approx([0.2] * 5, abs=0.04)
-    other = latents_module._lottery(4)(peaks).view(2000, 5)
+    other = contexts._lottery(4)(peaks).view(2000, 5)
     assert float(torch.corrcoef(torch.stack([keys.flatten(), other.flatten()]))[0, 1]) < 0.05
 
 
