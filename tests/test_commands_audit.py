@@ -47,7 +47,7 @@ def said(
     """Its lines, at a width."""
     monkeypatch.setenv("COLUMNS", str(request.param))
     suites = [Path("runs/my run/topk"), Path("runs/my run/relu")]
-    monkeypatch.setattr(commands_audit, "find_suites", lambda path: suites)
+    monkeypatch.setattr(commands_audit, "find_all_suites", lambda paths: suites)
     monkeypatch.setattr(
         commands_audit, "audit_suites", lambda *_, **__: {suite: result() for suite in suites}
     )

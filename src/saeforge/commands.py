@@ -2,14 +2,11 @@
 
 import json
 import os
-import shlex
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from rich.console import Console
 from rich.table import Table
 
 from saeforge import regime
@@ -46,10 +43,10 @@ from saeforge.integrity import RESULTS
 from saeforge.interop.base import check_new_folder
 from saeforge.lm.documents import check_file
 from saeforge.lm.model import LanguageModel
-from saeforge.printing import cell, say, speaker
+from saeforge.printing import cell, command, console, say, speaker
 from saeforge.report.build import write_report
 from saeforge.report.plan import write_plan_page
-from saeforge.suite import find_suites, load_suite
+from saeforge.suite import find_all_suites, find_suites, load_suite
 
 
 def run_config(
@@ -116,9 +113,9 @@ def train(config: RunConfig, out: Path, predict: bool = False, as_json: bool = F
     if as_json:
         print(json.dumps({"out": str(out), "finished": finished, "suites": suites}))
     elif finished and config.error is not None:  # stands for no site, so there is nothing to eval
-        say(f"Next: {_command('audit', config.error.suite, '--error-saes', out)}")
+        say(f"Next: {command('audit', config.error.suite, '--error-saes', out)}")
     elif finished:
-        say(f"Next: {_command('eval', out)} && {_command('report', out)}")
+        say(f"Next: {command('eval', out)} && {command('report', out)}")
     return DONE if finished else INTERRUPTED
 
 
@@ -229,7 +226,7 @@ def _print_groups(plan: Plan) -> None:
     largest = diameters(plan.measured, plan.partition)
     for name, distance in zip(plan.groups, largest, strict=True):
         table.add_row(name, cell(", ".join(plan.groups[name])), f"{distance:.3f}")
-    Console(width=None if sys.stdout.isatty() else 140).print(table)
+    console().print(table)
     print("AMAD by number of groups: " + ", ".join(f"{p.groups}: {p.amad:.3f}" for p in curve))
     if plan.saving is not None:
         saved = ", ".join(f"{g}: {share:.0%}" for g, share in enumerate(plan.saving, 1))
@@ -244,7 +241,7 @@ def evaluate(
     as_json: bool = False,
 ) -> int:
     """Evaluate suites; prints a table per suite and leaves results/*.json in each."""
-    suites = _suites(paths)
+    suites = find_all_suites(paths)
     results = evaluate_suites(suites, config, say=speaker(as_json), model=model, text=text)
     if as_json:
         print(json.dumps({str(path): _values(found) for path, found in results.items()}))
@@ -253,7 +250,7 @@ def evaluate(
         _print_table(path, suite_results)
     folders = {placed(r.config, model, text) for found in results.values() for r in found}
     if folders <= {Path(RESULTS)}:
-        say(f"Next: {_command('report', *paths)}")
+        say(f"Next: {command('report', *paths)}")
     else:
         say(f"Results: {', '.join(f'{folder}/' for folder in sorted(folders))} in each suite")
     return DONE
@@ -261,7 +258,7 @@ def evaluate(
 
 def report(paths: Sequence[Path], out: Path | None, as_json: bool = False) -> int:
     """Write the HTML report of the suites and name it."""
-    suites = _suites(paths)
+    suites = find_all_suites(paths)
     folder = _report_folder(out, paths, suites)
     for part in ("", "assets", "data"):
         make_ready(own_folder(folder, part))
@@ -319,7 +316,7 @@ def convert(
         return DONE
     say(f"{out}: {len(written)} SAE(s): {', '.join(written)}")
     if to == "saeforge":
-        say(f"Next: {_command('eval', out)} && {_command('report', out)}")
+        say(f"Next: {command('eval', out)} && {command('report', out)}")
     return DONE
 
 
@@ -386,18 +383,6 @@ def demo(out: Path, tokens: int, device: str, as_json: bool = False) -> int:
 DEMO_EVALUATION: dict[str, Any] = {"tokens": 100_000, "splice_tokens": 30_000}
 
 
-def _suites(paths: Sequence[Path]) -> list[Path]:
-    """Every suite in the folders given, each once, in order."""
-    if not paths:
-        raise UserError("name at least one folder of a suite or of a run")
-    return list(dict.fromkeys(suite for path in paths for suite in find_suites(path)))
-
-
-def _command(*words: object) -> str:
-    """A command that a shell takes as it stands."""
-    return shlex.join(["saeforge", *map(str, words)])
-
-
 def _values(results: Sequence[Result]) -> dict[str, Any]:
     """Plain data of a suite's results, by evaluation."""
     return {result.evaluation: result.values() for result in results if result.sites}
@@ -424,8 +409,7 @@ def _print_table(path: Path, results: Sequence[Result]) -> None:
     for site in sites:
         cells = [_cell(result.sites.get(site, {}).get(metric)) for result, metric in columns]
         table.add_row(cell(site), *cells)
-    width = None if sys.stdout.isatty() else 140  # a file or a pipe has no width to fit
-    Console(width=width).print(table)
+    console().print(table)
     seen = [v.get("tokens_per_latent") for result in results for v in result.sites.values()]
     if few := regime.caution(value.value for value in seen if value is not None):
         print(f"Note: {few}.")

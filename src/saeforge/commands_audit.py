@@ -1,7 +1,6 @@
 """`saeforge audit`: what every SAE of a suite misses, and a verdict in words."""
 
 import json
-import shlex
 import textwrap
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -11,15 +10,15 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from saeforge.errors import DONE, UserError, shown
+from saeforge.errors import DONE, shown
 from saeforge.eval.audit.config import AuditConfig
 from saeforge.eval.audit.result import FILE, AuditResult
 from saeforge.eval.audit.run import audit_suites
 from saeforge.eval.result import Value
 from saeforge.eval.run import placed
 from saeforge.integrity import RESULTS
-from saeforge.printing import cell, say, speaker
-from saeforge.suite import find_suites
+from saeforge.printing import cell, command, say, speaker
+from saeforge.suite import find_all_suites
 
 __all__ = ["AuditConfig", "audit"]
 
@@ -49,18 +48,9 @@ def audit(
     as_json: bool = False,
 ) -> int:
     """Print a table and verdicts per suite and leave results/audit.json in it."""
-    if not paths:
-        raise UserError("name at least one folder of a suite or of a run")
-    suites = list(dict.fromkeys(suite for path in paths for suite in find_suites(path)))
-    trained = list(dict.fromkeys(suite for path in error_saes for suite in find_suites(path)))
-    found = audit_suites(
-        suites,
-        config,
-        speaker(as_json),
-        trained,
-        model=model,
-        text=text,
-    )
+    suites = find_all_suites(paths)
+    trained = find_all_suites(error_saes) if error_saes else []
+    found = audit_suites(suites, config, speaker(as_json), trained, model=model, text=text)
     if as_json:
         print(json.dumps({str(path): _plain(result) for path, result in found.items()}))
         return DONE
@@ -73,7 +63,7 @@ def audit(
     for path, folder in folders.items():
         say(f"Audit: {path / folder / FILE}")
     if set(folders.values()) == {Path(RESULTS)}:  # what a report shows
-        say(f"Next: saeforge report {shlex.join(map(str, paths))}")
+        say(f"Next: {command('report', *paths)}")
     return DONE
 
 
@@ -88,11 +78,7 @@ def _plain(result: AuditResult) -> dict[str, object]:
 
 def _print_table(console: Console, path: Path, result: AuditResult) -> None:
     """A row per site."""
-    table = Table(
-        box=box.SIMPLE_HEAD,
-        padding=0,
-        show_edge=False,
-    )
+    table = Table(box=box.SIMPLE_HEAD, padding=0, show_edge=False)
     table.add_column("site", overflow="fold")
     for _, _, head in SHOWN:
         table.add_column(head, justify="right", no_wrap=True)

@@ -1,14 +1,11 @@
 """`saeforge compare`: suites beside their baseline, site by site."""
 
 import json
-import shlex
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from statistics import fmean
 
-from rich.console import Console
 from rich.table import Table
 
 from saeforge.errors import DONE, UserError
@@ -16,7 +13,7 @@ from saeforge.eval.alignment import SiteAlignment
 from saeforge.eval.compare import FILE, CompareConfig, Comparison, Paired
 from saeforge.eval.compare import compare as compare_suites
 from saeforge.eval.result import Value
-from saeforge.printing import cell, say, speaker
+from saeforge.printing import cell, command, console, say, speaker
 from saeforge.suite import find_suites
 
 __all__ = ["CompareConfig", "compare"]
@@ -37,12 +34,7 @@ def compare(
         raise UserError("name at least one folder of a suite or of a run")
     bases = [_one(path) for path in baselines]
     suites = _suites(paths, bases[:1])
-    found = compare_suites(
-        suites,
-        bases,
-        config,
-        say=speaker(as_json),
-    )
+    found = compare_suites(suites, bases, config, say=speaker(as_json))
     if as_json:
         print(json.dumps({str(path): asdict(one) for path, one in found.items()}))
         return DONE
@@ -51,7 +43,7 @@ def compare(
         if comparison.notes:
             say(f"The ratio is also of this: {'; '.join(comparison.notes)}.")
     say(f"Comparisons: results/{FILE} in each suite")
-    say(f"Next: saeforge report {_named(paths)}")
+    say(f"Next: {command('report', *paths)}")
     return DONE
 
 
@@ -72,10 +64,6 @@ def _one(path: Path) -> Path:
         names = ", ".join(suite.name for suite in found)
         raise UserError(f"--baseline {path} holds several suites; name one of {names}")
     return found[0]
-
-
-def _named(paths: Sequence[Path]) -> str:
-    return shlex.join(map(str, paths))
 
 
 def _print_table(path: Path, comparison: Comparison) -> None:
@@ -102,7 +90,7 @@ def _print_table(path: Path, comparison: Comparison) -> None:
         own = list(aligned.values()) if site == MEAN else [aligned[site]] if aligned else []
         cells += [_matched(name, own) for name in ("mmcs", "mmco") if own]
         table.add_row(cell(site), *cells)
-    Console(width=None if sys.stdout.isatty() else 140).print(table)
+    console().print(table)
 
 
 def _cells(values: Mapping[str, Paired], metrics: Sequence[str]) -> list[str]:

@@ -1,11 +1,9 @@
 """What `saeforge cost` does: the run's cost as tables, or as JSON."""
 
 import json
-import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 
 from saeforge.calibrate import calibrate
@@ -15,7 +13,7 @@ from saeforge.cost import Predicted, predicted
 from saeforge.errors import DONE, UserError
 from saeforge.files import write_json
 from saeforge.folders import make_ready
-from saeforge.printing import cell, say
+from saeforge.printing import cell, console, say
 
 
 def cost(
@@ -37,18 +35,18 @@ def cost(
     if as_json:
         print(json.dumps(values))
         return DONE
-    console = Console(width=None if sys.stdout.isatty() else 140)
-    _print(console, found, job.lm.name)
+    _print(found, job.lm.name)
     if speed is not None:
         say(f"Calibrated in {speed.took:.0f} s{speed.caveat}.")
     return DONE
 
 
-def _print(console: Console, found: Predicted, model: str) -> None:
-    console.print(_summary(found, model))
-    console.print(_bytes_table(found))
+def _print(found: Predicted, model: str) -> None:
+    out = console()
+    out.print(_summary(found, model))
+    out.print(_bytes_table(found))
     if found.groups:
-        console.print(_group_table(found))
+        out.print(_group_table(found))
     for line in found.assumptions:
         say(f"Assumed: {line}.")
 

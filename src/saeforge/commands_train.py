@@ -228,10 +228,7 @@ def _write_suite(trained: Trained, job: Job) -> None:
     config, lm = job.config, job.lm
     (variant,) = (v for v in job.variants if v.name == trained.variant)
     write_suite(
-        trained.path,
-        variant=trained.variant,
-        groups=trained.groups,
-        normalisers=trained.normalisers,
+        **trained.facts(),
         model={
             "name": lm.name,
             "revision": lm.revision,
@@ -241,17 +238,10 @@ def _write_suite(trained: Trained, job: Job) -> None:
         text=asdict(config.text),
         config=asdict(config),
         seed=config.seed,
-        tokens=trained.tokens,
-        steps=trained.steps,
-        epochs=trained.epochs,
-        train=trained.train,
         grouping=variant.grouping.describe(),
-        normaliser=trained.normaliser,
-        seconds=trained.seconds,
         cost=flops_of(job.work, trained.variant),
         error=None if job.error is None else job.error.record(),
         error_maps=None if job.error is None else job.error.maps(),
-        norm_limits=trained.norm_limits,
     )
 
 

@@ -1,8 +1,10 @@
 """What the commands print: nothing from outside is obeyed by the terminal or by rich."""
 
+import shlex
 import sys
 from collections.abc import Callable
 
+from rich.console import Console
 from rich.markup import escape
 
 from saeforge.errors import shown
@@ -22,3 +24,13 @@ def speaker(as_json: bool) -> Callable[[str], None]:
 def cell(text: object) -> str:
     """Text for a cell or the title of one of rich's tables, as it stands: no markup."""
     return escape(shown(str(text)))
+
+
+def console() -> Console:
+    """Where tables are printed; a file or a pipe has no width to fit."""
+    return Console(width=None if sys.stdout.isatty() else 140)
+
+
+def command(*words: object) -> str:
+    """A `saeforge` command that a shell takes as it stands."""
+    return shlex.join(["saeforge", *map(str, words)])

@@ -25,7 +25,7 @@ from saeforge import __version__, regime
 from saeforge.dictionary.base import SAE, described
 from saeforge.dictionary.normaliser import Normaliser
 from saeforge.dictionary.registry import ARCHS, sae_config
-from saeforge.errors import UserError
+from saeforge.errors import UserError, one_line
 from saeforge.files import (
     check_finite,
     head_digest,
@@ -258,8 +258,9 @@ class Suite:
         try:
             sae.load_state_dict(tensors)
         except RuntimeError as error:
-            reason = " ".join(str(error).split())
-            raise UserError(f"{folder}: weights do not fit config.json ({reason})") from None
+            raise UserError(
+                f"{folder}: weights do not fit config.json ({one_line(error)})"
+            ) from None
         return sae.requires_grad_(False).eval()
 
     def _check_weights(self, file: Path, arch: str, d: int, config: Any, sites: int) -> None:
@@ -271,8 +272,9 @@ class Suite:
         except NotImplementedError:  # an architecture of a script that asks for values while made
             return
         except (RuntimeError, TypeError, ValueError, OverflowError) as error:
-            reason = " ".join(str(error).split())[:200]
-            raise UserError(f"{file.parent / 'config.json'} makes no SAE ({reason})") from None
+            raise UserError(
+                f"{file.parent / 'config.json'} makes no SAE ({one_line(error)})"
+            ) from None
         wanted = {name: tuple(tensor.shape) for name, tensor in sae.state_dict().items()}
         found = read_shapes(file)
         for name in sorted(wanted.keys() | found.keys()):
@@ -333,6 +335,17 @@ def find_suites(path: str | Path) -> list[Path]:
     return found
 
 
+def find_all_suites(paths: Sequence[str | Path]) -> list[Path]:
+    """Every suite in the folders given, as `find_suites` finds them, each once, in order.
+
+    Raises:
+        UserError: if no folder is given, or one has no suite.
+    """
+    if not paths:
+        raise UserError("name at least one folder of a suite or of a run")
+    return list(dict.fromkeys(suite for path in paths for suite in find_suites(path)))
+
+
 def write_suite(
     path: Path,
     *,
@@ -365,29 +378,20 @@ def write_suite(
         text: the fields of TextConfig.
         config: the whole RunConfig.
         epochs: whole passes over the text.
-        train: what this variant's optimiser and schedule had for themselves.
+        train: this variant's own settings of optimiser and schedule.
         grouping: how the groups were found.
-        normaliser: of which kind its sites' are.
+        normaliser: the kind of its sites' normalisers.
         seconds: of the training loop, with all variants that were trained in it.
         cost: FLOPs of the training, by part.
-        error: if the SAEs are on the error of others, of which; see `Suite.error`.
+        error: which error the SAEs were trained on, if on one; see `Suite.error`.
         error_maps: site → tensors of its linear map.
-        norm_limits: site → norm above which tokens were left out, if any were.
-        held_out: of a run on a tensor, the rows that were held out.
+        norm_limits: site → the norm above which tokens were left out.
+        held_out: the rows that were held out, where it was trained on a tensor.
 
     Raises:
         UserError: if a group's name is no folder name, or the disk is full.
     """
-    files: dict[str, str] = {}
-    sites: dict[str, dict[str, Any]] = {}
-    for group, (sae, group_sites) in groups.items():
-        folder = own_folder(path, f"groups/{group}")
-        options = {"arch": sae.arch, "d": sae.d, "options": asdict(sae.config)}
-        write_json(folder / "config.json", options)
-        files[f"groups/{group}/config.json"] = sha256(folder / "config.json")
-        name = f"groups/{group}/weights.safetensors"
-        files[name] = write_tensors(path / name, sae.state_dict())
-        sites |= {site: {"group": group, "d": sae.d} for site in group_sites}
+    files = _write_saes(path, groups)
     maps = {f"{s}.mean": n.mean for s, n in normalisers.items()}
     maps |= {f"{s}.scale": n.scale for s, n in normalisers.items()}
     files["normalisers.safetensors"] = write_tensors(path / "normalisers.safetensors", maps)
@@ -398,6 +402,7 @@ def write_suite(
         files[HELD_OUT] = write_tensors(path / HELD_OUT, {"rows": held_out})
     if is_file(path / METRICS):
         files[METRICS] = sha256(path / METRICS)
+    sites = {s: {"group": g, "d": sae.d} for g, (sae, own) in groups.items() for s in own}
     first, _ = next(iter(groups.values()))
     meta = {
         "schema": SCHEMA,
@@ -424,6 +429,19 @@ def write_suite(
         "files": files,
     }
     write_sealed(path / SUITE, meta)
+
+
+def _write_saes(path: Path, groups: Mapping[str, tuple[SAE, Sequence[str]]]) -> dict[str, str]:
+    """Write each group's SAE; the SHA-256 of every file."""
+    files: dict[str, str] = {}
+    for group, (sae, _) in groups.items():
+        folder = own_folder(path, f"groups/{group}")
+        options = {"arch": sae.arch, "d": sae.d, "options": asdict(sae.config)}
+        write_json(folder / "config.json", options)
+        files[f"groups/{group}/config.json"] = sha256(folder / "config.json")
+        name = f"groups/{group}/weights.safetensors"
+        files[name] = write_tensors(path / name, sae.state_dict())
+    return files
 
 
 def _check_shape(path: Path, meta: Mapping[str, Any]) -> None:

@@ -181,10 +181,7 @@ class _Run:
     def _finish(self, trained: Trained) -> None:
         config, model = self.config, self.config.model
         write_suite(
-            trained.path,
-            variant=trained.variant,
-            groups=trained.groups,
-            normalisers=trained.normalisers,
+            **trained.facts(),
             model={
                 "name": model.name,
                 "revision": None,
@@ -194,13 +191,7 @@ class _Run:
             text=asdict(config.text),
             config=asdict(config),
             seed=config.seed,
-            tokens=trained.tokens,
-            steps=trained.steps,
-            epochs=trained.epochs,
-            train=trained.train,
             grouping=self.variant.grouping.describe(),
-            normaliser=trained.normaliser,
-            seconds=trained.seconds,
             held_out=self.kept,
         )
 

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any, Self
 
 from saeforge.config import TextConfig
-from saeforge.errors import UserError
+from saeforge.errors import UserError, one_line
 from saeforge.files import what_is
 from saeforge.lm.content import Document, check_columns, document_in, is_empty, wanted
-from saeforge.lm.loading import one_line, quiet
+from saeforge.lm.loading import quiet
 from saeforge.lm.text_files import KINDS, Found, check_regular, files_of, read_files, reader_of
 
 EMBEDDED_DOCUMENTS = 40_000

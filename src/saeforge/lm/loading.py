@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from saeforge.config import ModelConfig
-from saeforge.errors import UserError
+from saeforge.errors import UserError, one_line
 from saeforge.files import what_is
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -163,14 +163,6 @@ def _check_whole(name: str, missing: list[str]) -> None:
 
 def _looks_like_path(name: str) -> bool:
     return name.startswith(("/", ".", "~")) or name.count("/") > 1 or "\\" in name
-
-
-def one_line(error: BaseException, limit: int = 240) -> str:
-    """An exception's text on one line, at most about `limit` characters of it."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    if len(text) > limit:
-        text = text[:limit].rsplit(" ", 1)[0] + " …"
-    return text.rstrip(".;: ")
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 
 from saeforge.config import ModelConfig
-from saeforge.errors import UserError
+from saeforge.errors import UserError, one_line
 from saeforge.lm import loading
 from saeforge.lm.anatomy import IN, Anatomy, examine, first_tensor, input_key, is_site, shape_reason
 from saeforge.lm.fingerprint import fingerprint, unlike
@@ -82,7 +82,7 @@ class LanguageModel:
             self.model.to(self.device)
         except (RuntimeError, ValueError, NotImplementedError) as error:
             raise UserError(
-                f"model {self.name!r} cannot be moved to {self.device}: {loading.one_line(error)}; "
+                f"model {self.name!r} cannot be moved to {self.device}: {one_line(error)}; "
                 "choose the device it is on, or a model that is not quantised"
             ) from error
 
@@ -95,7 +95,7 @@ class LanguageModel:
             raise UserError(f"model {self.name!r}: {error}") from None
         except Exception as error:  # whatever a model raises that wants more than tokens
             raise UserError(
-                f"model {self.name!r} does not run on tokens alone: {loading.one_line(error)}; "
+                f"model {self.name!r} does not run on tokens alone: {one_line(error)}; "
                 "choose a causal language model of text"
             ) from error
         return SiteMap(self.base, blocks, anatomy)

@@ -15,10 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from saeforge.config import TextConfig
-from saeforge.errors import UserError
+from saeforge.errors import UserError, one_line
 from saeforge.files import what_is
 from saeforge.lm.content import LIMIT, Document, check_columns, document_in, too_long, wanted
-from saeforge.lm.loading import one_line
 
 Found = Iterator[tuple[Document, Any]]
 Reader = Callable[[Path, TextConfig, Any], Found]

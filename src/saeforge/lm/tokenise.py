@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from saeforge.errors import UserError
+from saeforge.errors import UserError, one_line
 from saeforge.lm.content import Chat, Content, Ids
-from saeforge.lm.loading import one_line, quiet
+from saeforge.lm.loading import quiet
 from saeforge.lm.packing import Packing
 
 Array = npt.NDArray[Any]

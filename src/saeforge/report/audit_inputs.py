@@ -13,6 +13,7 @@ from saeforge.report.inputs import (
     SuiteData,
     Value,
     check_described,
+    explain,
     read_record,
 )
 
@@ -135,11 +136,9 @@ class Audited:
         try:
             return cls.model_validate(raw)
         except ValidationError as error:
-            first = error.errors(include_url=False)[0]
-            key = ".".join(str(part) for part in (section, "series", site, *first["loc"]))
             raise UserError(
-                f"{self.suite.path / 'results' / FILE}: {key!r}: {first['msg'].lower()}; run "
-                "`saeforge audit` again"
+                f"{self.suite.path / 'results' / FILE}: "
+                f"{explain(error, section, 'series', site)}; run `saeforge audit` again"
             ) from None
 
 

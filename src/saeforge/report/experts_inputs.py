@@ -8,7 +8,7 @@ from typing import Any, Literal, Self, TypeVar
 from pydantic import RootModel, TypeAdapter, ValidationError, model_validator
 
 from saeforge.errors import UserError
-from saeforge.report.inputs import Histogram, Record, SuiteData
+from saeforge.report.inputs import Histogram, Record, SuiteData, explain
 
 Matrix = list[list[float | None]]
 T = TypeVar("T")
@@ -149,11 +149,9 @@ def series_of(suite: SuiteData, site: str, name: str, cls: type[T]) -> T | None:
     try:
         return TypeAdapter(cls).validate_python(found)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        place = ".".join(str(part) for part in ("series", site, name, *first["loc"]))
         raise UserError(
-            f"{suite.path / 'results' / evaluation}.json: {place!r}: {first['msg'].lower()}; "
-            "restore it or write it anew"
+            f"{suite.path / 'results' / evaluation}.json: "
+            f"{explain(error, 'series', site, name)}; restore it or write it anew"
         ) from None
 
 

@@ -216,13 +216,12 @@ class Comparison(Record):
     sites: dict[str, dict[str, Paired]]
     mean: dict[str, Paired]
     alignment: Alignment | None = None
+    notes: list[str] = []
 
     @model_validator(mode="after")
     def _described(self) -> Self:
         check_described([*self.sites.values(), self.mean], self.metrics)
         return self
-
-    notes: list[str] = []
 
 
 class Model(Record):
@@ -373,7 +372,7 @@ def _read_suite(path: Path, label: str, meta: Meta) -> SuiteData:
                 if isinstance(value, dict) and {"edges", "counts"} <= value.keys():
                     histograms.setdefault(site, {})[name] = _parse(Histogram, value, file)
     log, options = _read_log(path), _read_options(path, meta)
-    comparison = _read_comparison(path / "results" / COMPARISON)
+    comparison = read_record(Comparison, path / "results" / COMPARISON, "comparison")
     return SuiteData(
         path,
         label,
@@ -400,10 +399,6 @@ def _read_parameters(path: Path, meta: Meta) -> dict[str, int]:
         for name, site in meta.sites.items()
         if (group := str(site.get("group", ""))) in sizes
     }
-
-
-def _read_comparison(file: Path) -> Comparison | None:
-    return read_record(Comparison, file, "comparison")
 
 
 def read_record(cls: type[T], file: Path, what: str) -> T | None:
@@ -493,7 +488,7 @@ def _parse_lines(file: Path) -> Iterator[Logged]:
         try:
             yield adapter.validate_python(parse_json(line))
         except ValidationError as error:
-            raise UserError(f"{file}, line {number}: {_explain(error)}") from None
+            raise UserError(f"{file}, line {number}: {explain(error)}") from None
         except (ValueError, RecursionError) as error:
             raise UserError(
                 f"{file}, line {number} is not valid JSON ({error}); remove the line"
@@ -515,10 +510,11 @@ def _parse(cls: type[T], data: Any, file: Path) -> T:
     try:
         return TypeAdapter(cls).validate_python(data)
     except ValidationError as error:
-        raise UserError(f"{file}: {_explain(error)}; restore it or write it anew") from None
+        raise UserError(f"{file}: {explain(error)}; restore it or write it anew") from None
 
 
-def _explain(error: ValidationError) -> str:
+def explain(error: ValidationError, *place: str) -> str:
+    """The first thing that is wrong with a record, which stands at `place` in its file."""
     first = error.errors(include_url=False)[0]
-    key = ".".join(str(part) for part in first["loc"])
+    key = ".".join(map(str, (*place, *first["loc"])))
     return f"{key!r}: {first['msg'].lower()}"

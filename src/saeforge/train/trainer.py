@@ -7,7 +7,7 @@ import math
 import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -62,8 +62,8 @@ class Trained:
         groups: group → its SAE in normalised units, and the sites it serves.
         normalisers: by site, in the model's order.
         epochs: whole passes over the text that were read, None where that means nothing.
-        train: what its optimiser and schedule had for themselves.
-        normaliser: of which kind they are.
+        train: this variant's own settings of optimiser and schedule.
+        normaliser: the kind of its normalisers.
         seconds: the training loop's up to the last checkpoint, the reading of the language model
             and all variants of the run included; the same when the suite is written again.
         norm_limits: site → the norm above which tokens were left out; empty where none were.
@@ -80,6 +80,10 @@ class Trained:
     normaliser: NormaliserKind
     seconds: float
     norm_limits: dict[str, float] = field(default_factory=dict)
+
+    def facts(self) -> dict[str, Any]:
+        """All of it by name, as `suite.write_suite` takes it."""
+        return {item.name: getattr(self, item.name) for item in fields(self)}
 
 
 @dataclass
