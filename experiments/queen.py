@@ -24,6 +24,7 @@ from scipy.sparse import csr_matrix, vstack
 from saeforge import load_suite
 from saeforge.config import RunConfig
 from saeforge.dictionary.cosines import unit
+from saeforge.eval.asked import run_of
 from saeforge.eval.consistency import (
     CODED,
     METRICS,
@@ -40,7 +41,7 @@ from saeforge.eval.consistency import (
     watch,
 )
 from saeforge.eval.known import truth_of
-from saeforge.eval.run import held_out_tokens, run_of
+from saeforge.eval.run import held_out_tokens
 from saeforge.lm.model import LanguageModel
 from saeforge.machine import processor
 from saeforge.statistics import student

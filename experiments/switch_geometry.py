@@ -12,8 +12,9 @@ from torch import Tensor
 
 from saeforge.dictionary.base import SAE
 from saeforge.dictionary.switch import Switch
+from saeforge.eval.asked import run_of
 from saeforge.eval.banks import firing, for_each_site, row_chunks
-from saeforge.eval.run import held_out_tokens, run_of
+from saeforge.eval.run import held_out_tokens
 from saeforge.lm.model import LanguageModel
 from saeforge.suite import Suite, load_suite
 

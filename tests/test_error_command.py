@@ -12,10 +12,11 @@ from toys import random_text, saved_llama
 
 from saeforge.activations.error import component
 from saeforge.cli import main
+from saeforge.eval.asked import run_of
 from saeforge.eval.audit import folds
 from saeforge.eval.audit.linear_error import read_map
 from saeforge.eval.audit.result import AuditResult
-from saeforge.eval.run import held_out_tokens, run_of
+from saeforge.eval.run import held_out_tokens
 from saeforge.lm.model import LanguageModel
 from saeforge.suite import load_suite
 

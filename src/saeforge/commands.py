@@ -31,8 +31,8 @@ from saeforge.device import choose_device
 from saeforge.dictionary.registry import ARCHS
 from saeforge.errors import DONE, INTERRUPTED, UserError
 from saeforge.eval import outliers
+from saeforge.eval.asked import check_fingerprint, placed
 from saeforge.eval.result import Result, Value
-from saeforge.eval.run import check_fingerprint, placed
 from saeforge.eval.run import evaluate as evaluate_suites
 from saeforge.files import own_folder
 from saeforge.folders import make_ready, owner

@@ -11,11 +11,11 @@ from rich.console import Console
 from rich.table import Table
 
 from saeforge.errors import DONE, shown
+from saeforge.eval.asked import placed
 from saeforge.eval.audit.config import AuditConfig
 from saeforge.eval.audit.result import FILE, AuditResult
 from saeforge.eval.audit.run import audit_suites
 from saeforge.eval.result import Value
-from saeforge.eval.run import placed
 from saeforge.integrity import RESULTS
 from saeforge.printing import cell, command, say, speaker
 from saeforge.suite import find_all_suites

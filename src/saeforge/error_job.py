@@ -12,9 +12,9 @@ from saeforge.activations.live import Reader, Stream
 from saeforge.config import ErrorConfig
 from saeforge.dictionary.base import SAE
 from saeforge.errors import UserError
+from saeforge.eval.asked import check_fingerprint
 from saeforge.eval.audit.linear_error import LinearError, check_tokens, fit_linear_errors
 from saeforge.eval.banks import sites_of
-from saeforge.eval.run import check_fingerprint
 from saeforge.lm.model import LanguageModel
 from saeforge.suite import Suite, load_suite
 

@@ -13,8 +13,9 @@ from toys import clean_rows, held_out, random_text, saved_llama, tiny_llama
 from saeforge.config import EvalConfig
 from saeforge.errors import UserError
 from saeforge.eval import outliers
+from saeforge.eval.asked import run_of
 from saeforge.eval.reconstruction import reconstruction
-from saeforge.eval.run import evaluate, held_out_tokens, run_of
+from saeforge.eval.run import evaluate, held_out_tokens
 from saeforge.lm.model import LanguageModel
 from saeforge.suite import load_suite
 

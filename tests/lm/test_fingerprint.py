@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 
 from saeforge.config import ModelConfig
 from saeforge.errors import UserError
-from saeforge.eval.run import check_fingerprint
+from saeforge.eval.asked import check_fingerprint
 from saeforge.lm.fingerprint import _earlier, _settings, fingerprint, unlike
 from saeforge.lm.model import LanguageModel
 from saeforge.suite import load_suite

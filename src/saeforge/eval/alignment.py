@@ -21,11 +21,12 @@ from torch import Tensor
 from saeforge.config import STRICT
 from saeforge.device import choose_device
 from saeforge.dictionary.base import SAE, SparseCode
+from saeforge.eval.asked import check_fingerprint, run_of
 from saeforge.eval.banks import Bank, firing, for_each_site, row_chunks, sites_of
 from saeforge.eval.held_out import HeldOut
 from saeforge.eval.progress import Tick, tracker
 from saeforge.eval.result import Metric
-from saeforge.eval.run import check_fingerprint, held_out_tokens, run_of
+from saeforge.eval.run import held_out_tokens
 from saeforge.eval.spread import Spread, spread
 from saeforge.lm.model import LanguageModel
 from saeforge.suite import Suite

@@ -20,8 +20,8 @@ from saeforge.config import STRICT, from_mapping
 from saeforge.errors import UserError
 from saeforge.eval import bootstrap, reconstruction, splice
 from saeforge.eval.alignment import Alignment, align
+from saeforge.eval.asked import ready_for_results
 from saeforge.eval.result import Metric, Result, Value
-from saeforge.eval.run import ready_for_results
 from saeforge.eval.sums import PerDocument, read_sums
 from saeforge.integrity import read_sealed, write_sealed
 from saeforge.suite import Suite, load_suite

@@ -1,19 +1,17 @@
 """`saeforge eval`: every evaluation of any number of suites, each language model loaded once."""
 
-import json
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 
 from saeforge import regime
-from saeforge.config import TENSOR, EvalConfig, ModelConfig, RunConfig, TextConfig, from_mapping
+from saeforge.config import EvalConfig, ModelConfig, TextConfig
 from saeforge.device import choose_device
-from saeforge.errors import UserError
 from saeforge.eval import reconstruction, splice
+from saeforge.eval.asked import Work, measured_on, placed, ready_for_results, results_folder, works
 from saeforge.eval.banks import LM_TOKENS, Bank, sites_of
 from saeforge.eval.consistency import consistency
 from saeforge.eval.dedup import dedup
@@ -26,25 +24,9 @@ from saeforge.eval.outliers import means_and_usual, without
 from saeforge.eval.progress import Tracker, tracker
 from saeforge.eval.result import Metric, Result, Value
 from saeforge.eval.sums import KEY, PerDocument, write_sums
-from saeforge.files import own_folder
-from saeforge.folders import make_ready
-from saeforge.integrity import RESULTS
 from saeforge.lm.model import LanguageModel
 from saeforge.lm.text import Corpus
-from saeforge.suite import TEXT_DIGEST, Suite, load_suite, text_digest
-
-Known = TypeVar("Known", ModelConfig, TextConfig)
-
-
-@dataclass(frozen=True)
-class _Work:
-    """Suites that share a language model and held-out tokens."""
-
-    model: ModelConfig
-    text: TextConfig
-    seed: int
-    limits: dict[str, float]
-    suites: tuple[Suite, ...]
+from saeforge.suite import Suite, load_suite
 
 
 @dataclass(frozen=True)
@@ -65,7 +47,7 @@ class _Known:
     @classmethod
     def of(
         cls,
-        work: _Work,
+        work: Work,
         lm: LanguageModel,
         corpus: Corpus,
         held_out: HeldOut,
@@ -117,7 +99,7 @@ def evaluate(
     suites = [load_suite(path) for path in dict.fromkeys(suite_paths)]
     ready_for_results(suites, results_folder(model, text))
     found: dict[Path, list[Measured]] = {}
-    for work in _grouped(suites, model, text):
+    for work in works(suites, model, text):
         found |= _evaluate(work, config, say, fingerprinted=model is None)
     return {
         suite.path: [
@@ -126,18 +108,6 @@ def evaluate(
         ]
         for suite in suites
     }
-
-
-def ready_for_results(suites: Sequence[Suite], folder: Path = Path(RESULTS)) -> None:
-    """Before any work: refuse suites in whose `folder` nothing can be written, or a link leads
-    outside, and sweep it.
-
-    Raises:
-        UserError: if there is one.
-    """
-    for suite in suites:
-        own = own_folder(suite.path, folder)
-        make_ready(own, "make it writable, or copy the suite to a folder that is")
 
 
 def written(measured: "Measured", folder: Path) -> Result:
@@ -150,72 +120,11 @@ def written(measured: "Measured", folder: Path) -> Result:
     return result
 
 
-def _grouped(
-    suites: Sequence[Suite], model: ModelConfig | str | None, text: TextConfig | str | None
-) -> list[_Work]:
-    works: dict[str, _Work] = {}
-    for suite in suites:
-        run = run_of(suite)
-        own_text = asked_text(text, suite, run.text)
-        work = _Work(asked_model(model, run.model), own_text, run.seed, suite.norm_limits, (suite,))
-        key = json.dumps([asdict(work.model), asdict(work.text), work.seed, work.limits])
-        known = works.get(key)
-        works[key] = work if known is None else replace(known, suites=(*known.suites, suite))
-    return list(works.values())
-
-
-def asked_model(asked: ModelConfig | str | None, own: ModelConfig) -> ModelConfig:
-    """The model to measure with: a name alone keeps the precision of the suite's own.
-
-    Raises:
-        UserError: as `own_or_refused`.
-    """
-    if isinstance(asked, str):
-        return replace(own, name=asked, revision=None)
-    return asked or own_or_refused(own, own.name)
-
-
-def asked_text(asked: TextConfig | str | None, suite: Suite, own: TextConfig) -> TextConfig:
-    """The text to measure on: a source alone keeps the packing of the suite's own, and is measured
-    on whole; the suite's own text, in whatever place it lies, only where it is held out, since the
-    rest was trained on.
-
-    Raises:
-        UserError: as `own_or_refused`.
-    """
-    if not isinstance(asked, str):
-        return asked or own_or_refused(own, own.source)
-    content = suite.meta.get(TEXT_DIGEST)
-    if asked == own.source or (content is not None and text_digest(asked) == content):
-        return replace(own, source=asked)
-    return replace(own, source=asked, subset=None, split=TextConfig.split, label=None, held_out=1.0)
-
-
-def own_or_refused(own: Known, name: str) -> Known:
-    """The suite's own model or text.
-
-    Raises:
-        UserError: if it has none, because it was trained on a tensor.
-    """
-    if name == TENSOR:
-        raise UserError(
-            "the suite was trained on a tensor (sf.train), so its model and text are not known: "
-            "name both with --model and --text, or measure it in Python with sf.evaluate and "
-            "sf.audit"
-        )
-    return own
-
-
 def _evaluate(
-    work: _Work, config: EvalConfig, say: Callable[[str], None] | None, fingerprinted: bool
+    work: Work, config: EvalConfig, say: Callable[[str], None] | None, fingerprinted: bool
 ) -> dict[Path, list[Measured]]:
     lm = LanguageModel.load(work.model, choose_device(config.device))
-    banks: dict[str, Bank] = {}
-    for suite in work.suites:
-        if fingerprinted:
-            check_fingerprint(suite, lm)
-        banks[str(suite.path)] = {site: sae.to(lm.device) for site, sae in suite.bank().items()}
-    sites_of(banks, lm)
+    banks = work.banks(lm, fingerprinted)
     corpus = _corpus(lm, with_label(work.text), work.seed)
     every = _held_out(corpus, config.tokens)
     held_out = without(lm, every, work.limits)
@@ -333,54 +242,7 @@ def _held_out(corpus: Corpus, tokens: int) -> HeldOut:
     return HeldOut.take(corpus.stream("held_out", sequences, epochs=1), tokens)
 
 
-def run_of(suite: Suite) -> RunConfig:
-    """The configuration of the run that trained a suite.
-
-    Raises:
-        UserError: if the suite has none that this version reads.
-    """
-    return from_mapping(RunConfig, suite.meta["config"], f"{suite.path / 'suite.json'}: config")
-
-
-def measured_on(
-    suite: Suite, lm: LanguageModel, model: ModelConfig, text: TextConfig
-) -> dict[str, Any]:
-    """For a result's `config`: the model, the text, and whether they are the `own` of the suite,
-    in whatever place they lie."""
-    run, trained_on = run_of(suite), suite.meta["model"]
-    same_model = lm.fingerprint == trained_on.get("fingerprint") and (
-        replace(model, name=run.model.name, revision=run.model.revision) == run.model
-    )
-    content = suite.meta.get(TEXT_DIGEST)
-    same_text = text == run.text or (
-        content is not None
-        and replace(text, source=run.text.source) == run.text
-        and text_digest(text.source) == content
-    )
-    return {
-        "model": {"name": lm.name, "revision": lm.revision, "fingerprint": lm.fingerprint},
-        "text": asdict(text),
-        "own": same_model and same_text,
-    }
-
-
-def check_fingerprint(suite: Suite, lm: LanguageModel) -> None:
-    """Refuse another model than the suite's own.
-
-    Raises:
-        UserError: if its weights or its config have changed.
-    """
-    trained_on: Any = suite.meta["model"]
-    recorded = trained_on.get("fingerprint") if isinstance(trained_on, dict) else None
-    if reason := lm.unlike(recorded):
-        raise UserError(
-            f"{suite.path} was trained on a model with fingerprint {str(recorded)[:12]}, but "
-            f"{lm.name} is now {lm.fingerprint[:12]}: {reason}; restore that model, or name the "
-            "one to use with --model"
-        )
-
-
-def _announcement(work: _Work, lm: LanguageModel, held_out: HeldOut, config: EvalConfig) -> str:
+def _announcement(work: Work, lm: LanguageModel, held_out: HeldOut, config: EvalConfig) -> str:
     asked = config.tokens
     short = f" (of {asked:,} asked for: the text has no more)" if held_out.kept < asked else ""
     short = ", without outliers as in training," if work.limits else short
@@ -389,23 +251,3 @@ def _announcement(work: _Work, lm: LanguageModel, held_out: HeldOut, config: Eva
         f"{len(work.suites)} suite(s) of {lm.name} on {held_out.kept:,} {held}tokens{short} "
         f"of {held_out.documents:,} documents of {work.text.source}"
     )
-
-
-def placed(
-    config: Mapping[str, Any], model: ModelConfig | str | None, text: TextConfig | str | None
-) -> Path:
-    """Where in a suite a result of this config goes."""
-    return Path(RESULTS) if config.get("own") else results_folder(model, text)
-
-
-def results_folder(model: ModelConfig | str | None, text: TextConfig | str | None) -> Path:
-    """Where in a suite `evaluate` puts its results: with another model or text, in a folder named
-    after them."""
-    if model is None and text is None:
-        return Path(RESULTS)
-    name = model.name if isinstance(model, ModelConfig) else model
-    source = text.source if isinstance(text, TextConfig) else text
-    names = [Path(name).name] if name is not None else []
-    names += [Path(source).stem] if source is not None else []
-    label = re.sub(r"[^A-Za-z0-9._-]+", "-", "-".join(names)).strip(".-")
-    return Path(RESULTS) / (label or "other")

@@ -13,11 +13,12 @@ from saeforge.cli import main
 from saeforge.config import ModelConfig
 from saeforge.dictionary.base import SAE
 from saeforge.dictionary.registry import ARCHS, build_sae
+from saeforge.eval.asked import run_of
 from saeforge.eval.audit import arrays, extractor
 from saeforge.eval.audit.config import AuditConfig
 from saeforge.eval.audit.result import AuditResult
 from saeforge.eval.audit.run import audit_banks, audit_suites
-from saeforge.eval.run import held_out_tokens, run_of
+from saeforge.eval.run import held_out_tokens
 from saeforge.lm.model import LanguageModel
 from saeforge.suite import load_suite
 

@@ -1,6 +1,5 @@
 """`saeforge audit`: every site of any number of suites, one language-model pass per phase."""
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -15,6 +14,7 @@ from saeforge.config import ModelConfig, TextConfig
 from saeforge.device import choose_device
 from saeforge.dictionary.base import SAE
 from saeforge.eval import bootstrap
+from saeforge.eval.asked import measured_on, placed, ready_for_results, results_folder, works
 from saeforge.eval.audit import downstream, folds
 from saeforge.eval.audit.adjacent import AdjacentSites
 from saeforge.eval.audit.arrays import base
@@ -39,17 +39,7 @@ from saeforge.eval.banks import LM_TOKENS, Bank, kept_rows, row_chunks, sites_of
 from saeforge.eval.held_out import HeldOut
 from saeforge.eval.progress import Tick, Tracker, silent, tracker
 from saeforge.eval.result import Value
-from saeforge.eval.run import (
-    asked_model,
-    asked_text,
-    check_fingerprint,
-    held_out_tokens,
-    measured_on,
-    placed,
-    ready_for_results,
-    results_folder,
-    run_of,
-)
+from saeforge.eval.run import held_out_tokens
 from saeforge.eval.splice import counted, logit_batch, logits, prediction_losses
 from saeforge.lm.model import LanguageModel
 from saeforge.suite import Suite, load_suite
@@ -126,7 +116,7 @@ def audit_suites(
         model: another language model than the suite's own, such as the same one moved to another
             folder; a name alone keeps the suite's precision.
         text: another text than the suite's own; a source alone keeps the suite's way of packing.
-            With another model or text the result goes where `saeforge.eval.run.placed` says, and
+            With another model or text the result goes where `saeforge.eval.asked.placed` says, and
             the suite's own stays.
 
     Raises:
@@ -139,26 +129,21 @@ def audit_suites(
     ready_for_results(suites, results_folder(model, text))
     on_error = match(error_saes, suites)
     found: dict[Path, AuditResult] = {}
-    for own_model, own_text, seed, together in _alike(suites, model, text):
-        lm = LanguageModel.load(own_model, choose_device(config.device))
-        banks: dict[str, Bank] = {}
-        for suite in together:
-            if model is None:
-                check_fingerprint(suite, lm)
-            banks[str(suite.path)] = {site: sae.to(lm.device) for site, sae in suite.bank().items()}
-        sites_of(banks, lm)
-        held_out = held_out_tokens(lm, own_text, seed, config.tokens, together[0].norm_limits)
+    for work in works(suites, model, text):
+        lm = LanguageModel.load(work.model, choose_device(config.device))
+        banks = work.banks(lm, fingerprinted=model is None)
+        held_out = held_out_tokens(lm, work.text, work.seed, config.tokens, work.limits)
         if say is not None:
             say(
-                f"{len(together)} suite(s) of {lm.name}: {held_out.kept:,} "
-                f"{'held-out ' if own_text.held_out < 1 else ''}tokens of "
-                f"{held_out.documents:,} documents of {own_text.source}"
+                f"{len(work.suites)} suite(s) of {lm.name}: {held_out.kept:,} "
+                f"{'held-out ' if work.text.held_out < 1 else ''}tokens of "
+                f"{held_out.documents:,} documents of {work.text.source}"
             )
-        trained = {str(suite.path): _trained(suite) for suite in together}
+        trained = {str(suite.path): _trained(suite) for suite in work.suites}
         measured = audit_banks(banks, lm, held_out, config, tracker(say), on_error, trained)
-        for suite in together:
+        for suite in work.suites:
             result = measured[str(suite.path)]
-            about = measured_on(suite, lm, own_model, own_text)
+            about = measured_on(suite, lm, work.model, work.text)
             found[suite.path] = replace(result, config=result.config | about)
     for path, result in found.items():
         result.write(path / placed(result.config, model, text) / FILE)
@@ -170,19 +155,6 @@ def _trained(suite: Suite) -> dict[str, Trained]:
     tokens = suite.meta["tokens"]
     known = tokens if isinstance(tokens, int) else None
     return {site: Trained(known, len(sites)) for sites in suite.groups.values() for site in sites}
-
-
-def _alike(
-    suites: Sequence[Suite], model: ModelConfig | str | None, text: TextConfig | str | None
-) -> list[tuple[ModelConfig, TextConfig, int, list[Suite]]]:
-    """Suites that share a language model, a text and its seed."""
-    works: dict[str, tuple[ModelConfig, TextConfig, int, list[Suite]]] = {}
-    for suite in suites:
-        run = run_of(suite)
-        own = asked_model(model, run.model), asked_text(text, suite, run.text), run.seed
-        key = json.dumps([asdict(own[0]), asdict(own[1]), run.seed, suite.norm_limits])
-        works.setdefault(key, (*own, []))[-1].append(suite)
-    return list(works.values())
 
 
 @torch.no_grad()
