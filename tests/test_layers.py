@@ -25,7 +25,8 @@ LEAVES = {
 
 ARROWS: dict[str, set[str]] = {
     "errors": set(),
-    "config": {"errors", "files"},
+    "config": {"errors", "files", "safe_yaml"},
+    "safe_yaml": {"errors"},
     "folders": {"errors"},
     "files": {"errors", "folders"},
     "integrity": {"errors", "files"},

@@ -6,12 +6,10 @@ architecture (`saeforge.dictionary`); here they are a mapping that the registry 
 """
 
 import ast
-import functools
 import inspect
 import itertools
 import json
 import math
-import re
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, field, fields, is_dataclass
@@ -24,10 +22,11 @@ from pydantic.dataclasses import dataclass
 
 from saeforge.errors import UserError
 from saeforge.files import what_is
+from saeforge.safe_yaml import load_yaml
 
 STRICT = ConfigDict(extra="forbid", strict=True)
 
-_YAML_BYTES, _YAML_VALUES = 2**18, 100_000
+_YAML_BYTES = 2**18
 
 DType = Literal["float32", "bfloat16"]
 ModelDType = Literal["float32", "bfloat16", "float16"]
@@ -395,7 +394,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
             content = file.read(_YAML_BYTES + 1)
         if len(content) > _YAML_BYTES:
             raise UserError(f"more than {_YAML_BYTES >> 10} KiB, which no run's options are")
-        data = _load_yaml(content.decode("utf-8"))
+        data = load_yaml(content.decode("utf-8"))
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
     except OSError as error:
@@ -422,7 +421,7 @@ def override(data: Mapping[str, Any], text: str) -> dict[str, Any]:
     if not equals or not key:
         raise UserError(f"--set {text!r}: write it as key.sub=value")
     try:
-        value = _load_yaml(raw)
+        value = load_yaml(raw)
     except UserError as error:
         raise UserError(f"--set {text!r}: {error}") from None
     except yaml.YAMLError:
@@ -509,76 +508,6 @@ def _shown(value: str, default: object) -> str:
     if isinstance(default, tuple) and not value.startswith("["):
         return f"[{value}]"
     return value
-
-
-def _load_yaml(text: str) -> Any:
-    import yaml
-
-    try:
-        loader = _loader()(text)
-        node = loader.get_single_node()
-        if node is None:
-            return None
-        _count(node, {})
-        return loader.construct_document(node)
-    except yaml.YAMLError:
-        raise
-    except RecursionError:
-        raise UserError("values within values, too deep to be read; write them flat") from None
-    except (ValueError, OverflowError) as error:  # a number of thousands of digits, a 32nd of May
-        raise UserError(f"a value cannot be read: {error}") from None
-
-
-def _count(node: Any, known: dict[int, int | None]) -> int:
-    """Values in a YAML node with every alias written out, without writing any out.
-
-    Args:
-        known: by the ids of nodes; None for those around this one.
-
-    Raises:
-        UserError: if there are too many, or a value holds itself.
-    """
-    line = node.start_mark.line + 1
-    if id(node) not in known:
-        known[id(node)] = None
-        parts = node.value if isinstance(node.value, list) else []
-        flat = [n for part in parts for n in (part if isinstance(part, tuple) else (part,))]
-        known[id(node)] = 1 + sum(_count(part, known) for part in flat)
-    found = known[id(node)]
-    if found is None:
-        raise UserError(f"line {line}: a value that holds itself by its alias; write it out")
-    if found > _YAML_VALUES:
-        raise UserError(
-            f"line {line}: {found:.3g} values once its aliases are written out, more than "
-            f"{_YAML_VALUES:,}, which no run has"
-        )
-    return found
-
-
-@functools.cache
-def _loader() -> Any:
-    """SafeLoader that reads `1e-3` as the number a user means, as YAML 1.2 does and 1.1 does not,
-    and refuses a key that stands twice, of which YAML keeps the last in silence."""
-    import yaml
-
-    class Loader(yaml.SafeLoader):
-        def construct_mapping(self, node: Any, deep: bool = False) -> Any:
-            known: dict[tuple[str, str], int] = {}
-            for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
-                line = key.start_mark.line + 1
-                name = (key.tag, key.value) if isinstance(key, yaml.ScalarNode) else None
-                if name is not None and name in known:
-                    raise UserError(
-                        f"key {key.value!r} stands twice, in line {known[name]} and in line "
-                        f"{line}; leave one out"
-                    )
-                if name is not None:
-                    known[name] = line
-            return super().construct_mapping(node, deep)
-
-    number = re.compile(r"^[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?$")
-    Loader.add_implicit_resolver("tag:yaml.org,2002:float", number, list("-+.0123456789"))
-    return Loader
 
 
 def parse_bytes(text: str) -> int:
