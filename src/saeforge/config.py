@@ -487,7 +487,7 @@ _ALIASES = {
     "site": "sites",
     "dataset": "source",
 }
-"""What other tools call keys of ours."""
+"""Our keys by the names that other tools have for them."""
 
 
 def _defaults(cls: type, prefix: str = "") -> dict[str, Any]:
@@ -529,8 +529,8 @@ def parse_bytes(text: str) -> int:
 
 
 def field_docs(cls: type) -> dict[str, str]:
-    """The text under each field of a config dataclass, on one line; of those that have one, and
-    whose source is to be had (a registered architecture's need not)."""
+    """The text under each field of a config dataclass, on one line, for the fields that have one;
+    empty where the source cannot be read (as of an architecture registered in a console)."""
     try:
         tree = ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0]
     except (OSError, TypeError):
@@ -563,8 +563,8 @@ def describe_fields(cls: type, prefix: str = "", indent: str = "") -> str:
 
 
 def choices(hint: Any) -> list[str]:
-    """The words that a type's values are among, in a container or beside None too; none where
-    there are other values."""
+    """The words that a type allows, also in a container or beside None; empty where it allows other
+    values."""
     if get_origin(hint) is Literal:
         return [str(word) for word in get_args(hint)]
     inner = [choices(part) for part in get_args(hint) if part not in (type(None), ...)]

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 LARGEST_JSON = 2**30
-"""Bytes of JSON that are read at most."""
+"""The most bytes of JSON that are read."""
 LARGEST_INT = 2**64
 """Whole numbers in JSON are below it: no count or seed is larger."""
 
@@ -164,7 +164,7 @@ def sha256(path: Path) -> str:
 
 
 def head_digest(path: Path) -> str:
-    """Hex SHA-256 of a file's length and its first 64 MiB: what it takes to know it again."""
+    """Hex SHA-256 of a file's length and its first 64 MiB, which is enough to know it again."""
     with open_regular(path) as file:
         length = str(os.fstat(file.fileno()).st_size).encode()
         return hashlib.sha256(length + b"\n" + file.read(2**26)).hexdigest()
@@ -177,8 +177,8 @@ def write_text(path: Path, text: str) -> None:
 
 
 class Rows(Sequence[Any]):
-    """A long list whose items are made when they are asked for, so that it is written, each item
-    on a line, without ever being in memory."""
+    """A list whose items are made when they are asked for; it is written item by item, each on a
+    line, and never in memory as a whole."""
 
     def __init__(self, length: int, make: Callable[[int], Any]) -> None:
         self._places, self._make = range(length), make
@@ -246,8 +246,8 @@ def read_json(path: Path, what: str = "file") -> Any:
     """Read JSON.
 
     Raises:
-        UserError: if there is no such file, it is not JSON, or it holds what no file of ours does:
-            lone surrogates, whole numbers from 2⁶⁴ on, more than a gigabyte.
+        UserError: if there is no such file, it is not JSON, it is larger than a gigabyte, or it has
+            a lone surrogate or a whole number from 2⁶⁴ on.
     """
     try:
         with open_regular(path) as file:
@@ -267,7 +267,7 @@ def parse_json(text: str) -> Any:
     """The value of JSON from outside.
 
     Raises:
-        ValueError: if it is none, has a lone surrogate or a whole number from 2⁶⁴ on.
+        ValueError: if it is not JSON, or has a lone surrogate or a whole number from 2⁶⁴ on.
         RecursionError: if it is nested too deeply.
     """
     value = json.loads(text, parse_int=whole)
@@ -276,7 +276,7 @@ def parse_json(text: str) -> Any:
 
 
 def refuse_surrogates(value: object, text: str) -> None:
-    """Of a value and its JSON.
+    """Check a value that was read from this JSON.
 
     Raises:
         ValueError: if it has a lone surrogate.
@@ -338,7 +338,7 @@ def read_tensors(path: Path, expected_sha256: str | None = None) -> "dict[str, T
 
 
 _UNREADABLE = (OSError, ValueError, KeyError, TypeError, RuntimeError, MemoryError)
-"""What else safetensors and torch raise of a file that is none, or is larger than the memory."""
+"""What else safetensors and torch raise for a file that is not one, or does not fit in memory."""
 
 
 def read_shapes(path: Path) -> dict[str, tuple[int, ...]]:

@@ -1,5 +1,5 @@
-"""The folder that a command is about to write in: whether it can, whose it is, and what a process
-that was killed has left in it."""
+"""The folder that a command will write in: whether it can be written, whether it belongs to a run
+or suite, and what killed processes have left in it."""
 
 import errno
 import json
@@ -18,7 +18,7 @@ from saeforge.errors import UserError
 Lock = Literal["ours", "taken", "unknown"]
 
 TEMPORARY = ".saeforge-", ".tmp"
-"""What stands around the eight letters that make a temporary name."""
+"""What stands before and after the eight random letters of a temporary name."""
 _TEMPORARY = re.compile(r"\..+\.saeforge-[a-z0-9_]{8}\.tmp")
 _DAY = 24 * 3600.0
 

@@ -28,11 +28,11 @@ from saeforge.files import (
 
 SUITE, RESULTS, SEAL = "suite.json", "results", "seal"
 SCHEMA = 2
-"""Of suite.json. Schema 1, still read, had no seal, nor had its results."""
+"""Schema of suite.json. Schema 1, which is still read, has no seals."""
 REPAIR = "restore it from a copy, or run its `saeforge train` again, which repairs it"
 _START = f',\n "{SEAL}": '
 _LONGEST = 4096
-"""Bytes of a seal, at most."""
+"""The longest that a seal may be, in bytes."""
 
 
 def write_sealed(path: Path, value: Mapping[str, Any]) -> None:
@@ -94,7 +94,7 @@ def check_seal(path: Path, what: str, again: str) -> None:
         inside(root, path.relative_to(root))
     seal, genuine = _seal(path, what)
     if seal is None and (root is None or _seal(root / SUITE, "suite")[0] is None):
-        return  # of before there were seals, or free-standing and about to be read as it is
+        return  # from before there were seals, or in no suite
     if seal is None:
         raise UserError(f"{path} has no seal, though its suite has one; run `{again}` again")
     if seal.get("sha256") != genuine:
@@ -116,8 +116,7 @@ def check_seal(path: Path, what: str, again: str) -> None:
 
 
 def suite_digest(root: Path) -> str:
-    """What stands for a whole suite: the SHA-256 of its suite.json, so of all files that it
-    lists."""
+    """The SHA-256 of suite.json, and so of all files that it lists."""
     return sha256(inside(root, SUITE))
 
 
@@ -161,7 +160,7 @@ def verify_files(root: Path, meta: Mapping[str, Any]) -> None:
 
 
 def damage(root: Path) -> str | None:
-    """What keeps a folder from being a whole suite; None where nothing does."""
+    """What is wrong with a suite's folder; None where it is whole."""
     try:
         verify_files(root, read_suite_json(root))
     except UserError as error:
@@ -170,7 +169,7 @@ def damage(root: Path) -> str | None:
 
 
 def _seal(path: Path, what: str) -> tuple[dict[str, Any] | None, str]:
-    """The seal that a file ends with, if it does, and the SHA-256 that it should hold."""
+    """The seal at a file's end, if it has one, and the SHA-256 that this should hold."""
     digest, tail = hashlib.sha256(), b""
     try:
         with open_regular(path) as file:
@@ -193,7 +192,7 @@ def _seal(path: Path, what: str) -> tuple[dict[str, Any] | None, str]:
 
 
 def _sealed(content: "hashlib._Hash", place: Mapping[str, Any]) -> str:
-    """Over the content, whose suite it is of, and which file."""
+    """The SHA-256 of the content, then of the suite and the file's place in it."""
     digest = content.copy()
     said = "\n".join(str(place.get(key, "")) for key in ("suite", "file"))
     digest.update(said.encode("utf-8", "replace"))

@@ -1,4 +1,4 @@
-"""From the words of a command line to the command with its options, or one line of refusal.
+"""Parses a command line to a command with its options, or refuses it in one line.
 
 It imports no torch, so that `saeforge --help` is quick.
 """
@@ -68,8 +68,8 @@ def _check_names(arguments: Sequence[str]) -> None:
 
 
 def _refusal(arguments: Sequence[str], said: str) -> str:
-    """On one line, why the options do not parse: a wrong one with what there is in its place, else
-    tyro's framed message."""
+    """Why the options do not parse, on one line: the wrong option and what to write instead, or
+    tyro's message without its frame."""
     depth = 2 if arguments[0] == "bench" else 1
     known = _options(" ".join(arguments[:depth]))
     for at, word in enumerate(arguments[depth:] if "Unrecognized" in said else (), start=depth):
@@ -94,7 +94,7 @@ def _options(command: str) -> set[str]:
 def _instead(
     arguments: Sequence[str], depth: int, at: int, name: str, known: Collection[str]
 ) -> str:
-    """What there is in the place of the wrong option at a place in the arguments."""
+    """A refusal of the wrong option at a place in the arguments, with what to write instead."""
     command, (_, equals, value) = " ".join(arguments[:depth]), arguments[at].partition("=")
     following = arguments[at + 1] if at + 1 < len(arguments) else "--"
     if not equals and not following.startswith("--"):

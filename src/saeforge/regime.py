@@ -1,14 +1,14 @@
-"""In which regime an SAE was trained: how many vectors each of its latents had to learn from.
+"""The regime that an SAE was trained in: how many vectors each of its latents had to learn from.
 
-Between architectures and widths the order turns with it: at a few hundred tokens per latent a wide
-or routed SAE has not yet learnt what it is wide for (experiments/results/switch.md)."""
+Which architecture or width is better depends on it: at a few hundred tokens per latent a wide or
+routed SAE has not yet learnt what it is wide for (experiments/results/switch.md)."""
 
 from collections.abc import Iterable, Mapping
 
 FEW = 1000
 """Tokens per latent below which a comparison of SAEs is one of short runs."""
 ALIKE, SPARSE = 1.01, 1.05
-"""Factors from which numbers of training tokens, and L0s, are not the same."""
+"""Ratios from which numbers of training tokens, and L0s, count as different."""
 WHAT = "Vectors that the SAE was trained on, divided by its width; of a group's SAE, those it saw."
 
 
@@ -29,7 +29,7 @@ def described(found: Iterable[float | None]) -> str | None:
 
 
 def caution(found: Iterable[float | None]) -> str | None:
-    """What to know of SAEs with so many tokens per latent; None from `FEW` on."""
+    """A warning about SAEs with so many tokens per latent; None from `FEW` on."""
     few = [one for one in found if one is not None and one < FEW]
     if not few:
         return None
@@ -57,8 +57,8 @@ def differences(
     other: Mapping[str, object],
     l0: tuple[float | None, float | None] = (None, None),
 ) -> list[str]:
-    """What two suites differ in besides their SAEs, by their suite.json, and so a ratio of theirs
-    holds too; and the regime that it is of.
+    """What two suites differ in besides their SAEs, which a ratio between them measures, too; and
+    the `caution` for both.
 
     Args:
         l0: mean active latents of each.

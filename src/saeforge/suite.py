@@ -51,7 +51,7 @@ from saeforge.integrity import (
 
 METRICS = "metrics.jsonl"
 TEXT_DIGEST = "text_digest"
-"""Key of suite.json under which the content of a text that is one file is known again."""
+"""Key of suite.json: the digest of a text that is one file, to know it again elsewhere."""
 ERROR_MAPS = "error.safetensors"
 HELD_OUT = "held_out.safetensors"
 
@@ -77,7 +77,7 @@ class Suite:
         return f"Suite({str(self.path)!r}: {self.variant}, {sites})"
 
     def __str__(self) -> str:
-        """The SAE of every site: its architecture, d, M and k; of sites that are alike, once."""
+        """The architecture, d, M and k of every site's SAE; sites that are alike share a line."""
         alike: dict[str, list[str]] = {}
         for group, sites in self.groups.items():
             arch, d, config = self._config(group)
@@ -195,15 +195,15 @@ class Suite:
 
     @property
     def error(self) -> dict[str, Any] | None:
-        """Of a suite that was trained on the error of another: `component`, `suite` and `digest`
-        of that suite, and by site what its linear map was fitted on; else None."""
+        """Where the suite was trained on another's error: which `component` of which `suite`, its
+        `digest`, and by site what the linear map was fitted on; else None."""
         found: dict[str, Any] | None = self.meta.get("error")
         return found
 
     @property
     def held_out(self) -> Int[Tensor, " rows"] | None:
-        """Of a suite that `sf.train` made of a tensor: the numbers of its rows that were kept for
-        evaluation, ascending; else None."""
+        """Where `sf.train` trained the suite on a tensor: the numbers of the rows that were kept
+        for evaluation, ascending; else None."""
         if HELD_OUT not in self.meta["files"]:
             return None
         return self._tensors(HELD_OUT)["rows"]
@@ -231,7 +231,7 @@ class Suite:
         return self.meta["sites"][site]
 
     def _tensors(self, name: str) -> dict[str, Tensor]:
-        """Of a file of the suite, all finite."""
+        """The tensors of one of the suite's files, all finite."""
         tensors = read_tensors(self.path / name)
         check_finite(self.path / name, tensors)
         return tensors
@@ -286,7 +286,7 @@ class Suite:
 
 
 def text_digest(source: object) -> str | None:
-    """Of the content of a text that is one file, wherever it lies; else None."""
+    """The digest of a text's content where it is one file, wherever that lies; else None."""
     return head_digest(Path(source)) if isinstance(source, str) and is_file(Path(source)) else None
 
 
@@ -445,7 +445,7 @@ def _write_saes(path: Path, groups: Mapping[str, tuple[SAE, Sequence[str]]]) -> 
 
 
 def _check_shape(path: Path, meta: Mapping[str, Any]) -> None:
-    """Refuse a suite.json that lacks what the rest relies on, or lists less than it uses."""
+    """Refuse a suite.json that lacks a part that is needed, or the SHA-256 of a file it uses."""
     file = path / SUITE
     needed = [name for name, field in _Meta.model_fields.items() if field.is_required()]
     missing = [name for name in needed if name not in meta]
@@ -494,7 +494,7 @@ class _Error(_Record):
 
 
 class _Meta(_Record):
-    """What the rest relies on in suite.json."""
+    """The parts of suite.json that other code relies on."""
 
     model: _Model
     text: dict[str, Any]

@@ -98,7 +98,7 @@ def train(
 
 @dataclass(frozen=True)
 class _Run:
-    """A call, checked and resolved. `kept` are the rows that are held out."""
+    """A call of `train`, checked and resolved. `kept` are the rows that are held out."""
 
     config: RunConfig
     variant: Variant
@@ -220,7 +220,7 @@ def _kept(document_N: Int[Tensor, " N"], share: float | int, seed: int) -> Int[T
 
 
 def _positions(document_N: Int[Tensor, " N"]) -> Int[Tensor, " N"]:
-    """Of each row among the rows of its document."""
+    """The position of each row within its document."""
     order_N = document_N.argsort(stable=True)
     starts_R = torch.bincount(document_N).cumsum(0) - torch.bincount(document_N)
     position_N = torch.empty_like(document_N)

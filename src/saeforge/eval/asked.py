@@ -166,7 +166,7 @@ def ready_for_results(suites: Sequence[Suite], folder: Path = Path(RESULTS)) -> 
 def placed(
     config: Mapping[str, Any], model: ModelConfig | str | None, text: TextConfig | str | None
 ) -> Path:
-    """Where in a suite a result of this config goes."""
+    """Where in a suite a result with this config goes."""
     return Path(RESULTS) if config.get("own") else results_folder(model, text)
 
 

@@ -73,7 +73,7 @@ def all_sums(
 
 
 def left_out(documents: int) -> int:
-    """L, of so many documents."""
+    """L for so many documents."""
     return 0 if documents < FEWEST else min(documents, BLOCKS)
 
 

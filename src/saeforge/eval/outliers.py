@@ -49,12 +49,12 @@ _ROWS = 8192
 
 @dataclass(frozen=True)
 class Usual:
-    """A site's tokens but for outliers.
+    """A site's tokens without the outliers.
 
     Attributes:
-        limit: norm of the longest that count.
-        mean: of theirs, float64.
-        others: how many tokens are longer.
+        limit: the norm above which a token is an outlier.
+        mean: of the other tokens, float64.
+        others: how many tokens are outliers.
     """
 
     limit: float
@@ -63,7 +63,7 @@ class Usual:
 
     @classmethod
     def of(cls, x_ND: Float[Tensor, "N D"]) -> "Usual":
-        """They, of rows that are all there: the limit is `FAR` times their median norm."""
+        """From all rows at once: the limit is `FAR` times their median norm."""
         norm_N = norms(x_ND)
         limit = FAR * float(norm_N.median())
         usual_N = norm_N <= limit
@@ -141,8 +141,8 @@ def without(lm: LanguageModel, held_out: HeldOut, limits: Mapping[str, float]) -
 
 
 def notes(results: Iterable[Result]) -> list[str]:
-    """What to know of a suite's FVU: of the three sites whose outliers change it most, and of what
-    was left out."""
+    """Sentences on a suite's FVU: on the three sites whose outliers change it most, and on the
+    tokens that were left out."""
     found = []
     for result in results:
         pairs = {

@@ -28,7 +28,7 @@ from saeforge.suite import Suite, load_suite
 
 Rows = Tensor | NDArray[Any]
 BLOCK = 128
-"""Neighbouring rows that pass for a document where nobody says which are of one."""
+"""Neighbouring rows that count as a document where no documents are given."""
 _CHUNK = 2**16
 
 

@@ -143,8 +143,8 @@ def _evaluate(
 
 
 def with_regime(result: Result, about: dict[str, Any], suite: Suite) -> Result:
-    """A result that also says of which model and text it is; of the reconstruction, also how many
-    tokens each SAE's latents were trained on."""
+    """A result that also names its model and text, and, if it is the reconstruction, the tokens per
+    latent that each SAE was trained on."""
     result = replace(result, config=result.config | about)
     known = {site: suite.tokens_per_latent(site) for site in result.sites}
     if result.evaluation != "reconstruction" or None in known.values():

@@ -21,7 +21,7 @@ IN = "@in"
 """Ends the name of a site that is a module's input."""
 ATTN, MLP = "attn", "mlp"
 SEQUENCES, TOKENS = 3, 7
-"""Of the pass: more than one sequence, and a length that is no usual size of anything else."""
+"""Size of the pass: several sequences, of a length that nothing else in a model has."""
 
 _MIXERS = (
     "attn",
@@ -89,7 +89,7 @@ class Anatomy:
 
 
 def first_tensor(output: Any) -> Any:
-    """Of a module's output what a site means: itself, or the first of several."""
+    """The part of a module's output that a site means: itself, or the first of several."""
     if isinstance(output, tuple | list):
         return output[0] if len(output) else None
     return output
@@ -353,7 +353,7 @@ def sublayers(block: nn.Module) -> dict[str, str | None]:
 
 
 def _distinct(given: dict[str, Tensor], owners: Mapping[str, str | None]) -> dict[str, Tensor]:
-    """Without what repeats another module's output (a dropout in eval mode, say)."""
+    """The outputs without those that repeat another's (a dropout in eval mode, say)."""
     kept: dict[str, Tensor] = {}
     for name in sorted(given, key=lambda name: (name not in owners.values(), name.count("."))):
         if not any(torch.equal(given[name], other) for other in kept.values()):
@@ -402,7 +402,7 @@ def _pairs(
 def _why_not(
     owners: Mapping[str, str | None], x: Tensor, y: Tensor, given: Mapping[str, Tensor]
 ) -> str:
-    """A reason: a module behind the sum, a third summand, or factors, where one of them fits."""
+    """Why no two modules fit: a module after the sum, a third summand, or factors."""
     if not bool(torch.isfinite(y).all()):
         return "its activations are not finite"
     outer = {name: part for name, part in given.items() if "." not in name}
@@ -421,7 +421,7 @@ def _why_not(
 
 
 def _factors(y: Tensor, parts: Sequence[Tensor]) -> list[str] | None:
-    """Those with which the parts sum to y, to four decimals; None where none do."""
+    """The factors, to four decimals, by which the parts sum to y; None where there are none."""
     columns = torch.stack([part.double().flatten() for part in parts], 1)
     target = y.double().flatten()
     found = torch.linalg.lstsq(columns, target[:, None]).solution[:, 0]

@@ -157,7 +157,8 @@ def _columns_of_messages(value: dict[str, Any]) -> bool:
 
 
 def _message(message: dict[str, Any], where: str) -> dict[str, Any]:
-    """With `role` and `content`; without what a column of structs fills with None."""
+    """The message with `role` and `content`, without the keys that a column of structs fills with
+    None."""
     if "from" in message and "role" not in message:
         named = {"role": _ROLES.get(message["from"], message["from"])}
         message = named | {"content": message.get("value")}

@@ -69,7 +69,7 @@ def unlike(recorded: object, model: Any, own: str) -> str | None:
 
 
 def _tensors(model: Any) -> Iterator[Tensor]:
-    """Those of the state, each once, without masks and indices, which versions add and drop."""
+    """The state's tensors, each once, without masks and indices, which versions add and drop."""
     seen = set()
     for value in model.state_dict().values():
         for tensor in _plain(value):
@@ -137,8 +137,8 @@ def _leaves(key: str, value: Any) -> set[str]:
 
 
 def _earlier(model: Any) -> str | None:
-    """The fingerprint that earlier versions gave: of all names and settings, so another
-    under another version of transformers. None where they gave none."""
+    """The fingerprint of earlier versions: of all names and settings, so it changes with the
+    version of transformers. None where they had none."""
     settings = {
         key: value
         for key, value in model.config.to_dict().items()

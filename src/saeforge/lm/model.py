@@ -182,8 +182,8 @@ class LanguageModel:
         return self._sites.match([patterns] if isinstance(patterns, str) else patterns)
 
     def left_out(self, patterns: Sequence[str]) -> str | None:
-        """A sentence on what patterns with `*` name but do not select, and why it is no site; None
-        where there is no such thing."""
+        """A sentence on the modules that patterns with `*` name but that are no sites; None where
+        there are none."""
         return self._sites.left_out(patterns)
 
     @property

@@ -62,7 +62,7 @@ class SiteMap:
         return [name for name in self.names if name in chosen]
 
     def left_out(self, patterns: Sequence[str]) -> str | None:
-        """A sentence on what the patterns name, but do not select as it is no site."""
+        """A sentence on the modules that the patterns name but that are no sites."""
         refused = {
             name: reason
             for pattern in patterns

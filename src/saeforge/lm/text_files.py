@@ -198,7 +198,7 @@ def _json_lines(path: Path, config: TextConfig, position: Any) -> Found:
 
 
 def _begin(path: Path) -> int:
-    """The first byte behind the mark that some programs put before UTF-8."""
+    """The first byte after the byte-order mark, where there is one."""
     with _opened(path) as file:
         return len(BOM_UTF8) if file.read(len(BOM_UTF8)) == BOM_UTF8 else 0
 

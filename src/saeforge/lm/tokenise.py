@@ -164,7 +164,7 @@ class Tokeniser:
         return np.concatenate([np.array(start, row.dtype), row])
 
     def _lead(self, row: Array) -> int:
-        """How many special tokens and tokens of white space it begins with."""
+        """How many special and white-space tokens the row begins with."""
         for place, token in enumerate(row.tolist()):
             if token not in self._special and not self._is_blank(token):
                 return place

@@ -18,7 +18,7 @@ from saeforge.report.streaming import Place, read_long
 SCHEMA = 1
 COMPARISON = "comparison.json"
 AGAIN = "saeforge eval, audit or compare"
-"""What writes results."""
+"""The commands that write results, for messages."""
 OWN_SECTION = frozenset({"geometry", "experts", "consistency", "dedup"})
 """Evaluations that are shown in the section on experts."""
 
@@ -95,7 +95,7 @@ class Latent(Record):
 
 
 class Choice(Record):
-    """Of how many latents those of the browser were chosen, and how."""
+    """How the browser's latents were chosen, and among how many."""
 
     width: int
     live: int
@@ -103,7 +103,7 @@ class Choice(Record):
 
 
 class Latents(Sequence[Latent]):
-    """The latents of one site, each packed until it is asked for: in memory a twentieth."""
+    """The latents of one site, each compressed until it is asked for, to a twentieth in memory."""
 
     def __init__(self) -> None:
         self._packed: list[bytes] = []
@@ -388,7 +388,7 @@ def _read_suite(path: Path, label: str, meta: Meta) -> SuiteData:
 
 
 def _read_parameters(path: Path, meta: Meta) -> dict[str, int]:
-    """From the headers of the weights; none where they are not there."""
+    """Parameters of each site's SAE, from the headers of the weights that are there."""
     sizes: dict[str, int] = {}
     for group in {str(site.get("group", "")) for site in meta.sites.values()} - {""}:
         file = inside(path, f"groups/{group}/weights.safetensors")

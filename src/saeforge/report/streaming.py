@@ -66,13 +66,13 @@ def read_long(
 
 
 class _Text:
-    """A file's text, of which as much is held as one value needs."""
+    """A file's text, in memory only as much of it as one value needs."""
 
     def __init__(self, file: TextIOWrapper) -> None:
         self.file, self.held, self.at, self.ended = file, "", 0, False
 
     def more(self) -> None:
-        """Hold more of it: twice as much each time that one value needs it."""
+        """Read more of it: twice as much each time that one value needs more."""
         if len(self.held) - self.at > LARGEST_JSON:
             raise ValueError(f"a value is longer than {LARGEST_JSON:,} characters")
         part = self.file.read(max(_PART, len(self.held) - self.at))

@@ -58,12 +58,12 @@ class MetricsLog:
         return self._path.stat().st_size
 
     def content(self) -> bytes:
-        """All of it."""
+        """The whole file."""
         return self._path.read_bytes() if self._path.exists() else b""
 
     def restore(self, content: bytes, say: Callable[[str], None]) -> None:
-        """Make the file what it was at a checkpoint; what has become of it since, other than more
-        lines, is said."""
+        """Make the file what it was at a checkpoint; say so if it was changed since, other than by
+        more lines."""
         if not self.content().startswith(content):
             say(
                 f"note: {self._path} was cut or changed since the checkpoint; it is as it was again"
@@ -151,7 +151,7 @@ def _tracker(name: str) -> Callable[[Path, Mapping[str, Any], int], Tracker]:
 
 
 def _package(name: str) -> Any:
-    """What a tracker is made of."""
+    """The package behind a tracker."""
     try:
         return import_module({"tensorboard": "torch.utils.tensorboard"}.get(name, name))
     except ImportError as error:

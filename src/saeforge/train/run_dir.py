@@ -15,7 +15,7 @@ from saeforge.integrity import damage
 
 SCHEMA = 1
 UNFINISHED = ".unfinished"
-"""In `checkpoints/`: the one that is being written."""
+"""The folder in `checkpoints/` of the one that is being written."""
 FREE = frozenset(
     {
         "device",
@@ -45,7 +45,7 @@ class RunDir:
         self.path = path
         self._suites = tuple(suites.values())
         self.damage: str | None = None
-        """What is wrong with a finished run's suites, so that it is opened as a running one."""
+        """What is wrong with a finished run's suites; such a run is opened as an unfinished one."""
         self._identity = plain(identity)
 
     @contextmanager
@@ -168,7 +168,7 @@ def plain(value: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def fixed(identity: Mapping[str, Any]) -> dict[str, Any]:
-    """key path → value, of all that stays the same when a run is resumed."""
+    """key path → value of every key that must be the same when a run is resumed."""
     return {key: value for key, value in _leaves(plain(identity)) if not _free(key)}
 
 

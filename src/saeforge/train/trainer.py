@@ -326,8 +326,7 @@ class Trainer:
         self._logged = (self.step, time.monotonic())
 
     def _regime(self) -> list[str]:
-        """How many tokens the run has for a latent, and what to know where they are few, or of
-        one step."""
+        """Tokens per latent, and warnings where they are few or the run has one step."""
         rows = self.steps * self.config.batch
         found = [regime.tokens_per_latent(rows, one.sae.width) for one in self._learners]
         few = regime.caution(found)
@@ -488,7 +487,7 @@ class Trainer:
         self._numbers = _shortly([line for lines in records.values() for line in lines])
 
     def _warn(self, learner: Learner, stats: Mapping[str, Any]) -> None:
-        """What an SAE has to say of its step, once."""
+        """Pass on an SAE's warning about its step, once."""
         said = learner.sae.warning(stats)
         if said is not None and not learner.warned:
             learner.warned = True
@@ -549,7 +548,7 @@ class Trainer:
         self._say(self._made())
 
     def _made(self) -> str:
-        """What there is now, for the last line of a run."""
+        """The last line of a run: what was made."""
         saes, suites = len(self._learners), len(self._suite_dirs)
         last = f"; {self._numbers} at the end" if self._numbers else ""
         return (

@@ -18,7 +18,7 @@ from saeforge.eval.result import Value
 Array = NDArray[np.float64]
 
 EXPONENTS = np.geomspace(0.01, 4.0, 100)
-"""Of m; the best one is refined between its neighbours."""
+"""The exponents m that are tried; the best one is refined between its neighbours."""
 WIDEST_FLOOR = 0.25
 """c is not identified where its interval is wider than this share of the smallest FVU."""
 SEED_NOISE = 0.01
@@ -192,7 +192,7 @@ class _Scatter:
 
     @property
     def most(self) -> float:
-        """The upper end of its one-sided 90% interval, or what is assumed where that is more."""
+        """The upper end of the scatter's one-sided 90% interval, or `least` where that is more."""
         from scipy.stats import chi2
 
         least = float(chi2.ppf(0.1, max(self.left, 1)))

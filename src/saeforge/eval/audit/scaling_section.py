@@ -123,7 +123,7 @@ class _Draws:
 
 
 def _draws(saes: list[SaeAudit], resamples: int, seed: int) -> _Draws:
-    """Of all SAEs, the same documents.
+    """The sums of all SAEs over the same documents.
 
     Pursuit knows fewer tokens than the others, so it gives the share of FVU_nl that it recovers and
     not a difference, which could be more than there is; NaN where they are too few for that, too.
