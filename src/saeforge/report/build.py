@@ -109,7 +109,61 @@ def _page(
     lines = frontier.lines(suites)
     line_of = {suite: at for at, line in enumerate(lines) for suite in line.suites}
     many = len(suites) > MANY
-    shown: dict[str, Any] = {
+    audited = audit.section(suites)
+    shown = _shown(suites, sites, data, lines)
+    shown |= shared.data if shared else {}
+    shown |= audited.data() if audited else {}
+    beside_columns, beside_rows = baseline.table(suites)
+    seeds_columns, seeds_rows = over_seeds.table(suites)
+    frontier_columns, frontier_rows = frontier.table(suites)
+    return (
+        _environment()
+        .get_template("index.html.jinja")
+        .render(
+            title=_title(suites),
+            facts=_facts(suites, sites),
+            commands=_commands(suites),
+            comparison=[] if many and len(lines) > 1 else summary.comparison(suites),
+            sentences=[(suite.label, summary.about(suite)) for suite in suites],
+            caution=summary.caution(suites),
+            suites=suites,
+            count=count,
+            short=_short,
+            headline=headline,
+            headline_rows=summary.rows(suites, headline),
+            every=every,
+            every_rows=summary.rows(suites, every),
+            frontier_axes={a["id"]: a["title"] for c in shown["frontier"] for a in c["axes"]},
+            frontier_columns=frontier_columns,
+            frontier_rows=frontier_rows,
+            beside_columns=beside_columns,
+            beside_rows=beside_rows,
+            seeds_columns=seeds_columns,
+            seeds_rows=seeds_rows,
+            baselines=list(dict.fromkeys(contest.name for contest in baseline.contests(suites))),
+            audit=audited,
+            experts=shared,
+            many=many,
+            line_inks=line_of,
+            inks=line_of if many else {at: at for at in range(len(suites))},
+            shown=shown,
+            has_training=any(name.startswith("training") for name in data),
+            has_latents=any(name.startswith("latents") for name in data),
+            embedded=embedded_json(shown),
+            scripts=SCRIPTS,
+            version=__version__,
+        )
+    )
+
+
+def _shown(
+    suites: Sequence[SuiteData],
+    sites: Sequence[str],
+    data: Sequence[str],
+    lines: Sequence[frontier.Line],
+) -> dict[str, Any]:
+    """The data of the page's own charts."""
+    return {
         "suites": [suite.label for suite in suites],
         "sites": list(sites),
         "files": list(data),
@@ -120,52 +174,15 @@ def _page(
         "baseline": baseline.charts(suites),
         "spread": baseline.spreads(suites),
     }
-    shown |= shared.data if shared else {}
-    audited = audit.section(suites)
-    shown |= audited.data() if audited else {}
-    beside_columns, beside_rows = baseline.table(suites)
-    seeds_columns, seeds_rows = over_seeds.table(suites)
-    frontier_columns, frontier_rows = frontier.table(suites)
-    environment = Environment(
+
+
+def _environment() -> Environment:
+    return Environment(
         loader=PackageLoader("saeforge.report"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
-    )
-    return environment.get_template("index.html.jinja").render(
-        title=_title(suites),
-        facts=_facts(suites, sites),
-        commands=_commands(suites),
-        comparison=[] if many and len(lines) > 1 else summary.comparison(suites),
-        sentences=[(suite.label, summary.about(suite)) for suite in suites],
-        caution=summary.caution(suites),
-        suites=suites,
-        count=count,
-        short=_short,
-        headline=headline,
-        headline_rows=summary.rows(suites, headline),
-        every=every,
-        every_rows=summary.rows(suites, every),
-        frontier_axes={a["id"]: a["title"] for c in shown["frontier"] for a in c["axes"]},
-        frontier_columns=frontier_columns,
-        frontier_rows=frontier_rows,
-        beside_columns=beside_columns,
-        beside_rows=beside_rows,
-        seeds_columns=seeds_columns,
-        seeds_rows=seeds_rows,
-        baselines=list(dict.fromkeys(contest.name for contest in baseline.contests(suites))),
-        audit=audited,
-        experts=shared,
-        many=many,
-        line_inks=line_of,
-        inks=line_of if many else {at: at for at in range(len(suites))},
-        shown=shown,
-        has_training=any(name.startswith("training") for name in data),
-        has_latents=any(name.startswith("latents") for name in data),
-        embedded=embedded_json(shown),
-        scripts=SCRIPTS,
-        version=__version__,
     )
 
 

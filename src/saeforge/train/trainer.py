@@ -28,17 +28,16 @@ from saeforge.config import BufferConfig, NormaliserKind, TrainConfig
 from saeforge.cost import spent
 from saeforge.dictionary.base import SAE, Batch, Context
 from saeforge.dictionary.normaliser import Normaliser
-from saeforge.dictionary.site_affine import SiteAffine
 from saeforge.errors import UserError
 from saeforge.machine import resident_bytes
 from saeforge.train import checkpoints, schedule
 from saeforge.train.interrupt import Stopped, StopRequest
+from saeforge.train.learner import Learner
 from saeforge.train.log import MetricsLog, Tracker, close_all, open_trackers
 from saeforge.train.mixing import View
-from saeforge.train.optimiser import DictionaryAdam
 from saeforge.train.progress import Progress, duration
 from saeforge.train.run_dir import RunDir, differences, plain
-from saeforge.train.step import Stepped, train_step
+from saeforge.train.step import train_step
 from saeforge.train.variants import Member
 from saeforge.train.workers import Workers
 
@@ -84,55 +83,6 @@ class Trained:
     def facts(self) -> dict[str, Any]:
         """All of it by name, as `suite.write_suite` takes it."""
         return {item.name: getattr(self, item.name) for item in fields(self)}
-
-
-@dataclass
-class Learner:
-    """An SAE, what it sees of a batch, its configuration and optimiser, the tokens since each of
-    its latents fired, the dead ones, the seconds of its steps, NaN where they are not known, and
-    the steps not looked at yet: number, names and values of losses and gradient norm."""
-
-    member: Member
-    sae: SAE
-    view: View
-    config: TrainConfig
-    optimiser: DictionaryAdam
-    idle_M: Tensor
-    dead: Tensor
-    lr: float
-    last: Stepped | None = field(default=None, repr=False)
-    warned: bool = False
-    seconds: float = 0.0
-    unseen: list[tuple[int, list[str], Tensor]] = field(default_factory=list, repr=False)
-
-    @property
-    def name(self) -> str:
-        return f"{self.member.variant} at {self.member.group}"
-
-    def tensors(self) -> dict[str, Tensor]:
-        """All that a checkpoint must hold, by name."""
-        sae = {f"sae.{name}": t for name, t in self.sae.state_dict().items()}
-        optimiser = {f"adam.{name}": t for name, t in self.optimiser.state_dict().items()}
-        return {**sae, **optimiser, "idle": self.idle_M, "dead": self.dead}
-
-    def load(self, tensors: Mapping[str, Tensor]) -> None:
-        self.sae.load_state_dict(_under("sae.", tensors))
-        self.optimiser.load_state_dict(_under("adam.", tensors))
-        self.idle_M.copy_(tensors["idle"])
-        self.dead = tensors["dead"].to(self.idle_M.device)
-
-    def at(self, index: int, normaliser: Normaliser) -> SAE:
-        """The SAE of one of its sites, on raw activations."""
-        return self.sae.for_site(index).folded(normaliser.mean, normaliser.scale)
-
-    def shared(self, normalisers: Mapping[str, Normaliser]) -> tuple[SAE, Mapping[str, Normaliser]]:
-        """The SAE in the units in which its sites share it, and the way there from each."""
-        if not isinstance(self.sae, SiteAffine):
-            return self.sae, {site: normalisers[site] for site in self.view.sites}
-        return self.sae.inner, {
-            site: self.sae.normaliser(index, normalisers[site])
-            for index, site in enumerate(self.view.sites)
-        }
 
 
 class Trainer:
@@ -181,11 +131,9 @@ class Trainer:
         self.steps, self.step = schedule.steps(config), 0
         self.normalisers: dict[NormaliserKind, dict[str, Normaliser]] = {}
         self._buffer = buffer
-        self._learners = [self._learner(member) for member in members]
-        self._run_dir, self._suite_dirs = (
-            RunDir(run_dir, suite_dirs, identity),
-            dict(suite_dirs),
-        )
+        self._learners = [Learner.of(member, config, buffer.normaliser) for member in members]
+        self._run_dir = RunDir(run_dir, suite_dirs, identity)
+        self._suite_dirs = dict(suite_dirs)
         self._checkpoints = run_dir / "checkpoints"
         self._identity, self._log_names = identity, log
         self._probe, self._finish, self._say = probe, finish, say
@@ -470,7 +418,7 @@ class Trainer:
         threshold = schedule.dead_threshold(self.config)
         records: dict[str, list[dict[str, Any]]] = {variant: [] for variant in self._logs}
         for learner in self._learners:
-            by_site = _numbers(learner, threshold)
+            by_site = learner.numbers(threshold)
             self._warn(learner, by_site[0])
             lr = learner.lr * schedule.lr_factor(learner.config, self.step - 1)
             own = {
@@ -500,16 +448,11 @@ class Trainer:
         with torch.random.fork_rng(devices), torch.no_grad():
             for variant in self._suite_dirs:
                 held_out = probe(self._bank(variant))
+                about = {"step": self.step, "tokens": tokens}
                 self._logs[variant].write(
                     [
-                        {
-                            "kind": "held_out",
-                            "site": s,
-                            "step": self.step,
-                            "tokens": tokens,
-                            **v,
-                        }
-                        for s, v in held_out.items()
+                        {"kind": "held_out", "site": site, **about, **held_out[site]}
+                        for site in held_out
                     ]
                 )
 
@@ -562,26 +505,6 @@ class Trainer:
         self._say(f"interrupted {where}; run the same command again to resume")
         return "interrupted"
 
-    def _learner(self, member: Member) -> Learner:
-        sae = member.sae
-        view = View(member.sites, member.normaliser or self._buffer.normaliser, member.draw)
-        if view.normaliser == "learnable":
-            sae = SiteAffine(sae, len(view.sites))
-        config = schedule.own_config(self.config, member.train, f"variant {member.variant}")
-        lr = schedule.base_lr(config, sae.width)
-        optimiser = DictionaryAdam(sae, lr, config.betas, config.eps, config.clip)
-        device = next(sae.parameters()).device
-        return Learner(
-            member,
-            sae,
-            view,
-            config,
-            optimiser,
-            torch.zeros(sae.width, dtype=torch.int64, device=device),
-            torch.empty(0, dtype=torch.int64, device=device),
-            lr,
-        )
-
     @property
     def _device(self) -> torch.device:
         return self._learners[0].idle_M.device
@@ -597,33 +520,12 @@ class Trainer:
         return self._seconds + time.monotonic() - self._begun
 
 
-def _numbers(learner: Learner, threshold: int) -> list[dict[str, Any]]:
-    """A learner's last step as plain numbers, for each of its sites; those that are not measured
-    per site are the same for all."""
-    last = learner.last
-    assert last is not None  # a step was made before it is logged
-    shared = {
-        "loss": {name: term.item() for name, term in last.losses.items()},
-        "dead": (learner.idle_M >= threshold).float().mean().item(),
-        "grad_norm": last.grad_norm.item(),
-    }
-    stats = {name: number.tolist() for name, number in last.stats.items()}
-    return [
-        {**{k: v[i] if isinstance(v, list) else v for k, v in stats.items()}, **shared}
-        for i in range(len(learner.view.sites))
-    ]
-
-
 def _shortly(lines: Sequence[Mapping[str, Any]]) -> str:
     """Loss and FVU of the last step, the means of all SAEs and sites."""
     count = len(lines)
     loss = sum(sum(line["loss"].values()) for line in lines) / count
     fvu = sum(line["fvu"] for line in lines) / count
     return f"{'mean ' * (count > 1)}loss {loss:.4g}, FVU {fvu:.4g}"
-
-
-def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}
 
 
 def _both(show: Callable[[float], None], stop: StopRequest) -> Callable[[float], None]:
