@@ -109,6 +109,53 @@ def test_output_on_a_full_disk_is_one_line(tmp_path: Path) -> None:
     assert err.count(b"\n") == 1
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+def test_an_error_that_cannot_be_said_still_ends_with_its_code(tmp_path: Path) -> None:
+    work = "import saeforge.errors as e\ndef work():\n    raise e.UserError('no')"
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(
+            [sys.executable, "-c", f"{work}\n{RUN}"],
+            stdout=subprocess.PIPE,
+            stderr=full,
+            cwd=tmp_path,
+            check=False,
+        )
+    assert (done.returncode, done.stdout) == (2, b"")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="descriptors are closed by a POSIX shell")
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_streams_lead_nowhere_and_no_file_takes_their_place(
+    tmp_path: Path, closed: str
+) -> None:
+    work = (
+        "import os, sys\n"
+        "def work():\n"
+        "    with open('own', 'w') as own:\n"
+        "        assert own.fileno() > 2\n"
+        "        assert not (sys.stdout.isatty() or sys.stderr.isatty())\n"
+        "        os.write(1, b'a library')\n"
+        "        os.write(2, b'a library')\n"
+        "        print('done')\n"
+        "    return 0"
+    )
+    command = ["sh", "-c", f'exec "$0" "$@" {closed}', sys.executable, "-c", f"{work}\n{RUN}"]
+    assert subprocess.run(command, cwd=tmp_path, check=False).returncode == 0
+    assert (tmp_path / "own").read_bytes() == b""
+
+
+def test_a_current_folder_that_is_gone_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(parsing, "parse", lambda _: pytest.fail("it went on"))
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert main(["report", str(tmp_path)]) == 2
+    said = "saeforge: the current folder is gone (No such file or directory); cd to one"
+    assert capsys.readouterr().err.startswith(said)
+
+
 def test_a_library_that_cannot_be_imported_is_one_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -13,6 +13,9 @@ from typing import IO, Any, NoReturn
 
 from saeforge.errors import BAD_INPUT, DONE, INTERRUPTED, UserError
 
+STDERR = 2
+"""Descriptor of the standard error."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code (0 done, 2 bad input, 130 interrupted).
@@ -23,12 +26,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with _interruptible(own=arguments is None):
             if arguments is None:
+                _fill_closed()
                 sys.stdout, sys.stderr = _forgiving(sys.stdout), _forgiving(sys.stderr)
             try:
                 return _run(list(sys.argv[1:] if arguments is None else arguments))
             finally:
-                if sys.stdout is not None:
-                    sys.stdout.flush()  # here, where what goes wrong can still be said
+                sys.stdout.flush()  # here, where what goes wrong can still be said
     except UserError as error:
         print(f"saeforge: {error}", file=sys.stderr)
         return BAD_INPUT
@@ -52,6 +55,12 @@ def _run(arguments: list[str]) -> int:
 
         print(f"saeforge {__version__}")
         return DONE
+    try:
+        os.getcwd()
+    except OSError as error:  # libraries abort of it, with other reasons
+        raise UserError(
+            f"the current folder is gone ({error.strerror}); cd to one that is there"
+        ) from None
     from saeforge.parsing import parse
 
     command = parse(arguments)
@@ -100,16 +109,24 @@ def _interruptible(own: bool) -> Iterator[None]:
         signal.signal(signal.SIGINT, signal.SIG_DFL if own else before)
 
 
+def _fill_closed() -> None:
+    """Standard streams that were closed (`>&-`) lead nowhere: else the next file that is opened
+    would be in their place, and get what libraries print."""
+    while (nowhere := os.open(os.devnull, os.O_RDWR)) <= STDERR:
+        pass
+    os.close(nowhere)
+
+
 class _Output(io.FileIO):
-    """A pipe or file that takes no more once its reader has gone (`… | head`): the work behind it
-    goes on to its end."""
+    """A pipe or file that takes no more once its reader has gone (`… | head`), or once it is full
+    and nobody can be told, being the standard error: the work behind it goes on to its end."""
 
     def write(self, data: Any) -> int:
         try:
             return super().write(data) or 0
         except OSError as error:
             os.dup2(os.open(os.devnull, os.O_WRONLY), self.fileno())
-            if isinstance(error, BrokenPipeError):
+            if isinstance(error, BrokenPipeError) or self.fileno() == STDERR:
                 return len(data)
             raise UserError(
                 f"could not write to the standard output: {error.strerror or error}; free some "
@@ -117,8 +134,10 @@ class _Output(io.FileIO):
             ) from error
 
 
-def _forgiving(stream: IO[str]) -> IO[str]:
+def _forgiving(stream: IO[str] | None) -> IO[str]:
     """The same stream with `?` for what its encoding lacks; see also `_Output`."""
+    if stream is None:
+        return open(os.devnull, "w", encoding="utf-8")
     if not isinstance(stream, io.TextIOWrapper):
         return stream
     stream.reconfigure(errors="replace")
