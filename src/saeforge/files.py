@@ -69,6 +69,11 @@ def _outside(root: Path, name: str | Path) -> UserError:
     return UserError(f"{root}: the path {str(name)!r} leads outside the suite; it was not opened")
 
 
+def is_plain_name(name: str) -> bool:
+    """Whether a site's or group's name can be a folder's on every system, and leads nowhere."""
+    return re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.@-]*", name) is not None
+
+
 def real(path: Path) -> Path:
     """Where a path leads, all links followed.
 

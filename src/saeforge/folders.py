@@ -17,7 +17,7 @@ from saeforge.errors import UserError
 
 Lock = Literal["ours", "taken", "unknown"]
 
-TEMPORARY = ".saeforge-", ".tmp"
+_BEGIN, _END = ".saeforge-", ".tmp"
 """What stands before and after the eight random letters of a temporary name."""
 _TEMPORARY = re.compile(r"\..+\.saeforge-[a-z0-9_]{8}\.tmp")
 _DAY = 24 * 3600.0
@@ -50,8 +50,7 @@ def temporary_file(path: Path) -> Iterator[Path]:
         OSError: if it cannot be made.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    begin, end = TEMPORARY
-    handle, name = tempfile.mkstemp(f"{end}", f".{path.name}{begin}", path.parent)
+    handle, name = tempfile.mkstemp(_END, f".{path.name}{_BEGIN}", path.parent)
     with os.fdopen(handle, "r+b") as file:
         lock(file.fileno())
         if os.name == "nt":  # where an open file can be neither written by others nor renamed
@@ -63,17 +62,19 @@ def temporary_file(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def held(folder: Path) -> Iterator[None]:
-    """Lock a temporary folder, as `temporary_file` does its file, where the system can."""
-    if os.name == "nt":
-        yield
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
+def temporary_folder(path: Path) -> Iterator[Path]:
+    """Yield an empty folder beside `path`, as `temporary_file` does a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(_END, f".{path.name}{_BEGIN}", path.parent))
+    descriptor = None if os.name == "nt" else os.open(folder, os.O_RDONLY)
     try:
-        lock(descriptor)
-        yield
+        if descriptor is not None:
+            lock(descriptor)
+        yield folder
     finally:
-        os.close(descriptor)
+        if descriptor is not None:
+            os.close(descriptor)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def share(path: Path, mode: int) -> None:
@@ -99,7 +100,7 @@ def sync(path: Path) -> None:
 def sweep(folder: Path) -> None:
     """Remove the temporary files and folders right in `folder` that killed processes have left:
     ours alone, and none that a process still writes."""
-    for path in folder.glob(f".*{TEMPORARY[0]}*"):
+    for path in folder.glob(f".*{_BEGIN}*"):
         with suppress(OSError):
             if not _TEMPORARY.fullmatch(path.name) or path.is_symlink() or not _stale(path):
                 continue

@@ -1,7 +1,6 @@
 """`sf.train`: SAEs on activations that the caller has, by the ordinary trainer."""
 
 import hashlib
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -28,13 +27,13 @@ from saeforge.device import choose_device
 from saeforge.errors import UserError
 from saeforge.eval.rows import Rows, RowsProbe, documents_of, measure, planes_of
 from saeforge.eval.run import written
+from saeforge.files import is_file, is_plain_name
 from saeforge.groups.grouping import Groupings
 from saeforge.suite import Suite, load_suite, write_suite
 from saeforge.train.trainer import Trained, Trainer
 from saeforge.train.variants import Variant, build_members, expand_variants
 
 _DEFAULT = {"arch": "topk", "expansion": 8, "k": 32}
-_SITE = r"[A-Za-z0-9_][A-Za-z0-9_.@-]*"
 _BATCH, _FEWEST_BATCHES = 4096, 8
 
 
@@ -89,7 +88,7 @@ def train(
     if run.trainer(out, say).run() == "interrupted":
         raise KeyboardInterrupt
     suite = load_suite(out)
-    if len(run.kept) and not (out / "results" / "reconstruction.json").is_file():
+    if len(run.kept) and not is_file(out / "results" / "reconstruction.json"):
         rows = {site: plane[run.kept.to(plane.device)] for site, plane in planes.items()}
         asked = EvalConfig(tokens=len(run.kept), splice=False, seed=seed)
         written(measure(suite, rows, document_N[run.kept], asked), out / "results")
@@ -198,7 +197,7 @@ class _Run:
 
 def _check_sites(planes: Mapping[str, Tensor]) -> None:
     for site in planes:
-        if not re.fullmatch(_SITE, site):
+        if not is_plain_name(site):
             raise UserError(f"train: site {site!r} is no folder's name; call it like layers.3")
 
 

@@ -2,9 +2,6 @@
 folders that appear whole or not at all."""
 
 import os
-import re
-import shutil
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,7 +11,8 @@ from typing import Protocol, runtime_checkable
 from saeforge.config import ModelConfig, TextConfig
 from saeforge.dictionary.base import SAE
 from saeforge.errors import UserError
-from saeforge.folders import TEMPORARY, held, make_ready, share
+from saeforge.files import is_plain_name
+from saeforge.folders import make_ready, share, temporary_folder
 
 
 @runtime_checkable
@@ -104,23 +102,16 @@ def new_folder(path: Path) -> Iterator[Path]:
         UserError: if there is something at `path` already, or it cannot be written.
     """
     check_new_folder(path)
-    temporary = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        begin, end = TEMPORARY
-        temporary = Path(tempfile.mkdtemp(end, f".{path.name}{begin}", path.parent))
-        with held(temporary):
+        with temporary_folder(path) as temporary:
             yield temporary
-        share(temporary, 0o755)
-        os.replace(temporary, path)
+            share(temporary, 0o755)
+            os.replace(temporary, path)
     except OSError as error:
         raise UserError(
             f"could not write {path}: {error.strerror or error}; "
             "free some space or choose another destination"
         ) from error
-    finally:
-        if temporary is not None:
-            shutil.rmtree(temporary, ignore_errors=True)
 
 
 def folder_name(site: str) -> str:
@@ -129,6 +120,6 @@ def folder_name(site: str) -> str:
     Raises:
         UserError: if it cannot.
     """
-    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.@-]*", site):
+    if not is_plain_name(site):
         raise UserError(f"site {site!r} is no folder's name; nothing was written")
     return site
