@@ -1,52 +1,41 @@
-"""What each command does: assembles the parts, prints the outcome, returns the exit code."""
+"""What `train`, `eval`, `report` and `demo` do: assemble the parts, print the outcome, return the
+exit code. The other commands have modules of their own."""
 
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from rich.table import Table
 
 from saeforge import regime
-from saeforge.commands_train import Job, train_run
+from saeforge.commands_train import train_run
 from saeforge.config import (
     PRESETS,
     ErrorConfig,
     EvalConfig,
     GroupsConfig,
-    ModelConfig,
     RunConfig,
-    TextConfig,
-    TrainConfig,
     describe_fields,
     from_mapping,
     merge,
     override,
     read_yaml,
 )
-from saeforge.cost import predicted
-from saeforge.device import choose_device
 from saeforge.dictionary.registry import ARCHS
 from saeforge.errors import DONE, INTERRUPTED, UserError
 from saeforge.eval import outliers
-from saeforge.eval.asked import check_fingerprint, placed
+from saeforge.eval.asked import placed
 from saeforge.eval.result import Result, Value
 from saeforge.eval.run import evaluate as evaluate_suites
 from saeforge.files import own_folder
 from saeforge.folders import make_ready, owner
-from saeforge.groups.distances import angular_distances, choose_sites
-from saeforge.groups.partition import Method, Objective, check_method, diameters
-from saeforge.groups.plan import Plan, make_plan
+from saeforge.groups.plan import Plan
 from saeforge.integrity import RESULTS
-from saeforge.interop.base import check_new_folder
-from saeforge.lm.documents import check_file
-from saeforge.lm.model import LanguageModel
 from saeforge.printing import cell, command, console, say, speaker
 from saeforge.report.build import write_report
-from saeforge.report.plan import write_plan_page
-from saeforge.suite import find_all_suites, find_suites, load_suite
+from saeforge.suite import find_all_suites, find_suites
 
 
 def run_config(
@@ -119,120 +108,6 @@ def train(config: RunConfig, out: Path, predict: bool = False, as_json: bool = F
     return DONE if finished else INTERRUPTED
 
 
-def plan(
-    model: str,
-    text: str,
-    out: Path,
-    *,
-    sites: Sequence[str],
-    last: bool,
-    tokens: int,
-    groups: int | None,
-    threshold: float,
-    method: Method,
-    objective: Objective | None,
-    matrix: Literal["raw", "centred"],
-    context: int,
-    seed: int,
-    device: str,
-    as_json: bool = False,
-) -> int:
-    """Distances between a model's sites and the groups that follow: plan.json and its page."""
-    check_method(method, objective)  # before anything is measured
-    if groups is not None and groups < 1:
-        raise UserError(f"--groups {groups}: at least 1")
-    if not threshold > 0:
-        raise UserError(f"--threshold {threshold}: it must be above 0, as 0.2 is")
-    make_ready(out)
-    lm = LanguageModel.load(ModelConfig(name=model), choose_device(device))
-    among = choose_sites(lm, sites, last=last)
-    if groups is not None and groups > len(among):
-        raise UserError(f"--groups {groups}: there are {len(among)} sites, {', '.join(among)}")
-    say = speaker(as_json)
-    if left_out := lm.left_out(sites):
-        say(left_out)
-    distances = angular_distances(
-        lm,
-        TextConfig(source=text, context=context),
-        sites,
-        tokens,
-        last=last,
-        seed=seed,
-        tick=_tenths(say),
-    )
-    made = make_plan(
-        distances,
-        groups,
-        method=method,
-        objective=objective,
-        threshold=threshold,
-        matrix=matrix,
-    )
-    made = _with_savings(made, lm)
-    path = out / "plan.json"
-    made.write(path)
-    page = write_plan_page(path, out)
-    if as_json:
-        curve = [point.amad for point in made.curve]
-        found = {"groups": made.groups, "curve": curve, "saving": made.saving}
-        print(json.dumps({"plan": str(path), "page": str(page), **found}))
-        return DONE
-    _print_groups(made)
-    say(f"Plan: {path}")
-    say(f"Page: {page}")
-    return DONE
-
-
-def _with_savings(plan: Plan, lm: LanguageModel) -> Plan:
-    """The plan with what every number of groups saves, for the SAEs of a run's defaults."""
-    config = RunConfig(
-        model=ModelConfig(name=lm.name), sites=plan.sites, train=TrainConfig(eval_every=0)
-    )
-    try:
-        work = Job.prepare(config, lm).work
-    except UserError:  # a model too small for those SAEs
-        return plan
-    (sae,) = config.saes
-    return replace(
-        plan,
-        saving=tuple(group.saving for group in predicted(work).groups),
-        saving_of=f"{sae['arch']}, {sae['expansion']}×, k {sae['k']}",
-    )
-
-
-def _tenths(say: Callable[[str], None]) -> Callable[[float], None]:
-    """Says at every tenth of the work how far it is."""
-    said = 0
-
-    def tick(share: float) -> None:
-        nonlocal said
-        if int(10 * share) > said:
-            said = int(10 * share)
-            say(f"distances: {10 * said}%")
-
-    return tick
-
-
-def _print_groups(plan: Plan) -> None:
-    """A row per group, and what is known of every number of groups."""
-    curve = plan.curve
-    table = Table(
-        title=f"{cell(plan.model)}: {len(plan.groups)} groups by {plan.method}, over "
-        f"{plan.tokens:,} tokens of {plan.documents:,} documents",
-        title_justify="left",
-    )
-    for head in ("group", "sites", "largest distance"):
-        table.add_column(head)
-    largest = diameters(plan.measured, plan.partition)
-    for name, distance in zip(plan.groups, largest, strict=True):
-        table.add_row(name, cell(", ".join(plan.groups[name])), f"{distance:.3f}")
-    console().print(table)
-    print("AMAD by number of groups: " + ", ".join(f"{p.groups}: {p.amad:.3f}" for p in curve))
-    if plan.saving is not None:
-        saved = ", ".join(f"{g}: {share:.0%}" for g, share in enumerate(plan.saving, 1))
-        print(f"operations saved against one SAE per site ({plan.saving_of}): {saved}")
-
-
 def evaluate(
     paths: Sequence[Path],
     config: EvalConfig,
@@ -288,76 +163,6 @@ def _report_folder(out: Path | None, paths: Sequence[Path], suites: Sequence[Pat
             "overwritten; choose another --out, or leave it out"
         )
     return out
-
-
-def convert(
-    source: Path,
-    out: Path,
-    to: str,
-    *,
-    model: str | None = None,
-    text: str | None = None,
-    sites: Sequence[str] = (),
-    as_json: bool = False,
-) -> int:
-    """A suite into another library's folders, or those into a suite; nothing is written unless
-    all of it is."""
-    if to != "saeforge" and text is not None:
-        raise UserError("--text is for --to saeforge; a suite's own text goes with it")
-    check_new_folder(out)
-    if to == "saeforge" and (other := owner(out.parent)) is not None:
-        raise UserError(f"{out} lies in {other}, another run or suite; choose another destination")
-    if to == "saeforge":
-        written = _import(source, out, model, text, list(sites) or None)
-    else:
-        written = _export(source, out, to, model, list(sites) or None)
-    if as_json:
-        print(json.dumps({"out": str(out), "format": to, "sites": written}))
-        return DONE
-    say(f"{out}: {len(written)} SAE(s): {', '.join(written)}")
-    if to == "saeforge":
-        say(f"Next: {command('eval', out)} && {command('report', out)}")
-    return DONE
-
-
-def _export(
-    source: Path, out: Path, to: str, model: str | None, patterns: list[str] | None
-) -> list[str]:
-    """The sites of a suite that were written in another format."""
-    from saeforge.interop import suites
-
-    suite = load_suite(source)
-    run = from_mapping(RunConfig, suite.meta["config"], f"{source / 'suite.json'}: config")
-    lm = LanguageModel.load(
-        run.model if model is None else replace(run.model, name=model, revision=None)
-    )
-    if model is None:
-        check_fingerprint(suite, lm)
-    return list(suites.export(suite, out, to, lm, lm.sites(patterns) if patterns else None))
-
-
-def _import(
-    source: Path,
-    out: Path,
-    model: str | None,
-    text: str | None,
-    patterns: list[str] | None,
-) -> list[str]:
-    """The sites of another library's SAEs that were written as a suite."""
-    from saeforge.interop import suites
-
-    found = suites.read_all(source)
-    config = suites.model_of(found) if model is None else ModelConfig(name=model)
-    lm = LanguageModel.load(config)
-    if model is None:
-        suites.check_model(found, lm)
-    for one in found:
-        if one.note:
-            speaker(as_json=True)(f"saeforge: note: {one.path} {one.note}")
-    own_text = suites.text_of(found, text, lm)
-    if text is not None:
-        check_file(own_text)
-    return suites.write(found, out, lm, config, own_text, patterns)
 
 
 def demo(out: Path, tokens: int, device: str, as_json: bool = False) -> int:

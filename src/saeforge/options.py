@@ -83,11 +83,11 @@ class Plan:
 
     def __call__(self) -> int:
         """Run it."""
-        from saeforge import commands
+        from saeforge.commands_plan import plan
 
         options = asdict(self)
         out = options.pop("out") or Path("runs") / f"plan-{Path(self.model).name}"
-        return commands.plan(out=out, as_json=options.pop("json"), **options)
+        return plan(out=out, as_json=options.pop("json"), **options)
 
 
 @dataclass(frozen=True)
@@ -371,9 +371,9 @@ class Convert:
 
     def __call__(self) -> int:
         """Run it."""
-        from saeforge import commands
+        from saeforge.commands_convert import convert
 
-        return commands.convert(
+        return convert(
             self.source,
             self.out,
             self.to,
