@@ -24,7 +24,6 @@ from scipy.sparse import csr_matrix, vstack
 from saeforge import load_suite
 from saeforge.config import RunConfig
 from saeforge.dictionary.cosines import unit
-from saeforge.eval.asked import run_of
 from saeforge.eval.consistency import (
     CODED,
     METRICS,
@@ -119,7 +118,7 @@ def table(given: argparse.Namespace) -> None:
 def ask(run: Path, seed: int, tokens: int) -> Row:
     """Every SAE of one seed, and the controls of those that have experts."""
     suites = [load_suite(path) for path in find_suites(run)]
-    config: RunConfig = run_of(suites[0])
+    config: RunConfig = suites[0].run
     lm = LanguageModel.load(config.model)
     held_out = held_out_tokens(lm, config.text, config.seed, tokens)
     truth = truth_of(config.text, config.seed, lm, held_out)

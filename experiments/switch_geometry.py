@@ -12,7 +12,6 @@ from torch import Tensor
 
 from saeforge.dictionary.base import SAE
 from saeforge.dictionary.switch import Switch
-from saeforge.eval.asked import run_of
 from saeforge.eval.banks import firing, for_each_site, row_chunks
 from saeforge.eval.run import held_out_tokens
 from saeforge.lm.model import LanguageModel
@@ -37,7 +36,7 @@ def measure(paths: Sequence[Path]) -> Iterator[tuple[Path, dict[str, Any]]]:
 
 def activations(suite: Suite) -> tuple[dict[str, Tensor], int]:
     """Held-out rows [N, D] at every site of the suite's run."""
-    run = run_of(suite)
+    run = suite.run
     lm = LanguageModel.load(run.model)
     held_out = held_out_tokens(lm, run.text, run.seed, TOKENS)
     parts: dict[str, list[Tensor]] = {site: [] for site in suite.sites}

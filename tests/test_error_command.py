@@ -12,7 +12,6 @@ from toys import random_text, saved_llama
 
 from saeforge.activations.error import component
 from saeforge.cli import main
-from saeforge.eval.asked import run_of
 from saeforge.eval.audit import folds
 from saeforge.eval.audit.linear_error import read_map
 from saeforge.eval.audit.result import AuditResult
@@ -139,8 +138,8 @@ def test_an_audit_measures_them_on_their_targets(
     assert main(command) == 0
     result = AuditResult.read(base.path / "results" / "audit.json")
     section = result.sections["error_saes"]
-    lm = LanguageModel.load(run_of(base).model)
-    sample = held_out_tokens(lm, run_of(base).text, run_of(base).seed, 200_000)
+    lm = LanguageModel.load(base.run.model)
+    sample = held_out_tokens(lm, base.run.text, base.run.seed, 200_000)
     tokens_R = torch.bincount(sample.row_NT[sample.keep_NT], minlength=sample.rows).numpy()
     fold_R = torch.from_numpy(folds.assign(tokens_R, 0))
     fold_N = fold_R[sample.row_NT[sample.keep_NT]]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from saeforge.config import ModelConfig
 from saeforge.errors import DONE, UserError
-from saeforge.eval.asked import check_fingerprint, run_of
+from saeforge.eval.asked import check_fingerprint
 from saeforge.folders import owner
 from saeforge.interop.base import check_new_folder
 from saeforge.lm.documents import check_file
@@ -53,7 +53,7 @@ def _export(
     from saeforge.interop import suites
 
     suite = load_suite(source)
-    own = run_of(suite).model
+    own = suite.run.model
     lm = LanguageModel.load(own if model is None else replace(own, name=model, revision=None))
     if model is None:
         check_fingerprint(suite, lm)

@@ -22,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, PositiveInt, ValidationError
 from torch import Tensor
 
 from saeforge import __version__, regime
+from saeforge.config import RunConfig, from_mapping
 from saeforge.dictionary.base import SAE, described
 from saeforge.dictionary.normaliser import Normaliser
 from saeforge.dictionary.registry import ARCHS, sae_config
@@ -93,6 +94,15 @@ class Suite:
     @property
     def variant(self) -> str:
         return str(self.meta["variant"])
+
+    @property
+    def run(self) -> RunConfig:
+        """The configuration of the run that trained it.
+
+        Raises:
+            UserError: if it has none that this version reads.
+        """
+        return from_mapping(RunConfig, self.meta["config"], f"{self.path / SUITE}: config")
 
     def at(self, site: str) -> SAE:
         """The site's SAE on raw activations (its normaliser folded in).

@@ -13,7 +13,6 @@ from toys import clean_rows, held_out, random_text, saved_llama, tiny_llama
 from saeforge.config import EvalConfig
 from saeforge.errors import UserError
 from saeforge.eval import outliers
-from saeforge.eval.asked import run_of
 from saeforge.eval.reconstruction import reconstruction
 from saeforge.eval.run import evaluate, held_out_tokens
 from saeforge.lm.model import LanguageModel
@@ -86,7 +85,7 @@ def test_a_suite_is_evaluated_as_it_was_trained(tmp_path: Path) -> None:
     (tmp_path / "text.txt").write_text(random_text(100))
     plain = written_suite(tmp_path / "plain", tmp_path)
     suite = load_suite(plain)
-    run = run_of(suite)
+    run = suite.run
     lm = LanguageModel.load(run.model)
     sample = held_out_tokens(lm, run.text, run.seed, CONFIG.tokens)
     norm_N = clean_rows(lm, SITES[0], sample).norm(dim=1)

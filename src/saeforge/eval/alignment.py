@@ -21,7 +21,7 @@ from torch import Tensor
 from saeforge.config import STRICT
 from saeforge.device import choose_device
 from saeforge.dictionary.base import SAE, SparseCode
-from saeforge.eval.asked import check_fingerprint, run_of
+from saeforge.eval.asked import check_fingerprint
 from saeforge.eval.banks import Bank, firing, for_each_site, row_chunks, sites_of
 from saeforge.eval.held_out import HeldOut
 from saeforge.eval.progress import Tick, tracker
@@ -245,7 +245,7 @@ def align(
         UserError: if the language model has changed, an SAE does not fit its site, or an
             activation is NaN or infinite.
     """
-    run = run_of(baseline)
+    run = baseline.run
     lm = LanguageModel.load(run.model, choose_device(device))
     wanted = {site for suite in suites for site in suite.sites}
     banks: dict[str, Bank] = {}

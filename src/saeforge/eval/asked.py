@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from saeforge.config import TENSOR, ModelConfig, RunConfig, TextConfig, from_mapping
+from saeforge.config import TENSOR, ModelConfig, TextConfig
 from saeforge.errors import UserError
 from saeforge.eval.banks import Bank, sites_of
 from saeforge.files import own_folder
@@ -53,22 +53,13 @@ def works(
     """Suites put together where model, text, seed and limits of norms are the same."""
     found: dict[str, Work] = {}
     for suite in suites:
-        run = run_of(suite)
+        run = suite.run
         own_text = asked_text(text, suite, run.text)
         work = Work(asked_model(model, run.model), own_text, run.seed, suite.norm_limits, (suite,))
         key = json.dumps([asdict(work.model), asdict(work.text), work.seed, work.limits])
         known = found.get(key)
         found[key] = work if known is None else replace(known, suites=(*known.suites, suite))
     return list(found.values())
-
-
-def run_of(suite: Suite) -> RunConfig:
-    """The configuration of the run that trained a suite.
-
-    Raises:
-        UserError: if the suite has none that this version reads.
-    """
-    return from_mapping(RunConfig, suite.meta["config"], f"{suite.path / 'suite.json'}: config")
 
 
 def asked_model(asked: ModelConfig | str | None, own: ModelConfig) -> ModelConfig:
@@ -118,7 +109,7 @@ def measured_on(
 ) -> dict[str, Any]:
     """For a result's `config`: the model, the text, and whether they are the `own` of the suite,
     in whatever place they lie."""
-    run, trained_on = run_of(suite), suite.meta["model"]
+    run, trained_on = suite.run, suite.meta["model"]
     same_model = lm.fingerprint == trained_on.get("fingerprint") and (
         replace(model, name=run.model.name, revision=run.model.revision) == run.model
     )

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from saeforge import __version__
-from saeforge.config import ModelConfig, RunConfig, TextConfig, from_mapping
+from saeforge.config import ModelConfig, TextConfig, from_mapping
 from saeforge.errors import UserError
 from saeforge.interop.base import Foreign, Model
 from saeforge.interop.hooks import hook_of
@@ -44,7 +44,7 @@ def export(folder: Path, suite: Suite, site: str, model: Model) -> None:
     Raises:
         UserError: if SAELens has no such architecture, or hooks no such site.
     """
-    run = from_mapping(RunConfig, suite.meta["config"], f"{suite.path / 'suite.json'}: config")
+    run = suite.run
     text, hook = run.text, hook_of(site, model)
     loading = {"revision": model.revision} if model.revision else {}
     loading |= {"dtype": run.model.dtype} if run.model.dtype != "float32" else {}

@@ -13,7 +13,6 @@ from saeforge.cli import main
 from saeforge.config import ModelConfig
 from saeforge.dictionary.base import SAE
 from saeforge.dictionary.registry import ARCHS, build_sae
-from saeforge.eval.asked import run_of
 from saeforge.eval.audit import arrays, extractor
 from saeforge.eval.audit.config import AuditConfig
 from saeforge.eval.audit.result import AuditResult
@@ -116,7 +115,7 @@ def test_groups_and_saelens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     lm = LanguageModel.load(ModelConfig(str(tmp_path)))
     for path, result in found.items():
         suite = load_suite(path)
-        run = run_of(suite)
+        run = suite.run
         sample = held_out_tokens(lm, run.text, run.seed, CONFIG.tokens)
         assert list(result.verdicts) == list(SITES)
         assert [name for name in result.sections if name != "scaling"] == list(DEFAULT)
