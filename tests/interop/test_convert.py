@@ -2,12 +2,14 @@
 folders as suites, and bad input in one line with nothing written."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import saelens_by_hand as hand
 import torch
+from editing import edit
 
 from saeforge.cli import main
 from saeforge.config import ModelConfig
@@ -65,6 +67,31 @@ def test_there_and_back_gives_the_same_numbers(
                 assert again == pytest.approx(found["value"], rel=1e-5, abs=1e-6), name
     assert main(["report", str(run), str(back), "--out", str(tmp_path / "report")]) == 0
     assert sorted(p.name for p in tmp_path.iterdir()) == ["new", "report", "there"]
+
+
+def test_what_was_left_out_of_training_stays_left_out(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    limits = {"layers.0": 30.0, "layers.1.mlp": 20.0}
+    source = shutil.copytree(run, tmp_path / "source", ignore=shutil.ignore_patterns("results"))
+    edit(source / "suite.json", lambda meta: meta.update(norm_limits=limits))
+    there, back = tmp_path / "there", tmp_path / "back"
+    assert main(["convert", str(source), str(there), "--to", "saelens"]) == 0
+    assert main(["convert", str(there), str(back), "--to", "saeforge"]) == 0
+    found = load_suite(back)
+    assert found.norm_limits == limits and found.meta["tokens"] == 2048
+    config = there / "layers.1.mlp" / "cfg.json"
+    for key, wrong in (("norm_limits", {"layers.0": "far"}), ("tokens", 1.5)):
+        data = json.loads(config.read_text())
+        data["metadata"]["saeforge"][key] = wrong
+        config.write_text(json.dumps(data))
+        assert main(["convert", str(there), str(tmp_path / "no"), "--to", "saeforge"]) == 2
+        assert "is not what saeforge writes" in capsys.readouterr().err
+        data["metadata"]["saeforge"].pop(key)  # as exports were written before
+        config.write_text(json.dumps(data))
+    assert main(["convert", str(there), str(tmp_path / "old"), "--to", "saeforge"]) == 0
+    old = load_suite(tmp_path / "old")
+    assert old.norm_limits == {} and old.meta["tokens"] == 0
 
 
 def a_saelens_folder(path: Path, hooks: dict[str, str], **metadata: Any) -> Path:

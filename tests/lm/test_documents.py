@@ -178,6 +178,8 @@ def test_a_folder_of_several_kinds_is_read_whole(tmp_path: Path) -> None:
         file.write('{"text": "w6"}\n')
     assert read(tmp_path) == ["w1", "w2", "w3", "w4", "w5", "w6"]
     assert read(tmp_path / "c.txt.gz") == ["w4", "w5"]
+    (tmp_path / "c.txt.gz").rename(tmp_path / "C.TXT.GZ")
+    assert read(tmp_path / "C.TXT.GZ") == ["w4", "w5"]
     (tmp_path / "e.csv").write_text("text\nw7\n")
     assert "'e.csv' lies among .txt files and is not read" in refusal(tmp_path)
 

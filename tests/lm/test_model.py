@@ -253,6 +253,7 @@ def test_patterns(llama: LanguageModel) -> None:
         ("zzz", "*@resid"),
         ("1@router", "*@resid"),
         ("", "*@resid"),
+        ("layers", "of each, say layers.*"),
     ],
 )
 def test_unknown_pattern_lists_the_nearest(llama: LanguageModel, pattern: str, near: str) -> None:
@@ -279,6 +280,41 @@ def test_bad_input_to_a_pass(llama: LanguageModel, tokens: torch.Tensor) -> None
         llama.capture(tokens, "layers.*")
     with pytest.raises(UserError, match="no tokenizer"):
         llama.capture("w1", "layers.0")
+
+
+@pytest.mark.parametrize(
+    ("tokens", "said"),
+    [
+        ([[1, -100]], "token -100 is outside the vocabulary of 50"),
+        ([1, 2], r"\[2\] of int64 is no token ids"),
+        ([[1.0, 2.0]], r"\[1, 2\] of float32 is no token ids"),
+        ([[True, False]], r"\[1, 2\] of bool is no token ids"),
+        ([[1, 2], [3]], "a list is no tensor of token ids"),
+        ([[], []], r"\[2, 0\]"),
+        (None, "None is no tensor of token ids"),
+    ],
+)
+def test_what_is_no_token_ids_is_refused(llama: LanguageModel, tokens: object, said: str) -> None:
+    with pytest.raises(UserError, match=said) as error:
+        llama._checked(tokens)
+    assert "\n" not in str(error.value)
+
+
+def test_token_ids_of_any_whole_type_are_the_same(llama: LanguageModel) -> None:
+    ids = torch.tensor([[1, 2, 3]])
+    nats, x = llama.cross_entropy(ids), llama.capture(ids, "layers.0")
+    assert torch.equal(llama.cross_entropy(ids.int()), nats)
+    assert torch.equal(llama.capture(ids.short(), "layers.0"), x)
+    assert torch.equal(llama.capture([[1, 2, 3]], "layers.0"), x)
+
+
+@pytest.mark.parametrize("begin", ["w0", "w0 w0", " w0", "w0 \n w0"])
+def test_a_text_that_brings_its_bos_has_one(tmp_path: Path, begin: str) -> None:
+    saved_llama(tmp_path)
+    lm = LanguageModel.load(str(tmp_path))
+    assert lm.tokens(f"{begin} w5").tolist() == [[0, 5]]
+    assert lm.tokens("w5 w0").tolist() == [[0, 5]]
+    assert lm.tokens("w5 w0 w6").tolist() == [[0, 5, 0, 6]]
 
 
 def test_bfloat16_takes_a_float32_replacement(tokens: torch.Tensor) -> None:

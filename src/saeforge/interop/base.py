@@ -2,9 +2,9 @@
 folders that appear whole or not at all."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -54,6 +54,8 @@ class Foreign:
         is_site: whether `hook` is a site of ours, as it stands.
         text: what it was trained on, None where the files do not say.
         seed: of the split into training and held-out documents.
+        tokens: that it was trained on; 0 where the files do not say.
+        norm_limits: site → norm above which tokens were left out of training, if any were.
         note: what a user should know before trusting its numbers here.
     """
 
@@ -66,6 +68,8 @@ class Foreign:
     is_site: bool = False
     text: TextConfig | None = None
     seed: int = 0
+    tokens: int = 0
+    norm_limits: Mapping[str, float] = field(default_factory=dict)
     note: str | None = None
 
 

@@ -73,6 +73,8 @@ def export(folder: Path, suite: Suite, site: str, model: Model) -> None:
             },
             "text": asdict(text),
             "seed": run.seed,
+            "tokens": suite.meta["tokens"],
+            "norm_limits": suite.norm_limits,
         },
     }
     write(folder, suite.at(site), metadata)
@@ -111,10 +113,11 @@ def _own(own: Any, where: str) -> dict[str, Any]:
     try:
         model, text = dict(own["model"]), dict(own["text"])
         site, variant, seed = own["site"], own["variant"], own["seed"]
-        fingerprint = model.get("fingerprint")
+        fingerprint, tokens = model.get("fingerprint"), own.get("tokens", 0)
         typed = isinstance(site, str) and isinstance(variant, str) and type(seed) is int
-        if not (typed and isinstance(fingerprint, str | None)):
+        if not (typed and isinstance(fingerprint, str | None) and type(tokens) is int):
             raise TypeError
+        limits = {str(at): float(norm) for at, norm in dict(own.get("norm_limits", {})).items()}
         named = {key: model[key] for key in ("name", "revision", "dtype")}
     except (KeyError, TypeError, ValueError):
         raise UserError(f"{where} is not what saeforge writes; convert the suite anew") from None
@@ -125,6 +128,8 @@ def _own(own: Any, where: str) -> dict[str, Any]:
         "text": from_mapping(TextConfig, text, f"{where}.text"),
         "seed": seed,
         "variant": variant,
+        "tokens": max(0, tokens),
+        "norm_limits": limits,
     }
 
 

@@ -136,8 +136,9 @@ def write(
             text=asdict(text),
             config=asdict(run),
             seed=first.seed,
-            tokens=0,
+            tokens=first.tokens if len({one.tokens for one in found}) == 1 else 0,
             steps=0,
+            norm_limits=first.norm_limits,
         )
     return list(placed)
 

@@ -59,7 +59,7 @@ def check_label(config: TextConfig) -> None:
         raise UserError(
             f"{said}: a document of the embedded text has one label, {EMBEDDED_LABEL!r}; give that"
         )
-    if config.source.endswith((".txt", ".txt.gz")):
+    if config.source.lower().endswith((".txt", ".txt.gz")):
         raise UserError(
             f"{said}: the documents of a .txt file ({config.source!r}) have no labels; give a "
             ".jsonl or .parquet file or a dataset with such a column"

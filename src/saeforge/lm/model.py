@@ -13,7 +13,9 @@ from saeforge.errors import UserError, one_line
 from saeforge.lm import loading
 from saeforge.lm.anatomy import IN, Anatomy, examine, first_tensor, input_key, is_site, shape_reason
 from saeforge.lm.fingerprint import fingerprint, unlike
+from saeforge.lm.packing import Packing
 from saeforge.lm.sites import SiteMap, find_blocks, named_modules
+from saeforge.lm.tokenise import Tokeniser
 
 Hook = Callable[[Tensor], Tensor | None]
 """Gets a site's activations [B, T, D]; returns None (observe) or a replacement (splice)."""
@@ -177,9 +179,13 @@ class LanguageModel:
             UserError: if there is no pattern, or one selects nothing, with the reason and the
                 nearest names.
         """
-        if not patterns:
+        if not patterns and not isinstance(patterns, int):
             raise UserError("sites is empty; give at least one, such as '*@resid'")
-        return self._sites.match([patterns] if isinstance(patterns, str) else patterns)
+        named = [patterns] if isinstance(patterns, str | int) else list(patterns)
+        for one in named:
+            if not isinstance(one, str):
+                raise UserError(f"site {one!r} is no name; of block {one}, say '{one}@resid'")
+        return self._sites.match(named)
 
     def left_out(self, patterns: Sequence[str]) -> str | None:
         """A sentence on the modules that patterns with `*` name but that are no sites; None where
@@ -230,7 +236,7 @@ class LanguageModel:
             UserError: if a site is unknown, never runs, or is not of shape [B, T, D]; if a
                 replacement has another shape; if tokens do not fit the model.
         """
-        self._check_tokens(tokens_BT)
+        tokens_BT = self._checked(tokens_BT)
         waiting = set(self.sites(list(hooks)) if hooks else [])
         unknown = [site for site in hooks if site not in waiting]
         if unknown:
@@ -272,7 +278,7 @@ class LanguageModel:
     @overload
     def capture(
         self,
-        text: Int[Tensor, "B T"],
+        text: Int[Tensor, "B T"] | list[list[int]],
         sites: str,
         *,
         attention_mask: Shaped[Tensor, "B T"] | None = None,
@@ -281,7 +287,7 @@ class LanguageModel:
     @overload
     def capture(
         self,
-        text: Int[Tensor, "B T"] | str | list[str] | tuple[str, ...],
+        text: Int[Tensor, "B T"] | list[list[int]] | str | list[str] | tuple[str, ...],
         sites: list[str] | tuple[str, ...],
         *,
         attention_mask: Shaped[Tensor, "B T"] | None = None,
@@ -289,7 +295,7 @@ class LanguageModel:
 
     def capture(
         self,
-        text: Int[Tensor, "B T"] | str | Sequence[str],
+        text: Int[Tensor, "B T"] | str | Sequence[str] | Sequence[Sequence[int]],
         sites: str | Sequence[str],
         *,
         attention_mask: Shaped[Tensor, "B T"] | None = None,
@@ -301,7 +307,7 @@ class LanguageModel:
 
         Args:
             text: a text, for activations [T, D]; a list of texts, for a list of them; or token ids
-                [B, T], for [B, T, D].
+                [B, T] (a tensor, or lists of one length), for [B, T, D].
             sites: one site (or pattern, or alias, that is one), for the activations themselves; a
                 list of them, for a mapping from every site to its activations.
 
@@ -315,30 +321,30 @@ class LanguageModel:
                 "with all of them, or name one"
             )
         found: dict[str, Any]
-        if isinstance(text, Sequence) and not isinstance(text, str):
-            each = [self.capture(one, names) for one in text]
-            found = {site: [captured[site] for captured in each] for site in names}
-        elif isinstance(text, str):
+        if isinstance(text, str):
             found = {site: x_1TD[0] for site, x_1TD in self._captured(self.tokens(text), names)}
+        elif isinstance(text, Sequence) and all(isinstance(one, str) for one in text):
+            each = [self.capture(str(one), names) for one in text]
+            found = {site: [captured[site] for captured in each] for site in names}
         else:
-            found = dict(self._captured(text, names, attention_mask))
+            found = dict(self._captured(self._checked(text), names, attention_mask))
         return found[names[0]] if isinstance(sites, str) else found
 
     def tokens(self, text: str) -> Int[Tensor, "1 T"]:
-        """The token ids of a text as a document is read in training: after BOS, where the tokenizer
-        has one.
+        """The token ids of a text as a document is read in training: after one BOS, where the
+        tokenizer has one, whether or not the text brings its own (`saeforge.lm.tokenise`).
 
         Raises:
             UserError: if the model has no tokenizer, or the text is empty.
         """
         if self.tokenizer is None:
             raise UserError(f"model {self.name!r} has no tokenizer; give token ids [B, T]")
-        ids = list(self.tokenizer.encode(text, add_special_tokens=False))
-        if not ids:
+        where = "none" if self.bos_id is None else "document"
+        packing = Packing(self.max_context, where, self.bos_id, self.pad_id or 0, True, 0)
+        (ids,) = Tokeniser(self.tokenizer, packing, "the text")([text])
+        if not len(ids):
             raise UserError("the text is empty; give at least one token")
-        if self.bos_id is not None and ids[0] != self.bos_id:
-            ids = [self.bos_id, *ids]
-        return torch.tensor([ids])
+        return torch.from_numpy(ids.astype("int64"))[None]
 
     def _captured(
         self, tokens_BT: Tensor, sites: Sequence[str], attention_mask: Tensor | None = None
@@ -363,26 +369,40 @@ class LanguageModel:
 
         Predictions of padding are in it too; leave them out by the batch's `document`.
         """
-        tokens_BT = self.tokens(text) if isinstance(text, str) else text
+        tokens_BT = self.tokens(text) if isinstance(text, str) else self._checked(text)
         logits_BTV = self.run(tokens_BT, hooks, logits=True, attention_mask=attention_mask)
         assert logits_BTV is not None
         nats_BT = next_token_nats(logits_BTV, tokens_BT)
         return nats_BT[0] if isinstance(text, str) else nats_BT
 
-    def _check_tokens(self, tokens_BT: Tensor) -> None:
+    def _checked(self, tokens: Any) -> Int[Tensor, "B T"]:
+        """Token ids that the model takes, int64. Those on another device are taken at their word:
+        to look at them would be to wait for it."""
+        try:
+            tokens_BT = torch.as_tensor(tokens)
+        except (TypeError, ValueError, RuntimeError):
+            raise UserError(f"{_kind(tokens)} is no tensor of token ids; {_IDS}") from None
+        whole = not (tokens_BT.is_floating_point() or tokens_BT.is_complex())
+        if not whole or tokens_BT.dtype == torch.bool or tokens_BT.dim() != 2:
+            said = f"{list(tokens_BT.shape)} of {str(tokens_BT.dtype).removeprefix('torch.')}"
+            raise UserError(f"a tensor {said} is no token ids; {_IDS}")
+        if not tokens_BT.numel():
+            raise UserError(f"a tensor {list(tokens_BT.shape)} has no tokens; {_IDS}")
         length = tokens_BT.shape[1]
         if length > self.max_context:
             raise UserError(
                 f"a sequence of {length} tokens is longer than the {self.max_context} of model "
                 f"{self.name!r}; use a shorter context"
             )
-        if tokens_BT.device.type == "cpu" and tokens_BT.numel():
-            highest = int(tokens_BT.max())
-            if highest >= self.vocabulary:
+        if tokens_BT.device.type == "cpu":
+            low, high = (int(end) for end in tokens_BT.aminmax())
+            if low < 0 or high >= self.vocabulary:
                 raise UserError(
-                    f"token {highest} is outside the vocabulary of {self.vocabulary} of model "
-                    f"{self.name!r}; tokenizer and model do not belong together"
+                    f"token {low if low < 0 else high} is outside the vocabulary of "
+                    f"{self.vocabulary} of model {self.name!r}; tokenizer and model do not belong "
+                    "together, or padding has an id of its own"
                 )
+        return tokens_BT.long()
 
     def _register(
         self,
@@ -431,6 +451,13 @@ class LanguageModel:
         return module.register_forward_pre_hook(before, with_kwargs=True)
 
 
+_IDS = "give whole numbers [B, T], such as lm.tokens(text)"
+
+
+def _kind(value: object) -> str:
+    return "None" if value is None else f"a {type(value).__name__}"
+
+
 def _fitting(site: str, x_BTD: Tensor, replacement: Tensor) -> Tensor:
     if replacement.shape != x_BTD.shape:
         raise UserError(
@@ -449,7 +476,7 @@ def next_token_nats(
 
     `rows` positions at a time, so that no float32 copy of all the logits exists at once.
     """
-    tokens_BT = tokens_BT.to(logits_BTV.device)
+    tokens_BT = tokens_BT.to(logits_BTV.device, torch.int64)
     flat = logits_BTV.flatten(0, 1)
     target = tokens_BT.roll(-1, dims=1).flatten()  # the last column's is meaningless, and dropped
     parts = [

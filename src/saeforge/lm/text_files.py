@@ -33,10 +33,11 @@ _ROWS, _BYTES = 256, 2**23  # of a parquet file at once
 
 
 def reader_of(path: Path) -> Reader | None:
-    """What reads a file of this name, or None."""
-    if path.suffix == ".gz" and path.with_suffix("").suffix != ".parquet":
-        path = path.with_suffix("")
-    return _READERS.get(path.suffix)
+    """What reads a file of this name, or None; capitals are no other names."""
+    name = Path(path.name.lower())
+    if name.suffix == ".gz" and name.stem.endswith((".txt", ".jsonl")):
+        name = name.with_suffix("")
+    return _READERS.get(name.suffix)
 
 
 def read_files(files: list[Path], config: TextConfig, position: Any) -> Found:
@@ -91,7 +92,7 @@ def _is_described(folder: Path) -> bool:
 
 def _is_data(path: Path) -> bool:
     hidden = any(part.startswith((".", "__")) for part in path.parts)
-    return not hidden and path.suffix not in ("", ".md")
+    return not hidden and path.suffix.lower() not in ("", ".md")
 
 
 def _split_of(files: list[Path], folder: Path, config: TextConfig, where: str) -> list[Path]:
@@ -216,7 +217,7 @@ def _lines(path: Path, place: int) -> Iterator[bytes]:
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
     try:
-        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+        with gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb") as file:
             yield file
     except (OSError, EOFError, zlib.error) as error:
         said = getattr(error, "strerror", None) or one_line(error)
