@@ -122,7 +122,8 @@ def test_help_tells_of_version_and_completion(capsys: pytest.CaptureFixture[str]
     with pytest.raises(SystemExit):
         main(["--help"])
     said = capsys.readouterr().out
-    assert "--version" in said and "--tyro-print-completion bash" in said
+    lines = [line.split("  ")[1] for line in said.splitlines() if line.startswith("  saeforge")]
+    assert lines[1:] == ["saeforge --version", "saeforge --tyro-print-completion bash"]
     with pytest.raises(SystemExit) as stopped:
         main(["--tyro-print-completion", "bash"])
     assert not stopped.value.code and "saeforge" in capsys.readouterr().out
@@ -145,6 +146,26 @@ def test_what_an_evaluation_leaves_out(
     lines = capsys.readouterr().out.splitlines()
     described = next(line for line in lines if f"--no-{what} " in line)
     assert "Do not measure" in described
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--versoin"], "saeforge has no option --versoin; did you mean --version?"),
+        (["--model", "x"], "no option --model; a command's options stand behind its name"),
+        (["--tyro-print-completion", "foo"], "'foo': choose one of bash, zsh, fish, tcsh"),
+        (["--tyro-print-completion"], "'': choose one of bash"),
+        (["train", "--layers", "3"], "write --set 'sites=[3@resid]'"),
+        (["train", "--steps", "1000"], "write --set 'train.tokens=…'"),
+        (["train", "--epochs", "2"], "write --set 'train.tokens=…'"),
+    ],
+)
+def test_wrong_options_are_answered_with_what_works(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == 2
+    said = capsys.readouterr().err
+    assert message in said and said.count("\n") == 1 and said.count("no option") <= 1
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:

@@ -60,6 +60,21 @@ def test_bad_keys_and_types_are_one_line(data: dict[str, Any], message: str):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ({"tokens": 3}, "unknown key 'tokens'; did you mean 'train.tokens'"),
+        ({"learning_rate": 3}, "unknown key 'learning_rate'; did you mean 'train.lr'"),
+        ({"k": 3}, "unknown key 'k'; did you mean 'saes.0.k'"),
+        ({"sites": "layers.3"}, r"'sites' = 'layers.3': it must be a list, such as \[layers.3\]"),
+        ({"log": "wandb"}, r"it must be a list, such as \[wandb\]"),
+    ],
+)
+def test_a_key_in_the_wrong_place_and_one_value_for_a_list(data: dict[str, Any], message: str):
+    with pytest.raises(UserError, match=message):
+        from_mapping(RunConfig, data, "options")
+
+
 def test_an_integer_is_a_float_but_not_the_other_way():
     assert from_mapping(TrainConfig, {"lr": 1}, "here").lr == 1.0
     with pytest.raises(UserError, match="'tokens'"):

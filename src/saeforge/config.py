@@ -348,12 +348,16 @@ def _explain(cls: type, error: ValidationError) -> str:
     if first["type"] == "unexpected_keyword_argument":
         allowed = [f.name for f in fields(_owner(cls, path))]
         near = get_close_matches(path[-1], allowed, n=1)
+        if not near and cls is RunConfig and len(path) == 1:  # a key's last part, or its other name
+            near = [one.partition("=")[0] for one in settings(key, "")]
         hint = f"; did you mean {near[0]!r}?" if near else ""
         return f"unknown key {key!r}{hint} (allowed: {', '.join(allowed)})"
     if first["type"] in ("missing", "missing_argument"):
         return f"{key!r} is missing; it has no default"
     if first["type"] == "json_invalid":
         return "values within values, too deep to be read, or text with half a surrogate pair"
+    if first["type"] == "tuple_type":
+        return f"{key!r} = {first['input']!r}: it must be a list, such as [{first['input']}]"
     return f"{key!r} = {first['input']!r}: {first['msg'].lower()}"
 
 
@@ -467,7 +471,11 @@ def settings(name: str, value: str) -> list[str]:
     Args:
         value: as it was given; empty where none was.
     """
+    if name in _COUNTED:  # their numbers are no numbers of tokens
+        value = ""
     name = _ALIASES.get(name, name)
+    if name == "sites" and value.isdigit():
+        value = f"{value}@resid"
     every = _defaults(RunConfig)
     every |= {f"saes.0.{key}": None for key in every["saes"][0]}
     return [
@@ -488,6 +496,7 @@ _ALIASES = {
     "dataset": "source",
 }
 """Our keys by the names that other tools have for them."""
+_COUNTED = ("steps", "epochs")
 
 
 def _defaults(cls: type, prefix: str = "") -> dict[str, Any]:

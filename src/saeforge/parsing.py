@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Sequence
 from contextlib import redirect_stderr
 from dataclasses import fields
 from difflib import get_close_matches
+from itertools import pairwise
 from typing import Any
 
 import tyro
@@ -20,11 +21,14 @@ from saeforge.errors import UserError
 from saeforge.options import BENCHES, COMMANDS, Eval, Measures
 
 DESCRIPTION = """Train, scale and audit sparse autoencoders over a whole model.
+  saeforge COMMAND --help                lists a command's options
+  saeforge --version                     prints the version
+  saeforge --tyro-print-completion bash  prints what makes bash complete commands
+                                         and options (also zsh, fish, tcsh)"""
 
-saeforge COMMAND --help                lists a command's options
-saeforge --version                     prints the version
-saeforge --tyro-print-completion bash  prints what makes bash complete commands
-                                       and options (also zsh, fish, tcsh)"""
+_ENTRY = ("--help", "--version", "--tyro-print-completion")
+"""The options that stand before any command."""
+_SHELLS = ("bash", "zsh", "fish", "tcsh")
 
 
 def parse(arguments: Sequence[str]) -> Callable[[], int]:
@@ -37,6 +41,7 @@ def parse(arguments: Sequence[str]) -> Callable[[], int]:
     if list(arguments) in ([], ["train"]):
         arguments = [*arguments, "--help"]
     _check_names(arguments)
+    _check_completion(arguments)
     said = io.StringIO()
     try:
         with redirect_stderr(said):
@@ -52,6 +57,13 @@ def parse(arguments: Sequence[str]) -> Callable[[], int]:
         if not stop.code:
             raise
         raise UserError(_refusal(arguments, said.getvalue())) from None
+
+
+def _check_completion(arguments: Sequence[str]) -> None:
+    """Refuse shells for which tyro has no completion; it would raise an AssertionError."""
+    for option, shell in pairwise([*arguments, ""]):
+        if option == _ENTRY[-1] and shell not in _SHELLS:
+            raise UserError(f"{option} {shell!r}: choose one of {', '.join(_SHELLS)}")
 
 
 def _check_names(arguments: Sequence[str]) -> None:
@@ -70,6 +82,11 @@ def _check_names(arguments: Sequence[str]) -> None:
 def _refusal(arguments: Sequence[str], said: str) -> str:
     """Why the options do not parse, on one line: the wrong option and what to write instead, or
     tyro's message without its frame."""
+    if arguments[0].startswith("-"):
+        name = arguments[0].partition("=")[0]
+        near = get_close_matches(name, _ENTRY, n=1, cutoff=0.75)
+        hint = f"did you mean {near[0]}?" if near else "a command's options stand behind its name"
+        return f"saeforge has no option {name}; {hint} (`saeforge --help` lists its commands)"
     depth = 2 if arguments[0] == "bench" else 1
     known = _options(" ".join(arguments[:depth]))
     for at, word in enumerate(arguments[depth:] if "Unrecognized" in said else (), start=depth):

@@ -118,8 +118,15 @@ class _Run:
         device: str,
         options: Mapping[str, Any],
     ) -> "_Run":
-        if not 0 <= held_out < 1:
-            raise UserError(f"train: held_out = {held_out}: a share, at least 0 and below 1")
+        if not isinstance(sae, Mapping):
+            raise UserError(
+                f"train: sae is a {type(sae).__name__}; give the options of one SAE by name, such "
+                "as {'arch': 'topk', 'width': 4096, 'k': 32}"
+            )
+        if not isinstance(seed, int):
+            raise UserError(f"train: seed = {seed!r}: a whole number")
+        if not isinstance(held_out, int | float) or not 0 <= held_out < 1:
+            raise UserError(f"train: held_out = {held_out!r}: a share, at least 0 and below 1")
         if options.get("audit"):
             raise UserError("train: audit is of SAEs in a model; use sf.audit on the held-out rows")
         kept = _kept(document_N, held_out, seed)

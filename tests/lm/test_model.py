@@ -362,6 +362,12 @@ def test_texts_and_single_sites_are_captured_as_they_are_named(tmp_path: Path) -
         lm.capture("", "layers.1")
 
 
+def test_a_model_is_loaded_by_a_path_and_prints_as_what_it_is(tmp_path: Path) -> None:
+    saved_llama(tmp_path)
+    lm = LanguageModel.load(tmp_path)
+    assert lm.name == str(tmp_path) and f"{tmp_path}', layers=" in repr(lm)
+
+
 def test_fingerprint(tmp_path: Path) -> None:
     lm = build("llama")
     first = lm.fingerprint

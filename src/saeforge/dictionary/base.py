@@ -241,14 +241,25 @@ class SAE(nn.Module, ABC):
         values.
 
         Raises:
-            UserError: as `rows`.
+            UserError: as `rows`, and if x is no tensor.
         """
+        _check_tensor(x, "activations", self.d)
         with torch.autocast(x.device.type, enabled=False):
             return replace(self.encode_rows(self.rows(x)), shape=tuple(x.shape[:-1]))
 
     def decode(self, code: SparseCode | Float[Tensor, "*tokens M"]) -> Float[Tensor, "*tokens D"]:
-        """x̂ = W_decᵀ f + b_dec, of a sparse or a dense code, in the SAE's precision."""
-        if isinstance(code, Tensor):
+        """x̂ = W_decᵀ f + b_dec, of a sparse or a dense code, in the SAE's precision.
+
+        Raises:
+            UserError: if the code is neither, or not of M latents.
+        """
+        if not isinstance(code, SparseCode):
+            _check_tensor(code, "a code", self.width)
+            if code.dim() == 0 or code.shape[-1] != self.width:
+                raise UserError(
+                    f"a code of shape {list(code.shape)} does not fit this SAE; give [..., "
+                    f"{self.width}]"
+                )
             with torch.autocast(code.device.type, enabled=False):
                 return code.to(self.dtype) @ self.w_dec + self.b_dec
         values = code.values.to(self.dtype)
@@ -275,6 +286,14 @@ class SAE(nn.Module, ABC):
 
         super()._apply(precise, recurse)  # type: ignore[no-untyped-call]
         return self
+
+
+def _check_tensor(x: Any, what: str, width: int) -> None:
+    if not isinstance(x, Tensor):
+        raise UserError(
+            f"{what} in a {type(x).__name__}; give a tensor [..., {width}] (torch.as_tensor makes "
+            "one of lists and arrays)"
+        )
 
 
 def described(architecture: type[SAE], d: int, config: Any) -> str:

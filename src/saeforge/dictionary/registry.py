@@ -135,8 +135,10 @@ def build_sae(arch: str, d: int, **options: Any) -> "SAE":
     """Build an initialised SAE: `build_sae("topk", d=768, width=24576, k=32)`.
 
     Raises:
-        UserError: as `sae_config`, and if d is not positive.
+        UserError: as `sae_config`, and if d is no whole number of at least 1.
     """
-    if d < 1:
-        raise UserError(f"d = {d}: an SAE needs activations of at least one dimension")
+    if not isinstance(d, int) or d < 1:
+        raise UserError(
+            f"d = {d!r}: a whole number; an SAE needs activations of at least one dimension"
+        )
     return ARCHS[arch](d, sae_config(arch, options, "build_sae"))

@@ -26,7 +26,7 @@ from saeforge.eval.result import Result
 from saeforge.eval.run import Measured, with_regime
 from saeforge.suite import Suite, load_suite
 
-Rows = Tensor | NDArray[Any]
+Rows = Tensor | NDArray[Any] | Sequence[Sequence[float] | Tensor]
 BLOCK = 128
 """Neighbouring rows that count as a document where no documents are given."""
 _CHUNK = 2**16
@@ -106,9 +106,9 @@ def planes_of(
         UserError: if they are no activations of the same tokens, at these sites if given.
     """
     if isinstance(x, Mapping):
-        planes = {str(site): torch.as_tensor(rows).detach() for site, rows in x.items()}
+        planes = {str(site): _tensor(rows, where) for site, rows in x.items()}
     elif sites is None or len(sites) == 1:
-        planes = {sites[0] if sites else "x": torch.as_tensor(x).detach()}
+        planes = {sites[0] if sites else "x": _tensor(x, where)}
     else:
         planes = {}
     if not planes or (sites is not None and planes.keys() != set(sites)):
@@ -129,12 +129,26 @@ def planes_of(
                 "the same tokens at every site"
             )
         for start in range(0, len(plane), _CHUNK):
-            if not finite(plane[start : start + _CHUNK].float()):
+            rows = plane[start : start + _CHUNK]
+            if not finite(rows.float()):
+                bad = (~rows.float().isfinite()).any(1).nonzero().squeeze(1)
                 raise UserError(
-                    f"{where}: NaN or infinity in x of {site}, rows {start} to "
-                    f"{min(start + _CHUNK, len(plane)) - 1}; leave those tokens out"
+                    f"{where}: NaN or infinity in x of {site}, first in row {start + int(bad[0])}; "
+                    "leave such tokens out"
                 )
     return planes
+
+
+def _tensor(x: Any, where: str) -> Tensor:
+    try:
+        return torch.as_tensor(x).detach()
+    except (TypeError, ValueError, RuntimeError):
+        several = isinstance(x, list | tuple) and all(isinstance(one, Tensor) for one in x)
+        found = f"a list of {len(x)} tensors" if several else f"a {type(x).__name__}"
+        way_out = "torch.cat joins those of several documents" if several else "or lists of rows"
+        raise UserError(
+            f"{where}: x is {found}; give one tensor or array [tokens, d] ({way_out})"
+        ) from None
 
 
 def documents_of(

@@ -1,6 +1,7 @@
 """The language model: capture at any sites, stop early, splice replacements in."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Self, overload
 
 import torch
@@ -106,17 +107,30 @@ class LanguageModel:
         logits: Tensor = self.model(input_ids=tokens_BT.to(self.device), use_cache=False).logits
         return logits
 
+    def __repr__(self) -> str:
+        longest = "" if self.max_context == _UNBOUNDED else f", max_context={self.max_context}"
+        return (
+            f"LanguageModel({self.name!r}, layers={self.layers}, vocabulary={self.vocabulary}"
+            f"{longest}, device={str(self.device)!r})"
+        )
+
     @classmethod
-    def load(cls, config: ModelConfig | str, device: str | torch.device = "cpu") -> Self:
+    def load(cls, config: ModelConfig | str | Path, device: str | torch.device = "cpu") -> Self:
         """Load the model that `config` names: a Hugging Face id, a folder, or `embedded`, as a
-        string if nothing else is to be said.
+        string or path if nothing else is to be said.
 
         One with random weights says so in its `revision`, which every suite and result records.
 
         Raises:
             UserError: if it cannot be loaded.
         """
-        config = ModelConfig(name=config) if isinstance(config, str) else config
+        if isinstance(config, str | Path):
+            config = ModelConfig(name=str(config))
+        if not isinstance(config, ModelConfig):
+            raise UserError(
+                f"a model is loaded by its id or folder, not from {_kind(config)}; one that is in "
+                "memory is taken by LanguageModel.wrap(model, tokenizer)"
+            )
         model, tokenizer = loading.load(config)
         revision = config.revision
         if config.random_weights is not None:
@@ -458,7 +472,12 @@ def _kind(value: object) -> str:
     return "None" if value is None else f"a {type(value).__name__}"
 
 
-def _fitting(site: str, x_BTD: Tensor, replacement: Tensor) -> Tensor:
+def _fitting(site: str, x_BTD: Tensor, replacement: Any) -> Tensor:
+    if not isinstance(replacement, Tensor):
+        raise UserError(
+            f"the replacement at site {site!r} is {_kind(replacement)}; give a tensor "
+            f"{list(x_BTD.shape)}"
+        )
     if replacement.shape != x_BTD.shape:
         raise UserError(
             f"the replacement at site {site!r} has shape {list(replacement.shape)}, "
