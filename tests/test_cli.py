@@ -270,7 +270,10 @@ BAD = {
         ["train", "--set", "saes=[{arch: matryoshka, width: 8, k: 2, sizes: [4, 4, 8]}]"],
         "sizes = [4, 4, 8]: nested sizes must be positive and increase to width = 8",
     ),
-    "absurd width": (["train", "--set", "saes=[{arch: relu, expansion: 1e30}]"], "at most 63 are read"),
+    "absurd width": (
+        ["train", "--set", "saes=[{arch: relu, expansion: 1e30}]"],
+        "at most 63 are read",
+    ),
     "unknown format": (["convert", "a", "b", "--to", "sparsefy"], "choice invalid choice"),
     "unknown site": (["train", "--set", "sites=[layer.0]"], "layers.0"),
     "missing model": (["train", "--model", "./no-such-folder"], "no-such-folder"),
