@@ -153,6 +153,14 @@ def test_a_model_and_a_text_that_have_moved_are_the_suites_own(
     assert Result.read(path / "results" / "reconstruction.json") == own
 
 
+def test_a_model_that_is_no_longer_there_is_asked_for(tmp_path: Path, lm_folder: Path) -> None:
+    before = tmp_path / "before"
+    shutil.copytree(lm_folder, before)
+    path = write(tmp_path / "s", before)
+    shutil.rmtree(before)
+    bad(path, "if the model has moved, name it with --model")
+
+
 def test_fewer_tokens_than_asked_for_is_said(tmp_path: Path, lm_folder: Path) -> None:
     path = write(tmp_path / "s", lm_folder)
     lines: list[str] = []

@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
+
 from saeforge.config import TENSOR, ModelConfig, TextConfig
 from saeforge.errors import UserError
 from saeforge.eval.banks import Bank, sites_of
@@ -28,6 +30,24 @@ class Work:
     seed: int
     limits: dict[str, float]
     suites: tuple[Suite, ...]
+
+    def language_model(self, device: torch.device, own: bool) -> LanguageModel:
+        """The language model.
+
+        Args:
+            own: it is the one that the suites name, not one that was asked for.
+
+        Raises:
+            UserError: if it cannot be loaded.
+        """
+        try:
+            return LanguageModel.load(self.model, device)
+        except UserError as error:
+            if not own:
+                raise
+            raise UserError(
+                f"{self.suites[0].path}: {error}; if the model has moved, name it with --model"
+            ) from error
 
     def banks(self, lm: LanguageModel, fingerprinted: bool) -> dict[str, Bank]:
         """Path of a suite → its bank, on the model's device.

@@ -123,7 +123,7 @@ def written(measured: "Measured", folder: Path) -> Result:
 def _evaluate(
     work: Work, config: EvalConfig, say: Callable[[str], None] | None, fingerprinted: bool
 ) -> dict[Path, list[Measured]]:
-    lm = LanguageModel.load(work.model, choose_device(config.device))
+    lm = work.language_model(choose_device(config.device), own=fingerprinted)
     banks = work.banks(lm, fingerprinted)
     corpus = _corpus(lm, with_label(work.text), work.seed)
     every = _held_out(corpus, config.tokens)

@@ -130,7 +130,7 @@ def audit_suites(
     on_error = match(error_saes, suites)
     found: dict[Path, AuditResult] = {}
     for work in works(suites, model, text):
-        lm = LanguageModel.load(work.model, choose_device(config.device))
+        lm = work.language_model(choose_device(config.device), own=model is None)
         banks = work.banks(lm, fingerprinted=model is None)
         held_out = held_out_tokens(lm, work.text, work.seed, config.tokens, work.limits)
         if say is not None:
