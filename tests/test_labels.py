@@ -172,7 +172,7 @@ def test_a_supervised_run_resumes_to_the_bit(
                 "text__streaming": "true",
                 "text__max_documents": "null",
             },
-            "a dataset that is read as it comes",
+            "a text that is read as it comes",
         ),
     ],
 )

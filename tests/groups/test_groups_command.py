@@ -48,7 +48,7 @@ def test_json_is_all_there_is_on_stdout(
 @pytest.mark.parametrize(
     ("more", "said"),
     [
-        (["--groups", "3"], "groups = 3: it must be from 1 to 2"),
+        (["--groups", "3"], "--groups 3: there are 2 sites"),
         (["--threshold", "0"], "--threshold 0.0: it must be above 0"),
         (["--groups", "0"], "--groups 0: at least 1"),
         (["--objective", "max"], "goes with method 'contiguous'"),

@@ -183,7 +183,7 @@ REFUSED: dict[str, tuple[Change, str]] = {
     "an expansion of other tensors": (change(num_latents=0), "num_latents 512 of cfg.json make"),
     "no latents": (change(num_latents=0, expansion_factor=0), "must be positive"),
     "negative": (change(d_in=-D, num_latents=-M), "must be positive"),
-    "sizes beyond all": (change(d_in=10**3000, num_latents=0), "must be positive"),
+    "sizes beyond all": (change(d_in=10**3000, num_latents=0), "a whole number of 3001 digits"),
     "d_in of no number": (change(d_in="16"), "'d_in'"),
     "no d_in": (without("d_in"), "'d_in' is missing"),
     "no k": (without("k"), "'k' is missing"),
