@@ -119,3 +119,9 @@ def test_whose_a_folder_is(tmp_path: Path):
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "suite.json").write_text("{cut off")
     assert folders.owner(tmp_path / "a" / "b") == tmp_path / "a"
+
+
+def test_a_path_that_is_not_utf8_is_refused_before_the_work(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="its path is not UTF-8; choose another --out") as caught:
+        folders.make_ready(tmp_path / os.fsdecode(b"o\xff"))
+    str(caught.value).encode()  # shown as what can be printed

@@ -128,8 +128,13 @@ def make_ready(folder: Path, way_out: str = "choose another --out") -> None:
         way_out: what the user can do about it.
 
     Raises:
-        UserError: if no file can be made in it, or in the nearest folder above that is there.
+        UserError: if no file can be made in it, or in the nearest folder above that is there; or
+            its path is not UTF-8, which safetensors does not open.
     """
+    try:
+        str(folder).encode()
+    except UnicodeEncodeError:
+        raise UserError(f"cannot write to {folder}: its path is not UTF-8; {way_out}") from None
     try:
         with suppress(FileNotFoundError, NotADirectoryError):
             os.lstat(folder)  # a name that is too long is none that is missing
