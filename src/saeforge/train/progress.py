@@ -17,6 +17,9 @@ class Progress:
         batch: tokens per step.
         say: prints a line.
         terminal: whether to draw a bar; by default, whether stderr is a terminal.
+
+    Attributes:
+        numbers: what was logged last, shown beside the steps.
     """
 
     def __init__(
@@ -26,6 +29,7 @@ class Progress:
         say: Callable[[str], None],
         terminal: bool | None = None,
     ) -> None:
+        self.numbers = ""
         self._steps, self._batch, self._say = steps, batch, say
         self._terminal = sys.stderr.isatty() if terminal is None else terminal
         self._done, self._first, self._start = 0, 0, time.monotonic()
@@ -74,10 +78,10 @@ class Progress:
         elif self._due():
             self._say(f"reading text into the ring: {share:.0%}")
 
-    def advance(self, step: int, numbers: str = "") -> None:
-        """`step` steps are done; `numbers` are what was logged last, to be shown beside."""
+    def advance(self, step: int) -> None:
+        """`step` steps are done."""
         self._done = step
-        note = ", ".join(part for part in (numbers, self._rate()) if part)
+        note = ", ".join(part for part in (self.numbers, self._rate()) if part)
         if self._bar is not None:
             self._bar.update(self._task, completed=step, note=note)
         elif self._due():

@@ -193,7 +193,8 @@ class Trainer:
                 self._evaluate(self._probe)
             if last or self._due(config.checkpoint_every):
                 self._checkpoint()
-            progress.advance(self.step, self._numbers)
+            progress.numbers = self._numbers
+            progress.advance(self.step)
             if not last:
                 stop.check()
 
