@@ -183,7 +183,7 @@ def test_a_result_written_again_is_good_again(tmp_path: Path):
     path = write(tmp_path / "s")
     flip(path / "results" / "reconstruction.json", random.Random(1))
     evaluated(path, 0.5)
-    assert read_suites([path])[0].value("layers.0", "fvu").value == 0.5  # type: ignore[union-attr]
+    assert read_suites([path])[0].value("layers.0", "fvu").value == 0.5
 
 
 def test_a_seal_ends_the_file_and_is_no_part_of_what_is_read(tmp_path: Path):

@@ -5,6 +5,7 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -143,7 +144,7 @@ def test_a_claimed_width_is_refused_before_it_has_memory(
     options |= {"width": 2**31 - 2} if arch == "switch" else {}
     edit(config, lambda data: data.update(arch=arch, options=options))
 
-    def resealed(meta: dict) -> None:  # type: ignore[type-arg]
+    def resealed(meta: dict[str, Any]) -> None:
         from saeforge.files import sha256
 
         meta["files"]["groups/layers.0/config.json"] = sha256(config)
@@ -215,7 +216,7 @@ def test_a_suite_whose_names_are_escapes_is_shown_and_reported(tmp_path: Path, p
     assert "\x1b" not in page and "<b>x</b>" not in page
 
 
-CHANGES: list[Callable[[dict], object]] = [  # type: ignore[type-arg]
+CHANGES: list[Callable[[dict[str, Any]], object]] = [
     lambda m: m["sites"]["layers.0"].update(group="../../x"),
     lambda m: m["sites"]["layers.0"].update(group="/etc"),
     lambda m: m["sites"]["layers.0"].update(d=2**63),
@@ -232,7 +233,9 @@ CHANGES: list[Callable[[dict], object]] = [  # type: ignore[type-arg]
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_wrong_types_in_suite_json_are_one_line(path: Path, change: Callable[[dict], object]):  # type: ignore[type-arg]
+def test_wrong_types_in_suite_json_are_one_line(
+    path: Path, change: Callable[[dict[str, Any]], object]
+):
     edit(path / "suite.json", change)
     with pytest.raises(UserError) as error:
         load_suite(path).bank()
@@ -263,7 +266,7 @@ def test_values_that_nobody_describes_are_named(
     path: Path,
     tmp_path: Path,
     name: str,
-    change: Callable[[dict], object],  # type: ignore[type-arg]
+    change: Callable[[dict[str, Any]], object],
     message: str,
 ):
     edit(path / "results" / name, change)

@@ -99,7 +99,7 @@ def test_token_ids_are_read(kind: str, tmp_path: Path) -> None:
         sorted(
             int(t)
             for split in ("train", "held_out")
-            for b in corpus.stream(split, 1, epochs=1)  # type: ignore[arg-type]
+            for b in corpus.stream(split, 1, epochs=1)
             for t in b.tokens[b.document >= 0]
         )
         for corpus in (made, text)

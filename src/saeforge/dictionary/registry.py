@@ -3,7 +3,6 @@
 import inspect
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import fields, is_dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -117,8 +116,8 @@ def _check_architecture(found: Any) -> None:
         raise UserError(f"{where}.arch = {name!r}: a name in lower case, such as 'absolute'")
     if name in _MODULES:
         raise UserError(f"{where}.arch = {name!r} is one of the package's; choose another name")
-    frozen = is_dataclass(config) and config.__dataclass_params__.frozen  # type: ignore[union-attr]
-    if not (frozen and "width" in {field.name for field in fields(config)}):  # type: ignore[arg-type]
+    frozen = getattr(getattr(config, "__dataclass_params__", None), "frozen", False)
+    if not (frozen and "width" in getattr(config, "__dataclass_fields__", {})):
         raise UserError(f"{where}.Config must be a frozen dataclass with a field width")
 
 

@@ -195,4 +195,7 @@ def _fvu(sae: SAE, x_ND: Tensor) -> float:
 
 
 def _mean(x_ND: Tensor) -> Float[Tensor, " D"]:
-    return sum(rows.double().sum(0) for rows in torch.split(x_ND, _CHUNK)) / len(x_ND)  # type: ignore[return-value]
+    total_D = x_ND.new_zeros(x_ND.shape[1], dtype=torch.float64)
+    for rows_nD in torch.split(x_ND, _CHUNK):
+        total_D += rows_nD.double().sum(0)
+    return total_D / len(x_ND)

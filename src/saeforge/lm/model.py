@@ -83,7 +83,7 @@ class LanguageModel:
             return  # some quantised models refuse to be moved, even to where they are
         try:
             self.model.to(self.device)
-        except (RuntimeError, ValueError, NotImplementedError) as error:
+        except (RuntimeError, ValueError) as error:
             raise UserError(
                 f"model {self.name!r} cannot be moved to {self.device}: {one_line(error)}; "
                 "choose the device it is on, or a model that is not quantised"
