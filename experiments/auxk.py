@@ -14,10 +14,8 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from shell import saeforge
+from shell import RESULTS, saeforge
 
-HERE = Path(__file__).parent
-RESULTS = HERE / "results"
 ARCHS = {
     "TopK": {"arch": "topk", "width": 2048, "k": 4},
     "Switch, 4 experts": {"arch": "switch", "width": 2048, "k": 4, "experts": 4},

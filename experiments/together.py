@@ -7,18 +7,16 @@ beside it; each run resumes if it was interrupted. Writes results/together.json 
 results/together.md.
 """
 
-import argparse
 import json
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from shell import saeforge
+from shell import over_seeds, saeforge
 
 from saeforge.statistics import student
 
 HERE = Path(__file__).parent
-RESULTS = HERE / "results"
 FEWER = 1_200_000
 TOPK, SWITCH, WIDE = "topk-w256-k16", "switch-w1024-k16-experts4", "topk-w1024-k16"
 ARMS = {
@@ -128,16 +126,5 @@ def table(runs: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def main() -> None:
-    """Train what is missing, then write the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    asked = parser.parse_args()
-    runs = {str(seed): run(seed) for seed in asked.seeds}
-    found = {"command": "python experiments/together.py", "runs": runs}
-    (RESULTS / "together.json").write_text(json.dumps(found, indent=1) + "\n")
-    (RESULTS / "together.md").write_text(table(runs))
-
-
 if __name__ == "__main__":
-    main()
+    over_seeds("together", __doc__.splitlines()[0], run, table)

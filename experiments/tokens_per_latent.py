@@ -7,17 +7,14 @@ experts of 256 latents each, and TopK as wide as the last. Each run resumes if i
 Writes results/tokens_per_latent.json and results/tokens_per_latent.md.
 """
 
-import argparse
 import json
 from pathlib import Path
 from typing import Any
 
-from shell import saeforge
+from shell import over_seeds, saeforge
 
 from saeforge.statistics import student
 
-HERE = Path(__file__).parent
-RESULTS = HERE / "results"
 SITE, BASE = "layers.3", "topk-w256-k16"
 NAMES = {
     BASE: "TopK 256",
@@ -76,16 +73,5 @@ def _interval(mean: float, low: float | None, high: float | None) -> str:
     return f"{mean:+.1%}" + (f" [{low:+.1%}, {high:+.1%}]" if low is not None else "")
 
 
-def main() -> None:
-    """Train what is missing, then write the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    asked = parser.parse_args()
-    runs = {str(seed): run(seed) for seed in asked.seeds}
-    found = {"command": "python experiments/tokens_per_latent.py", "runs": runs}
-    (RESULTS / "tokens_per_latent.json").write_text(json.dumps(found, indent=1) + "\n")
-    (RESULTS / "tokens_per_latent.md").write_text(table(runs))
-
-
 if __name__ == "__main__":
-    main()
+    over_seeds("tokens_per_latent", __doc__.splitlines()[0], run, table)
