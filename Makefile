@@ -17,14 +17,14 @@ help:  ## list the targets
 # torch goes first and alone, so that no other package can choose its version.
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
-		|| { echo "saeforge needs Python 3.11 or newer; say which with PYTHON=..."; exit 1; }
+		|| { echo "saeworks needs Python 3.11 or newer; say which with PYTHON=..."; exit 1; }
 	test -x $(PY) || $(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install --quiet "$$(grep '^torch==' constraints.txt)"
 	$(PY) -m pip install --quiet -c constraints.txt -e '.[dev]'
 	@touch $@
 
 demo: $(READY)  ## SAEs on every layer of the embedded model, and their report
-	$(PY) -m saeforge demo
+	$(PY) -m saeworks demo
 
 test: $(READY)  ## all tests (PYTEST_ARGS="-k name" for some)
 	$(PYTEST) $(PYTEST_ARGS)
@@ -57,7 +57,7 @@ docs: $(READY)  ## the documentation, into site/
 	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict --quiet
 
 bench: $(READY)  ## one training step, by stage, at a small size
-	$(PY) -m saeforge bench step --arch topk --d 288 --width 4608 --k 32 --batch 4096
+	$(PY) -m saeworks bench step --arch topk --d 288 --width 4608 --k 32 --batch 4096
 
 # The peers need other versions of the same packages, so they live in an environment of their own.
 $(PEERS): benchmarks/peers.txt

@@ -7,8 +7,8 @@
 
 Synthetic activations are made a chunk at a time and their making is not counted. Each number of
 tokens is a process of its own, so that its peak is its own; the SAEs' weights are in the memory.
-`base` is what `sf.audit` measures; `command` adds the probes, pursuit and fits to codes that
-`saeforge audit` makes by default on a fixed number of tokens, but nothing that needs a model.
+`base` is what `sw.audit` measures; `command` adds the probes, pursuit and fits to codes that
+`saeworks audit` makes by default on a fixed number of tokens, but nothing that needs a model.
 """
 
 import argparse
@@ -22,8 +22,8 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from saeforge.files import write_json
-from saeforge.machine import peak_bytes, processor, resident_bytes
+from saeworks.files import write_json
+from saeworks.machine import peak_bytes, processor, resident_bytes
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENT = 128
@@ -36,13 +36,13 @@ def worker(
     import numpy as np
     import torch
 
-    from saeforge.dictionary.registry import build_sae
-    from saeforge.eval.audit import folds
-    from saeforge.eval.audit.arrays import base
-    from saeforge.eval.audit.engine import Reconstruction, SiteAudit, rows_at_once
-    from saeforge.eval.audit.fits import Tokens
-    from saeforge.eval.audit.measurement import Place
-    from saeforge.eval.audit.run import AuditConfig, measurements
+    from saeworks.dictionary.registry import build_sae
+    from saeworks.eval.audit import folds
+    from saeworks.eval.audit.arrays import base
+    from saeworks.eval.audit.engine import Reconstruction, SiteAudit, rows_at_once
+    from saeworks.eval.audit.fits import Tokens
+    from saeworks.eval.audit.measurement import Place
+    from saeworks.eval.audit.run import AuditConfig, measurements
 
     if threads:
         torch.set_num_threads(threads)

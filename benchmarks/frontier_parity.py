@@ -1,4 +1,4 @@
-"""Frontiers of saeforge's Gated, JumpReLU and BatchTopK beside dictionary_learning's trainers.
+"""Frontiers of saeworks's Gated, JumpReLU and BatchTopK beside dictionary_learning's trainers.
 
     .venv/bin/python benchmarks/frontier_parity.py    # needs `make peers` and the small real models
 
@@ -45,10 +45,10 @@ import numpy as np
 from parity import REAL, cache
 from trainers import ROOT, python_of
 
-from saeforge.files import read_json, write_json
-from saeforge.machine import processor
+from saeworks.files import read_json, write_json
+from saeworks.machine import processor
 
-OURS, PEER = "saeforge", "dictionary_learning"
+OURS, PEER = "saeworks", "dictionary_learning"
 ARCHS = ("jumprelu", "gated", "batchtopk")
 L0S = (16, 32, 64, 128)
 LADDERS = (
@@ -216,7 +216,7 @@ def summary(runs: list[Run]) -> dict[str, Any]:
 def table(shown: dict[str, Any]) -> str:
     """The summary in Markdown."""
     lines = [
-        "| architecture | L0 | FVU, saeforge | FVU, dictionary_learning | ratio (seeds' range) |",
+        "| architecture | L0 | FVU, saeworks | FVU, dictionary_learning | ratio (seeds' range) |",
         "|---|---|---|---|---|",
     ]
     for arch, entry in shown.items():
@@ -255,7 +255,7 @@ def main() -> None:
     for name, value in sizes.items():
         parser.add_argument(f"--{name}", type=int, default=value)
     parser.add_argument("--only", nargs="+", default=[], help="such as dictionary_learning/gated")
-    parser.add_argument("--tune", help="runs on the tuning site, such as saeforge/gated")
+    parser.add_argument("--tune", help="runs on the tuning site, such as saeworks/gated")
     parser.add_argument("--lrs", type=float, nargs="+", help="with --tune")
     parser.add_argument("--sparsities", type=float, nargs="+", help="with --tune")
     parser.add_argument("--option", nargs="+", default=[], help="with --tune: name=value")

@@ -66,15 +66,15 @@ class Trainer(Protocol):
         ...
 
 
-class Saeforge:
-    """`saeforge.train.step.train_step`, with the trainer's schedule and dead counters."""
+class Saeworks:
+    """`saeworks.train.step.train_step`, with the trainer's schedule and dead counters."""
 
     scale = 1.0
 
     def __init__(self, job: Job) -> None:
-        from saeforge.config import TrainConfig
-        from saeforge.dictionary.registry import build_sae
-        from saeforge.train.optimiser import DictionaryAdam
+        from saeworks.config import TrainConfig
+        from saeworks.dictionary.registry import build_sae
+        from saeworks.train.optimiser import DictionaryAdam
 
         self.job = job
         self.config = TrainConfig(tokens=job.steps * job.batch, batch=job.batch, lr=job.lr)
@@ -86,9 +86,9 @@ class Saeforge:
         self.done = 0
 
     def step(self, x_BD: Tensor) -> None:
-        from saeforge.dictionary.base import Batch, Context
-        from saeforge.train.schedule import lr_factor
-        from saeforge.train.step import train_step
+        from saeworks.dictionary.base import Batch, Context
+        from saeworks.train.schedule import lr_factor
+        from saeworks.train.step import train_step
 
         if self.done == 0:
             self.sae.initialise(x_BD, torch.Generator().manual_seed(self.job.seed))
@@ -189,7 +189,7 @@ def main() -> None:
     torch.set_num_threads(1)
     train = np.load(data / "train.npy", mmap_mode="r")
     held_out = torch.from_numpy(np.load(data / "held_out.npy"))
-    trainer = {"saeforge": Saeforge, "dictionary_learning": DictionaryLearning}[job.trainer](job)
+    trainer = {"saeworks": Saeworks, "dictionary_learning": DictionaryLearning}[job.trainer](job)
     order = np.random.default_rng(job.seed).permutation(len(train))
     if len(order) < job.steps * job.batch:
         raise SystemExit(f"{len(order)} rows are too few for {job.steps} batches of {job.batch}")

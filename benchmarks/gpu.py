@@ -17,7 +17,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "src"))
 
-from saeforge.files import write_json  # noqa: E402
+from saeworks.files import write_json  # noqa: E402
 
 SWITCH = {
     "M 24576": ["--experts", "4", "16", "64"],
@@ -26,7 +26,7 @@ SWITCH = {
 """Rows of benchmarks/switch.py, each beside TopK and beside computing every expert and masking; at
 M = 131072 the latter needs some 30 GiB."""
 SIZES = {"A": (288, 4608, 4096), "B": (512, 16384, 4096), "C": (768, 24576, 8192)}
-REAL = Path(os.environ.get("SAEFORGE_REAL_DATA", ROOT.parent / "shared" / "models"))
+REAL = Path(os.environ.get("SAEWORKS_REAL_DATA", ROOT.parent / "shared" / "models"))
 
 
 def command(arguments: list[str], **environment: str) -> tuple[int, str, float]:
@@ -53,7 +53,7 @@ def step(d: int, width: int, batch: int) -> dict[str, Any]:
     sizes = {"--d": d, "--width": width, "--k": 32, "--batch": batch}
     options = [str(part) for pair in sizes.items() for part in pair]
     code, shown, _ = command(
-        ["-m", "saeforge", "bench", "step", "--arch", "topk", *options, "--device", "cuda"]
+        ["-m", "saeworks", "bench", "step", "--arch", "topk", *options, "--device", "cuda"]
     )
     return json.loads(shown) if code == 0 else {"exit_code": code}
 
@@ -76,7 +76,7 @@ def training(tokens: int) -> dict[str, Any]:
     found = model.is_dir() and text.is_file()
     where = ["--model", str(model), "--text", str(text)] if found else []
     with tempfile.TemporaryDirectory() as out:
-        run = ["-m", "saeforge", "train", "--preset", "quick", *where, "--out", f"{out}/run"]
+        run = ["-m", "saeworks", "train", "--preset", "quick", *where, "--out", f"{out}/run"]
         run += ["--device", "cuda", "--set", f"train.tokens={tokens}", "--json"]
         code, shown, seconds = command(run)
         lines = [

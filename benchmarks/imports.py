@@ -1,4 +1,4 @@
-"""How long `import saeforge` and `saeforge --help` take, beside SAELens's, interleaved.
+"""How long `import saeworks` and `saeworks --help` take, beside SAELens's, interleaved.
 
     .venv/bin/python benchmarks/imports.py         # needs `make peers`
 
@@ -15,25 +15,25 @@ from time import perf_counter
 
 from trainers import ROOT, python_of
 
-from saeforge.files import write_json
-from saeforge.machine import processor
+from saeworks.files import write_json
+from saeworks.machine import processor
 
-OURS, THEIRS = "saeforge", "saelens"
+OURS, THEIRS = "saeworks", "saelens"
 CASES = {
-    "saeforge: import saeforge": (OURS, ["-c", "import saeforge"]),
+    "saeworks: import saeworks": (OURS, ["-c", "import saeworks"]),
     "saelens: import sae_lens": (THEIRS, ["-c", "import sae_lens"]),
-    "saeforge: saeforge --help": (OURS, ["-m", "saeforge", "--help"]),
+    "saeworks: saeworks --help": (OURS, ["-m", "saeworks", "--help"]),
     "saelens: llm_sae_training_runner --help": (
         THEIRS,
         ["-m", "sae_lens.llm_sae_training_runner", "--help"],
     ),
-    "saeforge: import saeforge and build an SAE": (
+    "saeworks: import saeworks and build an SAE": (
         OURS,
-        ["-c", "import saeforge; saeforge.build_sae('topk', 8, width=16, k=2)"],
+        ["-c", "import saeworks; saeworks.build_sae('topk', 8, width=16, k=2)"],
     ),
-    "saeforge: import torch": (OURS, ["-c", "import torch"]),
+    "saeworks: import torch": (OURS, ["-c", "import torch"]),
     "saelens: import torch": (THEIRS, ["-c", "import torch"]),
-    "saeforge: bare interpreter": (OURS, ["-c", "pass"]),
+    "saeworks: bare interpreter": (OURS, ["-c", "pass"]),
 }
 
 

@@ -31,15 +31,15 @@ WORDS = [f" word{i}" for i in range(5000)]
 def evaluate(latents: int, width: int, tokens: int) -> dict[str, Any]:
     import torch
 
-    from saeforge.config import EvalConfig, ModelConfig, TextConfig
-    from saeforge.dictionary.registry import build_sae
-    from saeforge.eval.banks import site_means
-    from saeforge.eval.latents import latents as follow
-    from saeforge.eval.progress import silent
-    from saeforge.eval.reconstruction import tally
-    from saeforge.eval.run import held_out_tokens
-    from saeforge.lm.model import LanguageModel
-    from saeforge.machine import peak_bytes
+    from saeworks.config import EvalConfig, ModelConfig, TextConfig
+    from saeworks.dictionary.registry import build_sae
+    from saeworks.eval.banks import site_means
+    from saeworks.eval.latents import latents as follow
+    from saeworks.eval.progress import silent
+    from saeworks.eval.reconstruction import tally
+    from saeworks.eval.run import held_out_tokens
+    from saeworks.lm.model import LanguageModel
+    from saeworks.machine import peak_bytes
 
     torch.manual_seed(0)
     lm = LanguageModel.load(ModelConfig("embedded"))
@@ -99,12 +99,12 @@ def describe(at: int) -> dict[str, Any]:
 def synthetic(path: Path, latents: int) -> None:
     import torch
 
-    from saeforge.config import ModelConfig, RunConfig, TextConfig
-    from saeforge.dictionary.normaliser import Normaliser
-    from saeforge.dictionary.registry import build_sae
-    from saeforge.eval.result import Result
-    from saeforge.files import Rows
-    from saeforge.suite import write_suite
+    from saeworks.config import ModelConfig, RunConfig, TextConfig
+    from saeworks.dictionary.normaliser import Normaliser
+    from saeworks.dictionary.registry import build_sae
+    from saeworks.eval.result import Result
+    from saeworks.files import Rows
+    from saeworks.suite import write_suite
 
     run = RunConfig(ModelConfig("embedded"), TextConfig("embedded"), sites=(SITE,))
     write_suite(
@@ -126,8 +126,8 @@ def synthetic(path: Path, latents: int) -> None:
 
 
 def report(suite: str, out: str) -> dict[str, Any]:
-    from saeforge.machine import peak_bytes
-    from saeforge.report.build import write_report
+    from saeworks.machine import peak_bytes
+    from saeworks.report.build import write_report
 
     began = perf_counter()
     page = write_report([Path(suite)], Path(out))
@@ -210,8 +210,8 @@ def main() -> None:
         }
         print(json.dumps(parts[name]()))
         return
-    from saeforge.files import write_json
-    from saeforge.machine import processor
+    from saeworks.files import write_json
+    from saeworks.machine import processor
 
     folder = Path(tempfile.mkdtemp())
     try:

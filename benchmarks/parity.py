@@ -1,4 +1,4 @@
-"""Held-out FVU of saeforge's TopK beside its peers', on the same cached activations.
+"""Held-out FVU of saeworks's TopK beside its peers', on the same cached activations.
 
     .venv/bin/python benchmarks/parity.py          # needs `make peers` and the small real models
 
@@ -26,11 +26,11 @@ from typing import Any
 import numpy as np
 from trainers import ROOT, Options, python_of
 
-from saeforge.files import read_json, replacing, write_json
-from saeforge.machine import processor
+from saeworks.files import read_json, replacing, write_json
+from saeworks.machine import processor
 
-TRAINERS = ("saeforge", "dictionary_learning", "saelens")
-REAL = Path(os.environ.get("SAEFORGE_REAL_DATA", ROOT.parent / "shared" / "models"))
+TRAINERS = ("saeworks", "dictionary_learning", "saelens")
+REAL = Path(os.environ.get("SAEWORKS_REAL_DATA", ROOT.parent / "shared" / "models"))
 
 
 def cache(folder: Path, model: Path, text: Path, site: str, rows: int, held_out: int) -> int:
@@ -44,10 +44,10 @@ def cache(folder: Path, model: Path, text: Path, site: str, rows: int, held_out:
         return int(index["d"])
     import torch
 
-    from saeforge.config import ModelConfig, TextConfig
-    from saeforge.dictionary.normaliser import Normaliser
-    from saeforge.lm.model import LanguageModel
-    from saeforge.lm.text import Corpus
+    from saeworks.config import ModelConfig, TextConfig
+    from saeworks.dictionary.normaliser import Normaliser
+    from saeworks.lm.model import LanguageModel
+    from saeworks.lm.text import Corpus
 
     lm = LanguageModel.load(ModelConfig(name=str(model)))
     (name,) = lm.sites([site])
@@ -120,11 +120,11 @@ def summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
             "seeds": len(values),
         }
     for name in TRAINERS[1:]:
-        shared = sorted(best.get(name, {}).keys() & best.get("saeforge", {}).keys())
+        shared = sorted(best.get(name, {}).keys() & best.get("saeworks", {}).keys())
         if shared:
-            ratios = [best["saeforge"][seed] / best[name][seed] for seed in shared]
-            out["fvu_ratio"][f"saeforge/{name}"] = {
-                "of_means": statistics.mean(best["saeforge"][s] for s in shared)
+            ratios = [best["saeworks"][seed] / best[name][seed] for seed in shared]
+            out["fvu_ratio"][f"saeworks/{name}"] = {
+                "of_means": statistics.mean(best["saeworks"][s] for s in shared)
                 / statistics.mean(best[name][s] for s in shared),
                 "min": min(ratios),
                 "max": max(ratios),

@@ -1,9 +1,9 @@
-"""One TopK training step of saeforge beside its peers', interleaved.
+"""One TopK training step of saeworks beside its peers', interleaved.
 
     .venv/bin/python benchmarks/step.py            # the size of the claim: d 768, M 24576, B 8192
 
-Each trainer lives in its own process; only one works at a time, in turns (saeforge, sparsify,
-SAELens, …, saeforge, …), so that what happens to the machine happens to all. Needs `make peers`.
+Each trainer lives in its own process; only one works at a time, in turns (saeworks, sparsify,
+SAELens, …, saeworks, …), so that what happens to the machine happens to all. Needs `make peers`.
 """
 
 import argparse
@@ -18,8 +18,8 @@ from typing import Any
 
 from trainers import NAMES, ROOT, Options, python_of
 
-from saeforge.files import write_json
-from saeforge.machine import processor
+from saeworks.files import write_json
+from saeworks.machine import processor
 
 WARM_UP_STEPS = 2
 
@@ -108,13 +108,13 @@ def summary(rounds: list[dict[str, Any]], batch: int) -> dict[str, Any]:
 
 
 def ratios(results: dict[str, Any]) -> dict[str, Any]:
-    """How many times faster saeforge is than each peer: by round, and their median."""
-    if "saeforge" not in results:
+    """How many times faster saeworks is than each peer: by round, and their median."""
+    if "saeworks" not in results:
         return {}
-    ours = results["saeforge"]["seconds_per_step"]["rounds"]
+    ours = results["saeworks"]["seconds_per_step"]["rounds"]
     out = {}
     for name, result in results.items():
-        if name != "saeforge":
+        if name != "saeworks":
             theirs = result["seconds_per_step"]["rounds"]
             by_round = [t / o for t, o in zip(theirs, ours, strict=True)]
             out[name] = {
@@ -162,7 +162,7 @@ def main() -> None:
             "dtype": "float32",
             "quiet": all(r["quiet"] for r in results.values()),
             "results": results,
-            "saeforge_is_faster_by": ratios(results),
+            "saeworks_is_faster_by": ratios(results),
         },
     )
     for name, result in results.items():

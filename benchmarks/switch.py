@@ -20,13 +20,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from saeforge import build_sae
-from saeforge.dictionary.base import Batch, Context
-from saeforge.dictionary.stages import measured
-from saeforge.files import write_json
-from saeforge.machine import Neighbours, processor
-from saeforge.train.optimiser import DictionaryAdam
-from saeforge.train.step import train_step
+from saeworks import build_sae
+from saeworks.dictionary.base import Batch, Context
+from saeworks.dictionary.stages import measured
+from saeworks.files import write_json
+from saeworks.machine import Neighbours, processor
+from saeworks.train.optimiser import DictionaryAdam
+from saeworks.train.step import train_step
 
 LR, CLIP = 1e-4, 1.0
 

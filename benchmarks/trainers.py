@@ -1,4 +1,4 @@
-"""One training step of saeforge and of its peers, behind one interface.
+"""One training step of saeworks and of its peers, behind one interface.
 
 Every trainer is what its package's own training loop runs per batch, with the package's own loss;
 each is imported in its own process, in the environment it lives in (`make peers`).
@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "src"))  # saeforge itself needs no installation to be imported
+sys.path.insert(0, str(ROOT / "src"))  # saeworks itself needs no installation to be imported
 
 PEERS = ("sparsify-signum", "sparsify-adam", "saelens", "dictionary_learning")
-NAMES = ("saeforge", *PEERS)
+NAMES = ("saeworks", *PEERS)
 
 
 @dataclass(frozen=True)
@@ -60,13 +60,13 @@ class Step(Protocol):
         ...
 
 
-class Saeforge:
-    """`saeforge.train.step.train_step`, with the trainer's schedule and dead counters."""
+class Saeworks:
+    """`saeworks.train.step.train_step`, with the trainer's schedule and dead counters."""
 
     def __init__(self, o: Options) -> None:
-        from saeforge.config import TrainConfig
-        from saeforge.dictionary.registry import build_sae
-        from saeforge.train.optimiser import DictionaryAdam
+        from saeworks.config import TrainConfig
+        from saeworks.dictionary.registry import build_sae
+        from saeworks.train.optimiser import DictionaryAdam
 
         self.o = o
         self.config = TrainConfig(tokens=o.steps * o.batch, batch=o.batch, lr=o.lr)
@@ -77,9 +77,9 @@ class Saeforge:
         self.done = 0
 
     def step(self, x_BD: Tensor) -> None:
-        from saeforge.dictionary.base import Batch, Context
-        from saeforge.train.schedule import lr_factor
-        from saeforge.train.step import train_step
+        from saeworks.dictionary.base import Batch, Context
+        from saeworks.train.schedule import lr_factor
+        from saeworks.train.step import train_step
 
         if self.done == 0:
             self.sae.initialise(x_BD, torch.Generator().manual_seed(self.o.seed))
@@ -244,7 +244,7 @@ def build(name: str, options: Options) -> Step:
     if name.startswith("sparsify-"):
         return Sparsify(options, name.removeprefix("sparsify-"))
     return {
-        "saeforge": Saeforge,
+        "saeworks": Saeworks,
         "saelens": SaeLens,
         "dictionary_learning": DictionaryLearning,
     }[name](options)

@@ -12,9 +12,9 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from saeforge.errors import UserError
-from saeforge.lm.loading import one_line, quiet
-from saeforge.lm.model import LanguageModel
+from saeworks.errors import UserError
+from saeworks.lm.loading import one_line, quiet
+from saeworks.lm.model import LanguageModel
 
 PAGE = Path(__file__).with_name("families.md")
 LARGEST = 3_000_000

@@ -58,7 +58,7 @@ def commands() -> str:
     """`--help` of every command."""
     sections = []
     for command in COMMANDS:
-        title = f"saeforge {command}".strip()
+        title = f"saeworks {command}".strip()
         sections.append(f"## {title}\n\n```text\n{help_of(command)}\n```\n")
     return "\n".join(sections)
 
@@ -67,7 +67,7 @@ def help_of(command: str) -> str:
     """What `--help` prints, as wide as a page shows it without scrolling."""
     environment = {**os.environ, "COLUMNS": "78", "NO_COLOR": "1", "TERM": "dumb"}
     done = subprocess.run(
-        [sys.executable, "-m", "saeforge", *command.split(), "--help"],
+        [sys.executable, "-m", "saeworks", *command.split(), "--help"],
         capture_output=True,
         text=True,
         check=True,
@@ -78,7 +78,7 @@ def help_of(command: str) -> str:
 
 def configuration() -> str:
     """A table per config dataclass: key, type, default and the text under the field."""
-    from saeforge.config import ErrorConfig, EvalConfig, GroupsConfig, RunConfig
+    from saeworks.config import ErrorConfig, EvalConfig, GroupsConfig, RunConfig
 
     parts = ["## A run (`RUN.yaml`, `--set`)\n", *tables(RunConfig)]
     parts += ["\n### A grouping, other than `per-site`\n", *tables(GroupsConfig, "groups[].")]
@@ -90,7 +90,7 @@ def configuration() -> str:
 
 def architectures() -> str:
     """All architectures' options in one table, then each with its equation and its options."""
-    from saeforge.dictionary.registry import ARCHS
+    from saeworks.dictionary.registry import ARCHS
 
     parts = ["## All options\n", *comparison(ARCHS)]
     for name, architecture in ARCHS.items():
@@ -129,7 +129,7 @@ def shown_default(item: Any) -> str:
 def tables(cls: Any, prefix: str = "") -> list[str]:
     from dataclasses import MISSING
 
-    from saeforge.config import field_docs
+    from saeworks.config import field_docs
 
     documented = field_docs(cls)
     rows = ["", "| key | default | meaning |", "|---|---|---|"]

@@ -59,17 +59,17 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from saeforge.dictionary.base import SAE, Batch, Context, SparseCode
-from saeforge.dictionary.registry import build_sae
-from saeforge.eval.audit import folds
-from saeforge.eval.audit.arrays import base
-from saeforge.eval.audit.attribution import Attribution
-from saeforge.eval.audit.engine import Reconstruction, SiteAudit
-from saeforge.eval.audit.fits import Tokens
-from saeforge.eval.audit.measurement import Measurement, Place
-from saeforge.eval.audit.mlp import MlpProbe
-from saeforge.eval.audit.pursuit import Pursuit
-from saeforge.eval.audit.synthetic import SyntheticTest
+from saeworks.dictionary.base import SAE, Batch, Context, SparseCode
+from saeworks.dictionary.registry import build_sae
+from saeworks.eval.audit import folds
+from saeworks.eval.audit.arrays import base
+from saeworks.eval.audit.attribution import Attribution
+from saeworks.eval.audit.engine import Reconstruction, SiteAudit
+from saeworks.eval.audit.fits import Tokens
+from saeworks.eval.audit.measurement import Measurement, Place
+from saeworks.eval.audit.mlp import MlpProbe
+from saeworks.eval.audit.pursuit import Pursuit
+from saeworks.eval.audit.synthetic import SyntheticTest
 
 HERE = Path(__file__).parent
 TOKENS, DOCUMENT, D, F, K = 40_000, 100, 64, 256, 6

@@ -14,7 +14,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from shell import RESULTS, saeforge
+from shell import RESULTS, saeworks
 
 ARCHS = {
     "TopK": {"arch": "topk", "width": 2048, "k": 4},
@@ -37,9 +37,9 @@ def run(tokens: int, seed: int, out: Path) -> dict[str, dict[str, float]]:
         "buffer.memory": "512MiB",
     }
     options = [f"--set={key}={json.dumps(value)}" for key, value in settings.items()]
-    saeforge("train", "--model", "embedded", "--text", "embedded", "--out", str(out),
+    saeworks("train", "--model", "embedded", "--text", "embedded", "--out", str(out),
              "--seed", str(seed), *options)  # fmt: skip
-    saeforge("eval", str(out), "--tokens", "100000", "--no-splice", "--no-geometry",
+    saeworks("eval", str(out), "--tokens", "100000", "--no-splice", "--no-geometry",
              "--no-experts", "--latents", "0")  # fmt: skip
     found = {}
     for suite in sorted(out.glob("*/suite.json")):

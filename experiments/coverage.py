@@ -20,13 +20,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from saeforge.eval import bootstrap
-from saeforge.eval.audit import folds
-from saeforge.eval.audit.arrays import base
-from saeforge.eval.audit.engine import Reconstruction, SiteAudit
-from saeforge.eval.audit.fits import Tokens
-from saeforge.eval.audit.measurement import Place
-from saeforge.eval.result import Value
+from saeworks.eval import bootstrap
+from saeworks.eval.audit import folds
+from saeworks.eval.audit.arrays import base
+from saeworks.eval.audit.engine import Reconstruction, SiteAudit
+from saeworks.eval.audit.fits import Tokens
+from saeworks.eval.audit.measurement import Place
+from saeworks.eval.result import Value
 
 RESULTS = Path(__file__).parent / "results"
 SAMPLES, RESAMPLES, POPULATION = 500, 400, 200_000

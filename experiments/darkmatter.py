@@ -16,12 +16,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from shell import saeforge
+from shell import saeworks
 
-from saeforge.config import read_yaml
-from saeforge.eval.audit.result import FILE
-from saeforge.files import write_json
-from saeforge.suite import find_suites
+from saeworks.config import read_yaml
+from saeworks.eval.audit.result import FILE
+from saeworks.files import write_json
+from saeworks.suite import find_suites
 
 HERE = Path(__file__).parent
 RUNS = Path("runs")
@@ -114,7 +114,7 @@ def train(given: argparse.Namespace) -> None:
             continue
         sets = [part for override in run.overrides() for part in ("--set", override)]
         out = ("--seed", str(run.seed), "--out", str(run.folder))
-        saeforge("train", str(run.config), *out, *sets)
+        saeworks("train", str(run.config), *out, *sets)
 
 
 def finished(run: Run) -> bool:
@@ -134,7 +134,7 @@ def audit(given: argparse.Namespace) -> None:
             print(f"{run.folder} is audited")
             continue
         extra = ["--error-saes", *(str(e.folder) for e in errors)] if errors else []
-        saeforge("audit", *map(str, suites), *AUDIT, *extra, "--json")
+        saeworks("audit", *map(str, suites), *AUDIT, *extra, "--json")
 
 
 def errors_of(run: Run) -> list[Run]:

@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 
 from darkmatter import RUN_FILES, Run, finished
 
-from saeforge.eval.audit.result import FILE
-from saeforge.machine import processor
-from saeforge.suite import find_suites
+from saeworks.eval.audit.result import FILE
+from saeworks.machine import processor
+from saeworks.suite import find_suites
 
 Found = dict[str, Any]
 Sae = dict[str, Any]

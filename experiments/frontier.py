@@ -20,10 +20,10 @@ from statistics import fmean, stdev
 from typing import Any
 
 from scipy.stats import t as student
-from shell import saeforge
+from shell import saeworks
 
-from saeforge.machine import processor
-from saeforge.suite import find_suites
+from saeworks.machine import processor
+from saeworks.suite import find_suites
 
 HERE = Path(__file__).parent
 RUNS = Path("runs")
@@ -44,7 +44,7 @@ def main() -> None:
     parser.add_argument("setting", choices=SEEDS)
     parser.add_argument("step", nargs="?", default="all", choices=["all", *STEPS])
     parser.add_argument("--seeds", type=int, nargs="+", default=None)
-    parser.add_argument("--set", action="append", default=[], help="as of `saeforge train`")
+    parser.add_argument("--set", action="append", default=[], help="as of `saeworks train`")
     parser.add_argument("--runs", type=Path, default=RUNS)
     parser.add_argument("--results", type=Path, default=HERE / "results")
     given = parser.parse_args()
@@ -67,7 +67,7 @@ def train(given: argparse.Namespace) -> None:
             continue
         overrides = [part for override in given.set for part in ("--set", override)]
         config = str(HERE / f"frontier_{given.setting}.yaml")
-        saeforge("train", config, "--seed", str(seed), "--out", str(run.parent), *overrides)
+        saeworks("train", config, "--seed", str(seed), "--out", str(run.parent), *overrides)
 
 
 def evaluate(given: argparse.Namespace) -> None:
@@ -77,7 +77,7 @@ def evaluate(given: argparse.Namespace) -> None:
         left = [str(suite) for suite in suites if not (suite / "results/splice.json").exists()]
         if left:
             tokens = ("--tokens", "100000", "--splice-tokens", str(SPLICE_TOKENS[given.setting]))
-            saeforge("eval", *left, *tokens, "--latents", "0", "--json")
+            saeworks("eval", *left, *tokens, "--latents", "0", "--json")
 
 
 def table(given: argparse.Namespace) -> None:

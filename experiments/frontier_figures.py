@@ -21,7 +21,7 @@ mpl.rcParams |= {
     "grid.linewidth": 0.6,
     "legend.frameon": False,
     "svg.fonttype": "none",
-    "svg.hashsalt": "saeforge",
+    "svg.hashsalt": "saeworks",
 }
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#b0518a", "#c48a00", "#3a9ad9", "#5d6670", "#7a4b2a")
 MARKERS = "os^DvPX*"

@@ -16,18 +16,18 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from shell import saeforge
+from shell import saeworks
 
-from saeforge.config import EvalConfig, RunConfig, from_mapping, read_yaml
-from saeforge.eval.held_out import HeldOut
-from saeforge.eval.reconstruction import reconstruction
-from saeforge.eval.splice import splice
-from saeforge.files import write_json
-from saeforge.groups.plan import Plan
-from saeforge.lm.model import LanguageModel
-from saeforge.lm.text import Corpus
-from saeforge.machine import processor
-from saeforge.suite import find_suites, load_suite
+from saeworks.config import EvalConfig, RunConfig, from_mapping, read_yaml
+from saeworks.eval.held_out import HeldOut
+from saeworks.eval.reconstruction import reconstruction
+from saeworks.eval.splice import splice
+from saeworks.files import write_json
+from saeworks.groups.plan import Plan
+from saeworks.lm.model import LanguageModel
+from saeworks.lm.text import Corpus
+from saeworks.machine import processor
+from saeworks.suite import find_suites, load_suite
 
 HERE = Path(__file__).parent
 RUNS = Path("runs")
@@ -94,7 +94,7 @@ def _train(setting: str, seed: int, out: Path, overrides: Sequence[str]) -> None
         print(f"{out} is trained")
         return
     sets = [part for override in overrides for part in ("--set", override)]
-    saeforge("train", str(config(setting)), "--seed", str(seed), "--out", str(out), *sets)
+    saeworks("train", str(config(setting)), "--seed", str(seed), "--out", str(out), *sets)
 
 
 def suites_of(setting: str, seed: int) -> dict[str, Path]:
@@ -111,14 +111,14 @@ def evaluate(given: argparse.Namespace) -> None:
         left = [str(p) for p in suites.values() if not (p / "results/splice.json").exists()]
         if left:
             numbers = ("--tokens", tokens, "--splice-tokens", spliced)
-            saeforge("eval", *left, *numbers, "--latents", "0", "--json")
+            saeworks("eval", *left, *numbers, "--latents", "0", "--json")
         baseline = suites.pop(BASELINE)
         others = [
             str(folder(given.setting, other) / BASELINE) for other in given.seeds if other != seed
         ]
         left = [str(p) for p in suites.values() if not (p / "results/comparison.json").exists()]
         if left:
-            saeforge("compare", *left, "--baseline", str(baseline), *others, "--json")
+            saeworks("compare", *left, "--baseline", str(baseline), *others, "--json")
 
 
 def transfer(given: argparse.Namespace) -> None:
@@ -162,7 +162,7 @@ def transfer(given: argparse.Namespace) -> None:
 
 def timed(given: argparse.Namespace) -> None:
     """One pass for the groups of the plan and one for one SAE per layer, alternating; what
-    `saeforge cost` says of each beforehand."""
+    `saeworks cost` says of each beforehand."""
     plan, path = plan_of(given.setting), given.results / f"groups_{given.setting}_time.json"
     runs = {
         "per-site": "groups=[per-site]",
@@ -175,7 +175,7 @@ def timed(given: argparse.Namespace) -> None:
         for name, groups in runs.items():
             shutil.rmtree(out, ignore_errors=True)
             sets = [part for override in (*overrides, groups) for part in ("--set", override)]
-            saeforge("train", str(config(given.setting)), "--out", str(out), "--cost", *sets)
+            saeworks("train", str(config(given.setting)), "--out", str(out), "--cost", *sets)
             cost = json.loads((out / "cost.json").read_text())
             found[name].append(
                 {

@@ -13,12 +13,12 @@ from frontier_figures import COLOURS, save
 from groups import BASELINE, config, folder, plan_of, suites_of
 from matplotlib import pyplot as plt
 
-from saeforge.commands_train import Job, flops_of
-from saeforge.config import RunConfig, from_mapping, read_yaml
-from saeforge.eval.compare import CompareConfig, Comparison, compared_with
-from saeforge.eval.over_seeds import over_seeds
-from saeforge.machine import processor
-from saeforge.suite import load_suite
+from saeworks.commands_train import Job, flops_of
+from saeworks.config import RunConfig, from_mapping, read_yaml
+from saeworks.eval.compare import CompareConfig, Comparison, compared_with
+from saeworks.eval.over_seeds import over_seeds
+from saeworks.machine import processor
+from saeworks.suite import load_suite
 
 Found = dict[str, Any]
 METRICS = {"fvu": "FVU", "delta_ce": "ΔCE (nats)"}
@@ -260,7 +260,7 @@ def write_markdown(found: Found, path: Path) -> None:
         *verdicts(found),
         "",
         *tables(found),
-        f"saeforge {found['versions']['saeforge']}, torch {found['versions']['torch']}; "
+        f"saeworks {found['versions']['saeworks']}, torch {found['versions']['torch']}; "
         f"{found['machine']['processor']}, {found['machine']['cores']} cores; training took "
         f"{' + '.join(f'{s / 60:.0f}' for s in found['seconds'])} minutes, other jobs on the "
         "machine.",

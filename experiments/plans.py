@@ -1,4 +1,4 @@
-"""Which layers are alike: `saeforge plan` on every small real model and the embedded one.
+"""Which layers are alike: `saeworks plan` on every small real model and the embedded one.
 
     python experiments/plans.py [MODEL ...] [--tokens 500000]
 
@@ -18,10 +18,10 @@ from frontier_figures import save
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 
-from saeforge.groups.plan import Plan
+from saeworks.groups.plan import Plan
 
 HERE = Path(__file__).parent
-REAL = Path(os.environ.get("SAEFORGE_REAL_DATA", "../shared/models"))
+REAL = Path(os.environ.get("SAEWORKS_REAL_DATA", "../shared/models"))
 """Relative, since a plan records it."""
 OPTIONS = {
     "embedded": [],
@@ -54,8 +54,8 @@ def measure(model: str, out: Path, tokens: int) -> None:
     source = ["--text", str(REAL / "text" / "tinystories_train.txt")] if real else []
     name = str(REAL / model) if real else model
     command = ["plan", "--model", name, *source, "--tokens", str(tokens), "--out", str(out)]
-    print("$ saeforge", *command, *OPTIONS[model], flush=True)
-    whole = [sys.executable, "-m", "saeforge", *command, *OPTIONS[model]]
+    print("$ saeworks", *command, *OPTIONS[model], flush=True)
+    whole = [sys.executable, "-m", "saeworks", *command, *OPTIONS[model]]
     code = subprocess.run(whole, check=False).returncode
     if code:
         sys.exit(code)
@@ -158,7 +158,7 @@ def table(results: Path) -> None:
 
 def centred(plan: Plan) -> str:
     """The curve that the centred distances would give."""
-    from saeforge.groups.partition import curve as curve_of
+    from saeworks.groups.partition import curve as curve_of
 
     return " ".join(f"{point.amad:.3f}" for point in curve_of(plan.distances.centred))
 

@@ -21,10 +21,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix, vstack
 
-from saeforge import load_suite
-from saeforge.config import RunConfig
-from saeforge.dictionary.cosines import unit
-from saeforge.eval.consistency import (
+from saeworks import load_suite
+from saeworks.config import RunConfig
+from saeworks.dictionary.cosines import unit
+from saeworks.eval.consistency import (
     CODED,
     METRICS,
     THRESHOLDS,
@@ -39,12 +39,12 @@ from saeforge.eval.consistency import (
     summarise,
     watch,
 )
-from saeforge.eval.known import truth_of
-from saeforge.eval.run import held_out_tokens
-from saeforge.lm.model import LanguageModel
-from saeforge.machine import processor
-from saeforge.statistics import student
-from saeforge.suite import find_suites
+from saeworks.eval.known import truth_of
+from saeworks.eval.run import held_out_tokens
+from saeworks.lm.model import LanguageModel
+from saeworks.machine import processor
+from saeworks.statistics import student
+from saeworks.suite import find_suites
 
 HERE = Path(__file__).parent
 HEADLINE = {"experts": 16, "k": 32}
@@ -59,7 +59,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("step", nargs="?", default="all", choices=["all", "train", "table"])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--set", action="append", default=[], help="as of `saeforge train`")
+    parser.add_argument("--set", action="append", default=[], help="as of `saeworks train`")
     parser.add_argument("--tokens", type=int, default=100_000, help="held-out tokens")
     parser.add_argument("--runs", type=Path, default=Path("runs"))
     parser.add_argument("--results", type=Path, default=HERE / "results")
@@ -83,7 +83,7 @@ def train(given: argparse.Namespace, seed: int) -> None:
         return
     overrides = [part for override in given.set for part in ("--set", override)]
     arguments = [str(HERE / "queen.yaml"), "--seed", str(seed), "--out", str(run.parent)]
-    command = [sys.executable, "-m", "saeforge", "train", *arguments, *overrides]
+    command = [sys.executable, "-m", "saeworks", "train", *arguments, *overrides]
     code = subprocess.run(command, check=False).returncode
     if code:
         sys.exit(code)

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from shell import saeforge
+from shell import saeworks
 
 HERE = Path(__file__).parent
 NAMES = ("real_topk", "real_topk_stories260K")
@@ -30,9 +30,9 @@ COLUMNS = {
 def run(name: str) -> dict[str, Any]:
     """Train and evaluate one YAML file; what each of its suites measured."""
     out = f"runs/{name}"
-    saeforge("train", f"experiments/{name}.yaml", "--out", out)
-    saeforge("eval", out, "--tokens", "100000", "--splice-tokens", "25000")
-    saeforge("report", out)
+    saeworks("train", f"experiments/{name}.yaml", "--out", out)
+    saeworks("eval", out, "--tokens", "100000", "--splice-tokens", "25000")
+    saeworks("report", out)
     suites = {}
     for meta_path in sorted(Path(out).glob("*/suite.json")):
         meta = json.loads(meta_path.read_text())
@@ -51,7 +51,7 @@ def run(name: str) -> dict[str, Any]:
                 if result.stem != "latents"
             },
         }
-    return {"command": f"saeforge train experiments/{name}.yaml", "suites": suites}
+    return {"command": f"saeworks train experiments/{name}.yaml", "suites": suites}
 
 
 def table(name: str, found: dict[str, Any]) -> str:

@@ -11,10 +11,10 @@ from typing import Any
 RESULTS = Path(__file__).parent / "results"
 
 
-def saeforge(*arguments: str) -> None:
+def saeworks(*arguments: str) -> None:
     """Run a command of the package; stop with its exit code if it fails."""
-    print("$ saeforge", *arguments, flush=True)
-    code = subprocess.run([sys.executable, "-m", "saeforge", *arguments], check=False).returncode
+    print("$ saeworks", *arguments, flush=True)
+    code = subprocess.run([sys.executable, "-m", "saeworks", *arguments], check=False).returncode
     if code:
         sys.exit(code)
 

@@ -15,10 +15,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from shell import saeforge
+from shell import saeworks
 
-from saeforge.files import write_json
-from saeforge.suite import find_suites
+from saeworks.files import write_json
+from saeworks.suite import find_suites
 
 HERE = Path(__file__).parent
 RUNS = Path("runs/switch")
@@ -86,7 +86,7 @@ def train(given: argparse.Namespace) -> None:
             print(f"{run.folder} is trained")
             continue
         sets = ("--set", f"train.batch={run.batch}") if run.batch else ()
-        saeforge("train", str(run.config), "--seed", str(run.seed), "--out", str(run.folder), *sets)
+        saeworks("train", str(run.config), "--seed", str(run.seed), "--out", str(run.folder), *sets)
 
 
 def evaluate(given: argparse.Namespace) -> None:
@@ -98,7 +98,7 @@ def evaluate(given: argparse.Namespace) -> None:
             if not (suite / "results/splice.json").exists()
         ]
         if left:
-            saeforge("eval", *left, *EVALUATION, "--latents", "0", "--json")
+            saeworks("eval", *left, *EVALUATION, "--latents", "0", "--json")
 
 
 def geometry(given: argparse.Namespace) -> None:

@@ -14,12 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 from switch import RUNS
 
-from saeforge import statistics
-from saeforge.eval import bootstrap, reconstruction, splice
-from saeforge.eval.result import Result
-from saeforge.eval.sums import read_sums
-from saeforge.files import read_json
-from saeforge.suite import Suite, load_suite
+from saeworks import statistics
+from saeworks.eval import bootstrap, reconstruction, splice
+from saeworks.eval.result import Result
+from saeworks.eval.sums import read_sums
+from saeworks.files import read_json
+from saeworks.suite import Suite, load_suite
 
 METRICS = {
     "reconstruction": ("fvu", "l0"),

@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from saeforge.dictionary.base import SAE
-from saeforge.dictionary.switch import Switch
-from saeforge.eval.banks import firing, for_each_site, row_chunks
-from saeforge.eval.run import held_out_tokens
-from saeforge.lm.model import LanguageModel
-from saeforge.suite import Suite, load_suite
+from saeworks.dictionary.base import SAE
+from saeworks.dictionary.switch import Switch
+from saeworks.eval.banks import firing, for_each_site, row_chunks
+from saeworks.eval.run import held_out_tokens
+from saeworks.lm.model import LanguageModel
+from saeworks.suite import Suite, load_suite
 
 TOKENS = 50_000
 THRESHOLDS = (0.7, 0.8, 0.9, 0.95, 0.99)

@@ -14,10 +14,10 @@ from switch_questions import asked
 from switch_rule import Claim
 from switch_summary import summary
 
-from saeforge.cost import Part
-from saeforge.files import read_json
-from saeforge.machine import processor
-from saeforge.suite import load_suite
+from saeworks.cost import Part
+from saeworks.files import read_json
+from saeworks.machine import processor
+from saeworks.suite import load_suite
 
 Found = dict[str, Any]
 LOADS = ("experts_per_token", "busiest", "unused", "load_entropy", "confidence")
@@ -167,7 +167,7 @@ def write_markdown(found: Found, path: Path) -> None:
         *arm_tables(found),
         *load_table(found),
         *geometry_table(found),
-        f"saeforge {found['versions']['saeforge']}, torch {found['versions']['torch']}; "
+        f"saeworks {found['versions']['saeworks']}, torch {found['versions']['torch']}; "
         f"{found['machine']['processor']}, {found['machine']['cores']} cores; "
         f"{len(found['runs'])} runs took {total:.0f} minutes, other jobs on the machine.",
     ]

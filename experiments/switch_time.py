@@ -9,17 +9,17 @@ from typing import Any
 
 import torch
 
-from saeforge.commands_train import Job
-from saeforge.config import RunConfig, from_mapping, read_yaml
-from saeforge.cost import Part
-from saeforge.dictionary.base import Batch, Context
-from saeforge.dictionary.normaliser import Normaliser
-from saeforge.dictionary.registry import ARCHS, sae_config
-from saeforge.eval.banks import for_each_site
-from saeforge.eval.run import held_out_tokens
-from saeforge.machine import processor
-from saeforge.train.optimiser import DictionaryAdam
-from saeforge.train.step import train_step
+from saeworks.commands_train import Job
+from saeworks.config import RunConfig, from_mapping, read_yaml
+from saeworks.cost import Part
+from saeworks.dictionary.base import Batch, Context
+from saeworks.dictionary.normaliser import Normaliser
+from saeworks.dictionary.registry import ARCHS, sae_config
+from saeworks.eval.banks import for_each_site
+from saeworks.eval.run import held_out_tokens
+from saeworks.machine import processor
+from saeworks.train.optimiser import DictionaryAdam
+from saeworks.train.step import train_step
 
 ROUNDS = 5
 STILL = 1e-9

@@ -12,9 +12,9 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from shell import over_seeds, saeforge
+from shell import over_seeds, saeworks
 
-from saeforge.statistics import student
+from saeworks.statistics import student
 
 HERE = Path(__file__).parent
 FEWER = 1_200_000
@@ -46,8 +46,8 @@ def run(seed: int) -> dict[str, dict[str, float]]:
     ]
     for part, options in (("all", []), ("fewer", fewer)):
         yaml = str(HERE / "together.yaml")
-        saeforge("train", yaml, "--seed", str(seed), "--out", str(folders[part]), *options)
-        saeforge("eval", str(folders[part]), "--tokens", "100000", "--splice-tokens", "30000",
+        saeworks("train", yaml, "--seed", str(seed), "--out", str(folders[part]), *options)
+        saeworks("eval", str(folders[part]), "--tokens", "100000", "--splice-tokens", "30000",
                  "--no-geometry", "--no-experts", "--latents", "0")  # fmt: skip
     return {name: measured(folders[part] / variant) for name, (part, variant) in ARMS.items()}
 

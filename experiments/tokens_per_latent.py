@@ -11,9 +11,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from shell import over_seeds, saeforge
+from shell import over_seeds, saeworks
 
-from saeforge.statistics import student
+from saeworks.statistics import student
 
 SITE, BASE = "layers.3", "topk-w256-k16"
 NAMES = {
@@ -28,8 +28,8 @@ NAMES = {
 def run(seed: int) -> dict[str, dict[str, float]]:
     """Train and evaluate one seed: variant → what was measured."""
     out = Path(f"runs/tokens_per_latent/{seed}")
-    saeforge("train", "experiments/tokens_per_latent.yaml", "--seed", str(seed), "--out", str(out))
-    saeforge("eval", str(out), "--no-geometry", "--latents", "0")
+    saeworks("train", "experiments/tokens_per_latent.yaml", "--seed", str(seed), "--out", str(out))
+    saeworks("eval", str(out), "--no-geometry", "--latents", "0")
     found = {}
     for variant in NAMES:
         meta = json.loads((out / variant / "suite.json").read_text())

@@ -1,4 +1,4 @@
-"""The type checker that the jaxtyping hook puts on every function of saeforge under pytest."""
+"""The type checker that the jaxtyping hook puts on every function of saeworks under pytest."""
 
 from collections.abc import Callable
 from typing import Any

@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from saeforge.eval.audit import folds
+from saeworks.eval.audit import folds
 
 
 def documents(tokens: int, length: int = 50) -> Tensor:

@@ -11,8 +11,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "2")
 
 from jaxtyping import install_import_hook
 
-# Before anything imports saeforge: from here on, every jaxtyping annotation is checked.
-install_import_hook("saeforge", "annotations.checked")
+# Before anything imports saeworks: from here on, every jaxtyping annotation is checked.
+install_import_hook("saeworks", "annotations.checked")
 
 import pytest  # noqa: E402
 import torch  # noqa: E402
@@ -27,9 +27,9 @@ def pytest_configure() -> None:
 @pytest.fixture(scope="session")
 def real_data() -> Path:
     """The folder of small real language models and their text."""
-    path = Path(os.environ.get("SAEFORGE_REAL_DATA", ROOT.parent / "shared" / "models"))
+    path = Path(os.environ.get("SAEWORKS_REAL_DATA", ROOT.parent / "shared" / "models"))
     if not path.is_dir():
-        pytest.skip(f"no real models at {path}: set SAEFORGE_REAL_DATA to their folder")
+        pytest.skip(f"no real models at {path}: set SAEWORKS_REAL_DATA to their folder")
     return path
 
 

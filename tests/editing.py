@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from saeforge.integrity import SEAL, SUITE, write_sealed
+from saeworks.integrity import SEAL, SUITE, write_sealed
 
 
 def edit(file: Path, change: Callable[[Any], object]) -> None:

@@ -1,4 +1,4 @@
-"""Results on experts as `saeforge eval` leaves them, with plausible numbers, for reports."""
+"""Results on experts as `saeworks eval` leaves them, with plausible numbers, for reports."""
 
 import json
 import math

@@ -13,14 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from saeforge.activations.base import ActivationBatch, ActivationSource
-from saeforge.activations.live import LiveSource
-from saeforge.activations.seeds import generator
-from saeforge.config import BufferConfig, TrainConfig
-from saeforge.groups.grouping import Grouping
-from saeforge.suite import write_suite
-from saeforge.train.trainer import Trained, Trainer
-from saeforge.train.variants import Member, build_members, expand_variants, suite_dirs
+from saeworks.activations.base import ActivationBatch, ActivationSource
+from saeworks.activations.live import LiveSource
+from saeworks.activations.seeds import generator
+from saeworks.config import BufferConfig, TrainConfig
+from saeworks.groups.grouping import Grouping
+from saeworks.suite import write_suite
+from saeworks.train.trainer import Trained, Trainer
+from saeworks.train.variants import Member, build_members, expand_variants, suite_dirs
 
 VOCABULARY, CONTEXT = 97, 16
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from saeforge.errors import UserError
-from saeforge.interop import load_foreign
+from saeworks.errors import UserError
+from saeworks.interop import load_foreign
 
 
 def rows(n: int = 200, d: int = 16) -> Tensor:

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from saeforge.groups.distances import AngularDistances
+from saeworks.groups.distances import AngularDistances
 
 SITES = tuple(f"layers.{i}" for i in range(5))
 

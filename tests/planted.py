@@ -7,12 +7,12 @@ import torch
 from audit_arrays import documents
 from torch import Tensor
 
-from saeforge.dictionary.base import SAE, SparseCode
-from saeforge.dictionary.registry import build_sae
-from saeforge.eval.audit import folds
-from saeforge.eval.audit.engine import Make, Reconstruction, SaeAudit, SiteAudit
-from saeforge.eval.audit.fits import Tokens
-from saeforge.eval.audit.measurement import Place
+from saeworks.dictionary.base import SAE, SparseCode
+from saeworks.dictionary.registry import build_sae
+from saeworks.eval.audit import folds
+from saeworks.eval.audit.engine import Make, Reconstruction, SaeAudit, SiteAudit
+from saeworks.eval.audit.fits import Tokens
+from saeworks.eval.audit.measurement import Place
 
 D, M, K = 24, 40, 4
 CHUNK = 1000

@@ -1,4 +1,4 @@
-"""`saeforge bench step`: the shape of its answer, not the clock."""
+"""`saeworks bench step`: the shape of its answer, not the clock."""
 
 import json
 import time
@@ -6,10 +6,10 @@ import time
 import pytest
 import torch
 
-from saeforge import UserError
-from saeforge.bench import bench_step
-from saeforge.dictionary.stages import measured, stage
-from saeforge.machine import Neighbours
+from saeworks import UserError
+from saeworks.bench import bench_step
+from saeworks.dictionary.stages import measured, stage
+from saeworks.machine import Neighbours
 
 TINY = {"d": 8, "width": 64, "k": 4, "batch": 32, "device": "cpu"}
 

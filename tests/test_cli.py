@@ -12,14 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from saeforge import __version__
-from saeforge.cli import main
-from saeforge.commands import _print_table, run_config
-from saeforge.config import EvalConfig
-from saeforge.dictionary.registry import ARCHS
-from saeforge.errors import UserError
-from saeforge.eval.result import Metric, Result, Value
-from saeforge.lm.model import LanguageModel
+from saeworks import __version__
+from saeworks.cli import main
+from saeworks.commands import _print_table, run_config
+from saeworks.config import EvalConfig
+from saeworks.dictionary.registry import ARCHS
+from saeworks.errors import UserError
+from saeworks.eval.result import Metric, Result, Value
+from saeworks.lm.model import LanguageModel
 
 TINY = [
     "--set", "train.tokens=4096", "--set", "train.batch=512", "--set", "train.eval_every=4",
@@ -114,7 +114,7 @@ def test_train_without_options_only_helps(
     with pytest.raises(SystemExit) as stopped:
         main(["train"])
     assert stopped.value.code == 0
-    assert capsys.readouterr().out.startswith("usage: saeforge train")
+    assert capsys.readouterr().out.startswith("usage: saeworks train")
     assert not list(tmp_path.iterdir())
 
 
@@ -122,18 +122,18 @@ def test_help_tells_of_version_and_completion(capsys: pytest.CaptureFixture[str]
     with pytest.raises(SystemExit):
         main(["--help"])
     said = capsys.readouterr().out
-    lines = [line.split("  ")[1] for line in said.splitlines() if line.startswith("  saeforge")]
-    assert lines[1:] == ["saeforge --version", "saeforge --tyro-print-completion bash"]
+    lines = [line.split("  ")[1] for line in said.splitlines() if line.startswith("  saeworks")]
+    assert lines[1:] == ["saeworks --version", "saeworks --tyro-print-completion bash"]
     with pytest.raises(SystemExit) as stopped:
         main(["--tyro-print-completion", "bash"])
-    assert not stopped.value.code and "saeforge" in capsys.readouterr().out
+    assert not stopped.value.code and "saeworks" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("what", ["splice", "geometry", "experts"])
 def test_what_an_evaluation_leaves_out(
     what: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from saeforge import commands
+    from saeworks import commands
 
     configs: list[EvalConfig] = []
     monkeypatch.setattr(commands, "evaluate", lambda _, config, **__: configs.append(config) or 0)
@@ -151,7 +151,7 @@ def test_what_an_evaluation_leaves_out(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--versoin"], "saeforge has no option --versoin; did you mean --version?"),
+        (["--versoin"], "saeworks has no option --versoin; did you mean --version?"),
         (["--model", "x"], "no option --model; a command's options stand behind its name"),
         (["--tyro-print-completion", "foo"], "'foo': choose one of bash, zsh, fish, tcsh"),
         (["--tyro-print-completion"], "'': choose one of bash"),
@@ -170,7 +170,7 @@ def test_wrong_options_are_answered_with_what_works(
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--version"]) == 0
-    assert capsys.readouterr().out == f"saeforge {__version__}\n"
+    assert capsys.readouterr().out == f"saeworks {__version__}\n"
 
 
 def test_keys_lists_every_option(capsys: pytest.CaptureFixture[str]) -> None:
@@ -192,7 +192,7 @@ def test_keys_lists_every_option(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_help_needs_no_torch() -> None:
-    code = "import sys; from saeforge.cli import main\n"
+    code = "import sys; from saeworks.cli import main\n"
     code += "try: main(['train', '--help'])\n"
     code += "except SystemExit: sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
@@ -365,7 +365,7 @@ def test_nothing_goes_into_a_run_or_suite_of_others(
         assert_refused(command, "choose another --out", tmp_path, monkeypatch, capsys)
     train = ["train", *TINY, "--out", str(other / "new")]
     assert_refused(train, f"lies in {other}, which is another", tmp_path, monkeypatch, capsys)
-    convert = ["convert", str(tmp_path), str(suite / "new"), "--to", "saeforge"]
+    convert = ["convert", str(tmp_path), str(suite / "new"), "--to", "saeworks"]
     assert_refused(convert, f"lies in {suite}, another", tmp_path, monkeypatch, capsys)
     for out in (run / "both", suite / "report", tmp_path / "elsewhere"):
         assert main(["report", str(suite), "--out", str(out)]) == 0
@@ -384,7 +384,7 @@ def test_the_next_command_can_be_pasted(
     monkeypatch.chdir(tmp_path)
     assert main(["train", *TINY, "--set", "sites=[0@resid]", "--out", "my run"]) == 0
     *_, made, last = capsys.readouterr().out.splitlines()
-    assert last == "Next: saeforge eval 'my run' && saeforge report 'my run'"
+    assert last == "Next: saeworks eval 'my run' && saeworks report 'my run'"
     assert shlex.split(last)[3] == "my run"
     assert made.startswith("made my run: 1 SAE in 1 suite, 4,096 tokens each, in ")
     record = json.loads(Path("my run/metrics.jsonl").read_text().splitlines()[-2])

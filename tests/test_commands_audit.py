@@ -1,15 +1,15 @@
-"""What `saeforge audit` prints, on a terminal of 80 columns and on a wide one."""
+"""What `saeworks audit` prints, on a terminal of 80 columns and on a wide one."""
 
 from pathlib import Path
 
 import pytest
 from rich.cells import cell_len
 
-from saeforge import commands_audit
-from saeforge.eval.audit.config import AuditConfig
-from saeforge.eval.audit.result import AuditResult, Section
-from saeforge.eval.audit.verdict import verdict
-from saeforge.eval.result import Value
+from saeworks import commands_audit
+from saeworks.eval.audit.config import AuditConfig
+from saeworks.eval.audit.result import AuditResult, Section
+from saeworks.eval.audit.verdict import verdict
+from saeworks.eval.result import Value
 
 SITES = ("layers.0", "layers.11.attention.output")
 
@@ -81,5 +81,5 @@ def test_it_ends_with_the_files_and_what_to_do_next(said: list[str]) -> None:
     assert said[-3:] == [
         "Audit: runs/my run/topk/results/audit.json",
         "Audit: runs/my run/relu/results/audit.json",
-        "Next: saeforge report 'runs/my run'",
+        "Next: saeworks report 'runs/my run'",
     ]

@@ -5,8 +5,8 @@ import pytest
 from toy_suites import SITES, written_suite
 from toys import random_text, saved_llama
 
-from saeforge.cli import main
-from saeforge.integrity import read_sealed
+from saeworks.cli import main
+from saeworks.integrity import read_sealed
 
 
 def test_eval_then_compare(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -17,7 +17,7 @@ def test_eval_then_compare(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     shared = written_suite(tmp_path / "run" / "g1", tmp_path, {"all": SITES}, seed=9, tokens=24_000)
     run = shared.parent
     assert main(["compare", str(run), "--baseline", str(base)]) == 2
-    assert "run `saeforge eval`" in capsys.readouterr().err
+    assert "run `saeworks eval`" in capsys.readouterr().err
     options = ["--tokens", "1000", "--splice-tokens", "300", "--latents", "0", "--bootstrap", "20"]
     assert main(["eval", str(run), str(base), *options]) == 0
     said = " ".join(capsys.readouterr().out.split())
@@ -32,7 +32,7 @@ def test_eval_then_compare(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert main(arguments) == 0
     found = json.loads(capsys.readouterr().out)
     file = shared / "results" / "comparison.json"
-    assert found == {str(shared): read_sealed(file, "comparison", "saeforge compare")}
+    assert found == {str(shared): read_sealed(file, "comparison", "saeworks compare")}
     for arguments, message in [
         (["compare", str(run)], "--baseline"),
         (["compare", str(run), "--baseline", str(tmp_path)], "holds several suites"),

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from saeforge.config import (
+from saeworks.config import (
     PRESETS,
     EvalConfig,
     ModelConfig,
@@ -17,7 +17,7 @@ from saeforge.config import (
     parse_bytes,
     read_yaml,
 )
-from saeforge.errors import UserError
+from saeworks.errors import UserError
 
 
 def test_defaults_are_frozen_and_survive_a_round_trip():

@@ -5,13 +5,13 @@ import copy
 import pytest
 import torch
 
-from saeforge import ARCHS, build_sae
-from saeforge.dictionary import preactivations
-from saeforge.dictionary.base import Batch, Context
-from saeforge.dictionary.losses import reconstruction
-from saeforge.errors import UserError
-from saeforge.train.optimiser import DictionaryAdam
-from saeforge.train.step import train_step
+from saeworks import ARCHS, build_sae
+from saeworks.dictionary import preactivations
+from saeworks.dictionary.base import Batch, Context
+from saeworks.dictionary.losses import reconstruction
+from saeworks.errors import UserError
+from saeworks.train.optimiser import DictionaryAdam
+from saeworks.train.step import train_step
 
 D = 12
 TINY = {

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from saeforge import calibrate
-from saeforge.cli import main
-from saeforge.config import ModelConfig
-from saeforge.cost import (
+from saeworks import calibrate
+from saeworks.cli import main
+from saeworks.config import ModelConfig
+from saeworks.cost import (
     Calibration,
     LMFacts,
     Part,
@@ -29,13 +29,13 @@ from saeforge.cost import (
     saving,
     spent,
 )
-from saeforge.dictionary import preactivations
-from saeforge.dictionary.base import Batch, Context
-from saeforge.dictionary.flops import dense_step, sparse_step
-from saeforge.dictionary.registry import ARCHS, build_sae
-from saeforge.lm.flops import forward_flops
-from saeforge.lm.model import LanguageModel
-from saeforge.machine import Neighbours
+from saeworks.dictionary import preactivations
+from saeworks.dictionary.base import Batch, Context
+from saeworks.dictionary.flops import dense_step, sparse_step
+from saeworks.dictionary.registry import ARCHS, build_sae
+from saeworks.lm.flops import forward_flops
+from saeworks.lm.model import LanguageModel
+from saeworks.machine import Neighbours
 
 PYTHIA = {"160M": (768, 12, 6), "410M": (1024, 24, 9), "1B": (2048, 16, 6)}
 """d, layers, G."""

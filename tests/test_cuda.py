@@ -19,14 +19,14 @@ from safetensors.torch import load
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from saeforge import build_sae
-from saeforge.dictionary import kernels
-from saeforge.dictionary.base import SAE, Batch, Context
-from saeforge.dictionary.kernels import eager
-from saeforge.lm.model import LanguageModel
-from saeforge.train.optimiser import DictionaryAdam
-from saeforge.train.step import train_step
-from saeforge.train.variants import build_members
+from saeworks import build_sae
+from saeworks.dictionary import kernels
+from saeworks.dictionary.base import SAE, Batch, Context
+from saeworks.dictionary.kernels import eager
+from saeworks.lm.model import LanguageModel
+from saeworks.train.optimiser import DictionaryAdam
+from saeworks.train.step import train_step
+from saeworks.train.variants import build_members
 
 CUDA = pytest.param(
     "cuda",

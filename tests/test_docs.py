@@ -13,14 +13,14 @@ from markdown import Markdown
 from toy_suites import written_suite
 from toys import random_text, saved_llama
 
-import saeforge
-from saeforge.config import GroupsConfig, RunConfig, from_mapping, read_yaml
-from saeforge.dictionary.registry import ARCHS
-from saeforge.groups.grouping import Grouping
-from saeforge.lm.model import LanguageModel
-from saeforge.suite import load_suite
-from saeforge.train import schedule
-from saeforge.train.variants import build_members, expand_variants
+import saeworks
+from saeworks.config import GroupsConfig, RunConfig, from_mapping, read_yaml
+from saeworks.dictionary.registry import ARCHS
+from saeworks.groups.grouping import Grouping
+from saeworks.lm.model import LanguageModel
+from saeworks.suite import load_suite
+from saeworks.train import schedule
+from saeworks.train.variants import build_members, expand_variants
 
 ROOT = Path(__file__).resolve().parent.parent
 BLOCKS = [
@@ -149,6 +149,6 @@ def test_help_fits_the_page(hooks: ModuleType) -> None:
 
 def test_every_public_name_is_in_the_python_reference() -> None:
     page = (ROOT / "docs" / "api.md").read_text()
-    for name, module in saeforge._PUBLIC.items():
-        documented = f"::: {module}.{name}" in page or f"sf.{name}" in page
+    for name, module in saeworks._PUBLIC.items():
+        documented = f"::: {module}.{name}" in page or f"sw.{name}" in page
         assert documented or name == "ARCHS", f"{name} ({module}) is not in docs/api.md"

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from saeforge import parsing
-from saeforge.cli import main
+from saeworks import parsing
+from saeworks.cli import main
 
-RUN = "import sys, saeforge.parsing as p, saeforge.cli as c; p.parse = lambda _: work; "
+RUN = "import sys, saeworks.parsing as p, saeworks.cli as c; p.parse = lambda _: work; "
 RUN += "sys.exit(c.main())"
 
 
@@ -37,12 +37,12 @@ def test_ctrl_c_amid_the_first_imports_is_quiet(tmp_path: Path) -> None:
     )
     path = f"{tmp_path}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
     done = subprocess.run(
-        [sys.executable, "-m", "saeforge", "eval", "nowhere"],
+        [sys.executable, "-m", "saeworks", "eval", "nowhere"],
         capture_output=True,
         env={**os.environ, "PYTHONPATH": path},
         check=False,
     )
-    assert (done.returncode, done.stdout, done.stderr) == (130, b"", b"saeforge: interrupted\n")
+    assert (done.returncode, done.stdout, done.stderr) == (130, b"", b"saeworks: interrupted\n")
 
 
 def test_ctrl_c_later_leaves_time_to_clean_up(
@@ -60,7 +60,7 @@ def test_ctrl_c_later_leaves_time_to_clean_up(
     before = signal.getsignal(signal.SIGINT)
     monkeypatch.setattr(parsing, "parse", lambda _: work)
     assert main(["work"]) == 130
-    assert capsys.readouterr().err == "saeforge: interrupted\n"
+    assert capsys.readouterr().err == "saeworks: interrupted\n"
     assert cleaned == [signal.SIG_DFL]  # the second one ends it, whatever it is at
     assert signal.getsignal(signal.SIGINT) is before
 
@@ -79,7 +79,7 @@ def test_a_reader_that_goes_ends_no_work(tmp_path: Path, unbuffered: str) -> Non
 
 
 def test_the_help_may_be_cut_off() -> None:
-    command = [sys.executable, "-m", "saeforge", "train", "--help"]
+    command = [sys.executable, "-m", "saeworks", "train", "--help"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as running:
         assert running.stdout is not None and running.stderr is not None
         running.stdout.close()
@@ -105,13 +105,13 @@ def test_output_on_a_full_disk_is_one_line(tmp_path: Path) -> None:
     with open("/dev/full", "wb") as full, process(work, tmp_path, full.fileno()) as running:
         _, err = running.communicate()
     assert running.returncode == 2
-    assert err.startswith(b"saeforge: could not write to the standard output: No space left")
+    assert err.startswith(b"saeworks: could not write to the standard output: No space left")
     assert err.count(b"\n") == 1
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
 def test_an_error_that_cannot_be_said_still_ends_with_its_code(tmp_path: Path) -> None:
-    work = "import saeforge.errors as e\ndef work():\n    raise e.UserError('no')"
+    work = "import saeworks.errors as e\ndef work():\n    raise e.UserError('no')"
     with open("/dev/full", "wb") as full:
         done = subprocess.run(
             [sys.executable, "-c", f"{work}\n{RUN}"],
@@ -152,7 +152,7 @@ def test_a_current_folder_that_is_gone_is_one_line(
     monkeypatch.chdir(tmp_path / "gone")
     (tmp_path / "gone").rmdir()
     assert main(["report", str(tmp_path)]) == 2
-    said = "saeforge: the current folder is gone (No such file or directory); cd to one"
+    said = "saeworks: the current folder is gone (No such file or directory); cd to one"
     assert capsys.readouterr().err.startswith(said)
 
 
@@ -168,7 +168,7 @@ def test_a_library_that_cannot_be_imported_is_one_line(
     monkeypatch.setattr(parsing, "parse", lambda _: work)
     assert main(["work"]) == 2
     said = capsys.readouterr().err
-    assert said.startswith("saeforge: No module named 'resource': ") and said.count("\n") == 1
+    assert said.startswith("saeworks: No module named 'resource': ") and said.count("\n") == 1
 
 
 @pytest.mark.parametrize(

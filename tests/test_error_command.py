@@ -10,14 +10,14 @@ import torch
 from toy_suites import SITES, written_suite
 from toys import random_text, saved_llama
 
-from saeforge.activations.error import component
-from saeforge.cli import main
-from saeforge.eval.audit import folds
-from saeforge.eval.audit.linear_error import read_map
-from saeforge.eval.audit.result import AuditResult
-from saeforge.eval.run import held_out_tokens
-from saeforge.lm.model import LanguageModel
-from saeforge.suite import load_suite
+from saeworks.activations.error import component
+from saeworks.cli import main
+from saeworks.eval.audit import folds
+from saeworks.eval.audit.linear_error import read_map
+from saeworks.eval.audit.result import AuditResult
+from saeworks.eval.run import held_out_tokens
+from saeworks.lm.model import LanguageModel
+from saeworks.suite import load_suite
 
 QUICK = ["--bootstrap", "20", "--pursuit", "0", "--mlp", "0", "--downstream", "0", "--no-adjacent"]
 
@@ -94,7 +94,7 @@ def test_a_finished_run_is_left_as_it_is(
     assert main(arguments(home, trained["u"], "error.component=u")) == 0
     said = capsys.readouterr().out
     assert "finished already" in said
-    assert f"Next: saeforge audit {home / 'base'} --error-saes {trained['u']}" in said  # no eval
+    assert f"Next: saeworks audit {home / 'base'} --error-saes {trained['u']}" in said  # no eval
     assert (trained["u"] / "suite.json").read_bytes() == before
 
 

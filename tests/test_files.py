@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from saeforge import files
-from saeforge.errors import UserError
+from saeworks import files
+from saeworks.errors import UserError
 
 
 def test_an_interrupted_write_leaves_the_old_file(tmp_path: Path):

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from saeforge import files, folders
-from saeforge.errors import UserError
-from saeforge.interop.base import new_folder
+from saeworks import files, folders
+from saeworks.errors import UserError
+from saeworks.interop.base import new_folder
 
 
 def refusing(number: int):
@@ -23,7 +23,7 @@ def refusing(number: int):
 
 def left_by_a_killed_process(path: Path) -> Path:
     """The temporary file of a write that was never ended."""
-    left = path.with_name(f".{path.name}.saeforge-ab12_xyz.tmp")
+    left = path.with_name(f".{path.name}.saeworks-ab12_xyz.tmp")
     left.parent.mkdir(parents=True, exist_ok=True)
     left.write_text("half")
     return left
@@ -31,14 +31,14 @@ def left_by_a_killed_process(path: Path) -> Path:
 
 def test_what_killed_processes_left_is_swept(tmp_path: Path):
     left = left_by_a_killed_process(tmp_path / "a.json")
-    folder = tmp_path / ".b.saeforge-00000000.tmp"
+    folder = tmp_path / ".b.saeworks-00000000.tmp"
     (folder / "inner").mkdir(parents=True)
     folders.sweep(tmp_path)
     assert not left.exists() and not folder.exists()
 
 
 @pytest.mark.parametrize(
-    "name", [".a.json.tmp", "a.json.saeforge-ab12_xyz.tmp", ".a.json.abcdefgh.tmp", ".x.saeforge-a"]
+    "name", [".a.json.tmp", "a.json.saeworks-ab12_xyz.tmp", ".a.json.abcdefgh.tmp", ".x.saeworks-a"]
 )
 def test_what_is_not_ours_stays(tmp_path: Path, name: str):
     (tmp_path / name).write_text("mine")
@@ -49,7 +49,7 @@ def test_what_is_not_ours_stays(tmp_path: Path, name: str):
 def test_a_link_is_not_followed(tmp_path: Path):
     (tmp_path / "kept").write_text("mine")
     (tmp_path / "runs").mkdir()
-    link = tmp_path / "runs" / ".a.saeforge-ab12_xyz.tmp"
+    link = tmp_path / "runs" / ".a.saeworks-ab12_xyz.tmp"
     link.symlink_to(tmp_path / "kept")
     folders.sweep(tmp_path / "runs")
     assert link.is_symlink() and (tmp_path / "kept").read_text() == "mine"

@@ -13,15 +13,15 @@ import torch
 from toy_audits import audit
 from toy_comparisons import comparison
 
-from saeforge.dictionary.normaliser import Normaliser
-from saeforge.dictionary.registry import build_sae
-from saeforge.errors import UserError
-from saeforge.eval.compare import CompareConfig, Comparison, compare
-from saeforge.eval.result import Metric, Result, Value
-from saeforge.eval.sums import KEY, write_sums
-from saeforge.integrity import SEAL, read_sealed, write_sealed
-from saeforge.report.inputs import read_suites
-from saeforge.suite import load_suite, write_suite
+from saeworks.dictionary.normaliser import Normaliser
+from saeworks.dictionary.registry import build_sae
+from saeworks.errors import UserError
+from saeworks.eval.compare import CompareConfig, Comparison, compare
+from saeworks.eval.result import Metric, Result, Value
+from saeworks.eval.sums import KEY, write_sums
+from saeworks.integrity import SEAL, read_sealed, write_sealed
+from saeworks.report.inputs import read_suites
+from saeworks.suite import load_suite, write_suite
 
 D, SITES, ROWS = 8, ("layers.0", "layers.1", "layers.2"), 6
 PLACES = 6
@@ -163,9 +163,9 @@ def test_a_result_in_the_place_of_another_is_named(tmp_path: Path):
 def test_a_result_without_a_seal_is_read_only_in_a_suite_without_one(tmp_path: Path):
     path = write(tmp_path / "s")
     file = path / "results" / "reconstruction.json"
-    data = read_sealed(file, "result", "saeforge eval")
+    data = read_sealed(file, "result", "saeworks eval")
     file.write_text(json.dumps(data))
-    with pytest.raises(UserError, match=r"has no seal, though its suite has one; run `saeforge ev"):
+    with pytest.raises(UserError, match=r"has no seal, though its suite has one; run `saeworks ev"):
         Result.read(file)
     meta = json.loads((path / "suite.json").read_text())
     del meta[SEAL]

@@ -13,14 +13,14 @@ import pytest
 import torch
 from fakes import weights
 
-from saeforge import UserError, commands_train
-from saeforge.activations.base import ActivationBatch
-from saeforge.activations.labelled import Labelled
-from saeforge.cli import main
-from saeforge.config import ModelConfig, TextConfig
-from saeforge.lm.embedded import documents
-from saeforge.lm.model import LanguageModel
-from saeforge.lm.text import Corpus
+from saeworks import UserError, commands_train
+from saeworks.activations.base import ActivationBatch
+from saeworks.activations.labelled import Labelled
+from saeworks.cli import main
+from saeworks.config import ModelConfig, TextConfig
+from saeworks.lm.embedded import documents
+from saeworks.lm.model import LanguageModel
+from saeworks.lm.text import Corpus
 
 SUPERVISED = "{arch: switch, expansion: 2, k: 4, experts: 8, router: supervised, labels: 5}"
 SMALL = {
@@ -190,7 +190,7 @@ def test_bad_labels_are_one_line(
     given = {key: value.replace("{folder}", str(tmp_path)) for key, value in options.items()}
     assert train(tmp_path / "out", **given) == 2
     said = capsys.readouterr().err
-    assert message in said and said.count("\n") == 1 and said.startswith("saeforge: ")
+    assert message in said and said.count("\n") == 1 and said.startswith("saeworks: ")
     assert not (tmp_path / "out").exists()
 
 

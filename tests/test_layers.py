@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-SRC = Path(__file__).resolve().parent.parent / "src" / "saeforge"
+SRC = Path(__file__).resolve().parent.parent / "src" / "saeworks"
 
 LEAVES = {
     "errors",
@@ -95,8 +95,8 @@ def imported(path: Path) -> Iterator[tuple[int, str]]:
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}:{node.lineno}: relative imports hide the arrows"
             module = node.module or ""
-            if module == "saeforge":  # `from saeforge import commands` imports saeforge.commands
-                yield from ((node.lineno, f"saeforge.{alias.name}") for alias in node.names)
+            if module == "saeworks":  # `from saeworks import commands` imports saeworks.commands
+                yield from ((node.lineno, f"saeworks.{alias.name}") for alias in node.names)
             else:
                 yield node.lineno, module
 
@@ -109,7 +109,7 @@ def test_imports_point_down(path: Path) -> None:
     assert own in ARROWS, f"{own} is new: say in ARROWS what it may import"
     for line, module in imported(path):
         names = module.split(".")
-        if names[0] != "saeforge" or module in {"saeforge", "saeforge.__version__"}:
+        if names[0] != "saeworks" or module in {"saeworks", "saeworks.__version__"}:
             continue
         assert names[1] in ARROWS[own] | {own}, f"{path}:{line}: {own} must not import {module}"
 
@@ -161,7 +161,7 @@ def test_training_names_no_architecture() -> None:
     """Everything but the dictionary reaches an architecture through ARCHS."""
     for path in sources():
         for line, module in imported(path):
-            if module.startswith("saeforge.dictionary.") and part(path) != "dictionary":
+            if module.startswith("saeworks.dictionary.") and part(path) != "dictionary":
                 leaf = module.split(".")[2]
                 assert leaf in SHARED, f"{path}:{line}: {module} is an architecture's own file"
 
@@ -172,7 +172,7 @@ def test_registration_is_in_one_place() -> None:
         if path != SRC / "dictionary" / "registry.py":
             for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
                 if isinstance(node, ast.Constant) and isinstance(node.value, str):
-                    assert not node.value.startswith("saeforge.dictionary.topk:"), path
+                    assert not node.value.startswith("saeworks.dictionary.topk:"), path
 
 
 def test_no_eager_pickle() -> None:
@@ -189,12 +189,12 @@ HEAVY = ("torch", "transformers", "datasets", "sklearn", "scipy", "pandas")
 @pytest.mark.parametrize(
     "code",
     [
-        "import saeforge; saeforge.__version__; dir(saeforge)",
-        "import saeforge.config",
-        "import saeforge.report.build",
-        "from saeforge.dictionary.registry import ARCHS; list(ARCHS)",
-        "import sys; sys.argv = ['saeforge', '--help']\n"
-        "from saeforge.cli import main\n"
+        "import saeworks; saeworks.__version__; dir(saeworks)",
+        "import saeworks.config",
+        "import saeworks.report.build",
+        "from saeworks.dictionary.registry import ARCHS; list(ARCHS)",
+        "import sys; sys.argv = ['saeworks', '--help']\n"
+        "from saeworks.cli import main\n"
         "try: main()\n"
         "except SystemExit: pass",
     ],

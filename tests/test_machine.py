@@ -4,7 +4,7 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
-from saeforge import machine
+from saeworks import machine
 
 
 def test_memory_is_that_of_this_process(monkeypatch: pytest.MonkeyPatch):

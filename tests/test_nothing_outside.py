@@ -12,16 +12,16 @@ import torch
 from editing import edit
 from test_integrity import evaluated, write
 
-from saeforge.dictionary.registry import ARCHS
-from saeforge.errors import UserError, shown
-from saeforge.eval.result import Result
-from saeforge.files import own_folder, read_json, write_tensors
-from saeforge.interop import load_foreign
-from saeforge.lm.sites import _glob
-from saeforge.printing import cell
-from saeforge.report.build import write_report
-from saeforge.report.inputs import read_suites
-from saeforge.suite import find_suites, load_suite
+from saeworks.dictionary.registry import ARCHS
+from saeworks.errors import UserError, shown
+from saeworks.eval.result import Result
+from saeworks.files import own_folder, read_json, write_tensors
+from saeworks.interop import load_foreign
+from saeworks.lm.sites import _glob
+from saeworks.printing import cell
+from saeworks.report.build import write_report
+from saeworks.report.inputs import read_suites
+from saeworks.suite import find_suites, load_suite
 
 
 @pytest.fixture
@@ -145,7 +145,7 @@ def test_a_claimed_width_is_refused_before_it_has_memory(
     edit(config, lambda data: data.update(arch=arch, options=options))
 
     def resealed(meta: dict[str, Any]) -> None:
-        from saeforge.files import sha256
+        from saeworks.files import sha256
 
         meta["files"]["groups/layers.0/config.json"] = sha256(config)
 
@@ -280,7 +280,7 @@ def test_what_cannot_be_drawn_is_one_line(
     def unfit(suites: object) -> list[str]:
         raise KeyError("layers.9")
 
-    monkeypatch.setattr("saeforge.report.summary.all_sites", unfit)
+    monkeypatch.setattr("saeworks.report.summary.all_sites", unfit)
     with pytest.raises(UserError, match=r"cannot be drawn \(KeyError: 'layers\.9'\); run"):
         write_report([path], tmp_path / "out")
     assert not (tmp_path / "out").exists()

@@ -8,10 +8,10 @@ from fakes import CONFIG, fake_trainer, shorter
 from toy_suites import SITES, written_suite
 from toys import random_text, saved_llama
 
-from saeforge import regime
-from saeforge.config import EvalConfig
-from saeforge.eval.run import evaluate
-from saeforge.suite import load_suite
+from saeworks import regime
+from saeworks.config import EvalConfig
+from saeworks.eval.run import evaluate
+from saeworks.suite import load_suite
 
 COUNT = "tokens_per_latent"
 

@@ -1,7 +1,7 @@
 import pytest
 from scipy import stats
 
-from saeforge.statistics import student
+from saeworks.statistics import student
 
 
 def test_students_interval() -> None:

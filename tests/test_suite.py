@@ -7,11 +7,11 @@ import pytest
 import torch
 from editing import edit
 
-from saeforge.dictionary.normaliser import Normaliser
-from saeforge.dictionary.registry import build_sae
-from saeforge.errors import UserError
-from saeforge.files import read_tensors, write_tensors
-from saeforge.suite import find_suites, load_suite, write_suite
+from saeworks.dictionary.normaliser import Normaliser
+from saeworks.dictionary.registry import build_sae
+from saeworks.errors import UserError
+from saeworks.files import read_tensors, write_tensors
+from saeworks.suite import find_suites, load_suite, write_suite
 
 D, SITES = 8, ("layers.0", "layers.1@in")
 
@@ -136,7 +136,7 @@ def test_a_suite_half_written_is_no_suite(tmp_path: Path, monkeypatch: pytest.Mo
     def full(path: Path, tensors: object) -> str:
         raise UserError("could not write")
 
-    monkeypatch.setattr("saeforge.suite.write_tensors", full)
+    monkeypatch.setattr("saeworks.suite.write_tensors", full)
     with pytest.raises(UserError):
         write(tmp_path / "suite")
     with pytest.raises(UserError, match="holds no suite"):
@@ -144,7 +144,7 @@ def test_a_suite_half_written_is_no_suite(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_weights_that_do_not_fit_their_config_are_refused(path: Path):
-    from saeforge.files import sha256
+    from saeworks.files import sha256
 
     file = path / "groups" / "layers.0" / "config.json"
     config = json.loads(file.read_text())

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from saeforge import build_sae, load_suite
-from saeforge.cli import main
+from saeworks import build_sae, load_suite
+from saeworks.cli import main
 
 SITES = ("layers.1", "layers.1.self_attn", "layers.2.mlp", "layers.3")
 SAES = [
@@ -137,7 +137,7 @@ def test_impossible_options_are_one_line(
     out = ["--out", str(tmp_path / "out")]
     assert main([command, str(tmp_path / "run.yaml"), *out]) == 2
     said = capsys.readouterr().err
-    assert message in said and said.count("\n") == 1 and said.startswith("saeforge: ")
+    assert message in said and said.count("\n") == 1 and said.startswith("saeworks: ")
     assert not (tmp_path / "out").exists()
 
 

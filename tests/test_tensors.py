@@ -15,10 +15,10 @@ import torch
 from fakes import weights
 from toys import random_text, saved_llama
 
-import saeforge as sf
-from saeforge.cli import main
-from saeforge.eval.result import Result
-from saeforge.tensors import train
+import saeworks as sw
+from saeworks.cli import main
+from saeworks.eval.result import Result
+from saeworks.tensors import train
 
 SAE = {"arch": "topk", "width": 48, "k": 4}
 SHORT: dict[str, Any] = {"tokens": 6000, "eval_every": 10, "say": lambda line: None}
@@ -37,7 +37,7 @@ def documents(tokens: int = 2000) -> torch.Tensor:
 
 def test_a_suite_of_a_tensor_and_what_it_reaches_on_rows_it_never_saw(tmp_path: Path) -> None:
     x, document = rows(), documents()
-    suite = sf.train(x, tmp_path / "mine", SAE, documents=document, held_out=0.2, **SHORT)
+    suite = sw.train(x, tmp_path / "mine", SAE, documents=document, held_out=0.2, **SHORT)
     assert str(suite).splitlines()[1] == "  x: TopK(d=16, width=48, k=4)"
     kept = suite.held_out
     assert kept is not None and len(kept) == 400
@@ -48,13 +48,13 @@ def test_a_suite_of_a_tensor_and_what_it_reaches_on_rows_it_never_saw(tmp_path: 
     centred = x[kept] - x[kept].mean(0)
     fvu = float((x[kept] - x_hat).square().sum() / centred.square().sum())
     assert fvu < 0.4
-    found = sf.evaluate(suite.path, x[kept], document[kept])
+    found = sw.evaluate(suite.path, x[kept], document[kept])
     assert found.sites["x"]["fvu"].value == pytest.approx(fvu, rel=1e-4)
     assert (found.tokens, found.documents) == (400, 20)
     assert "outlier_share" not in found.sites["x"]
     far = x[kept].clone()
     far[5] *= 1000
-    other = sf.evaluate(suite, far, document[kept]).sites["x"]
+    other = sw.evaluate(suite, far, document[kept]).sites["x"]
     assert other["outlier_share"].value == pytest.approx(1 / 400)
     rest = torch.arange(400) != 5
     error = (far - suite.at("x")(far))[rest].square().sum()
@@ -62,7 +62,7 @@ def test_a_suite_of_a_tensor_and_what_it_reaches_on_rows_it_never_saw(tmp_path: 
     assert other["fvu_without_outliers"].value == pytest.approx(float(error / centred), rel=1e-4)
     written = Result.read(tmp_path / "mine" / "results" / "reconstruction.json")
     assert written.sites == found.sites
-    audit = sf.audit(x[kept], x_hat, document[kept], resamples=5)
+    audit = sw.audit(x[kept], x_hat, document[kept], resamples=5)
     assert 0 < audit.fvu_nonlinear < audit.fvu < 0.5
     lines = (tmp_path / "mine" / "metrics.jsonl").read_text()
     assert '"held_out_fvu"' in lines
@@ -70,7 +70,7 @@ def test_a_suite_of_a_tensor_and_what_it_reaches_on_rows_it_never_saw(tmp_path: 
 
 def test_the_same_call_goes_on_where_it_was_interrupted(tmp_path: Path) -> None:
     x = rows()
-    whole = sf.train(x, tmp_path / "whole", SAE, **SHORT)
+    whole = sw.train(x, tmp_path / "whole", SAE, **SHORT)
     said: list[str] = []
 
     def stop(line: str) -> None:
@@ -79,34 +79,34 @@ def test_the_same_call_goes_on_where_it_was_interrupted(tmp_path: Path) -> None:
             os.kill(os.getpid(), signal.SIGINT)
 
     with pytest.raises(KeyboardInterrupt):
-        sf.train(x, tmp_path / "again", SAE, **{**SHORT, "say": stop})
+        sw.train(x, tmp_path / "again", SAE, **{**SHORT, "say": stop})
     assert not (tmp_path / "again" / "suite.json").exists() and "interrupted" in said[-1]
-    again = sf.train(x, tmp_path / "again", SAE, **SHORT)
+    again = sw.train(x, tmp_path / "again", SAE, **SHORT)
     assert weights(again.path) == weights(whole.path)
-    third = sf.train(x, tmp_path / "again", SAE, **SHORT)  # finished: nothing to do
+    third = sw.train(x, tmp_path / "again", SAE, **SHORT)  # finished: nothing to do
     assert third.digest() == again.digest()
-    with pytest.raises(sf.UserError, match="holds a run of another configuration"):
-        sf.train(x + 1, tmp_path / "again", SAE, **SHORT)
+    with pytest.raises(sw.UserError, match="holds a run of another configuration"):
+        sw.train(x + 1, tmp_path / "again", SAE, **SHORT)
 
 
 def test_several_sites_of_any_floating_type_share_rows_and_saes(tmp_path: Path) -> None:
     x = {"layers.0": rows(0).bfloat16(), "layers.2": rows(1, 16).half(), "h.1.mlp": rows(2, 12)}
     same = {site: plane.float().numpy() for site, plane in x.items()}
-    first = sf.train(x, tmp_path / "a", SAE, **SHORT)
-    second = sf.train(same, tmp_path / "b", SAE, **SHORT)
+    first = sw.train(x, tmp_path / "a", SAE, **SHORT)
+    second = sw.train(same, tmp_path / "b", SAE, **SHORT)
     assert weights(first.path) == weights(second.path) and first.sites == list(x)
     kept = first.held_out
     assert kept is not None and torch.equal(kept, second.held_out)  # type: ignore[arg-type]
     assert len({int(row) // 128 for row in kept}) * 128 >= len(kept) >= 100
-    found = sf.evaluate(first, {site: plane[kept] for site, plane in x.items()})
+    found = sw.evaluate(first, {site: plane[kept] for site, plane in x.items()})
     assert list(found.sites) == list(x)
     pair = {site: x[site] for site in ("layers.0", "layers.2")}
     grouped = {**SAE, "groups": {"groups": [["layers.0", "layers.2"]]}}
-    shared = sf.train(pair, tmp_path / "c", grouped, held_out=0, normaliser="learnable", **SHORT)
+    shared = sw.train(pair, tmp_path / "c", grouped, held_out=0, normaliser="learnable", **SHORT)
     assert list(shared.groups.values()) == [["layers.0", "layers.2"]] and "shared" in str(shared)
     assert len(shared.held_out) == 0 and not (shared.path / "results").exists()  # type: ignore[arg-type]
-    with pytest.raises(sf.UserError, match=r"evaluate: x of h.1.mlp has width 16, but .* for 12"):
-        sf.evaluate(first, dict.fromkeys(x, rows()))
+    with pytest.raises(sw.UserError, match=r"evaluate: x of h.1.mlp has width 16, but .* for 12"):
+        sw.evaluate(first, dict.fromkeys(x, rows()))
 
 
 def test_the_commands_know_such_a_suite(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -115,18 +115,18 @@ def test_the_commands_know_such_a_suite(tmp_path: Path, capsys: pytest.CaptureFi
     config["max_position_embeddings"] = 128  # the context of a text that no one has chosen
     (tmp_path / "config.json").write_text(json.dumps(config))
     (tmp_path / "text.txt").write_text(random_text(120))
-    lm = sf.LanguageModel.load(str(tmp_path))
+    lm = sw.LanguageModel.load(str(tmp_path))
     texts = (tmp_path / "text.txt").read_text().split("\n<|endoftext|>\n")[:60]
     each = [x_TD[1:] for x_TD in lm.capture(texts, "layers.1")]
     document = torch.arange(60).repeat_interleave(torch.tensor([len(x_TD) for x_TD in each]))
     x = {"layers.1": torch.cat(each)}
-    out = str(sf.train(x, tmp_path / "mine", SAE, documents=document, **SHORT).path)
+    out = str(sw.train(x, tmp_path / "mine", SAE, documents=document, **SHORT).path)
     assert main(["report", out]) == 0
     capsys.readouterr()
     for command in ("eval", "audit"):
         assert main([command, out]) == 2
         error = capsys.readouterr().err
-        assert "trained on a tensor" in error and "sf.evaluate" in error and error.count("\n") == 1
+        assert "trained on a tensor" in error and "sw.evaluate" in error and error.count("\n") == 1
     where = ["--model", str(tmp_path), "--text", str(tmp_path / "text.txt")]
     assert main(["eval", out, *where, "--tokens", "300", "--latents", "0"]) == 0
     (folder,) = (Path(out) / "results").glob("*/splice.json")
@@ -161,23 +161,23 @@ X = rows(tokens=300)
         (X, {"batch": 400}, r"tensor holds 256 tokens, fewer than a batch of 400"),
         (X, {"sae": {"arch": "topk", "k": 4}}, r"give either width or expansion"),
         (X, {"sae": {**SAE, "k": [2, 4]}}, r"is 2 variants; call it for each"),
-        (X, {"audit": True}, r"use sf.audit"),
+        (X, {"audit": True}, r"use sw.audit"),
         (X, {"seed": -1}, r"seed = -1"),
     ],
 )
 def test_what_cannot_be_trained_on_is_refused_in_one_line(
     x: Any, options: dict[str, Any], said: str, tmp_path: Path
 ) -> None:
-    with pytest.raises(sf.UserError, match=said) as error:
+    with pytest.raises(sw.UserError, match=said) as error:
         train(x, tmp_path / "out", options.pop("sae", SAE), **{**SHORT, **options})
     assert "\n" not in str(error.value) and not (tmp_path / "out" / "suite.json").exists()
 
 
 def test_the_name_is_the_function_and_the_package() -> None:
     """Whichever is imported first."""
-    for first in ("import saeforge as sf", "import saeforge.train.trainer, saeforge as sf"):
-        code = f"{first}; f = sf.train; import saeforge.train.trainer as t; t.Trainer; "
-        code += "from saeforge import train; assert callable(f) and callable(train); sf.train()"
+    for first in ("import saeworks as sw", "import saeworks.train.trainer, saeworks as sw"):
+        code = f"{first}; f = sw.train; import saeworks.train.trainer as t; t.Trainer; "
+        code += "from saeworks import train; assert callable(f) and callable(train); sw.train()"
         command = [sys.executable, "-c", code]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert "missing 2 required positional arguments: 'x' and 'out'" in done.stderr

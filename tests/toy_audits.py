@@ -4,25 +4,25 @@ import random
 from collections.abc import Sequence
 from typing import Any
 
-from saeforge.eval.audit.adjacent import AdjacentSites
-from saeforge.eval.audit.attribution import Attribution
-from saeforge.eval.audit.downstream import METRICS as DOWNSTREAM
-from saeforge.eval.audit.ladder import NormLadder
-from saeforge.eval.audit.mlp import MlpProbe
-from saeforge.eval.audit.noise import NullTargets
-from saeforge.eval.audit.norm import NormProbeOfError
-from saeforge.eval.audit.positions import ErrorByPosition
-from saeforge.eval.audit.pursuit import Pursuit
-from saeforge.eval.audit.result import AuditResult, Section
-from saeforge.eval.audit.scaling_section import METRICS as SCALING
-from saeforge.eval.audit.shrinkage import ShrinkageLadder
-from saeforge.eval.audit.split import FvuSplit
-from saeforge.eval.audit.synthetic import SyntheticTest
-from saeforge.eval.audit.vector import VectorProbe
-from saeforge.eval.audit.verdict import verdict
-from saeforge.eval.audit.wide import WideSae
-from saeforge.eval.audit.zeroing import Zeroing
-from saeforge.eval.result import Metric, Value
+from saeworks.eval.audit.adjacent import AdjacentSites
+from saeworks.eval.audit.attribution import Attribution
+from saeworks.eval.audit.downstream import METRICS as DOWNSTREAM
+from saeworks.eval.audit.ladder import NormLadder
+from saeworks.eval.audit.mlp import MlpProbe
+from saeworks.eval.audit.noise import NullTargets
+from saeworks.eval.audit.norm import NormProbeOfError
+from saeworks.eval.audit.positions import ErrorByPosition
+from saeworks.eval.audit.pursuit import Pursuit
+from saeworks.eval.audit.result import AuditResult, Section
+from saeworks.eval.audit.scaling_section import METRICS as SCALING
+from saeworks.eval.audit.shrinkage import ShrinkageLadder
+from saeworks.eval.audit.split import FvuSplit
+from saeworks.eval.audit.synthetic import SyntheticTest
+from saeworks.eval.audit.vector import VectorProbe
+from saeworks.eval.audit.verdict import verdict
+from saeworks.eval.audit.wide import WideSae
+from saeworks.eval.audit.zeroing import Zeroing
+from saeworks.eval.result import Metric, Value
 
 KINDS = (
     VectorProbe,

@@ -1,9 +1,9 @@
-"""Comparisons of made-up numbers, as `saeforge compare` writes them."""
+"""Comparisons of made-up numbers, as `saeworks compare` writes them."""
 
-from saeforge.eval import alignment
-from saeforge.eval.compare import Comparison, Named, Paired
-from saeforge.eval.result import Metric, Value
-from saeforge.eval.spread import Counted, Spread
+from saeworks.eval import alignment
+from saeworks.eval.compare import Comparison, Named, Paired
+from saeworks.eval.result import Metric, Value
+from saeworks.eval.spread import Counted, Spread
 
 SITES = ("layers.0", "layers.1", "layers.2")
 

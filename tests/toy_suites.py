@@ -7,12 +7,12 @@ from pathlib import Path
 
 import torch
 
-from saeforge.config import ModelConfig, RunConfig, TextConfig
-from saeforge.dictionary.base import SAE
-from saeforge.dictionary.normaliser import Normaliser
-from saeforge.dictionary.registry import build_sae
-from saeforge.lm.model import LanguageModel
-from saeforge.suite import write_suite
+from saeworks.config import ModelConfig, RunConfig, TextConfig
+from saeworks.dictionary.base import SAE
+from saeworks.dictionary.normaliser import Normaliser
+from saeworks.dictionary.registry import build_sae
+from saeworks.lm.model import LanguageModel
+from saeworks.suite import write_suite
 
 SITES = ("layers.0", "layers.2")
 

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from saeforge.dictionary.base import SAE, Batch, Context, SparseCode, StepOut
-from saeforge.eval.held_out import HeldOut
-from saeforge.lm.model import LanguageModel
-from saeforge.lm.packing import TokenBatch
+from saeworks.dictionary.base import SAE, Batch, Context, SparseCode, StepOut
+from saeworks.eval.held_out import HeldOut
+from saeworks.lm.model import LanguageModel
+from saeworks.lm.packing import TokenBatch
 
 VOCABULARY, LENGTH = 64, 24
 

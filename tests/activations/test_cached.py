@@ -5,9 +5,9 @@ import pytest
 import torch
 from fakes import FakeLM, FakeStream
 
-from saeforge.activations.cached import CachedSource, write_cache
-from saeforge.activations.live import RowReader
-from saeforge.errors import UserError
+from saeworks.activations.cached import CachedSource, write_cache
+from saeworks.activations.live import RowReader
+from saeworks.errors import UserError
 
 SITES = ("layers.0", "layers.1")
 

@@ -9,13 +9,13 @@ import pytest
 import torch
 from fakes import FakeLM, FakeStream, StopAt, fake_source, fake_trainer, weights
 
-from saeforge.activations.error import ErrorSource, Linear, component
-from saeforge.activations.live import LiveSource
-from saeforge.dictionary.base import SAE
-from saeforge.dictionary.registry import build_sae
-from saeforge.errors import UserError
-from saeforge.eval.audit import linear_error
-from saeforge.eval.audit.linear_error import LinearError, fit_linear_errors, read_map
+from saeworks.activations.error import ErrorSource, Linear, component
+from saeworks.activations.live import LiveSource
+from saeworks.dictionary.base import SAE
+from saeworks.dictionary.registry import build_sae
+from saeworks.errors import UserError
+from saeworks.eval.audit import linear_error
+from saeworks.eval.audit.linear_error import LinearError, fit_linear_errors, read_map
 
 
 def bank() -> dict[str, SAE]:
@@ -69,7 +69,7 @@ def test_the_map_is_least_squares_on_the_first_tokens() -> None:
 
 
 def _buffer() -> Any:
-    from saeforge.config import BufferConfig
+    from saeworks.config import BufferConfig
 
     return BufferConfig(memory="60KiB")
 

@@ -4,10 +4,10 @@ import pytest
 import torch
 from fakes import CONTEXT, FakeLM, FakeStream, fake_source
 
-from saeforge.activations.base import ActivationBatch
-from saeforge.activations.live import LiveSource, ring_slots
-from saeforge.config import BufferConfig
-from saeforge.errors import UserError
+from saeworks.activations.base import ActivationBatch
+from saeworks.activations.live import LiveSource, ring_slots
+from saeworks.config import BufferConfig
+from saeworks.errors import UserError
 
 
 def take(source: LiveSource, batches: int) -> list[ActivationBatch]:

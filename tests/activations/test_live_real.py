@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from saeforge.activations.live import LiveSource
-from saeforge.config import BufferConfig, ModelConfig, TextConfig
-from saeforge.lm.model import LanguageModel
-from saeforge.lm.text import Corpus
+from saeworks.activations.live import LiveSource
+from saeworks.config import BufferConfig, ModelConfig, TextConfig
+from saeworks.lm.model import LanguageModel
+from saeworks.lm.text import Corpus
 
 pytestmark = pytest.mark.real
 

@@ -11,9 +11,9 @@ import torch
 from fakes import CONFIG, FakeLM, StopAt, fake_source, fake_trainer, shorter, weights
 from torch import Tensor
 
-from saeforge.activations.outliers import Outliers, warning
-from saeforge.config import BufferConfig
-from saeforge.errors import UserError
+from saeworks.activations.outliers import Outliers, warning
+from saeworks.config import BufferConfig
+from saeworks.errors import UserError
 
 FAR_TOKEN, SITE, OTHER = 3, "layers.0", "layers.1"
 OPTION = {"exclude_norm_above": 10.0}

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from saeforge.activations.synthetic import SyntheticConfig, SyntheticSource, power_law
-from saeforge.errors import UserError
+from saeworks.activations.synthetic import SyntheticConfig, SyntheticSource, power_law
+from saeworks.errors import UserError
 
 
 def test_rows_are_sparse_combinations_of_unit_directions():

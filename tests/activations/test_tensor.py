@@ -1,6 +1,6 @@
 import torch
 
-from saeforge.activations.tensor import TensorSource
+from saeworks.activations.tensor import TensorSource
 
 
 def source(batch: int = 10, seed: int = 0, **options: torch.Tensor) -> TensorSource:

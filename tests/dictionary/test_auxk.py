@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from saeforge.dictionary import auxk as module
-from saeforge.dictionary.auxk import auxk_of_dead
-from saeforge.dictionary.losses import auxk
+from saeworks.dictionary import auxk as module
+from saeworks.dictionary.auxk import auxk_of_dead
+from saeworks.dictionary.losses import auxk
 
 D, WIDTH, ROWS = 6, 17, 23
 

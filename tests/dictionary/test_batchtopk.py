@@ -4,13 +4,13 @@ import pytest
 import torch
 from toys import auxk_by_angle
 
-from saeforge import UserError, build_sae
-from saeforge.activations.synthetic import SyntheticConfig, SyntheticSource
-from saeforge.dictionary import fused, select_batch
-from saeforge.dictionary.base import Batch, Context
-from saeforge.dictionary.initial import geometric_median
-from saeforge.train.optimiser import DictionaryAdam
-from saeforge.train.step import train_step
+from saeworks import UserError, build_sae
+from saeworks.activations.synthetic import SyntheticConfig, SyntheticSource
+from saeworks.dictionary import fused, select_batch
+from saeworks.dictionary.base import Batch, Context
+from saeworks.dictionary.initial import geometric_median
+from saeworks.train.optimiser import DictionaryAdam
+from saeworks.train.step import train_step
 
 D, WIDTH, K = 10, 37, 4
 NO_DEAD = torch.empty(0, dtype=torch.int64)

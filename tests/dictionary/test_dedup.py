@@ -3,13 +3,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from saeforge.dictionary import cosines
-from saeforge.dictionary.base import SAE
-from saeforge.dictionary.cosines import leaders, nearest, unit
-from saeforge.dictionary.dedup import clusters, merge, tie
-from saeforge.dictionary.experts import experts_of
-from saeforge.dictionary.registry import ARCHS, build_sae
-from saeforge.errors import UserError
+from saeworks.dictionary import cosines
+from saeworks.dictionary.base import SAE
+from saeworks.dictionary.cosines import leaders, nearest, unit
+from saeworks.dictionary.dedup import clusters, merge, tie
+from saeworks.dictionary.experts import experts_of
+from saeworks.dictionary.registry import ARCHS, build_sae
+from saeworks.errors import UserError
 
 D = 16
 

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from saeforge import UserError, build_sae
-from saeforge.dictionary import fused, preactivations
-from saeforge.dictionary.base import Batch, Context
+from saeworks import UserError, build_sae
+from saeworks.dictionary import fused, preactivations
+from saeworks.dictionary.base import Batch, Context
 
 D, WIDTH = 9, 31
 BANDWIDTH = 0.15

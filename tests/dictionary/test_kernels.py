@@ -5,8 +5,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from saeforge.dictionary import fused, kernels
-from saeforge.dictionary.kernels import eager
+from saeworks.dictionary import fused, kernels
+from saeworks.dictionary.kernels import eager
 
 SHAPES = [(1, 1, 1, 1), (7, 5, 11, 3), (33, 24, 130, 8), (6, 4, 9, 9), (0, 4, 9, 2)]
 

@@ -2,7 +2,7 @@
 
 import torch
 
-from saeforge.dictionary import losses
+from saeworks.dictionary import losses
 
 
 def test_reconstruction_is_squared_error_per_dimension():

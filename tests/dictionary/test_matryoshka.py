@@ -4,12 +4,12 @@ import pytest
 import torch
 from toys import auxk_by_angle
 
-from saeforge import UserError, build_sae
-from saeforge.dictionary.base import Batch, Context
-from saeforge.dictionary.matryoshka import MatryoshkaConfig
-from saeforge.dictionary.normaliser import Normaliser
-from saeforge.suite import load_suite, write_suite
-from saeforge.train.variants import build_members, expand_variants
+from saeworks import UserError, build_sae
+from saeworks.dictionary.base import Batch, Context
+from saeworks.dictionary.matryoshka import MatryoshkaConfig
+from saeworks.dictionary.normaliser import Normaliser
+from saeworks.suite import load_suite, write_suite
+from saeworks.train.variants import build_members, expand_variants
 
 D, WIDTH, K = 10, 37, 4
 NO_DEAD = torch.empty(0, dtype=torch.int64)

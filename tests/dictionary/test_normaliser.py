@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from saeforge.dictionary.normaliser import Normaliser
-from saeforge.errors import UserError
+from saeworks.dictionary.normaliser import Normaliser
+from saeworks.errors import UserError
 
 
 def raw(rows=20_000, d=6):

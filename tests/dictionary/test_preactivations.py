@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from saeforge.dictionary import fused, preactivations
-from saeforge.dictionary.preactivations import (
+from saeworks.dictionary import fused, preactivations
+from saeworks.dictionary.preactivations import (
     AtAll,
     AtPairs,
     at_pairs,

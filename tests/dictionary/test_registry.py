@@ -12,8 +12,8 @@ import pytest
 import torch
 from fakes import fake_trainer
 
-import saeforge as sf
-from saeforge.dictionary.registry import ARCHS
+import saeworks as sw
+from saeworks.dictionary.registry import ARCHS
 
 HOW_TO = Path(__file__).resolve().parents[2] / "docs" / "how-to.md"
 (SCRIPT,) = re.findall(r"```python\n(# absolute.py\n.*?)```", HOW_TO.read_text(), re.DOTALL)
@@ -30,27 +30,27 @@ def absolute() -> Any:
 
 def test_an_architecture_of_a_script_is_one_like_any_other(absolute: Any, tmp_path: Path) -> None:
     assert ARCHS["absolute"] is absolute and "absolute" in list(ARCHS) and len(ARCHS) == 8
-    assert repr(sf.build_sae("absolute", d=6, width=64)) == "Absolute(d=6, width=64)"
-    sae = sf.build_sae("absolute", d=6, width=24, k=2)
+    assert repr(sw.build_sae("absolute", d=6, width=64)) == "Absolute(d=6, width=64)"
+    sae = sw.build_sae("absolute", d=6, width=24, k=2)
     assert repr(sae) == "Absolute(d=6, width=24, k=2)"
     x = torch.randn(5, 6)
     assert sae(x.bfloat16()).dtype == torch.bfloat16 and (sae.encode(x) > 0).sum() == 10
-    with pytest.raises(sf.UserError, match=r"unknown key 'kk'; did you mean 'k'"):
-        sf.build_sae("absolute", d=6, width=24, kk=3)
-    with pytest.raises(sf.UserError, match=r"'width' = 'a'"):
-        sf.build_sae("absolute", d=6, width="a")
+    with pytest.raises(sw.UserError, match=r"unknown key 'kk'; did you mean 'k'"):
+        sw.build_sae("absolute", d=6, width=24, kk=3)
+    with pytest.raises(sw.UserError, match=r"'width' = 'a'"):
+        sw.build_sae("absolute", d=6, width="a")
     saes: Any = ({"arch": "absolute", "width": 24, "k": 3},)
     assert fake_trainer(tmp_path, saes=saes).run() == "finished"
-    suite = sf.load_suite(tmp_path)
+    suite = sw.load_suite(tmp_path)
     assert "Absolute(d=16, width=24, k=3)" in str(suite)
     ARCHS._own.clear()
-    with pytest.raises(sf.UserError, match=r"'absolute' is unknown.*sf\.register"):
-        sf.load_suite(tmp_path).at("layers.0")
+    with pytest.raises(sw.UserError, match=r"'absolute' is unknown.*sw\.register"):
+        sw.load_suite(tmp_path).at("layers.0")
 
 
 def test_a_cell_that_is_run_again_registers_again(absolute: Any) -> None:
     again = type("Absolute", (absolute,), {})
-    assert sf.register(again) is again and ARCHS["absolute"] is again and len(ARCHS) == 8
+    assert sw.register(again) is again and ARCHS["absolute"] is again and len(ARCHS) == 8
 
 
 @dataclass
@@ -77,13 +77,13 @@ class Narrow:
 def test_what_is_no_architecture_is_refused(
     absolute: Any, changes: dict[str, Any], said: str
 ) -> None:
-    with pytest.raises(sf.UserError, match=said):
-        sf.register(type("Other", (absolute,), changes))
-    for wrong in (7, dict, sf.build_sae("topk", d=2, width=2, k=1)):
-        with pytest.raises(sf.UserError, match=r"is no subclass of sf\.SAE"):
+    with pytest.raises(sw.UserError, match=said):
+        sw.register(type("Other", (absolute,), changes))
+    for wrong in (7, dict, sw.build_sae("topk", d=2, width=2, k=1)):
+        with pytest.raises(sw.UserError, match=r"is no subclass of sw\.SAE"):
             ARCHS.add(wrong)
-    with pytest.raises(sf.UserError, match=r"Half lacks encode_rows, folded, initialise, step;"):
-        sf.register(type("Half", (sf.SAE,), {"arch": "half", "Config": Narrow}))
+    with pytest.raises(sw.UserError, match=r"Half lacks encode_rows, folded, initialise, step;"):
+        sw.register(type("Half", (sw.SAE,), {"arch": "half", "Config": Narrow}))
 
 
 def test_a_script_is_the_command_with_its_architecture(tmp_path: Path) -> None:
@@ -109,7 +109,7 @@ def test_a_script_is_the_command_with_its_architecture(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "out" / "suite.json").is_file()
     alone = subprocess.run(
-        [sys.executable, "-m", "saeforge", "eval", "out"],
+        [sys.executable, "-m", "saeworks", "eval", "out"],
         cwd=tmp_path,
         capture_output=True,
         text=True,

@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch.func import functional_call
 
-from saeforge import UserError, build_sae
-from saeforge.dictionary import fused, preactivations
-from saeforge.dictionary.base import Batch, Context
-from saeforge.dictionary.losses import annealed_lp, l1
+from saeworks import UserError, build_sae
+from saeworks.dictionary import fused, preactivations
+from saeworks.dictionary.base import Batch, Context
+from saeworks.dictionary.losses import annealed_lp, l1
 
 D, WIDTH = 10, 37
 NONE_DEAD = torch.empty(0, dtype=torch.int64)

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from saeforge import build_sae
-from saeforge.dictionary.select import GROUP, padded_width, topk_rows
+from saeworks import build_sae
+from saeworks.dictionary.select import GROUP, padded_width, topk_rows
 
 CPU = torch.device("cpu")
 

@@ -5,11 +5,11 @@ import math
 import pytest
 import torch
 
-from saeforge import build_sae
-from saeforge.dictionary.base import Batch, Context
-from saeforge.dictionary.sparsity import Steering, warmup_share
-from saeforge.train.optimiser import DictionaryAdam
-from saeforge.train.step import train_step
+from saeworks import build_sae
+from saeworks.dictionary.base import Batch, Context
+from saeworks.dictionary.sparsity import Steering, warmup_share
+from saeworks.train.optimiser import DictionaryAdam
+from saeworks.train.step import train_step
 
 STEERED = ("relu", "gated", "jumprelu")
 FULL = torch.ones(())

@@ -8,10 +8,10 @@ import pytest
 import torch
 from toys import auxk_by_angle
 
-from saeforge import UserError, build_sae
-from saeforge.dictionary import dispatch
-from saeforge.dictionary.base import Batch, Context
-from saeforge.dictionary.initial import geometric_median
+from saeworks import UserError, build_sae
+from saeworks.dictionary import dispatch
+from saeworks.dictionary.base import Batch, Context
+from saeworks.dictionary.initial import geometric_median
 
 D, WIDTH, K, N, LABELS = 10, 36, 4, 6, 3
 ROUTERS = {

@@ -9,10 +9,10 @@ import pytest
 STEP = """
 import json, resource, sys
 import torch
-from saeforge import build_sae
-from saeforge.dictionary.base import Batch, Context
-from saeforge.train.optimiser import DictionaryAdam
-from saeforge.train.step import train_step
+from saeworks import build_sae
+from saeworks.dictionary.base import Batch, Context
+from saeworks.train.optimiser import DictionaryAdam
+from saeworks.train.step import train_step
 
 def peak():
     unit = 1 if sys.platform == "darwin" else 1024

@@ -4,11 +4,11 @@ import pytest
 import torch
 from toys import auxk_by_angle
 
-from saeforge import UserError, build_sae
-from saeforge.dictionary import fused
-from saeforge.dictionary.base import Batch, Context
-from saeforge.dictionary.fused import step_topk
-from saeforge.dictionary.initial import geometric_median
+from saeworks import UserError, build_sae
+from saeworks.dictionary import fused
+from saeworks.dictionary.base import Batch, Context
+from saeworks.dictionary.fused import step_topk
+from saeworks.dictionary.initial import geometric_median
 
 D, WIDTH, K = 10, 37, 4
 
@@ -75,7 +75,7 @@ def test_code_and_reconstruction(d, width, k, dtype):
 @pytest.mark.parametrize("tile", [1, 3, 1000])
 def test_losses_and_gradients_with_dead_latents(monkeypatch, dead, tile):
     monkeypatch.setitem(fused._TILE_BYTES, "cpu", tile * WIDTH * 8)
-    monkeypatch.setattr("saeforge.dictionary.auxk._TILE_BYTES", tile * dead * 8)
+    monkeypatch.setattr("saeworks.dictionary.auxk._TILE_BYTES", tile * dead * 8)
     sae, x, mask = build(), rows(31), dead_mask(dead)
     ours = sae.step(Batch(x, x), context(mask)).loss_terms
     plain = dense_losses(sae, x, mask)

@@ -5,11 +5,11 @@ import pytest
 import torch
 from toys import held_out, tiny_llama
 
-from saeforge.dictionary.base import SparseCode
-from saeforge.dictionary.registry import build_sae
-from saeforge.eval import alignment
-from saeforge.eval import banks as banks_module
-from saeforge.eval.alignment import Firings, fire, mmco, mmcs
+from saeworks.dictionary.base import SparseCode
+from saeworks.dictionary.registry import build_sae
+from saeworks.eval import alignment
+from saeworks.eval import banks as banks_module
+from saeworks.eval.alignment import Firings, fire, mmco, mmcs
 
 
 def code_of(fires_NM: np.ndarray) -> SparseCode:

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from saeforge import statistics
-from saeforge.eval.bootstrap import (
+from saeworks import statistics
+from saeworks.eval.bootstrap import (
     BLOCKS,
     FEWEST,
     all_sums,
@@ -11,7 +11,7 @@ from saeforge.eval.bootstrap import (
     interval,
     resampled_sums,
 )
-from saeforge.eval.result import Value
+from saeworks.eval.result import Value
 
 RATIO = {"ratio": lambda s: s["a"] / s["b"]}
 
@@ -46,7 +46,7 @@ def test_equals_resampling_documents_one_by_one() -> None:
 def test_chunks_do_not_change_the_draws(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = np.arange(12.0).reshape(6, 2)
     whole = resampled_sums(rows, 50, seed=0)
-    monkeypatch.setattr("saeforge.eval.bootstrap._CHUNK", 30)
+    monkeypatch.setattr("saeworks.eval.bootstrap._CHUNK", 30)
     np.testing.assert_array_equal(resampled_sums(rows, 50, seed=0), whole)
 
 

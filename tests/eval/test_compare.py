@@ -8,16 +8,16 @@ from editing import edit
 from toy_suites import SITES, written_suite
 from toys import random_text, saved_llama
 
-from saeforge.config import EvalConfig
-from saeforge.dictionary.base import SAE
-from saeforge.errors import UserError
-from saeforge.eval import alignment
-from saeforge.eval.bootstrap import interval
-from saeforge.eval.compare import COMPARED, CompareConfig, Comparison, compare, compared_with
-from saeforge.eval.result import Result
-from saeforge.eval.run import evaluate
-from saeforge.eval.sums import read_sums, sums_path
-from saeforge.suite import load_suite
+from saeworks.config import EvalConfig
+from saeworks.dictionary.base import SAE
+from saeworks.errors import UserError
+from saeworks.eval import alignment
+from saeworks.eval.bootstrap import interval
+from saeworks.eval.compare import COMPARED, CompareConfig, Comparison, compare, compared_with
+from saeworks.eval.result import Result
+from saeworks.eval.run import evaluate
+from saeworks.eval.sums import read_sums, sums_path
+from saeworks.suite import load_suite
 
 QUICK = EvalConfig(tokens=2000, splice_tokens=500, latents=0, bootstrap=50, device="cpu")
 PLAIN = CompareConfig(alignment=False, bootstrap=100, device="cpu")
@@ -198,23 +198,23 @@ def test_no_site_in_common(run: Path) -> None:
 
 
 def test_not_evaluated(run: Path) -> None:
-    bad(written_suite(run / "raw", run), run / "base", "not evaluated yet: run `saeforge eval`")
+    bad(written_suite(run / "raw", run), run / "base", "not evaluated yet: run `saeworks eval`")
 
 
 def test_evaluated_before_sums_were_kept(run: Path) -> None:
     path = written_suite(run / "old", run)
     evaluate([path], QUICK)
     sums_path(path / "results", "splice").unlink()
-    bad(path, run / "base", r"splice\.json has no sums by document.*saeforge eval")
-    bad(run / "base", path, r"splice\.json has no sums by document.*saeforge eval")
+    bad(path, run / "base", r"splice\.json has no sums by document.*saeworks eval")
+    bad(run / "base", path, r"splice\.json has no sums by document.*saeworks eval")
 
 
 def test_other_held_out_tokens(run: Path) -> None:
     path = written_suite(run / "fewer", run)
     evaluate([path], replace(QUICK, tokens=1000))
-    bad(path, run / "base", "different held-out tokens.*reconstruction.*saeforge eval")
+    bad(path, run / "base", "different held-out tokens.*reconstruction.*saeworks eval")
     evaluate([path], replace(QUICK, splice_tokens=300))
-    bad(path, run / "base", "different held-out tokens.*splice.*saeforge eval")
+    bad(path, run / "base", "different held-out tokens.*splice.*saeworks eval")
 
 
 def test_another_language_model(run: Path) -> None:

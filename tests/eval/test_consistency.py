@@ -3,7 +3,7 @@ import pytest
 from scipy.sparse import csr_matrix
 from sklearn.metrics import matthews_corrcoef
 
-from saeforge.eval.consistency import (
+from saeworks.eval.consistency import (
     Firing,
     Found,
     by_place,
@@ -13,7 +13,7 @@ from saeforge.eval.consistency import (
     series,
     summarise,
 )
-from saeforge.eval.known import Truth
+from saeworks.eval.known import Truth
 
 TOKENS, DOCUMENTS = 4000, 100
 ROW_N = np.arange(TOKENS) % DOCUMENTS

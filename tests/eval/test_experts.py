@@ -4,15 +4,15 @@ import torch
 from torch import Tensor
 from toys import clean_rows, held_out, tiny_llama
 
-from saeforge.config import EvalConfig
-from saeforge.dictionary.base import SAE
-from saeforge.dictionary.experts import HasExperts
-from saeforge.dictionary.registry import build_sae
-from saeforge.eval.experts import experts
-from saeforge.eval.held_out import HeldOut
-from saeforge.eval.known import Labels
-from saeforge.eval.reconstruction import tally
-from saeforge.eval.result import Result
+from saeworks.config import EvalConfig
+from saeworks.dictionary.base import SAE
+from saeworks.dictionary.experts import HasExperts
+from saeworks.dictionary.registry import build_sae
+from saeworks.eval.experts import experts
+from saeworks.eval.held_out import HeldOut
+from saeworks.eval.known import Labels
+from saeworks.eval.reconstruction import tally
+from saeworks.eval.result import Result
 
 SITE = "layers.1"
 

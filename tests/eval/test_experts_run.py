@@ -1,4 +1,4 @@
-"""Switch suites through `saeforge eval`, on the tiny Llama and on the embedded text and model."""
+"""Switch suites through `saeworks eval`, on the tiny Llama and on the embedded text and model."""
 
 import json
 import shutil
@@ -11,19 +11,19 @@ import pytest
 import torch
 from toys import random_text, saved_llama
 
-from saeforge.config import EvalConfig, ModelConfig, RunConfig, TextConfig
-from saeforge.dictionary.base import SAE
-from saeforge.dictionary.normaliser import Normaliser
-from saeforge.dictionary.registry import build_sae
-from saeforge.errors import UserError
-from saeforge.eval.held_out import HeldOut
-from saeforge.eval.known import labels_of, truth_of, with_label
-from saeforge.eval.result import Result
-from saeforge.eval.run import evaluate, held_out_tokens
-from saeforge.lm.embedded.grammar import DOMAINS, document
-from saeforge.lm.model import LanguageModel
-from saeforge.lm.text import Corpus
-from saeforge.suite import write_suite
+from saeworks.config import EvalConfig, ModelConfig, RunConfig, TextConfig
+from saeworks.dictionary.base import SAE
+from saeworks.dictionary.normaliser import Normaliser
+from saeworks.dictionary.registry import build_sae
+from saeworks.errors import UserError
+from saeworks.eval.held_out import HeldOut
+from saeworks.eval.known import labels_of, truth_of, with_label
+from saeworks.eval.result import Result
+from saeworks.eval.run import evaluate, held_out_tokens
+from saeworks.lm.embedded.grammar import DOMAINS, document
+from saeworks.lm.model import LanguageModel
+from saeworks.lm.text import Corpus
+from saeworks.suite import write_suite
 
 EMBEDDED = TextConfig("embedded", context=64, max_documents=300, held_out=0.3)
 QUICK = EvalConfig(tokens=3000, splice=False, latents=0, bootstrap=20, overlap_tokens=64)

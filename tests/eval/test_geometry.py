@@ -6,14 +6,14 @@ from torch import Tensor
 from torch.nn.functional import normalize
 from toys import held_out, tiny_llama
 
-from saeforge.config import EvalConfig
-from saeforge.dictionary import cosines
-from saeforge.dictionary.base import SAE
-from saeforge.dictionary.registry import build_sae
-from saeforge.eval.geometry import blocks_of, geometry, similarity
-from saeforge.eval.held_out import HeldOut
-from saeforge.eval.reconstruction import Tallies, tally
-from saeforge.eval.result import Result
+from saeworks.config import EvalConfig
+from saeworks.dictionary import cosines
+from saeworks.dictionary.base import SAE
+from saeworks.dictionary.registry import build_sae
+from saeworks.eval.geometry import blocks_of, geometry, similarity
+from saeworks.eval.held_out import HeldOut
+from saeworks.eval.reconstruction import Tallies, tally
+from saeworks.eval.result import Result
 
 SITE = "layers.1"
 

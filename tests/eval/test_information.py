@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import mutual_info_score
 
-from saeforge.eval.information import domain_information, entropy, mutual_information
+from saeworks.eval.information import domain_information, entropy, mutual_information
 
 
 def test_against_scikit_learn() -> None:

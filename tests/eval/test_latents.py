@@ -6,16 +6,16 @@ import pytest
 import torch
 from toys import clean_rows, held_out, tiny_llama
 
-from saeforge.config import EvalConfig
-from saeforge.dictionary.base import SAE
-from saeforge.dictionary.registry import build_sae
-from saeforge.eval import banks as banks_module
-from saeforge.eval import contexts
-from saeforge.eval import latents as latents_module
-from saeforge.eval.contexts import AFTER, BEFORE
-from saeforge.eval.held_out import HeldOut
-from saeforge.eval.latents import choose, latents
-from saeforge.lm.model import LanguageModel
+from saeworks.config import EvalConfig
+from saeworks.dictionary.base import SAE
+from saeworks.dictionary.registry import build_sae
+from saeworks.eval import banks as banks_module
+from saeworks.eval import contexts
+from saeworks.eval import latents as latents_module
+from saeworks.eval.contexts import AFTER, BEFORE
+from saeworks.eval.held_out import HeldOut
+from saeworks.eval.latents import choose, latents
+from saeworks.lm.model import LanguageModel
 
 SITE = "layers.1"
 
@@ -209,12 +209,12 @@ import resource, sys, tempfile
 from pathlib import Path
 import torch
 from toys import held_out, tiny_llama
-from saeforge.config import EvalConfig
-from saeforge.dictionary.registry import build_sae
-from saeforge.eval.banks import site_means
-from saeforge.eval.latents import latents
-from saeforge.eval.progress import silent
-from saeforge.eval.reconstruction import tally
+from saeworks.config import EvalConfig
+from saeworks.dictionary.registry import build_sae
+from saeworks.eval.banks import site_means
+from saeworks.eval.latents import latents
+from saeworks.eval.progress import silent
+from saeworks.eval.reconstruction import tally
 
 def peak():
     unit = 1 if sys.platform == "darwin" else 1024

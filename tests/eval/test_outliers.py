@@ -10,13 +10,13 @@ import torch
 from toy_suites import SITES, random_sae, written_suite
 from toys import clean_rows, held_out, random_text, saved_llama, tiny_llama
 
-from saeforge.config import EvalConfig
-from saeforge.errors import UserError
-from saeforge.eval import outliers
-from saeforge.eval.reconstruction import reconstruction
-from saeforge.eval.run import evaluate, held_out_tokens
-from saeforge.lm.model import LanguageModel
-from saeforge.suite import load_suite
+from saeworks.config import EvalConfig
+from saeworks.errors import UserError
+from saeworks.eval import outliers
+from saeworks.eval.reconstruction import reconstruction
+from saeworks.eval.run import evaluate, held_out_tokens
+from saeworks.lm.model import LanguageModel
+from saeworks.suite import load_suite
 
 SITE = "layers.1"
 CONFIG = EvalConfig(tokens=800, splice_tokens=300, latents=0, bootstrap=20, device="cpu")

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 from scipy import stats
 
-from saeforge.errors import UserError
-from saeforge.eval.compare import Comparison, Named, Paired
-from saeforge.eval.over_seeds import over_seeds, student
-from saeforge.eval.result import Metric, Value
+from saeworks.errors import UserError
+from saeworks.eval.compare import Comparison, Named, Paired
+from saeworks.eval.over_seeds import over_seeds, student
+from saeworks.eval.result import Metric, Value
 
 
 def comparison(seed: int, own: float, other: float) -> Comparison:

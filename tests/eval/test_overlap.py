@@ -4,11 +4,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from saeforge.dictionary.base import SAE
-from saeforge.dictionary.experts import HasExperts
-from saeforge.dictionary.registry import build_sae
-from saeforge.eval import overlap
-from saeforge.eval.overlap import STATISTICS, Overlap, chosen
+from saeworks.dictionary.base import SAE
+from saeworks.dictionary.experts import HasExperts
+from saeworks.dictionary.registry import build_sae
+from saeworks.eval import overlap
+from saeworks.eval.overlap import STATISTICS, Overlap, chosen
 
 D = 12
 

@@ -4,7 +4,7 @@ import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from saeforge.eval.pieces import Pieces
+from saeworks.eval.pieces import Pieces
 
 TEXT = "Once upon a time “Lily” saw a café 🎉.\nShe said hi."
 

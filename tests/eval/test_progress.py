@@ -2,7 +2,7 @@
 
 import pytest
 
-from saeforge.eval import progress
+from saeworks.eval import progress
 
 
 def test_lines_name_what_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,13 +4,13 @@ import pytest
 import torch
 from toys import Toy, clean_rows, held_out, tiny_llama
 
-from saeforge.config import EvalConfig
-from saeforge.dictionary.registry import build_sae
-from saeforge.errors import UserError
-from saeforge.eval import banks as banks_module
-from saeforge.eval.held_out import HeldOut
-from saeforge.eval.reconstruction import reconstruction
-from saeforge.eval.result import Result
+from saeworks.config import EvalConfig
+from saeworks.dictionary.registry import build_sae
+from saeworks.errors import UserError
+from saeworks.eval import banks as banks_module
+from saeworks.eval.held_out import HeldOut
+from saeworks.eval.reconstruction import reconstruction
+from saeworks.eval.result import Result
 
 SITE = "layers.1"
 CONFIG = EvalConfig(bootstrap=200)

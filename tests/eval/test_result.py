@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from saeforge.errors import UserError
-from saeforge.eval.result import Metric, Result, Value
+from saeworks.errors import UserError
+from saeworks.eval.result import Metric, Result, Value
 
 
 def example() -> Result:

@@ -8,15 +8,15 @@ import torch
 from editing import edit
 from toys import random_text, saved_llama
 
-from saeforge.config import EvalConfig, ModelConfig, RunConfig, TextConfig
-from saeforge.dictionary.normaliser import Normaliser
-from saeforge.dictionary.registry import build_sae
-from saeforge.errors import UserError
-from saeforge.eval.result import Result
-from saeforge.eval.run import evaluate
-from saeforge.eval.sums import read_sums
-from saeforge.lm.model import LanguageModel
-from saeforge.suite import write_suite
+from saeworks.config import EvalConfig, ModelConfig, RunConfig, TextConfig
+from saeworks.dictionary.normaliser import Normaliser
+from saeworks.dictionary.registry import build_sae
+from saeworks.errors import UserError
+from saeworks.eval.result import Result
+from saeworks.eval.run import evaluate
+from saeworks.eval.sums import read_sums
+from saeworks.lm.model import LanguageModel
+from saeworks.suite import write_suite
 
 SITES = ("layers.0", "layers.2")
 QUICK = EvalConfig(tokens=2000, splice_tokens=500, latents=3, bootstrap=50, device="cpu")

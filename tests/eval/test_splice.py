@@ -2,13 +2,13 @@ import pytest
 import torch
 from toys import Toy, clean_rows, held_out, tiny_llama, token_batch
 
-from saeforge.config import EvalConfig
-from saeforge.dictionary.registry import build_sae
-from saeforge.errors import UserError
-from saeforge.eval import splice as splice_module
-from saeforge.eval.probe import HeldOutProbe
-from saeforge.eval.reconstruction import reconstruction
-from saeforge.eval.splice import counted, splice
+from saeworks.config import EvalConfig
+from saeworks.dictionary.registry import build_sae
+from saeworks.errors import UserError
+from saeworks.eval import splice as splice_module
+from saeworks.eval.probe import HeldOutProbe
+from saeworks.eval.reconstruction import reconstruction
+from saeworks.eval.splice import counted, splice
 
 SITE = "layers.1"
 CONFIG = EvalConfig(bootstrap=100)

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from saeforge.eval import spread as spread_module
-from saeforge.eval.spread import spread
+from saeworks.eval import spread as spread_module
+from saeworks.eval.spread import spread
 
 SITES = ["layers.0", "layers.1", "layers.2"]
 

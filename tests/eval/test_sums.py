@@ -5,14 +5,14 @@ import pytest
 import torch
 from toys import Toy, held_out, tiny_llama
 
-from saeforge.config import EvalConfig
-from saeforge.dictionary.registry import build_sae
-from saeforge.errors import UserError
-from saeforge.eval import bootstrap, reconstruction, splice
-from saeforge.eval.banks import site_means
-from saeforge.eval.held_out import HeldOut
-from saeforge.eval.result import Result
-from saeforge.eval.sums import KEY, read_sums, sums_path, write_sums
+from saeworks.config import EvalConfig
+from saeworks.dictionary.registry import build_sae
+from saeworks.errors import UserError
+from saeworks.eval import bootstrap, reconstruction, splice
+from saeworks.eval.banks import site_means
+from saeworks.eval.held_out import HeldOut
+from saeworks.eval.result import Result
+from saeworks.eval.sums import KEY, read_sums, sums_path, write_sums
 
 SUMS = {"layers.0": {"n": np.array([1.0, 0.0, 3.0]), "error": np.array([0.1, 0.0, 0.3])}}
 
@@ -35,7 +35,7 @@ def bad(folder: Path, of: Result, message: str) -> None:
     with pytest.raises(UserError, match=message) as error:
         read_sums(folder, of)
     assert "\n" not in str(error.value)
-    assert "saeforge eval" in str(error.value)
+    assert "saeworks eval" in str(error.value)
 
 
 def test_bad_sums_are_one_clear_line(tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """The losses of a tiny run on a tiny random model, compared with those that were stored.
 
-SAEFORGE_WRITE_GOLDEN=1 make golden      # after a change that is meant to move them
+SAEWORKS_WRITE_GOLDEN=1 make golden      # after a change that is meant to move them
 """
 
 import json
@@ -28,7 +28,7 @@ def losses(out: Path) -> dict[str, dict[str, list[float]]]:
 def test_losses_are_the_stored_ones(tmp_path: Path) -> None:
     assert fake_trainer(tmp_path).run() == "finished"
     now = losses(tmp_path)
-    if os.environ.get("SAEFORGE_WRITE_GOLDEN"):
+    if os.environ.get("SAEWORKS_WRITE_GOLDEN"):
         GOLDEN.write_text(json.dumps(now, indent=1) + "\n")
     stored = json.loads(GOLDEN.read_text())
     assert now.keys() == stored.keys()

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 from plans import SITES, measured
 
-from saeforge.config import GroupsConfig, RunConfig, from_mapping
-from saeforge.errors import UserError
-from saeforge.groups import partition as parts
-from saeforge.groups.grouping import Groupings
-from saeforge.groups.plan import make_plan
+from saeworks.config import GroupsConfig, RunConfig, from_mapping
+from saeworks.errors import UserError
+from saeworks.groups import partition as parts
+from saeworks.groups.grouping import Groupings
+from saeworks.groups.plan import make_plan
 
 WIDTHS = dict.fromkeys(SITES, 8)
 MODEL = Groupings(WIDTHS, "f" * 64, "tiny")
@@ -78,7 +78,7 @@ def test_groups_by_name() -> None:
     [
         ("per-layer", "groups = 'per-layer': write per-site, or a mapping"),
         ({"method": "even"}, "groups: method even needs groups, how many"),
-        ({"method": "complete", "groups": 2}, "give plan, a file that `saeforge plan` wrote"),
+        ({"method": "complete", "groups": 2}, "give plan, a file that `saeworks plan` wrote"),
         ({}, "give plan, a file"),
         ({"method": "even", "groups": 6}, "groups = 6: it must be from 1 to 5"),
         ({"method": "even", "groups": 0}, "groups = 0: it must be from 1 to 5"),

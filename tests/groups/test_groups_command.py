@@ -1,4 +1,4 @@
-"""`saeforge plan`: a plan and its page from a model and a text, and bad input in one line."""
+"""`saeworks plan`: a plan and its page from a model and a text, and bad input in one line."""
 
 import json
 from pathlib import Path
@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from toys import random_text, saved_llama
 
-from saeforge.cli import main
-from saeforge.groups.plan import Plan
+from saeworks.cli import main
+from saeworks.groups.plan import Plan
 
 
 @pytest.fixture(scope="module")

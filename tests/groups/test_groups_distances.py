@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 from toys import random_text, saved_llama, tiny_llama, token_batch
 
-import saeforge as sf
-from saeforge.config import ModelConfig, TextConfig
-from saeforge.errors import UserError
-from saeforge.groups.distances import AngularDistances, angles, live_rows, stream_distances
-from saeforge.lm.model import LanguageModel
-from saeforge.lm.text import Corpus
+import saeworks as sw
+from saeworks.config import ModelConfig, TextConfig
+from saeworks.errors import UserError
+from saeworks.groups.distances import AngularDistances, angles, live_rows, stream_distances
+from saeworks.lm.model import LanguageModel
+from saeworks.lm.text import Corpus
 
 SITES = ("a", "b", "c", "e")
 
@@ -82,7 +82,7 @@ def test_batching_does_not_matter(size: int) -> None:
 def test_small_pieces_of_a_batch_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
     x, document = rows()
     one = stream_distances(batches(x, document, 700), SITES, 400, 150)
-    monkeypatch.setattr("saeforge.groups.distances._ELEMENTS", 300)
+    monkeypatch.setattr("saeworks.groups.distances._ELEMENTS", 300)
     two = stream_distances(batches(x, document, 700), SITES, 400, 150)
     np.testing.assert_allclose(one.raw, two.raw, rtol=1e-12)
     np.testing.assert_allclose(one.stderr, two.stderr, rtol=1e-10, atol=1e-14)
@@ -188,7 +188,7 @@ def test_equals_brute_force_on_a_model(
     llama: tuple[LanguageModel, TextConfig], sites: str | list[str]
 ) -> None:
     lm, text = llama
-    found = sf.angular_distances(lm, text, sites, 600, mean_tokens=150, last=True, lm_batch=64)
+    found = sw.angular_distances(lm, text, sites, 600, mean_tokens=150, last=True, lm_batch=64)
     corpus = Corpus(text, lm.tokenizer, bos_id=lm.bos_id, max_context=lm.max_context, seed=0)
     stream = corpus.stream("train", 10_000, epochs=1)
     names = lm.sites([sites] if isinstance(sites, str) else sites)
@@ -206,8 +206,8 @@ def test_equals_brute_force_on_a_model(
 def test_by_name_and_by_object_are_the_same(llama: tuple[LanguageModel, TextConfig]) -> None:
     lm, text = llama
     corpus = Corpus(text, lm.tokenizer, bos_id=lm.bos_id, max_context=lm.max_context, seed=3)
-    one = sf.angular_distances(lm, corpus, tokens=300)
-    two = sf.angular_distances(lm.name, text, tokens=300, seed=3, device="cpu")
+    one = sw.angular_distances(lm, corpus, tokens=300)
+    two = sw.angular_distances(lm.name, text, tokens=300, seed=3, device="cpu")
     np.testing.assert_array_equal(one.raw, two.raw)
     assert isinstance(one, AngularDistances)
     assert (one.model, one.seed, one.text) == (two.model, two.seed, two.text)
@@ -217,7 +217,7 @@ def test_last_block_only_when_asked_for(llama: tuple[LanguageModel, TextConfig])
     lm, text = llama
 
     def sites(patterns: list[str], last: bool = False) -> tuple[str, ...]:
-        return sf.angular_distances(lm, text, patterns, 50, last=last).sites
+        return sw.angular_distances(lm, text, patterns, 50, last=last).sites
 
     assert sites(["*@resid"]) == ("layers.0", "layers.1")
     assert sites(["*@resid"], last=True) == ("layers.0", "layers.1", "layers.2")
@@ -227,7 +227,7 @@ def test_last_block_only_when_asked_for(llama: tuple[LanguageModel, TextConfig])
 
 def test_short_text_is_used_whole(llama: tuple[LanguageModel, TextConfig]) -> None:
     lm, text = llama
-    found = sf.angular_distances(lm, text)
+    found = sw.angular_distances(lm, text)
     corpus = Corpus(text, lm.tokenizer, bos_id=lm.bos_id, max_context=lm.max_context, seed=0)
     stream = corpus.stream("train", 100, epochs=1)
     kept = sum(int(batch.keep.sum()) for batch in stream)
@@ -251,13 +251,13 @@ def test_bad_requests(
 ) -> None:
     lm, text = llama
     with pytest.raises(UserError, match=said.replace("*", r"\*")) as caught:
-        sf.angular_distances(lm, text, **{"tokens": 50, **options})
+        sw.angular_distances(lm, text, **{"tokens": 50, **options})
     assert "\n" not in str(caught.value)
 
 
 def test_missing_text_is_one_line(llama: tuple[LanguageModel, TextConfig], tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"none\.txt"):
-        sf.angular_distances(llama[0], TextConfig(source=str(tmp_path / "none.txt"), context=16))
+        sw.angular_distances(llama[0], TextConfig(source=str(tmp_path / "none.txt"), context=16))
 
 
 def test_nonfinite_rows_are_refused() -> None:

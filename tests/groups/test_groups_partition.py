@@ -10,9 +10,9 @@ from scipy.cluster.hierarchy import fcluster
 from scipy.cluster.hierarchy import linkage as scipy_linkage
 from scipy.spatial.distance import squareform
 
-import saeforge as sf
-from saeforge.errors import UserError
-from saeforge.groups import partition as parts
+import saeworks as sw
+from saeworks.errors import UserError
+from saeworks.groups import partition as parts
 
 PYTHIA_160M = [0.450, 0.372, 0.314, 0.267, 0.231, 0.179, 0.118, 0.075, 0.044, 0.019]
 PYTHIA_1B = [
@@ -72,7 +72,7 @@ def test_complete_is_complete_linkage_on_the_distances(seed: int) -> None:
     d = matrix(7, seed)
     merges = scipy_linkage(squareform(d), "complete")
     for groups in range(1, 8):
-        found = sf.partition(d, groups)
+        found = sw.partition(d, groups)
         label = fcluster(merges, groups, "maxclust")
         expected = sorted(np.flatnonzero(label == one).tolist() for one in set(label))
         assert found == expected == naive_complete(d, groups)
@@ -85,13 +85,13 @@ def test_complete_finds_groups_that_are_not_contiguous() -> None:
         d[i, j] = 0.1
     for i, j in itertools.permutations([1, 3, 4, 6], 2):
         d[i, j] = 0.2
-    assert sf.partition(d, 2) == [[0, 2, 5], [1, 3, 4, 6]]
+    assert sw.partition(d, 2) == [[0, 2, 5], [1, 3, 4, 6]]
     best = min(
         (p for p in all_partitions(list(range(7))) if len(p) == 2), key=lambda p: value(d, p, "max")
     )
-    assert sorted(best) == sf.partition(d, 2)
-    contiguous = sf.partition(d, 2, method="contiguous")
-    assert sf.amad(d, contiguous) > sf.amad(d, sf.partition(d, 2))
+    assert sorted(best) == sw.partition(d, 2)
+    contiguous = sw.partition(d, 2, method="contiguous")
+    assert sw.amad(d, contiguous) > sw.amad(d, sw.partition(d, 2))
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -102,7 +102,7 @@ def test_contiguous_is_the_exact_optimum(
 ) -> None:
     d = matrix(7, seed, levels)
     for groups in range(1, 8):
-        found = sf.partition(d, groups, method="contiguous", objective=objective)
+        found = sw.partition(d, groups, method="contiguous", objective=objective)
         assert len(found) == groups
         assert list(itertools.chain(*found)) == list(range(7))
         best = min(value(d, p, objective) for p in contiguous_partitions(7, groups))
@@ -111,11 +111,11 @@ def test_contiguous_is_the_exact_optimum(
 
 def test_objectives_differ() -> None:
     found = {
-        tuple(map(tuple, sf.partition(matrix(7, 11), 3, method="contiguous", objective=objective)))
+        tuple(map(tuple, sw.partition(matrix(7, 11), 3, method="contiguous", objective=objective)))
         for objective in parts.OBJECTIVES
     }
     assert len(found) > 1
-    assert sf.partition(matrix(7, 11), 3, method="contiguous") == sf.partition(
+    assert sw.partition(matrix(7, 11), 3, method="contiguous") == sw.partition(
         matrix(7, 11), 3, method="contiguous", objective="amad"
     )
 
@@ -125,27 +125,27 @@ def test_objectives_differ() -> None:
 def test_ties_still_give_as_many_groups_as_asked_for(method: parts.Method, levels: int) -> None:
     d = matrix(7, 5, levels)
     for groups in range(1, 8):
-        found = sf.partition(d, groups, method=method)
+        found = sw.partition(d, groups, method=method)
         assert len(found) == groups
         assert sorted(itertools.chain(*found)) == list(range(7))
         assert found == sorted(found)
-        assert found == sf.partition(d.tolist(), groups, method=method)
+        assert found == sw.partition(d.tolist(), groups, method=method)
 
 
 def test_even_sizes_differ_by_one_at_most() -> None:
     d = matrix(7, 0)
-    assert sf.partition(d, 3, method="even") == [[0, 1, 2], [3, 4], [5, 6]]
-    assert sf.partition(d, 1, method="even") == [[*range(7)]]
-    assert sf.partition(d, 7, method="even") == [[i] for i in range(7)]
+    assert sw.partition(d, 3, method="even") == [[0, 1, 2], [3, 4], [5, 6]]
+    assert sw.partition(d, 1, method="even") == [[*range(7)]]
+    assert sw.partition(d, 7, method="even") == [[i] for i in range(7)]
 
 
 def test_amad_by_hand() -> None:
     d = np.array([[0, 0.1, 0.4, 0.5], [0.1, 0, 0.3, 0.6], [0.4, 0.3, 0, 0.2], [0.5, 0.6, 0.2, 0]])
-    assert sf.amad(d, [[0, 1], [2, 3]]) == pytest.approx((0.1 + 0.2) / 2)
-    assert sf.amad(d, [[0, 1, 2], [3]]) == pytest.approx((0.4 + 0.0) / 2)
-    assert sf.amad(d, [[0, 1, 2], [3]], weighted=True) == pytest.approx((3 * 0.4 + 0.0) / 4)
-    assert sf.amad(d, [[0], [1], [2], [3]]) == 0.0
-    assert sf.amad(d, [[3, 1, 0, 2]]) == pytest.approx(0.6)
+    assert sw.amad(d, [[0, 1], [2, 3]]) == pytest.approx((0.1 + 0.2) / 2)
+    assert sw.amad(d, [[0, 1, 2], [3]]) == pytest.approx((0.4 + 0.0) / 2)
+    assert sw.amad(d, [[0, 1, 2], [3]], weighted=True) == pytest.approx((3 * 0.4 + 0.0) / 4)
+    assert sw.amad(d, [[0], [1], [2], [3]]) == 0.0
+    assert sw.amad(d, [[3, 1, 0, 2]]) == pytest.approx(0.6)
     point = parts.curve(d)[2]
     assert (point.groups, point.partition) == (3, [[0, 1], [2], [3]])
     assert point.amad == pytest.approx(0.1 / 3)
@@ -173,12 +173,12 @@ def test_number_of_groups_of_the_published_curves(
 def test_choose_groups_takes_the_smallest_number_below(method: parts.Method) -> None:
     d = matrix(7, 3)
     for threshold in (0.05, 0.2, 0.3, 0.6):
-        groups, found = sf.choose_groups(d, threshold, method)
-        assert found == sf.partition(d, groups, method)
-        assert sf.amad(d, found) < threshold
+        groups, found = sw.choose_groups(d, threshold, method)
+        assert found == sw.partition(d, groups, method)
+        assert sw.amad(d, found) < threshold
         for fewer in range(1, groups):
-            assert sf.amad(d, sf.partition(d, fewer, method)) >= threshold
-    assert sf.choose_groups(d, 1e-9, method)[0] == 7
+            assert sw.amad(d, sw.partition(d, fewer, method)) >= threshold
+    assert sw.choose_groups(d, 1e-9, method)[0] == 7
 
 
 def test_curve_is_of_every_number() -> None:
@@ -217,7 +217,7 @@ def changed(cells: dict[tuple[int, int], float]) -> Any:
     ],
 )
 def test_bad_distances(distances: Any, said: str) -> None:
-    for use in (lambda d: sf.partition(d, 1), sf.choose_groups, lambda d: sf.amad(d, [[0]])):
+    for use in (lambda d: sw.partition(d, 1), sw.choose_groups, lambda d: sw.amad(d, [[0]])):
         with pytest.raises(UserError, match=said) as caught:
             use(distances)
         assert "\n" not in str(caught.value)
@@ -243,13 +243,13 @@ def test_rounding_of_the_mirror_image_is_forgiven() -> None:
 )
 def test_bad_options(options: dict[str, Any], said: str) -> None:
     with pytest.raises(UserError, match=said):
-        sf.partition(matrix(4, 0), **{"groups": 2, **options})
+        sw.partition(matrix(4, 0), **{"groups": 2, **options})
 
 
 @pytest.mark.parametrize("threshold", [0.0, -1.0, float("nan")])
 def test_a_threshold_that_nothing_is_below(threshold: float) -> None:
     with pytest.raises(UserError, match="no number of groups has an AMAD below"):
-        sf.choose_groups(matrix(4, 0), threshold)
+        sw.choose_groups(matrix(4, 0), threshold)
     with pytest.raises(UserError, match="not measured"):
         parts.smallest_under([], 0.2)
 
@@ -267,7 +267,7 @@ def test_a_threshold_that_nothing_is_below(threshold: float) -> None:
 )
 def test_amad_of_no_partition(groups: list[list[int]], said: str) -> None:
     with pytest.raises(UserError, match=said):
-        sf.amad(matrix(4, 0), groups)
+        sw.amad(matrix(4, 0), groups)
 
 
 SITES = ["layers.0", "layers.1", "layers.2"]

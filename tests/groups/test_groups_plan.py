@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from plans import SITES, measured
 
-from saeforge.errors import UserError
-from saeforge.groups import partition as parts
-from saeforge.groups.plan import Plan, make_plan
+from saeworks.errors import UserError
+from saeworks.groups import partition as parts
+from saeworks.groups.plan import Plan, make_plan
 
 
 def test_the_smallest_number_of_groups_below_the_threshold() -> None:
@@ -52,7 +52,7 @@ def test_reads_what_it_wrote(tmp_path: Path, method: parts.Method) -> None:
     plan.write(tmp_path / "plan.json")
     assert Plan.read(tmp_path / "plan.json") == plan
     assert plan.distances.stderr_centred[0][1] is None
-    assert plan.versions["saeforge"]
+    assert plan.versions["saeworks"]
 
 
 def test_another_model_is_refused() -> None:

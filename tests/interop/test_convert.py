@@ -1,4 +1,4 @@
-"""`saeforge convert` on the embedded model: there and back with equal numbers, SAELens's own
+"""`saeworks convert` on the embedded model: there and back with equal numbers, SAELens's own
 folders as suites, and bad input in one line with nothing written."""
 
 import json
@@ -11,11 +11,11 @@ import saelens_by_hand as hand
 import torch
 from editing import edit
 
-from saeforge.cli import main
-from saeforge.config import ModelConfig
-from saeforge.interop.hooks import hook_of, site_of
-from saeforge.lm.model import LanguageModel
-from saeforge.suite import load_suite
+from saeworks.cli import main
+from saeworks.config import ModelConfig
+from saeworks.interop.hooks import hook_of, site_of
+from saeworks.lm.model import LanguageModel
+from saeworks.suite import load_suite
 
 WIDTH = 128  # of the embedded model
 TINY = [
@@ -52,8 +52,8 @@ def test_there_and_back_gives_the_same_numbers(
     assert main(["convert", str(run), str(there), "--to", "saelens", "--json"]) == 0
     said = json.loads(capsys.readouterr().out)
     assert said == {"out": str(there), "format": "saelens", "sites": ["layers.0", "layers.1.mlp"]}
-    assert main(["convert", str(there), str(back), "--to", "saeforge"]) == 0
-    assert f"saeforge eval {back}" in capsys.readouterr().out
+    assert main(["convert", str(there), str(back), "--to", "saeworks"]) == 0
+    assert f"saeworks eval {back}" in capsys.readouterr().out
     suite, original = load_suite(back), load_suite(run)
     assert suite.sites == original.sites
     assert suite.variant == original.variant
@@ -78,19 +78,19 @@ def test_what_was_left_out_of_training_stays_left_out(
     edit(source / "suite.json", lambda meta: meta.update(norm_limits=limits))
     there, back = tmp_path / "there", tmp_path / "back"
     assert main(["convert", str(source), str(there), "--to", "saelens"]) == 0
-    assert main(["convert", str(there), str(back), "--to", "saeforge"]) == 0
+    assert main(["convert", str(there), str(back), "--to", "saeworks"]) == 0
     found = load_suite(back)
     assert found.norm_limits == limits and found.meta["tokens"] == 2048
     config = there / "layers.1.mlp" / "cfg.json"
     for key, wrong in (("norm_limits", {"layers.0": "far"}), ("tokens", 1.5)):
         data = json.loads(config.read_text())
-        data["metadata"]["saeforge"][key] = wrong
+        data["metadata"]["saeworks"][key] = wrong
         config.write_text(json.dumps(data))
-        assert main(["convert", str(there), str(tmp_path / "no"), "--to", "saeforge"]) == 2
-        assert "is not what saeforge writes" in capsys.readouterr().err
-        data["metadata"]["saeforge"].pop(key)  # as exports were written before
+        assert main(["convert", str(there), str(tmp_path / "no"), "--to", "saeworks"]) == 2
+        assert "is not what saeworks writes" in capsys.readouterr().err
+        data["metadata"]["saeworks"].pop(key)  # as exports were written before
         config.write_text(json.dumps(data))
-    assert main(["convert", str(there), str(tmp_path / "old"), "--to", "saeforge"]) == 0
+    assert main(["convert", str(there), str(tmp_path / "old"), "--to", "saeworks"]) == 0
     assert load_suite(tmp_path / "old").meta["tokens"] == 0  # one of the two does not say
 
 
@@ -112,7 +112,7 @@ def test_folders_of_saelens_become_a_suite(
     about = {"seqpos_slice": [3, None], "dataset_path": str(stories)}
     source = a_saelens_folder(tmp_path / "saes", hooks, **about)
     out = tmp_path / "suite"
-    assert main(["convert", str(source), str(out), "--to", "saeforge"]) == 0
+    assert main(["convert", str(source), str(out), "--to", "saeworks"]) == 0
     suite = load_suite(out)
     assert suite.sites == ["layers.0.mlp", "layers.1"]
     text = suite.meta["text"]
@@ -139,7 +139,7 @@ def test_what_the_files_do_not_say_is_given(
         model_from_pretrained_kwargs={"center_writing_weights": True},
     )
     out = tmp_path / "suite"
-    command = ["convert", str(source), str(out), "--to", "saeforge"]
+    command = ["convert", str(source), str(out), "--to", "saeworks"]
     for option, missing in (
         (["--model", "embedded"], "--model"),
         (["--text", "embedded"], "--text"),
@@ -171,12 +171,12 @@ def test_places_that_are_none(
 ) -> None:
     hooks, expected = BAD[case]
     source = a_saelens_folder(tmp_path / "saes", {str(n): hook for n, hook in enumerate(hooks)})
-    refused(["convert", str(source), str(tmp_path / "out"), "--to", "saeforge"], expected, capsys)
+    refused(["convert", str(source), str(tmp_path / "out"), "--to", "saeworks"], expected, capsys)
 
 
 def test_a_text_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source = a_saelens_folder(tmp_path / "saes", {"a": "layers.1"})
-    command = ["convert", str(source), str(tmp_path / "out"), "--to", "saeforge"]
+    command = ["convert", str(source), str(tmp_path / "out"), "--to", "saeworks"]
     refused([*command, "--text", "./none.txt"], "'./none.txt': no such file", capsys)
 
 
@@ -194,7 +194,7 @@ def refused(arguments: list[str], expected: str, capsys: pytest.CaptureFixture[s
 
 def test_sites_and_their_number(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source = a_saelens_folder(tmp_path / "saes", {"a": "layers.1", "b": "layers.2"})
-    command = ["convert", str(source), str(tmp_path / "out"), "--to", "saeforge"]
+    command = ["convert", str(source), str(tmp_path / "out"), "--to", "saeworks"]
     refused([*command, "--site", "3@resid"], "1 sites for 2 SAEs (a, b)", capsys)
     refused([*command, "--site", "*@resid", "--site", "1@mlp"], "selects 6 sites", capsys)
     sites = ["--site", "4@resid", "--site", "3@resid"]
@@ -208,7 +208,7 @@ def test_one_suite_is_of_one_architecture_and_model(
     source = a_saelens_folder(tmp_path / "saes", {"a": "layers.1"})
     other = hand.config("jumprelu", d_in=WIDTH)
     hand.save(source / "b", other, hand.tensors("jumprelu", WIDTH))
-    command = ["convert", str(source), str(tmp_path / "out"), "--to", "saeforge"]
+    command = ["convert", str(source), str(tmp_path / "out"), "--to", "saeworks"]
     refused(command, "of one architecture", capsys)
     cfg = hand.config("topk", d_in=WIDTH)
     cfg["metadata"]["model_name"] = "another"
@@ -223,16 +223,16 @@ def test_our_own_words_are_not_believed(
     assert main(["convert", str(run), str(there), "--to", "saelens", "--site", "0@resid"]) == 0
     file = there / "layers.0" / "cfg.json"
     whole = json.loads(file.read_text())
-    command = ["convert", str(there), str(tmp_path / "out"), "--to", "saeforge"]
+    command = ["convert", str(there), str(tmp_path / "out"), "--to", "saeworks"]
     for key, value, expected in (
         ("site", "../../layers.0", "matches no module"),
-        ("site", None, "not what saeforge writes"),
+        ("site", None, "not what saeworks writes"),
         ("seed", -1, "seed = -1"),
         ("text", {"sauce": "x"}, "sauce"),
-        ("model", {**whole["metadata"]["saeforge"]["model"], "fingerprint": "f"}, "fingerprint f"),
+        ("model", {**whole["metadata"]["saeworks"]["model"], "fingerprint": "f"}, "fingerprint f"),
     ):
         changed = json.loads(json.dumps(whole))
-        changed["metadata"]["saeforge"][key] = value
+        changed["metadata"]["saeworks"][key] = value
         file.write_text(json.dumps(changed))
         refused(command, expected, capsys)
 
@@ -241,10 +241,10 @@ def test_destinations_and_sources(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
-    refused(["convert", str(run), str(out), "--to", "saeforge"], "is a suite already", capsys)
+    refused(["convert", str(run), str(out), "--to", "saeworks"], "is a suite already", capsys)
     refused(["convert", str(run), str(out), "--to", "sparsify"], "--to", capsys)
-    refused(["convert", str(tmp_path / "no"), str(out), "--to", "saeforge"], "no such", capsys)
-    refused(["convert", str(tmp_path), str(out), "--to", "saeforge"], "no SAE of a known", capsys)
+    refused(["convert", str(tmp_path / "no"), str(out), "--to", "saeworks"], "no such", capsys)
+    refused(["convert", str(tmp_path), str(out), "--to", "saeworks"], "no SAE of a known", capsys)
     refused(["convert", str(tmp_path), str(out), "--to", "saelens"], "is not a suite", capsys)
     to_saelens = ["convert", str(run), str(out), "--to", "saelens"]
     refused([*to_saelens, "--text", "embedded"], "--text", capsys)

@@ -14,11 +14,11 @@ from foreign_saes import close, refused, rows
 from torch import Tensor
 from toys import random_text
 
-from saeforge.cli import main
-from saeforge.errors import UserError
-from saeforge.interop import load_foreign
-from saeforge.interop.gemma_scope import load
-from saeforge.suite import load_suite
+from saeworks.cli import main
+from saeworks.errors import UserError
+from saeworks.interop import load_foreign
+from saeworks.interop.gemma_scope import load
+from saeworks.suite import load_suite
 
 D, M = 16, 24
 Arrays = dict[str, Any]
@@ -116,7 +116,7 @@ def test_a_release_becomes_a_suite(tmp_path: Path, capsys: pytest.CaptureFixture
     for layer in (2, 1):
         folder = release / f"layer_{layer}" / "width_16k" / f"average_l0_{70 + layer}"
         save(folder, arrays(WIDTH, seed=layer))
-    command = ["convert", str(release), str(out), "--to", "saeforge", "--model", "embedded"]
+    command = ["convert", str(release), str(out), "--to", "saeworks", "--model", "embedded"]
     assert main(command) == 2
     assert "name it with --text" in capsys.readouterr().err
     text = tmp_path / "text.txt"
@@ -140,7 +140,7 @@ def test_the_options_say_what_the_folders_do_not(
 ) -> None:
     for layer in (1, 2):
         save(tmp_path / "saes" / f"layer_{layer}" / "average_l0_9", arrays(WIDTH))
-    command = ["convert", str(tmp_path / "saes"), str(tmp_path / "out"), "--to", "saeforge"]
+    command = ["convert", str(tmp_path / "saes"), str(tmp_path / "out"), "--to", "saeworks"]
     for more, expected in (
         (["--model", "embedded"], "name it with --model"),
         (["--text", "embedded"], "name it with --text"),

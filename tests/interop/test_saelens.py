@@ -16,14 +16,14 @@ from safetensors.torch import save_file
 from torch import Tensor
 from toys import tiny_llama
 
-import saeforge
-from saeforge.dictionary.normaliser import Normaliser
-from saeforge.dictionary.registry import ARCHS, build_sae
-from saeforge.errors import UserError
-from saeforge.interop import FORMATS, format_module, load_foreign
-from saeforge.interop.saelens_config import TRAINING_ONLY
-from saeforge.interop.suites import export
-from saeforge.suite import load_suite, write_suite
+import saeworks
+from saeworks.dictionary.normaliser import Normaliser
+from saeworks.dictionary.registry import ARCHS, build_sae
+from saeworks.errors import UserError
+from saeworks.interop import FORMATS, format_module, load_foreign
+from saeworks.interop.saelens_config import TRAINING_ONLY
+from saeworks.interop.suites import export
+from saeworks.suite import load_suite, write_suite
 
 D, M = hand.D, hand.M
 OURS = {"standard": "relu", "topk": "topk", "jumprelu": "jumprelu", "gated": "gated"}
@@ -243,7 +243,7 @@ def test_formats_are_modules() -> None:
     assert all(format_module(name).load for name in FORMATS)
     with pytest.raises(UserError, match="choose one of sparsify, gemma-scope, saelens"):
         format_module("npz")
-    assert saeforge.load_foreign is load_foreign
+    assert saeworks.load_foreign is load_foreign
 
 
 Change = Callable[[dict[str, Any], dict[str, Tensor]], Any]
@@ -315,7 +315,7 @@ REFUSED: dict[str, tuple[str, Change, str]] = {
     "one head": ("standard", meta(hook_head_index=3), "one attention head"),
     "a name that is no text": ("standard", meta(model_name=3), "model_name must be text"),
     "context of 0": ("standard", meta(context_size=0), "context_size = 0"),
-    "a claim to be ours": ("standard", meta(saeforge={"model": 3}), "not what saeforge writes"),
+    "a claim to be ours": ("standard", meta(saeworks={"model": 3}), "not what saeworks writes"),
 }
 
 

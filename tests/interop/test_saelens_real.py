@@ -10,20 +10,20 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from saeforge.config import ModelConfig
-from saeforge.dictionary.base import SAE
-from saeforge.dictionary.normaliser import Normaliser
-from saeforge.dictionary.registry import ARCHS, build_sae
-from saeforge.interop import load_foreign
-from saeforge.interop.suites import export
-from saeforge.lm.model import LanguageModel
-from saeforge.suite import load_suite, write_suite
+from saeworks.config import ModelConfig
+from saeworks.dictionary.base import SAE
+from saeworks.dictionary.normaliser import Normaliser
+from saeworks.dictionary.registry import ARCHS, build_sae
+from saeworks.interop import load_foreign
+from saeworks.interop.suites import export
+from saeworks.lm.model import LanguageModel
+from saeworks.suite import load_suite, write_suite
 
 ROOT = Path(__file__).resolve().parents[2]
 ENVIRONMENT = ROOT / ".venv-interop"
-PEER = Path(os.environ.get("SAEFORGE_INTEROP_PYTHON", ENVIRONMENT / "bin" / "python"))
+PEER = Path(os.environ.get("SAEWORKS_INTEROP_PYTHON", ENVIRONMENT / "bin" / "python"))
 """A Python that has sae-lens."""
-READY = "SAEFORGE_INTEROP_PYTHON" in os.environ or (ENVIRONMENT / ".ready").is_file()
+READY = "SAEWORKS_INTEROP_PYTHON" in os.environ or (ENVIRONMENT / ".ready").is_file()
 OPTIONS = {
     "topk": {"k": 8},
     "relu": {},
@@ -62,7 +62,7 @@ def error(ours: Tensor, theirs: Tensor) -> float:
 @pytest.fixture(scope="module")
 def lm() -> LanguageModel:
     """A real model where there is one, else the embedded one."""
-    data = Path(os.environ.get("SAEFORGE_REAL_DATA", ROOT.parent / "shared" / "models"))
+    data = Path(os.environ.get("SAEWORKS_REAL_DATA", ROOT.parent / "shared" / "models"))
     folder = data / "tinystories-neox-6L256"
     return LanguageModel.load(ModelConfig(str(folder) if folder.is_dir() else "embedded"))
 

@@ -13,10 +13,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 from toys import random_text
 
-from saeforge.cli import main
-from saeforge.interop import load_foreign
-from saeforge.interop.sparsify import TRAINING_ONLY
-from saeforge.suite import load_suite
+from saeworks.cli import main
+from saeworks.interop import load_foreign
+from saeworks.interop.sparsify import TRAINING_ONLY
+from saeworks.suite import load_suite
 
 D, M, K = 16, 24, 5
 
@@ -107,7 +107,7 @@ def a_run(path: Path, *hookpoints: str, **about: Any) -> Path:
 
 def test_a_run_becomes_a_suite(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run, out = a_run(tmp_path / "run", "layers.1", "layers.0.mlp"), tmp_path / "suite"
-    assert main(["convert", str(run), str(out), "--to", "saeforge"]) == 0
+    assert main(["convert", str(run), str(out), "--to", "saeworks"]) == 0
     suite = load_suite(out)
     assert suite.sites == ["layers.0.mlp", "layers.1"]
     assert (suite.variant, suite.meta["model"]["name"]) == ("sparsify-topk", "embedded")
@@ -127,7 +127,7 @@ def test_without_a_run_the_options_say_it(
     run = a_run(tmp_path / "run", "layers.1")
     (run / "config.json").write_text('{"model_type": "llama"}')  # another program's
     source = (run / "layers.1").rename(run / "mine")
-    command = ["convert", str(source), str(tmp_path / "out"), "--to", "saeforge"]
+    command = ["convert", str(source), str(tmp_path / "out"), "--to", "saeworks"]
     for more, missing in (
         (["--model", "embedded"], "--model"),
         (["--text", "embedded"], "--text"),
@@ -142,7 +142,7 @@ def test_without_a_run_the_options_say_it(
 
 def test_a_seed_is_of_its_hookpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = a_run(tmp_path / "run", "layers.1/seed0", "layers.1/seed1")
-    command = ["convert", str(run), str(tmp_path / "out"), "--to", "saeforge"]
+    command = ["convert", str(run), str(tmp_path / "out"), "--to", "saeworks"]
     assert main(command) == 2
     assert "both of site layers.1" in capsys.readouterr().err
     command[1] = str(run / "layers.1" / "seed1")
@@ -237,7 +237,7 @@ def test_a_run_that_lies(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
         ({"model": None}, "--model"),
     ):
         run = a_run(tmp_path / "run", "layers.1", **about)
-        assert main(["convert", str(run), str(tmp_path / "out"), "--to", "saeforge"]) == 2
+        assert main(["convert", str(run), str(tmp_path / "out"), "--to", "saeworks"]) == 2
         error = capsys.readouterr().err.strip()
         assert expected in error
         assert "\n" not in error
@@ -247,6 +247,6 @@ def test_a_run_that_lies(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
 def test_links_lead_nowhere_else(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A folder's name is a module's and no path, whatever it is."""
     run = a_run(tmp_path / "run", "..layers.1")
-    assert main(["convert", str(run), str(tmp_path / "out"), "--to", "saeforge"]) == 2
+    assert main(["convert", str(run), str(tmp_path / "out"), "--to", "saeworks"]) == 2
     assert "'..layers.1' has no counterpart here" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

@@ -15,11 +15,11 @@ import pyarrow.parquet as pq
 import pytest
 from toy_text import BOS, WORDS, texts, tokenizer, write_txt
 
-from saeforge.config import TextConfig
-from saeforge.errors import UserError
-from saeforge.lm import text_files
-from saeforge.lm.documents import documents, open_source
-from saeforge.lm.text import Corpus
+from saeworks.config import TextConfig
+from saeworks.errors import UserError
+from saeworks.lm import text_files
+from saeworks.lm.documents import documents, open_source
+from saeworks.lm.text import Corpus
 
 
 @pytest.fixture(autouse=True)
@@ -302,9 +302,9 @@ def test_what_is_read_at_once_is_little(tmp_path: Path, monkeypatch: pytest.Monk
 
 MEMORY = """
 from toy_text import tokenizer
-from saeforge.config import TextConfig
-from saeforge.lm.text import Corpus
-from saeforge.machine import peak_bytes
+from saeworks.config import TextConfig
+from saeworks.lm.text import Corpus
+from saeworks.machine import peak_bytes
 
 def read(source, streaming):
     config = TextConfig(source=source, streaming=streaming, context=16, held_out=0.3)

@@ -6,10 +6,10 @@ from itertools import islice
 
 import pytest
 
-from saeforge.errors import UserError
-from saeforge.lm.embedded import CONCEPTS, MODEL_DIR, TASKS, documents, task_prompts
-from saeforge.lm.embedded import lexicon as lx
-from saeforge.lm.embedded.chance import (
+from saeworks.errors import UserError
+from saeworks.lm.embedded import CONCEPTS, MODEL_DIR, TASKS, documents, task_prompts
+from saeworks.lm.embedded import lexicon as lx
+from saeworks.lm.embedded.chance import (
     HELD_OUT_SHARE,
     is_held_out_agreement,
     is_held_out_gift,

@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from saeforge.files import sha256
-from saeforge.lm.embedded import MODEL_DIR, TASKS, load, task_prompts
-from saeforge.lm.embedded.measure import (
+from saeworks.files import sha256
+from saeworks.lm.embedded import MODEL_DIR, TASKS, load, task_prompts
+from saeworks.lm.embedded.measure import (
     held_out_rows,
     model_cross_entropy,
     ngram_cross_entropies,
     task_metrics,
 )
-from saeforge.lm.embedded.package import LARGEST_BYTES, THRESHOLDS, card, missed
+from saeworks.lm.embedded.package import LARGEST_BYTES, THRESHOLDS, card, missed
 
 
 @pytest.fixture(scope="module")

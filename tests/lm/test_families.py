@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from toys import saved_llama
 from transformers import AutoModelForCausalLM
 
-from saeforge.config import ModelConfig
-from saeforge.errors import UserError
-from saeforge.lm.model import LanguageModel
+from saeworks.config import ModelConfig
+from saeworks.errors import UserError
+from saeworks.lm.model import LanguageModel
 
 ROOT = Path(__file__).resolve().parents[2]
 VARIED = (

@@ -11,12 +11,12 @@ from toy_suites import written_suite
 from toys import saved_llama, tiny_llama
 from transformers import AutoModelForCausalLM, LlamaConfig
 
-from saeforge.config import ModelConfig
-from saeforge.errors import UserError
-from saeforge.eval.asked import check_fingerprint
-from saeforge.lm.fingerprint import _earlier, _settings, fingerprint, unlike
-from saeforge.lm.model import LanguageModel
-from saeforge.suite import load_suite
+from saeworks.config import ModelConfig
+from saeworks.errors import UserError
+from saeworks.eval.asked import check_fingerprint
+from saeworks.lm.fingerprint import _earlier, _settings, fingerprint, unlike
+from saeworks.lm.model import LanguageModel
+from saeworks.suite import load_suite
 
 SIZES: dict[str, Any] = {
     "vocab_size": 64,

@@ -18,10 +18,10 @@ from transformers import (
     Qwen2Config,
 )
 
-from saeforge.config import ModelConfig
-from saeforge.dictionary.registry import build_sae
-from saeforge.errors import UserError
-from saeforge.lm.model import LanguageModel, fingerprint, next_token_nats
+from saeworks.config import ModelConfig
+from saeworks.dictionary.registry import build_sae
+from saeworks.errors import UserError
+from saeworks.lm.model import LanguageModel, fingerprint, next_token_nats
 
 LAYERS, D, VOCABULARY = 3, 16, 50
 COMMON: dict[str, Any] = {
@@ -375,7 +375,7 @@ def test_fingerprint(tmp_path: Path) -> None:
     script = (
         "import torch; torch.set_num_threads(3);"
         "from transformers import AutoModelForCausalLM as A;"
-        "from saeforge.lm.model import fingerprint; import sys;"
+        "from saeworks.lm.model import fingerprint; import sys;"
         "print(fingerprint(A.from_pretrained(sys.argv[1])))"
     )
     command = [sys.executable, "-c", script, str(tmp_path)]

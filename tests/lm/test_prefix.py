@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from toys import tiny_llama
 
-from saeforge.lm.model import LanguageModel
-from saeforge.lm.prefix import shared_prefix
+from saeworks.lm.model import LanguageModel
+from saeworks.lm.prefix import shared_prefix
 
 PLACES = ("resid", "attn", "mlp", "resid@in", "attn@in", "mlp@in")
 

@@ -10,10 +10,10 @@ import pytest
 import torch
 from toy_text import BOS, WORDS, texts, tokenizer, write_txt
 
-from saeforge.config import ModelConfig, TextConfig
-from saeforge.errors import UserError
-from saeforge.lm.content import keys
-from saeforge.lm.text import Corpus, TokenBatch, TokenStream, held_out_mask
+from saeworks.config import ModelConfig, TextConfig
+from saeworks.errors import UserError
+from saeworks.lm.content import keys
+from saeworks.lm.text import Corpus, TokenBatch, TokenStream, held_out_mask
 
 TOKENIZER = tokenizer()
 
@@ -218,7 +218,7 @@ def test_share_of_held_out_documents() -> None:
 def test_streaming_datasets(
     split: Any, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    init = "saeforge.lm.streaming.BlockStream.__init__"
+    init = "saeworks.lm.streaming.BlockStream.__init__"
     monkeypatch.setitem(_defaults(init), "block", 7)
     source, options = make_source(kind, tmp_path, texts(40))
     in_memory = corpus(source, **options)
@@ -239,7 +239,7 @@ def test_streaming_datasets(
 
 
 def _defaults(dotted: str) -> dict[str, Any]:
-    from saeforge.lm.streaming import BlockStream
+    from saeworks.lm.streaming import BlockStream
 
     function = BlockStream.__init__
     while hasattr(function, "__wrapped__"):
@@ -364,7 +364,7 @@ def test_a_dataset_id_without_network(monkeypatch: pytest.MonkeyPatch) -> None:
     [("tinystories-neox-6L256", 1.866), ("stories260K", 1.40), ("tinystories-656K", 3.6)],
 )
 def test_real_models_predict_real_text(real_data: Path, name: str, expected: float) -> None:
-    from saeforge.lm.model import LanguageModel
+    from saeworks.lm.model import LanguageModel
 
     lm = LanguageModel.load(ModelConfig(name=str(real_data / name)))
     config = TextConfig(

@@ -8,10 +8,10 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from toy_text import BOS, tokenizer
 from transformers import PreTrainedTokenizerFast
 
-from saeforge.errors import UserError
-from saeforge.lm import tokenise
-from saeforge.lm.packing import Packing
-from saeforge.lm.tokenise import Tokeniser
+from saeworks.errors import UserError
+from saeworks.lm import tokenise
+from saeworks.lm.packing import Packing
+from saeworks.lm.tokenise import Tokeniser
 
 
 def made(bos: str = "document", lm: Any = None, bos_id: int | None = BOS) -> Tokeniser:

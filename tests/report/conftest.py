@@ -213,7 +213,7 @@ def _meta(sites: Sequence[str], k: int, steps: int) -> dict[str, Any]:
         "epochs": 2.4,
         "config": config,
         "seed": 0,
-        "versions": {"saeforge": "0.1.0", "torch": "2.13.0", "python": "3.11.2"},
+        "versions": {"saeworks": "0.1.0", "torch": "2.13.0", "python": "3.11.2"},
         "files": {},
     }
 

@@ -9,7 +9,7 @@ import pytest
 from browsing import MARKS, chromium, errors, resize, texts, wait
 from toy_audits import audit
 
-from saeforge.report.build import write_report
+from saeworks.report.build import write_report
 
 pytestmark = MARKS
 
@@ -95,7 +95,7 @@ def test_one_suite_is_shown_at_a_time(browser: Any, page: str) -> None:
 def test_verdicts_come_first_and_text_is_never_code(browser: Any, page: str) -> None:
     browser.get_log("performance")
     show(browser, page, 1280)
-    assert browser.title.endswith("saeforge report")
+    assert browser.title.endswith("saeworks report")
     assert browser.execute_script("return document.querySelectorAll('img, #audit b').length") == 0
     assert texts(browser, "#audit article h3") == [*SITES, *SITES]
     assert "linear in x" in texts(browser, "#audit article strong")[0]

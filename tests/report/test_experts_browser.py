@@ -9,7 +9,7 @@ import pytest
 from browsing import MARKS, chromium, errors, resize, texts, wait
 from expert_results import as_switch, cost, write_consistency, write_experts, write_geometry
 
-from saeforge.report.build import write_report
+from saeworks.report.build import write_report
 
 pytestmark = MARKS
 

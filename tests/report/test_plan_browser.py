@@ -10,9 +10,9 @@ from browsing import MARKS, chromium, errors, resize, wait
 from plans import measured
 from toy_comparisons import SITES, comparison
 
-from saeforge.groups.plan import make_plan
-from saeforge.report.build import write_report
-from saeforge.report.plan import write_plan_page
+from saeworks.groups.plan import make_plan
+from saeworks.report.build import write_report
+from saeworks.report.plan import write_plan_page
 
 pytestmark = MARKS
 

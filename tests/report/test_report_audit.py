@@ -1,4 +1,4 @@
-"""The audit in the report: what `saeforge audit` writes is what is drawn and tabled."""
+"""The audit in the report: what `saeworks audit` writes is what is drawn and tabled."""
 
 import json
 import re
@@ -10,15 +10,15 @@ import pytest
 from editing import edit
 from toy_audits import audit
 
-from saeforge.errors import UserError
-from saeforge.report import audit as section
-from saeforge.report import audit_charts as charts
-from saeforge.report import audit_controls as controls
-from saeforge.report import audit_widths as widths
-from saeforge.report.audit_inputs import Audited, NormSample, read_audits
-from saeforge.report.audit_tables import means_of_tenths, of_sections, positions, tenths
-from saeforge.report.build import write_report
-from saeforge.report.inputs import read_suites
+from saeworks.errors import UserError
+from saeworks.report import audit as section
+from saeworks.report import audit_charts as charts
+from saeworks.report import audit_controls as controls
+from saeworks.report import audit_widths as widths
+from saeworks.report.audit_inputs import Audited, NormSample, read_audits
+from saeworks.report.audit_tables import means_of_tenths, of_sections, positions, tenths
+from saeworks.report.build import write_report
+from saeworks.report.inputs import read_suites
 
 SITES = ("layers.0", "layers.1", "layers.2")
 HOSTILE = "</script><script>alert(1)</script>"

@@ -1,4 +1,4 @@
-"""Suites beside their baseline: what `saeforge compare` writes is what the report draws."""
+"""Suites beside their baseline: what `saeworks compare` writes is what the report draws."""
 
 import re
 from collections.abc import Callable
@@ -9,11 +9,11 @@ import pytest
 from editing import edit
 from toy_comparisons import SITES, comparison
 
-from saeforge.errors import UserError
-from saeforge.eval.compare import FILE
-from saeforge.report import baseline, frontier
-from saeforge.report.build import write_report
-from saeforge.report.inputs import read_suites
+from saeworks.errors import UserError
+from saeworks.eval.compare import FILE
+from saeworks.report import baseline, frontier
+from saeworks.report.build import write_report
+from saeworks.report.inputs import read_suites
 
 HOSTILE = "</script><script>alert(1)</script>"
 

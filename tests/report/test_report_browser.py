@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from browsing import MARKS, chromium, errors, show, texts, wait
 
-from saeforge.report.build import write_report
+from saeworks.report.build import write_report
 
 pytestmark = MARKS
 
@@ -57,7 +57,7 @@ def test_it_asks_for_nothing_from_the_network(browser, page):
 
 def test_text_is_never_code(browser, page):
     show(browser, page)
-    assert browser.title.endswith("saeforge report")
+    assert browser.title.endswith("saeworks report")
     assert HOSTILE in texts(browser, ".tokens .top")[0]
     assert browser.execute_script("return document.querySelectorAll('img').length") == 0
 
@@ -192,7 +192,7 @@ def test_how_latents_were_chosen_and_which_neighbours_are_there_is_said(browser,
     show(browser, long)
     assert texts(browser, ".chosen") == [
         "450 of the 2,048 latents of this SAE, chosen so: one in three. 1,350 fire on the held-out "
-        "tokens; with saeforge eval --latents 1350 all of these are here."
+        "tokens; with saeworks eval --latents 1350 all of these are here."
     ]
     assert texts(browser, ".neighbours a") == ["3"]
     assert texts(browser, ".neighbours li") == ["3 0.50", "4 0.40"]
@@ -270,7 +270,7 @@ def test_logarithmic_axes_have_round_ticks_wherever_they_lie(browser, page):
     document.body.append(box);
     const y = arguments[0];
     const series = [{ name: 'a', kind: 'line', suite: 0, x: y.map((_, i) => i), y }];
-    saeforge.draw(box, { x: {}, y: { log: true }, series });
+    saeworks.draw(box, { x: {}, y: { log: true }, series });
     const ticks = [...box.querySelectorAll('.ytick')].map(t => t.textContent);
     box.remove();
     return ticks;
@@ -308,7 +308,7 @@ def test_tables_are_whole(browser, page, width):
 
 def test_a_missing_file_is_named(browser, long):
     show(browser, long)
-    browser.execute_script("saeforge.data.files.push('latents-0-7')")
+    browser.execute_script("saeworks.data.files.push('latents-0-7')")
     browser.execute_script(
         "document.querySelector('#latents [name=site]').append(new Option('x', '7'))"
     )
@@ -322,7 +322,7 @@ def test_a_missing_file_is_named(browser, long):
 
 def test_what_was_chosen_last_is_shown_whatever_comes_last(browser, page):
     show(browser, page)
-    late = "const load = saeforge.load; window.late = 0; saeforge.load = (name) => "
+    late = "const load = saeworks.load; window.late = 0; saeworks.load = (name) => "
     late += (
         "name !== 'latents-1-0' ? load(name) : load(name).then((found) => new Promise((done) => "
     )

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from editing import edit
 
-from saeforge.errors import UserError
-from saeforge.report.build import embedded_json, write_report
+from saeworks.errors import UserError
+from saeworks.report.build import embedded_json, write_report
 
 HOSTILE = '</script><script>alert(1)</script><!--<b onload="x">'
 
@@ -24,7 +24,7 @@ def shown(page: Path) -> dict[str, Any]:
 
 
 def received(file: Path) -> Any:
-    found = re.fullmatch(r'saeforge\.receive\("[-\w]+",(.*)\);\n', file.read_text(encoding="utf-8"))
+    found = re.fullmatch(r'saeworks\.receive\("[-\w]+",(.*)\);\n', file.read_text(encoding="utf-8"))
     assert found
     return json.loads(found[1])
 
@@ -35,7 +35,7 @@ def test_one_suite(make_suite, tmp_path):
     assert page == tmp_path / "out" / "index.html"
     assert "layers.3" in text
     assert "0.0600" in text  # FVU of the first site, with the decimals of its interval
-    assert "saeforge train run.yaml" in text
+    assert "saeworks train run.yaml" in text
     data = shown(page)
     assert data["suites"] == ["topk-x8-k32"]
     assert [chart["title"] for chart in data["by_layer"]][:2] == ["FVU", "MSE"]
@@ -246,5 +246,5 @@ def test_bad_arguments(make_suite, tmp_path):
 
 
 def test_a_report_needs_no_torch():
-    code = "import sys, saeforge.report.build; sys.exit('torch' in sys.modules)"
+    code = "import sys, saeworks.report.build; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

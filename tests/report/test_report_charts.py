@@ -2,8 +2,8 @@ import json
 
 import pytest
 
-from saeforge.report import charts
-from saeforge.report.inputs import read_suites
+from saeworks.report import charts
+from saeworks.report.inputs import read_suites
 
 
 def test_sites_stand_at_their_layer(make_suite):

@@ -16,11 +16,11 @@ from expert_results import (
     write_geometry,
 )
 
-from saeforge.errors import UserError
-from saeforge.files import write_tensors
-from saeforge.report import experts, frontier
-from saeforge.report.build import write_report
-from saeforge.report.inputs import read_suites
+from saeworks.errors import UserError
+from saeworks.files import write_tensors
+from saeworks.report import experts, frontier
+from saeworks.report.build import write_report
+from saeworks.report.inputs import read_suites
 
 MakeSuite = Callable[..., Path]
 SITES = ("layers.1", "layers.3")

@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 from editing import edit
 
-from saeforge.errors import UserError
-from saeforge.report import frontier
-from saeforge.report.build import write_report
-from saeforge.report.inputs import SuiteData, read_suites
+from saeworks.errors import UserError
+from saeworks.report import frontier
+from saeworks.report.build import write_report
+from saeworks.report.inputs import SuiteData, read_suites
 
 
 def names(suites: list[SuiteData]) -> list[str]:

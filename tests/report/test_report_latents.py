@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from saeforge.errors import UserError
-from saeforge.report import latents, streaming
-from saeforge.report.inputs import Choice, read_suites
-from saeforge.report.streaming import read_long
+from saeworks.errors import UserError
+from saeworks.report import latents, streaming
+from saeworks.report.inputs import Choice, read_suites
+from saeworks.report.streaming import read_long
 
 
 def value(rng: random.Random, depth: int = 0) -> Any:
@@ -84,7 +84,7 @@ def test_the_index_and_the_files_hold_every_latent(make_suite, monkeypatch):
 REPORT = """
 import json, resource, sys
 from pathlib import Path
-from saeforge.report.build import write_report
+from saeworks.report.build import write_report
 
 root, copies = Path(sys.argv[1]), int(sys.argv[2])
 file = root / "results" / "latents.json"

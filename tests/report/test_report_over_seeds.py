@@ -9,10 +9,10 @@ from editing import edit
 from scipy import stats
 from toy_comparisons import SITES, comparison
 
-from saeforge.eval.compare import Named
-from saeforge.report import over_seeds
-from saeforge.report.build import write_report
-from saeforge.report.inputs import read_suites
+from saeworks.eval.compare import Named
+from saeworks.report import over_seeds
+from saeworks.report.build import write_report
+from saeworks.report.inputs import read_suites
 
 
 @pytest.fixture

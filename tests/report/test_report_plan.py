@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from saeforge.errors import UserError
-from saeforge.report.plan import _boxes, write_plan_page
+from saeworks.errors import UserError
+from saeworks.report.plan import _boxes, write_plan_page
 
 HOSTILE = "<img src=x onerror=alert(1)>"
 

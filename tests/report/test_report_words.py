@@ -2,10 +2,10 @@ import json
 
 import pytest
 
-from saeforge.report import summary
-from saeforge.report.inputs import Value, read_suites
-from saeforge.report.latents import legible
-from saeforge.report.numbers import count, decimals, measured, number, rounded
+from saeworks.report import summary
+from saeworks.report.inputs import Value, read_suites
+from saeworks.report.latents import legible
+from saeworks.report.numbers import count, decimals, measured, number, rounded
 
 EVALUATIONS = ("reconstruction", "splice")
 

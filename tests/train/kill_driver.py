@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from fakes import CONFIG, fake_source, fake_trainer, shorter
 
-from saeforge.activations.live import LiveSource
+from saeworks.activations.live import LiveSource
 
 
 class SlowSource(LiveSource):

@@ -19,12 +19,12 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import datasets
 from fakes import CONFIG, fake_trainer, shorter
 
-from saeforge.activations.cached import CachedSource
-from saeforge.commands_train import train_run
-from saeforge.config import ModelConfig, RunConfig, from_mapping
-from saeforge.lm import streaming
-from saeforge.lm.model import LanguageModel
-from saeforge.train.progress import Progress
+from saeworks.activations.cached import CachedSource
+from saeworks.commands_train import train_run
+from saeworks.config import ModelConfig, RunConfig, from_mapping
+from saeworks.lm import streaming
+from saeworks.lm.model import LanguageModel
+from saeworks.train.progress import Progress
 
 INTERRUPTED = 130
 

@@ -3,12 +3,12 @@
 import pytest
 import torch
 
-from saeforge import build_sae
-from saeforge.config import TrainConfig
-from saeforge.dictionary.base import Batch, Context
-from saeforge.train import schedule
-from saeforge.train.optimiser import DictionaryAdam
-from saeforge.train.step import train_step
+from saeworks import build_sae
+from saeworks.config import TrainConfig
+from saeworks.dictionary.base import Batch, Context
+from saeworks.train import schedule
+from saeworks.train.optimiser import DictionaryAdam
+from saeworks.train.step import train_step
 
 D, FEATURES, WIDTH, K, ROWS, STEPS = 24, 400, 512, 4, 256, 240
 

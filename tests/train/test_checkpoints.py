@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from saeforge.errors import UserError
-from saeforge.train import checkpoints
+from saeworks.errors import UserError
+from saeworks.train import checkpoints
 
 
 def save(root: Path, step: int, value: float | None = None) -> Path:

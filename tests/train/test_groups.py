@@ -8,13 +8,13 @@ import pytest
 import torch
 from fakes import CONFIG, Relay, StopAt, fake_source, fake_trainer, shorter, weights
 
-from saeforge.dictionary.base import Batch, Context
-from saeforge.dictionary.normaliser import Normaliser
-from saeforge.dictionary.registry import build_sae
-from saeforge.dictionary.site_affine import SiteAffine
-from saeforge.groups.grouping import Grouping, per_site
-from saeforge.suite import load_suite
-from saeforge.train.mixing import View
+from saeworks.dictionary.base import Batch, Context
+from saeworks.dictionary.normaliser import Normaliser
+from saeworks.dictionary.registry import build_sae
+from saeworks.dictionary.site_affine import SiteAffine
+from saeworks.groups.grouping import Grouping, per_site
+from saeworks.suite import load_suite
+from saeworks.train.mixing import View
 
 SITES = ("layers.0", "layers.2")
 ONE = Grouping("g1-user", {"group-0": SITES}, "user")

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from saeforge.errors import UserError
-from saeforge.train.log import MetricsLog, open_trackers
+from saeworks.errors import UserError
+from saeworks.train.log import MetricsLog, open_trackers
 
 
 def record(step: int, **more: object) -> dict[str, object]:
@@ -50,7 +50,7 @@ def test_a_logger_that_is_not_installed_is_named(
 ):
     module = {"wandb": "wandb", "tensorboard": "torch.utils.tensorboard"}[name]
     monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(UserError, match=rf"log: {name} is not installed.*saeforge\[{name}\]"):
+    with pytest.raises(UserError, match=rf"log: {name} is not installed.*saeworks\[{name}\]"):
         open_trackers([name], tmp_path, {}, step=0)
 
 

@@ -7,14 +7,14 @@ import pytest
 import torch
 from test_contract import TINY, D, name
 
-from saeforge.config import NormaliserKind
-from saeforge.dictionary.base import SAE, Batch, Context, StepOut
-from saeforge.dictionary.normaliser import Normaliser
-from saeforge.dictionary.registry import build_sae
-from saeforge.dictionary.site_affine import SiteAffine
-from saeforge.train.mixing import View
-from saeforge.train.optimiser import DictionaryAdam
-from saeforge.train.step import train_step
+from saeworks.config import NormaliserKind
+from saeworks.dictionary.base import SAE, Batch, Context, StepOut
+from saeworks.dictionary.normaliser import Normaliser
+from saeworks.dictionary.registry import build_sae
+from saeworks.dictionary.site_affine import SiteAffine
+from saeworks.train.mixing import View
+from saeworks.train.optimiser import DictionaryAdam
+from saeworks.train.step import train_step
 
 SITES = ("layers.0", "layers.2")
 VIEWS: dict[str, tuple[tuple[str, ...], Any]] = {

@@ -5,11 +5,11 @@ import copy
 import pytest
 import torch
 
-from saeforge import UserError, build_sae
-from saeforge.dictionary.base import Batch, Context
-from saeforge.train import optimiser as module
-from saeforge.train.optimiser import DictionaryAdam
-from saeforge.train.step import train_step
+from saeworks import UserError, build_sae
+from saeworks.dictionary.base import Batch, Context
+from saeworks.train import optimiser as module
+from saeworks.train.optimiser import DictionaryAdam
+from saeworks.train.step import train_step
 
 D, WIDTH = 6, 20
 

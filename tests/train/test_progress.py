@@ -1,12 +1,12 @@
 import pytest
 
-from saeforge.train.progress import Progress, duration
+from saeworks.train.progress import Progress, duration
 
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     now = [0.0]
-    monkeypatch.setattr("saeforge.train.progress.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("saeworks.train.progress.time.monotonic", lambda: now[0])
     return now
 
 

@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from saeforge import ARCHS
-from saeforge.activations.synthetic import SyntheticConfig, SyntheticSource
-from saeforge.config import BufferConfig, TrainConfig
-from saeforge.train.trainer import Trainer
-from saeforge.train.variants import build_members, expand_variants, suite_dirs
+from saeworks import ARCHS
+from saeworks.activations.synthetic import SyntheticConfig, SyntheticSource
+from saeworks.config import BufferConfig, TrainConfig
+from saeworks.train.trainer import Trainer
+from saeworks.train.variants import build_members, expand_variants, suite_dirs
 
 D, FEATURES, ACTIVE, WIDTH = 48, 96, 3, 192
 BATCH, STEPS = 256, 500

@@ -20,8 +20,8 @@ import pyarrow.parquet as pq
 import pytest
 from fakes import FakeLM, FakeStream, weights
 
-from saeforge.activations.cached import write_cache
-from saeforge.lm import embedded
+from saeworks.activations.cached import write_cache
+from saeworks.lm import embedded
 
 DRIVER = Path(__file__).with_name("resume_driver.py")
 STEPS, DOCUMENTS = 30, 50  # somewhat more than an epoch

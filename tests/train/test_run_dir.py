@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from saeforge.errors import UserError
-from saeforge.train.run_dir import RunDir, check_place
+from saeworks.errors import UserError
+from saeworks.train.run_dir import RunDir, check_place
 
 IDENTITY = {"seed": 0}
 
@@ -75,7 +75,7 @@ def test_what_a_killed_run_left_is_swept_by_the_next(tmp_path: Path):
         pass
     mine = tmp_path / "topk" / ".notes.tmp"
     left = [
-        folder / ".x.saeforge-ab12_xyz.tmp"
+        folder / ".x.saeworks-ab12_xyz.tmp"
         for folder in (
             tmp_path,
             tmp_path / "checkpoints",

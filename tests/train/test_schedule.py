@@ -2,9 +2,9 @@ from dataclasses import replace
 
 import pytest
 
-from saeforge.config import TrainConfig
-from saeforge.errors import UserError
-from saeforge.train import schedule
+from saeworks.config import TrainConfig
+from saeworks.errors import UserError
+from saeworks.train import schedule
 
 CONFIG = TrainConfig(tokens=100_000, batch=1000, warmup=0.1, decay=0.2)
 

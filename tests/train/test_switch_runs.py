@@ -9,13 +9,13 @@ import pytest
 import torch
 from fakes import CONFIG, StopAt, fake_source, fake_trainer, shorter, weights
 
-from saeforge import UserError
-from saeforge.activations.labelled import Labelled
-from saeforge.dictionary.normaliser import Normaliser
-from saeforge.dictionary.switch import Switch
-from saeforge.groups.grouping import Grouping
-from saeforge.suite import load_suite
-from saeforge.train.mixing import View
+from saeworks import UserError
+from saeworks.activations.labelled import Labelled
+from saeworks.dictionary.normaliser import Normaliser
+from saeworks.dictionary.switch import Switch
+from saeworks.groups.grouping import Grouping
+from saeworks.suite import load_suite
+from saeworks.train.mixing import View
 
 SITES = ("layers.0", "layers.2")
 ONE = Grouping("g1-user", {"group-0": SITES}, "user")

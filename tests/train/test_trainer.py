@@ -13,12 +13,12 @@ import pytest
 import torch
 from fakes import CONFIG, FakeLM, Relay, StopAt, fake_source, fake_trainer, weights
 
-from saeforge.activations.base import ActivationBatch, ActivationSource
-from saeforge.activations.synthetic import SyntheticConfig, SyntheticSource
-from saeforge.config import BufferConfig
-from saeforge.errors import UserError
-from saeforge.suite import find_suites, load_suite
-from saeforge.train import checkpoints
+from saeworks.activations.base import ActivationBatch, ActivationSource
+from saeworks.activations.synthetic import SyntheticConfig, SyntheticSource
+from saeworks.config import BufferConfig
+from saeworks.errors import UserError
+from saeworks.suite import find_suites, load_suite
+from saeworks.train import checkpoints
 
 
 class NaNAt(Relay):
@@ -167,7 +167,7 @@ def test_trackers_are_closed_however_the_run_ends(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
 ):
     tracker = Kept()
-    monkeypatch.setattr("saeforge.train.trainer.open_trackers", lambda *_: [tracker])
+    monkeypatch.setattr("saeworks.train.trainer.open_trackers", lambda *_: [tracker])
     sources = {"interrupted": StopAt(fake_source(), 3, signal.SIGINT)}
     source = {**sources, "refused": NaNAt(fake_source(), 3)}.get(how)
     with pytest.raises(UserError) if how == "refused" else nullcontext():

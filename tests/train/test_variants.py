@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from saeforge.config import TrainConfig
-from saeforge.errors import UserError
-from saeforge.train.variants import build_members, expand_variants, suite_dirs
+from saeworks.config import TrainConfig
+from saeworks.errors import UserError
+from saeworks.train.variants import build_members, expand_variants, suite_dirs
 
 SITES = {"layers.0": 16, "layers.1": 32}
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from saeforge.train.workers import Workers
+from saeworks.train.workers import Workers
 
 CPU = torch.device("cpu")
 

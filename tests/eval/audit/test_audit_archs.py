@@ -9,17 +9,17 @@ import torch
 from toy_suites import SITES, written_suite
 from toys import clean_rows, held_out, random_text, saved_llama, tiny_llama
 
-from saeforge.cli import main
-from saeforge.config import ModelConfig
-from saeforge.dictionary.base import SAE
-from saeforge.dictionary.registry import ARCHS, build_sae
-from saeforge.eval.audit import arrays, extractor
-from saeforge.eval.audit.config import AuditConfig
-from saeforge.eval.audit.result import AuditResult
-from saeforge.eval.audit.run import audit_banks, audit_suites
-from saeforge.eval.run import held_out_tokens
-from saeforge.lm.model import LanguageModel
-from saeforge.suite import load_suite
+from saeworks.cli import main
+from saeworks.config import ModelConfig
+from saeworks.dictionary.base import SAE
+from saeworks.dictionary.registry import ARCHS, build_sae
+from saeworks.eval.audit import arrays, extractor
+from saeworks.eval.audit.config import AuditConfig
+from saeworks.eval.audit.result import AuditResult
+from saeworks.eval.audit.run import audit_banks, audit_suites
+from saeworks.eval.run import held_out_tokens
+from saeworks.lm.model import LanguageModel
+from saeworks.suite import load_suite
 
 CONFIG = AuditConfig(
     tokens=1200, bootstrap=5, pursuit=150, mlp=200, codes=300, zeroing=200, downstream=200
@@ -110,7 +110,7 @@ def test_groups_and_saelens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     own = written_suite(tmp_path / "own", tmp_path, seed=7)
     assert main(["convert", str(own), str(tmp_path / "away"), "--to", "saelens"]) == 0
     back = tmp_path / "back"
-    assert main(["convert", str(tmp_path / "away"), str(back), "--to", "saeforge"]) == 0
+    assert main(["convert", str(tmp_path / "away"), str(back), "--to", "saeworks"]) == 0
     found = audit_suites([group, own, back], CONFIG)
     lm = LanguageModel.load(ModelConfig(str(tmp_path)))
     for path, result in found.items():

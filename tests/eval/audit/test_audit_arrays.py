@@ -11,27 +11,27 @@ from audit_arrays import Direct, documents, nonlinear, rows
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-import saeforge as sf
-from saeforge.dictionary.registry import build_sae
-from saeforge.errors import UserError
-from saeforge.eval.audit import arrays, engine, folds
-from saeforge.eval.audit.measurement import Place
-from saeforge.eval.audit.run import AuditConfig, measurements
+import saeworks as sw
+from saeworks.dictionary.registry import build_sae
+from saeworks.errors import UserError
+from saeworks.eval.audit import arrays, engine, folds
+from saeworks.eval.audit.measurement import Place
+from saeworks.eval.audit.run import AuditConfig, measurements
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
 def test_any_floating_type_is_audited_in_float64(dtype: torch.dtype) -> None:
     x, document = rows()[:2000].to(dtype), documents(2000)
     x_hat = nonlinear(x.double()).to(dtype)
-    found = sf.audit(x, x_hat, document, resamples=5)
-    assert found.sections == sf.audit(x.double(), x_hat, document, resamples=5).sections
+    found = sw.audit(x, x_hat, document, resamples=5)
+    assert found.sections == sw.audit(x.double(), x_hat, document, resamples=5).sections
 
 
 def test_streaming_equals_direct_least_squares(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(arrays, "rows_at_once", lambda d: 97)
     x, document = rows(), documents(8000)
     x_hat = nonlinear(x)
-    found = sf.audit(x, x_hat, document, resamples=50)
+    found = sw.audit(x, x_hat, document, resamples=50)
     direct = Direct.of(x, x_hat, document)
     fit_x, fit_x_hat = direct.at("x", folds.FIT), direct.at("x_hat", folds.FIT)
     test_x, test_x_hat = direct.at("x", folds.TEST), direct.at("x_hat", folds.TEST)
@@ -90,7 +90,7 @@ def test_u_is_the_nonlinear_part_of_the_map() -> None:
         for fold in (folds.FIT, folds.SECOND)
     )
     variance = np.square(test_x - fit_x.mean(0)).sum()
-    found = sf.audit(x, x_hat, document, resamples=0)
+    found = sw.audit(x, x_hat, document, resamples=0)
     assert found.fvu_nonlinear == pytest.approx((one * two).sum() / variance, rel=1e-9)
 
 
@@ -98,8 +98,8 @@ def test_u_is_the_nonlinear_part_of_the_map() -> None:
 def test_shrinking_lowers_the_nonlinear_part_by_its_square(alpha: float) -> None:
     x, document = rows(), documents(8000)
     x_hat = nonlinear(x)
-    plain = sf.audit(x, x_hat, document, resamples=0)
-    shrunk = sf.audit(x, alpha * x_hat, document, resamples=0)
+    plain = sw.audit(x, x_hat, document, resamples=0)
+    shrunk = sw.audit(x, alpha * x_hat, document, resamples=0)
     assert shrunk.fvu_nonlinear == pytest.approx(alpha**2 * plain.fvu_nonlinear, rel=1e-9)
     assert shrunk.alpha == pytest.approx(plain.alpha / alpha, rel=1e-9)
     for rung in ("scaled", "affine"):  # the ladder undoes it
@@ -127,7 +127,7 @@ def linear(x: Tensor) -> Tensor:
 def test_affine_saes_have_no_nonlinear_error(sae: object) -> None:
     x = rows()
     assert callable(sae)
-    found = sf.audit(x, sae(x), documents(8000), resamples=20)
+    found = sw.audit(x, sae(x), documents(8000), resamples=20)
     assert found.fvu_nonlinear < 1e-20
     assert found.degenerate
     assert found.reason is not None and "trivially linear" in found.reason
@@ -140,9 +140,9 @@ def test_affine_saes_have_no_nonlinear_error(sae: object) -> None:
 
 def test_a_strongly_shrunk_sae_is_flagged_and_a_working_one_is_not() -> None:
     x = rows()
-    good = sf.audit(x, nonlinear(x, gain=1.0), documents(8000), resamples=0)
+    good = sw.audit(x, nonlinear(x, gain=1.0), documents(8000), resamples=0)
     assert not good.degenerate and good.reason is None
-    shrunk = sf.audit(x, 0.05 * nonlinear(x, gain=1.0), documents(8000), resamples=0)
+    shrunk = sw.audit(x, 0.05 * nonlinear(x, gain=1.0), documents(8000), resamples=0)
     assert shrunk.degenerate and shrunk.r2_error > 0.99 > good.r2_error
     assert shrunk.alpha > 10
 
@@ -152,7 +152,7 @@ def test_rank_deficient_activations_are_handled() -> None:
     wide = torch.cat([x, x @ torch.ones(12, 3, dtype=torch.float64), torch.full((8000, 1), 7.0)], 1)
     x_hat = torch.cat([nonlinear(x), wide[:, 12:]], dim=1)
     document = documents(8000)
-    found, plain = sf.audit(wide, x_hat, document), sf.audit(x, nonlinear(x), document)
+    found, plain = sw.audit(wide, x_hat, document), sw.audit(x, nonlinear(x), document)
     assert found["vector.rank"].value == 12
     assert plain["vector.rank"].value == 12
     condition = found["vector.condition"].value
@@ -162,7 +162,7 @@ def test_rank_deficient_activations_are_handled() -> None:
 
 def test_nothing_is_found_where_there_is_nothing() -> None:
     x = rows()
-    found = sf.audit(x, nonlinear(x), documents(8000))
+    found = sw.audit(x, nonlinear(x), documents(8000))
     cost = found["vector.fit_cost"].value
     assert cost == pytest.approx(13 / found.folds["fit"])
     for name in ("null.r2_shuffled", "null.r2_noise"):
@@ -187,14 +187,14 @@ def test_norm_probe_of_sparse_features(law: str) -> None:
     on = torch.rand(200_000, 24, generator=generator) < 0.01
     w_NF = draw(torch.empty(200_000, 24), generator) * on
     x = w_NF.double()
-    found = sf.audit(x, torch.zeros_like(x), documents(200_000, 200), resamples=0)
+    found = sw.audit(x, torch.zeros_like(x), documents(200_000, 200), resamples=0)
     assert found.r2_error_norm == pytest.approx(expected, abs=0.03)
 
 
 def test_float32_and_numpy_are_taken() -> None:
     x = rows()
-    double = sf.audit(x, nonlinear(x), documents(8000), resamples=0)
-    single = sf.audit(
+    double = sw.audit(x, nonlinear(x), documents(8000), resamples=0)
+    single = sw.audit(
         x.float().numpy(), nonlinear(x).float().numpy(), documents(8000).numpy(), resamples=0
     )
     assert single.fvu_nonlinear == pytest.approx(double.fvu_nonlinear, rel=1e-4)
@@ -254,7 +254,7 @@ def test_no_copy_of_the_arrays_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
     x, document = rows().float(), documents(8000)
     x_hat = nonlinear(x.double()).float()
     with Largest([x, x_hat, document]) as largest:
-        sf.audit(x, x_hat, document, resamples=0)
+        sw.audit(x, x_hat, document, resamples=0)
     assert 0 < largest.bytes <= document.nbytes < x.numel()
 
 
@@ -327,7 +327,7 @@ X, DOCUMENT = rows(1000), documents(1000)
 )  # fmt: skip
 def test_bad_input(x: Tensor, x_hat: Tensor, document: Tensor, message: str) -> None:
     with pytest.raises(UserError, match=message) as raised:
-        sf.audit(x, x_hat, document)
+        sw.audit(x, x_hat, document)
     assert "\n" not in str(raised.value)
 
 
@@ -346,7 +346,7 @@ def test_bad_input(x: Tensor, x_hat: Tensor, document: Tensor, message: str) -> 
 )
 def test_bad_documents_and_options(document: Any, options: dict[str, int], message: str) -> None:
     with pytest.raises(UserError, match=message) as raised:
-        unchecked = inspect.unwrap(sf.audit)
+        unchecked = inspect.unwrap(sw.audit)
         unchecked(X, nonlinear(X), document, **options)
     assert "\n" not in str(raised.value)
 
@@ -354,11 +354,11 @@ def test_bad_documents_and_options(document: Any, options: dict[str, int], messa
 @pytest.mark.parametrize("make", [list, tuple, np.uint16, torch.Tensor.int], ids=str)
 def test_documents_of_any_kind(make: Any) -> None:
     document = make(DOCUMENT if make is torch.Tensor.int else DOCUMENT.tolist())
-    found = sf.audit(X, nonlinear(X), document, resamples=0)
-    assert found.fvu == sf.audit(X, nonlinear(X), DOCUMENT, resamples=0).fvu
+    found = sw.audit(X, nonlinear(X), document, resamples=0)
+    assert found.fvu == sw.audit(X, nonlinear(X), DOCUMENT, resamples=0).fvu
 
 
 def test_audit_stays_a_function() -> None:
     """No module of that name may come in its place once it has been imported."""
-    assert callable(sf.audit)
-    assert callable(sf.audit)
+    assert callable(sw.audit)
+    assert callable(sw.audit)

@@ -10,9 +10,9 @@ import torch
 from toy_suites import SITES, written_suite
 from toys import random_text, saved_llama, tiny_llama
 
-from saeforge.cli import main
-from saeforge.dictionary.base import SAE
-from saeforge.eval.audit.result import AuditResult
+from saeworks.cli import main
+from saeworks.dictionary.base import SAE
+from saeworks.eval.audit.result import AuditResult
 
 QUICK = ["--bootstrap", "5", "--pursuit", "0", "--mlp", "0", "--codes", "0", "--zeroing", "0"]
 QUICK += ["--downstream", "0", "--no-adjacent", "--device", "cpu"]
@@ -93,9 +93,9 @@ def _narrow(suite: Path) -> Path:
     """The same record, with an SAE of 8 dimensions."""
     import json
 
-    from saeforge.dictionary.normaliser import Normaliser
-    from saeforge.dictionary.registry import build_sae
-    from saeforge.suite import write_suite
+    from saeworks.dictionary.normaliser import Normaliser
+    from saeworks.dictionary.registry import build_sae
+    from saeworks.suite import write_suite
 
     meta = json.loads((suite / "suite.json").read_text())
     write_suite(

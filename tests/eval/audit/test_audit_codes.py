@@ -7,12 +7,12 @@ import torch
 from planted import D, M, Planted, audited, dense, sae_of, value
 from torch import Tensor
 
-from saeforge.dictionary.base import SparseCode
-from saeforge.eval.audit.arrays import base
-from saeforge.eval.audit.attribution import Attribution
-from saeforge.eval.audit.codes import PRIORS, CodeFit, CodeMoments
-from saeforge.eval.audit.measurement import Measurement, Place
-from saeforge.eval.audit.pursuit import Pursuit
+from saeworks.dictionary.base import SparseCode
+from saeworks.eval.audit.arrays import base
+from saeworks.eval.audit.attribution import Attribution
+from saeworks.eval.audit.codes import PRIORS, CodeFit, CodeMoments
+from saeworks.eval.audit.measurement import Measurement, Place
+from saeworks.eval.audit.pursuit import Pursuit
 
 TOKENS = 6000
 

@@ -5,11 +5,11 @@ import torch
 from toy_suites import random_sae
 from toys import Toy, held_out, tiny_llama
 
-from saeforge.errors import UserError
-from saeforge.eval.audit import extractor
-from saeforge.eval.audit.config import AuditConfig
-from saeforge.eval.audit.result import AuditResult
-from saeforge.eval.audit.run import audit_banks
+from saeworks.errors import UserError
+from saeworks.eval.audit import extractor
+from saeworks.eval.audit.config import AuditConfig
+from saeworks.eval.audit.result import AuditResult
+from saeworks.eval.audit.run import audit_banks
 
 SECTIONS = ("attribution", "wide", "zeroing")
 

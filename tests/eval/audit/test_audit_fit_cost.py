@@ -6,15 +6,15 @@ import torch
 from audit_arrays import Direct, documents, nonlinear, rows
 from torch import Tensor
 
-import saeforge as sf
-from saeforge.dictionary.base import SAE
-from saeforge.dictionary.registry import build_sae
-from saeforge.eval.audit import folds
-from saeforge.eval.audit.arrays import base
-from saeforge.eval.audit.engine import Reconstruction, SiteAudit
-from saeforge.eval.audit.fits import Tokens
-from saeforge.eval.audit.measurement import Place
-from saeforge.eval.result import Value
+import saeworks as sw
+from saeworks.dictionary.base import SAE
+from saeworks.dictionary.registry import build_sae
+from saeworks.eval.audit import folds
+from saeworks.eval.audit.arrays import base
+from saeworks.eval.audit.engine import Reconstruction, SiteAudit
+from saeworks.eval.audit.fits import Tokens
+from saeworks.eval.audit.measurement import Place
+from saeworks.eval.result import Value
 
 D, R2, AUDITS = 12, 0.53, 40
 
@@ -38,7 +38,7 @@ def test_r2_holds_the_truth_whatever_the_fit_costs(
     for seed in range(AUDITS):
         x, u = (normal(rng, count, length, common) for _ in range(2))
         e = np.sqrt(R2) * x[:, ::-1] + np.sqrt(1 - R2) * u
-        audit = sf.audit(x, x - e, document, resamples=200, seed=seed)
+        audit = sw.audit(x, x - e, document, resamples=200, seed=seed)
         found.append(audit["vector.r2_error"])
         assert audit.fvu_nonlinear == pytest.approx(
             (1 - audit.r2_error) * audit.fvu, rel=0.1
@@ -55,7 +55,7 @@ def test_r2_holds_the_truth_whatever_the_fit_costs(
 def test_it_is_the_product_of_two_fits() -> None:
     x, document = rows(2000), documents(2000)
     x_hat = nonlinear(x)
-    found, direct = sf.audit(x, x_hat, document, resamples=0), Direct.of(x, x_hat, document)
+    found, direct = sw.audit(x, x_hat, document, resamples=0), Direct.of(x, x_hat, document)
     test_x = direct.at("x", folds.TEST)
     e = test_x - direct.at("x_hat", folds.TEST)
     left = [
@@ -83,7 +83,7 @@ def test_r2_of_the_norm_is_without_the_cost_too(length: int) -> None:
         direction /= np.linalg.norm(direction, axis=1, keepdims=True)
         e = np.sqrt(square)[:, None] * direction
         document = np.repeat(np.arange(120), length)
-        audit = sf.audit(x, x - e, document, resamples=0, seed=seed)
+        audit = sw.audit(x, x - e, document, resamples=0, seed=seed)
         found.append([audit.r2_error_norm, audit["ladder.r2_norm_e"].value])
     error = 3.5 * np.std(found, axis=0) / np.sqrt(AUDITS)
     assert np.mean(found, axis=0) == pytest.approx([0.5, 0.5], abs=float(error.max()))

@@ -10,12 +10,12 @@ import torch
 from toy_suites import random_sae
 from toys import Toy, random_text, saved_llama, tiny_llama, token_batch
 
-from saeforge.cli import main
-from saeforge.errors import UserError
-from saeforge.eval.audit.config import AuditConfig
-from saeforge.eval.audit.in_run import NAMES
-from saeforge.eval.audit.run import audit_banks
-from saeforge.eval.probe import HeldOutProbe
+from saeworks.cli import main
+from saeworks.errors import UserError
+from saeworks.eval.audit.config import AuditConfig
+from saeworks.eval.audit.in_run import NAMES
+from saeworks.eval.audit.run import audit_banks
+from saeworks.eval.probe import HeldOutProbe
 
 SITE = "layers.1"
 ALONE = {"bootstrap": 0, "mlp": 0, "pursuit": 0, "downstream": 0, "adjacent": False}

@@ -10,14 +10,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from toy_suites import random_sae
 from toys import Toy, held_out, tiny_llama
 
-from saeforge.dictionary.registry import build_sae
-from saeforge.eval.audit import folds, inference
-from saeforge.eval.audit.arrays import base
-from saeforge.eval.audit.attribution import Attribution
-from saeforge.eval.audit.config import AuditConfig
-from saeforge.eval.audit.inference import gradient_pursuit, matching_pursuit, refit
-from saeforge.eval.audit.pursuit import Pursuit
-from saeforge.eval.audit.run import audit_banks
+from saeworks.dictionary.registry import build_sae
+from saeworks.eval.audit import folds, inference
+from saeworks.eval.audit.arrays import base
+from saeworks.eval.audit.attribution import Attribution
+from saeworks.eval.audit.config import AuditConfig
+from saeworks.eval.audit.inference import gradient_pursuit, matching_pursuit, refit
+from saeworks.eval.audit.pursuit import Pursuit
+from saeworks.eval.audit.run import audit_banks
 
 N, D, M = 30, 8, 40
 

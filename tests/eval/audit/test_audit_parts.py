@@ -11,21 +11,21 @@ from audit_arrays import Direct, documents, nonlinear, rows
 from toy_suites import random_sae
 from toys import Toy, held_out, tiny_llama
 
-from saeforge.errors import UserError
-from saeforge.eval.audit import engine, extractor, folds
-from saeforge.eval.audit.adjacent import AdjacentSites
-from saeforge.eval.audit.arrays import base
-from saeforge.eval.audit.config import AuditConfig
-from saeforge.eval.audit.engine import Reconstruction, SaeAudit, SiteAudit
-from saeforge.eval.audit.fits import Tokens
-from saeforge.eval.audit.measurement import Measurement, Place
-from saeforge.eval.audit.mlp import MlpProbe
-from saeforge.eval.audit.positions import ErrorByPosition
-from saeforge.eval.audit.run import audit_banks
-from saeforge.eval.audit.scaling import SEED_NOISE, bands, power_law
-from saeforge.eval.audit.wide import WideSae
-from saeforge.eval.bootstrap import FEWEST
-from saeforge.eval.result import Value
+from saeworks.errors import UserError
+from saeworks.eval.audit import engine, extractor, folds
+from saeworks.eval.audit.adjacent import AdjacentSites
+from saeworks.eval.audit.arrays import base
+from saeworks.eval.audit.config import AuditConfig
+from saeworks.eval.audit.engine import Reconstruction, SaeAudit, SiteAudit
+from saeworks.eval.audit.fits import Tokens
+from saeworks.eval.audit.measurement import Measurement, Place
+from saeworks.eval.audit.mlp import MlpProbe
+from saeworks.eval.audit.positions import ErrorByPosition
+from saeworks.eval.audit.run import audit_banks
+from saeworks.eval.audit.scaling import SEED_NOISE, bands, power_law
+from saeworks.eval.audit.wide import WideSae
+from saeworks.eval.bootstrap import FEWEST
+from saeworks.eval.result import Value
 
 
 def through(

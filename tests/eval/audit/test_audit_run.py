@@ -8,13 +8,13 @@ import torch
 from toy_suites import SITES, random_sae, written_suite
 from toys import Toy, clean_rows, held_out, random_text, saved_llama, tiny_llama
 
-from saeforge.cli import main
-from saeforge.errors import UserError
-from saeforge.eval.audit import arrays
-from saeforge.eval.audit.config import AuditConfig
-from saeforge.eval.audit.result import AuditResult
-from saeforge.eval.audit.run import audit_banks
-from saeforge.report.build import write_report
+from saeworks.cli import main
+from saeworks.errors import UserError
+from saeworks.eval.audit import arrays
+from saeworks.eval.audit.config import AuditConfig
+from saeworks.eval.audit.result import AuditResult
+from saeworks.eval.audit.run import audit_banks
+from saeworks.report.build import write_report
 
 CONFIG = AuditConfig(bootstrap=20, mlp=0, pursuit=0, downstream=0, adjacent=False)
 SITE = "layers.1"
@@ -101,7 +101,7 @@ def test_a_moved_model_and_another_text(tmp_path: Path, capsys: pytest.CaptureFi
     found = AuditResult.read(suite / "results" / "away" / "audit.json")
     assert found.config["model"]["name"] == str(away) and "results/away/audit.json" in said
     assert found.config["text"]["source"] == str(home / "text.txt")
-    assert "Next: saeforge report" not in said and not (suite / "results" / "audit.json").exists()
+    assert "Next: saeworks report" not in said and not (suite / "results" / "audit.json").exists()
     assert main([*command, "--text", str(away / "text.txt")]) == 0
     both = AuditResult.read(suite / "results" / "away-text" / "audit.json")
     assert both.config["text"]["source"] == str(away / "text.txt")

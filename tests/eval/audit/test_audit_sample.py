@@ -5,11 +5,11 @@ import pytest
 import torch
 from audit_arrays import documents, nonlinear, rows
 
-from saeforge.eval.audit import folds, norm
-from saeforge.eval.audit.arrays import base
-from saeforge.eval.audit.engine import Reconstruction, SaeAudit, SiteAudit
-from saeforge.eval.audit.fits import Tokens
-from saeforge.eval.audit.measurement import Place
+from saeworks.eval.audit import folds, norm
+from saeworks.eval.audit.arrays import base
+from saeworks.eval.audit.engine import Reconstruction, SaeAudit, SiteAudit
+from saeworks.eval.audit.fits import Tokens
+from saeworks.eval.audit.measurement import Place
 
 
 def audited(chunks: int) -> SaeAudit:

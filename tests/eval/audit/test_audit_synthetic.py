@@ -8,8 +8,8 @@ import torch
 from audit_arrays import documents
 from noise_forms import closed_form, closed_form_zeroed
 
-import saeforge as sf
-from saeforge.eval.audit.synthetic import recover
+import saeworks as sw
+from saeworks.eval.audit.synthetic import recover
 
 TOKENS, D = 200_000, 8
 
@@ -37,7 +37,7 @@ def eigenvalues(x_ND: torch.Tensor) -> np.ndarray:
 @pytest.mark.parametrize("reconstruction", [0.0, 1.0, 4.0])
 def test_grid(activation: float, reconstruction: float) -> None:
     x = signal()
-    found = sf.audit(
+    found = sw.audit(
         x + noise(activation, 1), x + noise(reconstruction, 2), documents(TOKENS, 100), resamples=0
     )
     fvu, nonlinear = closed_form(eigenvalues(x), activation, reconstruction)
@@ -49,7 +49,7 @@ def test_with_latents_zeroed() -> None:
     """z, a nonlinear function of the same signal, is removed from the reconstruction too."""
     x = signal()
     z = (x - x.mean(0)).clamp_min(0.3) * 0.4
-    found = sf.audit(x + z + noise(0.5, 1), x + noise(0.3, 2), documents(TOKENS, 100), resamples=0)
+    found = sw.audit(x + z + noise(0.5, 1), x + noise(0.3, 2), documents(TOKENS, 100), resamples=0)
     fvu, nonlinear = closed_form_zeroed(x, z, 0.5, 0.3)
     mean = float(z.mean(0).square().sum())  # of e, which FVU counts and a covariance does not
     total = float((x + z).var(0).sum()) + D * 0.25

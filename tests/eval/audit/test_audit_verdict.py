@@ -2,9 +2,9 @@
 
 import pytest
 
-from saeforge.eval.audit.guard import degenerate
-from saeforge.eval.audit.verdict import ASSUMPTIONS, percent, shown, verdict
-from saeforge.eval.result import Value
+from saeworks.eval.audit.guard import degenerate
+from saeworks.eval.audit.verdict import ASSUMPTIONS, percent, shown, verdict
+from saeworks.eval.result import Value
 
 
 def sections(**changed: Value | None) -> dict[str, dict[str, Value]]:

@@ -10,12 +10,12 @@ from audit_arrays import Direct
 from toy_suites import SITES, random_sae, written_suite
 from toys import Toy, clean_rows, held_out, random_text, saved_llama, tiny_llama
 
-from saeforge.eval.audit.config import AuditConfig
-from saeforge.eval.audit.result import AuditResult
-from saeforge.eval.audit.run import audit_banks, audit_suites
-from saeforge.eval.audit.scaling import added_percent
-from saeforge.eval.audit.scaling_section import slope
-from saeforge.eval.audit.widths import Sized, Trained, families
+from saeworks.eval.audit.config import AuditConfig
+from saeworks.eval.audit.result import AuditResult
+from saeworks.eval.audit.run import audit_banks, audit_suites
+from saeworks.eval.audit.scaling import added_percent
+from saeworks.eval.audit.scaling_section import slope
+from saeworks.eval.audit.widths import Sized, Trained, families
 
 SITE = "layers.1"
 WIDTHS = (192, 48, 96)  # in no order

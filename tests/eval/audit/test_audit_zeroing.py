@@ -10,11 +10,11 @@ from audit_arrays import documents
 from noise_forms import closed_form_zeroed
 from planted import D, M, Planted, audited, sae_of
 
-import saeforge as sf
-from saeforge.eval.audit import folds
-from saeforge.eval.audit.arrays import base
-from saeforge.eval.audit.measurement import Measurement, Place
-from saeforge.eval.audit.zeroing import SHARES, SIGMAS, Zeroed, Zeroing, correlated, curved
+import saeworks as sw
+from saeworks.eval.audit import folds
+from saeworks.eval.audit.arrays import base
+from saeworks.eval.audit.measurement import Measurement, Place
+from saeworks.eval.audit.zeroing import SHARES, SIGMAS, Zeroed, Zeroing, correlated, curved
 
 TOKENS, MANY = 8000, 200_000
 
@@ -170,6 +170,6 @@ def test_dense_parts_that_are_no_noise() -> None:
         (x_ND + noise, x_ND + 0.5 * noise, correlated(np.linalg.eigvalsh(covariance_DD), a2)),
     )
     for x, x_hat, expected in cases:
-        found = sf.audit(x, x_hat, documents(tokens, 100), resamples=0)
+        found = sw.audit(x, x_hat, documents(tokens, 100), resamples=0)
         assert found.fvu == pytest.approx(expected[0], rel=0.02)
         assert found.fvu_nonlinear == pytest.approx(expected[1], rel=0.02)

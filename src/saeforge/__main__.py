@@ -1,7 +1,0 @@
-"""`python -m saeforge`."""
-
-import sys
-
-from saeforge.cli import main
-
-sys.exit(main())

@@ -1,0 +1,267 @@
+"""Autograd functions of TopK dictionaries: sparse gradients, bounded memory.
+
+Shapes: B tokens, D model width, M latents, K active latents per token. Selection runs over tiles
+of tokens, so pre-activations [B, M] never exist whole; gradients go through the sparse primitives,
+so neither do [B·K, D] nor dense [B, M] gradients.
+"""
+
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
+
+from saeworks.dictionary.auxk import auxk_with_gradients
+from saeworks.dictionary.kernels import (
+    SortedPairs,
+    gather_dot,
+    gather_sum,
+    segment_outer,
+    sort_pairs,
+)
+from saeworks.dictionary.select import padded_width, topk_rows
+from saeworks.dictionary.stages import stage
+
+_TILE_BYTES = {"cpu": 64 * 2**20, "cuda": 2**30}
+
+
+class PairSort:
+    """`sort_pairs` of one batch's pairs, done when first asked for."""
+
+    def __init__(self) -> None:
+        self._pairs: SortedPairs | None = None
+
+    def __call__(self, indices: Tensor, width: int, offsets: Tensor | None) -> SortedPairs:
+        if self._pairs is None:
+            self._pairs = sort_pairs(indices, width, offsets)
+        return self._pairs
+
+
+def encode_topk(
+    x_BD: Float[Tensor, "B D"],
+    w_enc_MD: Float[Tensor, "M D"],
+    b_enc_M: Float[Tensor, " M"],
+    b_dec_D: Float[Tensor, " D"],
+    k: int,
+) -> tuple[Float[Tensor, "B K"], Int[Tensor, "B K"]]:
+    """TopK_k(ReLU(W_enc(x − b_dec) + b_enc)) as values and latents; differentiable."""
+    values, indices = _apply(_Encode, x_BD, w_enc_MD, b_enc_M, b_dec_D, k)
+    return values, indices
+
+
+def decode_sparse(
+    values: Float[Tensor, "*pairs"],
+    indices: Int[Tensor, "*pairs"],
+    w_dec_MD: Float[Tensor, "M D"],
+    b_dec_D: Float[Tensor, " D"],
+    offsets: Int[Tensor, " rows_plus_1"] | None = None,
+    sort: "PairSort | None" = None,
+) -> Float[Tensor, "B D"]:
+    """Σ_j values[b, j] · W_dec[indices[b, j]] + b_dec; differentiable.
+
+    Args:
+        sort: shared with the other users of the same pairs, so that they are sorted once.
+    """
+    x_hat: Tensor = _apply(_Decode, values, indices, w_dec_MD, b_dec_D, offsets, sort or PairSort())
+    return x_hat
+
+
+def step_topk(
+    x_BD: Float[Tensor, "B D"],
+    target_BD: Float[Tensor, "B D"],
+    w_enc_MD: Float[Tensor, "M D"],
+    b_enc_M: Float[Tensor, " M"],
+    w_dec_MD: Float[Tensor, "M D"],
+    b_dec_D: Float[Tensor, " D"],
+    k: int,
+    dead: Int[Tensor, " n"],
+    k_aux: int,
+) -> tuple[Float[Tensor, "B D"], Float[Tensor, "B K"], Int[Tensor, "B K"], Float[Tensor, ""]]:
+    """One training forward: x̂, values, latents and AuxK's loss on the latents in `dead`, each
+    differentiable; one sort serves both weights' gradients.
+
+    AuxK's gradient reaches the dead rows of w_enc, b_enc and w_dec alone.
+    """
+    out: tuple[Tensor, Tensor, Tensor, Tensor] = _apply(
+        _Step, x_BD, target_BD, w_enc_MD, b_enc_M, w_dec_MD, b_dec_D, k, dead, k_aux
+    )
+    return out
+
+
+def select_topk(
+    x_BD: Float[Tensor, "B D"],
+    w_enc_MD: Float[Tensor, "M D"],
+    b_enc_M: Float[Tensor, " M"],
+    b_dec_D: Float[Tensor, " D"],
+    k: int,
+) -> tuple[Float[Tensor, "B K"], Int[Tensor, "B K"]]:
+    """Values and latents of TopK_k(ReLU(W_enc(x − b_dec) + b_enc)), without gradients, over tiles
+    of tokens in one reused buffer."""
+    rows, width = x_BD.shape[0], w_enc_MD.shape[0]
+    values = x_BD.new_empty(rows, k)
+    indices = torch.empty(rows, k, dtype=torch.int64, device=x_BD.device)
+    tile = max(1, min(rows, tile_rows(x_BD, width)))
+    padded = padded_width(width, k, x_BD.device)
+    pre_tP = x_BD.new_empty(tile, padded)
+    pre_tP[:, width:] = -torch.inf
+    for start in range(0, rows, tile):
+        end = min(start + tile, rows)
+        pre = pre_tP[: end - start]
+        with stage("encoder"):
+            torch.addmm(b_enc_M, x_BD[start:end] - b_dec_D, w_enc_MD.T, out=pre[:, :width])
+        with stage("topk"):
+            values[start:end], indices[start:end] = topk_rows(pre, k)
+    return values.relu_(), indices
+
+
+def tile_rows(x_BD: Float[Tensor, "B D"], width: int) -> int:
+    """Tokens whose pre-activations are in memory at a time."""
+    budget = _TILE_BYTES.get(x_BD.device.type, 2**28)
+    return max(1, budget // (width * x_BD.element_size()))
+
+
+def encoder_gradients(
+    grad: Float[Tensor, "*pairs"],
+    x: Float[Tensor, "B D"],
+    w_enc: Float[Tensor, "M D"],
+    b_dec: Float[Tensor, " D"] | None,
+    pairs: SortedPairs,
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Gradients of w_enc, b_enc and (through x − b_dec, unless it is None) b_dec, from that of the
+    pre-activations."""
+    grad_w = segment_outer(grad, x if b_dec is None else x - b_dec, pairs)
+    grad_b = segment_outer(grad, x.new_ones(x.shape[0], 1), pairs).squeeze(1)
+    return grad_w, grad_b, None if b_dec is None else -(grad_b @ w_enc)
+
+
+def _apply(function: type[Function], *inputs: Any) -> Any:
+    return function.apply(*inputs)  # type: ignore[no-untyped-call]
+
+
+class _Encode(Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, w_enc: Tensor, b_enc: Tensor, b_dec: Tensor, k: int) -> Any:
+        values, indices = select_topk(x, w_enc, b_enc, b_dec, k)
+        ctx.save_for_backward(x, w_enc, b_dec, values, indices)
+        ctx.mark_non_differentiable(indices)
+        return values, indices
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_values: Tensor, _: Any) -> Any:
+        x, w_enc, b_dec, values, indices = ctx.saved_tensors
+        grad_pre = grad_values * (values > 0)
+        grads: tuple[Tensor | None, ...] = (None, None, None)
+        if any(ctx.needs_input_grad[1:4]):
+            pairs = sort_pairs(indices, w_enc.shape[0])
+            grads = encoder_gradients(grad_pre, x, w_enc, b_dec, pairs)
+        grad_x = gather_sum(grad_pre, indices, w_enc) if ctx.needs_input_grad[0] else None
+        return grad_x, *grads, None
+
+
+class _Decode(Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        values: Tensor,
+        indices: Tensor,
+        w_dec: Tensor,
+        b_dec: Tensor,
+        offsets: Tensor | None,
+        sort: PairSort,
+    ) -> Tensor:
+        ctx.save_for_backward(values, indices, w_dec, offsets)
+        ctx.sort = sort
+        return gather_sum(values, indices, w_dec, offsets).add_(b_dec)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_x_hat: Tensor) -> Any:
+        values, indices, w_dec, offsets = ctx.saved_tensors
+        grad_values = grad_w = None
+        with stage("sparse backward"):
+            if ctx.needs_input_grad[0]:
+                grad_values = gather_dot(grad_x_hat, w_dec, indices, offsets)
+            if ctx.needs_input_grad[2]:
+                pairs = ctx.sort(indices, w_dec.shape[0], offsets)
+                grad_w = segment_outer(values, grad_x_hat.contiguous(), pairs)
+            grad_b = grad_x_hat.sum(0) if ctx.needs_input_grad[3] else None
+        return grad_values, None, grad_w, grad_b, None, None
+
+
+class _Step(Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        target: Tensor,
+        w_enc: Tensor,
+        b_enc: Tensor,
+        w_dec: Tensor,
+        b_dec: Tensor,
+        k: int,
+        dead: Tensor,
+        k_aux: int,
+    ) -> Any:
+        values, indices = select_topk(x, w_enc, b_enc, b_dec, k)
+        with stage("decode"):
+            x_hat = gather_sum(values, indices, w_dec).add_(b_dec)
+        auxk, ctx.auxk = x.new_zeros(()), None
+        if k_aux:
+            with stage("auxk"):
+                ctx.auxk = auxk_with_gradients(
+                    x - b_dec,
+                    target - x_hat,
+                    w_enc[dead],
+                    b_enc[dead],
+                    w_dec[dead],
+                    k_aux,
+                )
+                auxk = ctx.auxk.loss
+        ctx.save_for_backward(x, w_enc, w_dec, b_dec, values, indices, dead)
+        ctx.mark_non_differentiable(indices)
+        ctx.set_materialize_grads(False)
+        return x_hat, values, indices, auxk
+
+    @staticmethod
+    @once_differentiable
+    def backward(
+        ctx: Any,
+        grad_x_hat: Tensor | None,
+        grad_values: Tensor | None,
+        _: Any,
+        grad_aux: Any,
+    ) -> Any:
+        with stage("sparse backward"):
+            x, w_enc, w_dec, b_dec, values, indices, dead = ctx.saved_tensors
+            if grad_x_hat is None:
+                grad_x_hat = torch.zeros_like(x)
+            grad_x_hat = grad_x_hat.contiguous()
+            pairs = sort_pairs(indices, w_enc.shape[0])
+            grad_pre = gather_dot(grad_x_hat, w_dec, indices)
+            if grad_values is not None:
+                grad_pre += grad_values
+            grad_pre *= values > 0
+            grad_w_dec = segment_outer(values, grad_x_hat, pairs)
+            grad_w_enc, grad_b_enc, grad_b_dec = encoder_gradients(grad_pre, x, w_enc, b_dec, pairs)
+            assert grad_b_dec is not None
+            grad_b_dec += grad_x_hat.sum(0)
+            grad_x = gather_sum(grad_pre, indices, w_enc) if ctx.needs_input_grad[0] else None
+        if ctx.auxk is not None and grad_aux is not None:
+            with stage("auxk"):
+                grad_w_enc.index_add_(0, dead, ctx.auxk.w_enc * grad_aux)
+                grad_b_enc.index_add_(0, dead, ctx.auxk.b_enc * grad_aux)
+                grad_w_dec.index_add_(0, dead, ctx.auxk.w_dec * grad_aux)
+        return (
+            grad_x,
+            None,
+            grad_w_enc,
+            grad_b_enc,
+            grad_w_dec,
+            grad_b_dec,
+            None,
+            None,
+            None,
+        )

@@ -1,0 +1,212 @@
+"""Charts as data: what is drawn, without colours or sizes, which the page chooses by its theme.
+
+A chart is {id, title, description, better, x: axis, y: axis, series: [...]}; a series has name,
+x, y, low and high (or null), `suite` and `site` numbers for its colour, and `shape`, `kind`.
+"""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from saeworks.report.inputs import Logged, Metric, SuiteData
+from saeworks.report.numbers import number, rounded
+from saeworks.report.summary import all_metrics, all_sites
+
+Chart = dict[str, Any]
+
+POINTS = 300
+"""Points of a training curve that are kept: more than a chart's pixels can tell apart."""
+
+SAME, FIXED = 1e-6, 0.01
+"""Relative differences up to which numbers are one, and an L0 is a k of which some slots hold 0."""
+
+CURVES = ("fvu", "l0", "dead", "lr", "tokens_per_second")
+HELD_OUT = ("held_out_fvu", "delta_ce")
+
+
+def by_layer(
+    suites: Sequence[SuiteData], metrics: Mapping[str, Metric] | None = None
+) -> list[Chart]:
+    """One chart per metric: its value and interval at every site, a line per suite.
+
+    Args:
+        metrics: all by default.
+    """
+    sites = all_sites(suites)
+    axis, places = _layer_axis(sites)
+    charts = [
+        {
+            "id": f"metric-{name}",
+            "title": metric.title,
+            "description": metric.description,
+            "better": metric.better,
+            "x": axis,
+            "y": {"title": metric.unit, "zero": _from_zero(suites, name, metric)},
+            "series": [
+                series
+                for index, suite in enumerate(suites)
+                for series in _layer_series(suite, index, name, places)
+            ],
+        }
+        for name, metric in (all_metrics(suites) if metrics is None else metrics).items()
+    ]
+    return [chart | {"flat": _flat(chart)} for chart in charts]
+
+
+def _flat(chart: Chart) -> str:
+    """What there is to say of a chart on which there is nothing to see: one number everywhere, or
+    an L0 that k fixes. Empty where it is worth drawing."""
+    lines = [[y for y in series["y"] if y is not None] for series in chart["series"]]
+    values = [y for line in lines for y in line]
+    if not values:
+        return "not measured"
+    low, high = min(values), max(values)
+    if high == low == 0 or (len(values) > 1 and high - low <= SAME * abs(high)):
+        return f"{number(high)} everywhere"
+    fixed = [round(max(line)) for line in lines if line]
+    near = all(abs(y - k) <= FIXED * k for k, line in zip(fixed, lines, strict=False) for y in line)
+    if chart["id"] == "metric-l0" and near:
+        return " or ".join(str(k) for k in sorted(set(fixed))) + " at every site"
+    return ""
+
+
+def _from_zero(suites: Sequence[SuiteData], name: str, metric: Metric) -> bool:
+    """Whether the axis starts at 0: not where 1 is the goal, nor where 0 would flatten the line."""
+    if metric.better in ("higher", "one"):
+        return False
+    found = [suite.value(site, name) for suite in suites for site in all_sites(suites)]
+    values = [v.value for v in found if v is not None and v.value is not None]
+    flat = bool(values) and min(values) == max(values)
+    return flat or not values or max(values) > 1.5 * min(values)
+
+
+def _layer_axis(sites: Sequence[str]) -> tuple[Chart, dict[str, tuple[str, float]]]:
+    """The axis and each site's (family, place on it).
+
+    Sites that differ in one number (`layers.3`) stand at that number, a line per family
+    (`layers.*`, `layers.*.mlp`); where a name has no number all stand in a row, by name.
+    """
+    numbers = {site: re.search(r"\d+", site) for site in sites}
+    families = {site: re.sub(r"\d+", "*", site, count=1) for site in sites}
+    if all(numbers.values()):
+        distinct = sorted(set(families.values()))
+        title = f"layer ({distinct[0]})" if len(distinct) == 1 else "layer"
+        places = {s: (families[s], float(n.group())) for s, n in numbers.items() if n}
+        return {"title": title, "whole": True}, places
+    ticks = {"values": list(range(len(sites))), "text": list(sites)}
+    return {"title": "site", "ticks": ticks}, {s: ("", float(i)) for i, s in enumerate(sites)}
+
+
+def _layer_series(
+    suite: SuiteData, index: int, metric: str, places: dict[str, tuple[str, float]]
+) -> Iterable[Chart]:
+    families = list(dict.fromkeys(family for family, _ in places.values()))
+    for shape, family in enumerate(families):
+        points = sorted(
+            (place, site, value)
+            for site, (own, place) in places.items()
+            if own == family and (value := suite.value(site, metric)) is not None
+        )
+        if points:
+            yield {
+                "name": suite.label if len(families) == 1 else f"{suite.label} {family}",
+                "x": [place for place, _, _ in points],
+                "y": [rounded(v.value) for _, _, v in points],
+                "low": [rounded(v.low) for _, _, v in points],
+                "high": [rounded(v.high) for _, _, v in points],
+                "text": [site for _, site, _ in points],
+                "suite": index,
+                "shape": index if len(families) == 1 else shape,
+                "kind": "both",
+            }
+
+
+def histograms(suites: Sequence[SuiteData]) -> list[Chart]:
+    """One chart per site and recorded histogram, the suites over one another."""
+    names = {name for suite in suites for found in suite.histograms.values() for name in found}
+    out = []
+    for name in sorted(names):
+        for at, site in enumerate(all_sites(suites)):
+            series = [
+                {
+                    "name": suite.label,
+                    "x": [rounded(edge) for edge in found.edges],
+                    "y": [*found.counts, found.counts[-1]],
+                    "suite": index,
+                    "kind": "steps",
+                }
+                for index, suite in enumerate(suites)
+                if (found := suite.histograms.get(site, {}).get(name)) and found.counts
+            ]
+            if series:
+                out.append(
+                    {
+                        "id": f"{name}-{at}",
+                        "title": site if len(names) == 1 else f"{_spoken(name)}, {site}",
+                        "description": "",
+                        "better": None,
+                        "x": {"title": _spoken(name)},
+                        "y": {"title": "latents", "zero": True},
+                        "series": series,
+                    }
+                )
+    return out
+
+
+def _spoken(name: str) -> str:
+    words = name.removesuffix("_histogram").replace("_", " ")
+    return words.replace("log10 ", "log₁₀ ")
+
+
+def training(suite: SuiteData) -> dict[str, Any]:
+    """Curves by site: {site: {"train": {name: [...]}, "held_out": {name: [...]}}}.
+
+    Every group has `tokens`, and `flops` where they were logged; names without a number are left
+    out.
+    """
+    out: dict[str, Any] = {}
+    for site in all_sites([suite]):
+        lines = [line for line in suite.logged if line.site == site]
+        spent = {line.step: line.flops for line in lines if line.kind == "train"}
+        train = _thinned([line for line in lines if line.kind == "train"])
+        held_out = [line for line in lines if line.kind == "held_out"]
+        losses = dict.fromkeys(name for line in train for name in line.loss)
+        curves = {name: [getattr(line, name) for line in train] for name in CURVES}
+        curves |= {f"loss: {name}": [line.loss.get(name) for line in train] for name in losses}
+        checks = {name: [getattr(line, name) for line in held_out] for name in HELD_OUT}
+        if lines:
+            out[site] = {
+                "train": _with_axes(curves, train, spent),
+                "held_out": _with_axes(checks, held_out, spent),
+            }
+    return out
+
+
+def _thinned(lines: Sequence[Logged]) -> list[Logged]:
+    """Every n-th from the end, so that the last is there."""
+    stride = -(-len(lines) // POINTS) or 1
+    return list(lines[::-1][::stride][::-1])
+
+
+def _with_axes(
+    curves: dict[str, list[Any]], lines: Sequence[Logged], spent: dict[int, float | None]
+) -> dict[str, list[Any]]:
+    """With the tokens and operations of each line; operations are in proportion to the steps where
+    a held-out check is not at a logged one."""
+    known = {k: [rounded(v) for v in c] for k, c in curves.items() if any(v is not None for v in c)}
+    if not known:
+        return {}
+    flops = [_at(spent, line.step) for line in lines]
+    axes: dict[str, list[Any]] = {"tokens": [line.tokens for line in lines]}
+    if all(value is not None for value in flops):
+        axes["flops"] = [rounded(value) for value in flops]
+    return {**axes, **known}
+
+
+def _at(spent: dict[int, float | None], step: int) -> float | None:
+    """From the next logged step, or the last."""
+    if step in spent or not spent:
+        return spent.get(step)
+    near = min((s for s in spent if s > step), default=max(spent))
+    found = spent[near]
+    return None if found is None else found * step / near

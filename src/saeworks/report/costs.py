@@ -1,0 +1,89 @@
+"""What an SAE costs: operations per token of its training, seconds, parameters."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from saeworks.report.inputs import Metric, SuiteData
+
+
+@dataclass(frozen=True)
+class Cost:
+    """One kind of cost.
+
+    Attributes:
+        axis: its title on an axis.
+        at: suite, site → how much, None where it is not known.
+    """
+
+    id: str
+    axis: str
+    metric: Metric
+    at: Callable[[SuiteData, str], float | None]
+
+
+def _flops(suite: SuiteData, site: str) -> float | None:
+    """As the training log counts them at the site; else the mean over the suite's SAEs."""
+    spent = [line for line in suite.logged if line.site == site and line.flops is not None]
+    if spent and spent[-1].tokens:
+        assert spent[-1].flops is not None
+        return spent[-1].flops / spent[-1].tokens
+    whole, tokens = suite.meta.cost.get("flops_saes"), suite.meta.tokens
+    if isinstance(whole, int | float) and tokens and suite.meta.groups:
+        return float(whole) / tokens / len(suite.meta.groups)
+    return None
+
+
+def _step_seconds(suite: SuiteData, site: str) -> float | None:
+    found = [line.step_seconds for line in suite.logged if line.site == site]
+    return next((seconds for seconds in reversed(found) if seconds is not None), None)
+
+
+def _run_seconds(suite: SuiteData, site: str) -> float | None:
+    return suite.meta.seconds
+
+
+def _parameters(suite: SuiteData, site: str) -> float | None:
+    found = suite.parameters.get(site)
+    return None if found is None else float(found)
+
+
+COSTS = (
+    Cost(
+        "flops",
+        "FLOPs per token of training",
+        Metric(
+            title="FLOPs per token",
+            description="Operations of the SAE's training per token, forward and backward, as "
+            "`saeworks cost` counts them; without the language model's.",
+        ),
+        _flops,
+    ),
+    Cost(
+        "step_seconds",
+        "measured seconds of the SAE's steps",
+        Metric(
+            title="Seconds of steps",
+            unit="s",
+            description="Wall-clock of the SAE's own training steps, on the threads they had, "
+            "beside those of the run's other SAEs.",
+        ),
+        _step_seconds,
+    ),
+    Cost(
+        "run_seconds",
+        "measured seconds of the run",
+        Metric(
+            title="Seconds of the run",
+            unit="s",
+            description="Wall-clock of the training loop, with the language model and whatever "
+            "else was trained in the same run.",
+        ),
+        _run_seconds,
+    ),
+    Cost(
+        "parameters",
+        "parameters",
+        Metric(title="Parameters", description="Numbers in the weights of the site's SAE."),
+        _parameters,
+    ),
+)

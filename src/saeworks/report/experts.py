@@ -1,0 +1,269 @@
+"""The section on experts: how the work is shared, how alike latents are, over N and k.
+
+SAEs without experts stand beside the others as if cut into blocks of latents.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from saeworks.report import charts, frontier
+from saeworks.report.experts_inputs import SERIES, Duplicates, series_of
+from saeworks.report.inputs import OWN_SECTION, Metric, SuiteData, Value
+from saeworks.report.numbers import decimals, measured, number, rounded
+from saeworks.report.summary import Cell, Column, Row, all_sites
+
+Chart = dict[str, Any]
+
+DEPTH = (
+    "load_entropy",
+    "busiest_load",
+    "duplicate_share",
+    "between_similarity",
+    "domain_information_adjusted",
+    "queen",
+    "explained_per_thousand",
+)
+"""Metrics that are drawn over the layers; all are in the tables."""
+CAPTIONS = {
+    "experts": "How the experts share the work",
+    "geometry": "How alike live latents are",
+    "consistency": "Known concepts in different experts",
+    "dedup": "After merging duplicates",
+}
+
+
+@dataclass(frozen=True)
+class Table:
+    """A caption, columns, and a row per site and suite."""
+
+    caption: str
+    columns: list[Column]
+    rows: list[Row]
+
+
+@dataclass(frozen=True)
+class Section:
+    """All that the page shows of experts.
+
+    Attributes:
+        suites, sites: numbers and names of those that can be chosen.
+        depth: charts over the layers.
+        duplicates: the heat map over experts and k.
+        files: what is loaded when a suite and a site are chosen, by its name.
+    """
+
+    suites: list[tuple[int, str]]
+    sites: list[tuple[int, str]]
+    depth: list[Chart]
+    duplicates: Chart | None
+    tables: list[Table]
+    files: dict[str, Any]
+
+    @property
+    def data(self) -> dict[str, Any]:
+        """For the page's scripts."""
+        return {"experts_depth": self.depth, "duplicates": self.duplicates}
+
+
+def section(suites: Sequence[SuiteData]) -> Section | None:
+    """None where nothing of it was measured.
+
+    Raises:
+        UserError: if a series of a result is not what it should be.
+    """
+    sites = all_sites(suites)
+    files = {
+        f"experts-{s}-{i}": found
+        for s, suite in enumerate(suites)
+        for i, site in enumerate(sites)
+        if (found := _details(suites, s, site))
+    }
+    tables = [table for name in CAPTIONS if (table := _table(suites, name))]
+    if not files and not tables:
+        return None
+    chosen = [name.split("-")[1:] for name in files]
+    own = [suite for suite in suites if "experts" in suite.results]
+    metrics = {k: m for k, m in _metrics(suites, OWN_SECTION).items() if k in DEPTH}
+    return Section(
+        [
+            (s, suites[s].label)
+            for s in sorted({int(s) for s, _ in chosen}, key=_experts_first(own, suites))
+        ],
+        [(i, sites[i]) for i in sorted({int(i) for _, i in chosen})],
+        charts.by_layer(suites, metrics),
+        _duplicates(suites, sites),
+        tables,
+        files,
+    )
+
+
+def _experts_first(own: Sequence[SuiteData], suites: Sequence[SuiteData]) -> Any:
+    """Suites with experts before those without."""
+    return lambda s: (suites[s] not in own, s)
+
+
+def _metrics(suites: Sequence[SuiteData], evaluations: frozenset[str]) -> dict[str, Metric]:
+    return {
+        name: metric
+        for suite in suites
+        for result in suite.results.values()
+        if result.evaluation in evaluations
+        for name, metric in result.metrics.items()
+    }
+
+
+def _details(suites: Sequence[SuiteData], number_: int, site: str) -> Chart:
+    """Everything that is drawn of one suite at one site."""
+    suite = suites[number_]
+    found: Chart = {}
+    for name, (_, cls) in SERIES.items():
+        one = series_of(suite, site, name, cls)
+        if one is not None:
+            found[name] = TypeAdapter(cls).dump_python(one, mode="json")
+    if found:
+        found["about"] = _about(suite, site)
+        found["beside"] = _beside(suites, number_, site)
+    return found
+
+
+def _beside(suites: Sequence[SuiteData], own: int, site: str) -> int | None:
+    """An SAE without experts, cut into blocks, as wide and as sparse if there is one."""
+    if _kind(suites[own], site) != "experts":
+        return None
+    options = suites[own].options
+    candidates = [
+        (
+            *(suite.options.get(name) != options.get(name) for name in ("width", "k")),
+            suite.meta.seed != suites[own].meta.seed,
+            at,
+        )
+        for at, suite in enumerate(suites)
+        if _kind(suite, site) == "cut"
+    ]
+    return min(candidates)[-1] if candidates else None
+
+
+def _kind(suite: SuiteData, site: str) -> str | None:
+    """Of blocks; not checked, since it is asked of every suite for every other."""
+    result = suite.results.get("geometry")
+    found = None if result is None else result.series.get(site, {}).get("similarity")
+    return found.get("kind") if isinstance(found, dict) else None
+
+
+def _about(suite: SuiteData, site: str) -> dict[str, str]:
+    """A sentence under each figure."""
+
+    def said(name: str) -> str:
+        value = suite.value(site, name)
+        return number(value.value if value else None)
+
+    return {
+        "load": f"Entropy {said('load_entropy')} (1 is even). The busiest has "
+        f"{said('busiest_load')} times an even share; {_percent(suite, site, 'unused_share')} of "
+        "the experts have no token.",
+        "similarity": f"Mean within a block {said('within_similarity')}, between blocks "
+        f"{said('between_similarity')}; shuffled {said('between_similarity_control')}.",
+        "domains": f"{said('domain_information')} bits of mutual information; documents shuffled, "
+        f"{said('domain_information_chance')}. Of all that could be told, beyond chance: "
+        f"{_percent(suite, site, 'domain_information_adjusted')}.",
+        "overlap": f"Per token {_percent(suite, site, 'support_overlap')} of the chosen expert's "
+        "active latents are also active in another expert, on average.",
+        "queen": f"{_percent(suite, site, 'queen')} of {said('coded')} coded concepts have "
+        f"different latents in different experts; their decoder rows have cosine "
+        f"{said('consistency')} on average.",
+        "duplicates": f"{_percent(suite, site, 'duplicate_share')} of {said('live')} live latents "
+        "have a neighbour beyond 0.9.",
+    }
+
+
+def _percent(suite: SuiteData, site: str, name: str) -> str:
+    value = suite.value(site, name)
+    if value is None or value.value is None:
+        return "–"
+    return f"{value.value:.1%}".replace("-", "−")
+
+
+def _table(suites: Sequence[SuiteData], evaluation: str) -> Table | None:
+    """Every metric of one evaluation."""
+    metrics = _metrics(suites, frozenset({evaluation}))
+    places = [
+        (order, site, index, suite)
+        for order, site in enumerate(all_sites(suites))
+        for index, suite in enumerate(suites)
+        if evaluation in suite.results and site in suite.results[evaluation].sites
+    ]
+    columns = [Column(name, metric) for name, metric in metrics.items()]
+    values: list[list[Value | None]] = [
+        [suite.results[evaluation].sites[site].get(column.id) for column in columns]
+        for _, site, _, suite in places
+    ]
+    if not columns or not values:
+        return None
+    digits = [decimals(column) for column in zip(*values, strict=True)]
+    rows = [
+        Row(
+            site, order, index, suite.label, [_cell(v, d) for v, d in zip(row, digits, strict=True)]
+        )
+        for (order, site, index, suite), row in zip(places, values, strict=True)
+    ]
+    return Table(CAPTIONS[evaluation], columns, rows)
+
+
+def _cell(value: Value | None, digits: int | None) -> Cell:
+    return Cell(*measured(value, digits), value.value if value else None)
+
+
+def _duplicates(suites: Sequence[SuiteData], sites: Sequence[str]) -> Chart | None:
+    """Duplicate shares, a row per kind of SAE and a column per k; None where there is one cell.
+
+    `cells` are [row, column, number of the site, share by threshold], of several seeds the mean.
+    """
+    lines = frontier.lines(suites)
+    order = sorted(range(len(lines)), key=lambda at: _rank(suites[lines[at].suites[0]]))
+    ks = sorted({k for suite in suites if (k := _k(suite)) is not None})
+    cells: dict[tuple[int, int, int], list[Duplicates]] = {}
+    for row, at in enumerate(order):
+        for index in lines[at].suites:
+            k = _k(suites[index])
+            for number_, site in enumerate(sites):
+                found = series_of(suites[index], site, "duplicates", Duplicates)
+                if found is not None and k is not None:
+                    cells.setdefault((row, ks.index(k), number_), []).append(found)
+    if len({(row, column) for row, column, _ in cells}) < 2:
+        return None
+    thresholds = next(iter(cells.values()))[0].thresholds
+    return {
+        "rows": [lines[at].name for at in order],
+        "columns": [str(k) for k in ks],
+        "thresholds": thresholds,
+        "cells": [
+            [*place, _mean([one.shares for one in found if one.thresholds == thresholds])]
+            for place, found in cells.items()
+        ],
+    }
+
+
+def _mean(rows: Sequence[Sequence[float | None]]) -> list[float | None]:
+    return [
+        rounded(sum(known) / len(known))
+        if (known := [v for v in column if v is not None])
+        else None
+        for column in zip(*rows, strict=True)
+    ]
+
+
+def _k(suite: SuiteData) -> int | None:
+    k = suite.options.get("k")
+    return k if isinstance(k, int) else None
+
+
+def _rank(suite: SuiteData) -> tuple[Any, ...]:
+    """By width, then experts; SAEs without experts first."""
+    options = suite.options
+    sizes = [
+        value if isinstance(value := options.get(name), int) else 0 for name in ("width", "experts")
+    ]
+    return (*sizes, suite.label)

@@ -1,0 +1,65 @@
+"""Suites beside their baselines over several seeds: means with Student's intervals."""
+
+from collections.abc import Sequence
+
+from saeworks.report.baseline import BARS, MEAN, Member, contests, metric_columns, value_of
+from saeworks.report.inputs import SuiteData, Value
+from saeworks.report.numbers import decimals, measured
+from saeworks.report.summary import Cell, Column, Row
+from saeworks.statistics import student
+
+
+def table(suites: Sequence[SuiteData]) -> tuple[list[Column], list[Row]]:
+    """A row per site and variant of which several seeds were compared, then those of the means."""
+    variants = _variants(suites)
+    columns = _columns([member for members in variants for member in members])
+    sites = list(dict.fromkeys(s for members in variants for m in members for s in _sites(m)))
+    places = [
+        (order, site, members)
+        for order, site in enumerate([*sites, MEAN])
+        for members in variants
+        if site == MEAN or all(site in m.comparison.sites for m in members)
+    ]
+    values = [[_over(members, site, c.id) for c in columns] for _, site, members in places]
+    digits = [decimals(column) for column in zip(*values, strict=True)] if values else []
+    rows = []
+    for (order, site, members), row in zip(places, values, strict=True):
+        cells = [
+            Cell(*measured(v, d), v.value if v else None) for v, d in zip(row, digits, strict=True)
+        ]
+        first = members[0]
+        label = f"{first.suite.meta.variant}, {len(members)} seeds"
+        rows.append(Row(site, order, first.index, label, cells))
+    return columns, rows
+
+
+def _variants(suites: Sequence[SuiteData]) -> list[list[Member]]:
+    """The suites that differ in their seed alone, and whose baselines do, two or more of each."""
+    found: dict[tuple[str, str], list[Member]] = {}
+    for contest in contests(suites):
+        for member in contest.members:
+            key = (member.suite.meta.variant, member.comparison.baseline.variant)
+            found.setdefault(key, []).append(member)
+    return [m for m in found.values() if 1 < len(m) == len({one.suite.meta.seed for one in m})]
+
+
+def _columns(members: Sequence[Member]) -> list[Column]:
+    out: dict[str, Column] = {}
+    for member in members:
+        for name in BARS:
+            if name in member.comparison.metrics:
+                out |= metric_columns(name, member.comparison)
+    return list(out.values())
+
+
+def _sites(member: Member) -> list[str]:
+    return list(member.comparison.sites)
+
+
+def _over(members: Sequence[Member], site: str, column: str) -> Value | None:
+    found = [value_of(member, site, column) for member in members]
+    known = [value.value for value in found if value is not None and value.value is not None]
+    if len(known) < len(members):
+        return None
+    mean, low, high = student(known)
+    return Value(value=mean, low=low, high=high)

@@ -1,0 +1,231 @@
+"""What the numbers say, in a few careful sentences, and the tables."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+from saeworks import regime
+from saeworks.report.inputs import Metric, SuiteData, Value
+from saeworks.report.numbers import count, decimals, measured, number
+
+HEADLINE = (
+    "fvu",
+    "delta_ce",
+    "loss_recovered_zero",
+    "loss_recovered_mean",
+    "l0",
+    "dead_share",
+)
+"""The metrics of the summary table, in its order."""
+
+MANY_DEAD = 0.1
+FEW_DOCUMENTS = 50
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One number of a table: as text, as its interval, and as the key to sort by."""
+
+    text: str
+    interval: str
+    key: float | None
+
+
+@dataclass(frozen=True)
+class Column:
+    """One metric of a table."""
+
+    id: str
+    metric: Metric
+
+
+@dataclass(frozen=True)
+class Row:
+    """One site of one suite."""
+
+    site: str
+    order: int
+    suite: int
+    label: str
+    cells: list[Cell]
+
+
+def all_sites(suites: Sequence[SuiteData]) -> list[str]:
+    """The suites' sites in the order of their model, then any that only results name."""
+    names = [site for suite in suites for site in suite.meta.sites]
+    names += [site for suite in suites for r in suite.results.values() for site in r.sites]
+    return list(dict.fromkeys(names))
+
+
+def all_metrics(suites: Sequence[SuiteData]) -> dict[str, Metric]:
+    """Every metric that some suite has, by name."""
+    return {key: metric for suite in suites for key, metric in suite.metrics().items()}
+
+
+def columns(suites: Sequence[SuiteData], headline: bool) -> list[Column]:
+    """The headline metrics that were measured, or all of them."""
+    metrics = all_metrics(suites)
+    names = [n for n in HEADLINE if n in metrics] if headline else list(metrics)
+    return [Column(name, metrics[name]) for name in names]
+
+
+def rows(suites: Sequence[SuiteData], shown: Sequence[Column]) -> list[Row]:
+    """A row per site and suite, site by site; a column's numbers have the same decimals."""
+    places = [(site, suite) for site in all_sites(suites) for suite in suites]
+    digits = [decimals([suite.value(site, c.id) for site, suite in places]) for c in shown]
+    out = []
+    for at, (site, suite) in enumerate(places):
+        order, index = divmod(at, len(suites))
+        values = [suite.value(site, column.id) for column in shown]
+        if any(values):
+            cells = [_cell(v, d) for v, d in zip(values, digits, strict=True)]
+            out.append(Row(site, order, index, suite.label, cells))
+    return out
+
+
+def _cell(value: Value | None, digits: int | None) -> Cell:
+    return Cell(*measured(value, digits), value.value if value else None)
+
+
+def _values(suite: SuiteData, metric: str) -> dict[str, float]:
+    found = {site: suite.value(site, metric) for site in all_sites([suite])}
+    return {site: v.value for site, v in found.items() if v is not None and v.value is not None}
+
+
+def _span(values: dict[str, float]) -> str:
+    """`0.08 (layers.0) to 0.21 (layers.5)`, or the one value."""
+    low, high = min(values, key=values.__getitem__), max(values, key=values.__getitem__)
+    if len(values) == 1:
+        return f"{number(values[low])} ({low})"
+    return f"{number(values[low])} ({low}) to {number(values[high])} ({high})"
+
+
+def about(suite: SuiteData) -> list[str]:
+    """What one suite's numbers say."""
+    lines = []
+    if fvu := _values(suite, "fvu"):
+        l0 = _values(suite, "l0")
+        active = (
+            f", with {number(fmean(l0.values()))} active latents per token on average" if l0 else ""
+        )
+        lines.append(
+            f"The share of the variance of held-out activations left unexplained (FVU) is "
+            f"{_span(fvu)}{active}."
+        )
+    if delta := _values(suite, "delta_ce"):
+        lines.append(
+            "Putting the reconstruction in the place of one site's activations changes the "
+            f"model's loss by {_span(delta)} nats per token."
+        )
+    if dead := _values(suite, "dead_share"):
+        lines.append(_about_dead(dead))
+    lines += _about_outliers(suite)
+    if few := regime.caution(regime.of_groups(suite.meta.model_dump()).values()):
+        lines.append(f"It was trained on {few}.")
+    if suite.comparison and suite.comparison.notes:
+        beside = suite.comparison.baseline.variant
+        lines.append(f"The ratio to {beside} is also of this: {'; '.join(suite.comparison.notes)}.")
+    return lines
+
+
+def _about_outliers(suite: SuiteData) -> list[str]:
+    """Where long vectors own the FVU."""
+    share, fvu, plain = (
+        _values(suite, name) for name in ("outlier_share", "fvu", "fvu_without_outliers")
+    )
+    some = [site for site, own in share.items() if own and fvu.get(site) and plain.get(site)]
+    if not some:
+        return []
+    site = max(some, key=lambda site: plain[site] / fvu[site])
+    return [
+        f"Some tokens have norms above 10 times the median, most at {site} by what they change "
+        f"({share[site]:.2%} of the tokens): FVU there is {number(fvu[site])} with them and "
+        f"{number(plain[site])} without, as long vectors have most of the variance."
+    ]
+
+
+def _about_dead(dead: dict[str, float]) -> str:
+    worst = max(dead, key=dead.__getitem__)
+    if dead[worst] == 0:
+        return "Every latent fired at least once on the held-out tokens."
+    many = [site for site, share in dead.items() if share > MANY_DEAD]
+    text = f"At most {dead[worst]:.1%} of a site's latents never fired on these tokens ({worst})"
+    if not many:
+        return f"{text}."
+    where = "one site" if len(many) == 1 else f"{len(many)} sites"
+    return (
+        f"{text}; more than {MANY_DEAD:.0%} at {where}, so part of the width is unused there, or "
+        "fires too rarely for a sample of this size."
+    )
+
+
+def comparison(suites: Sequence[SuiteData]) -> list[str]:
+    """The sparsest suite against the densest."""
+    means = {i: fmean(v.values()) for i, s in enumerate(suites) if (v := _values(s, "l0"))}
+    if len(means) < 2:
+        return []
+    sparse, dense = (
+        suites[min(means, key=means.__getitem__)],
+        suites[max(means, key=means.__getitem__)],
+    )
+    if sparse is dense:
+        return []
+    lines = []
+    for metric, name in (("fvu", "FVU"), ("delta_ce", "ΔCE")):
+        pairs = _pairs(dense, sparse, metric)
+        if not pairs:
+            continue
+        lower = [(a, b) for a, b in pairs if _below(a, b)]
+        higher = [(a, b) for a, b in pairs if _below(b, a)]
+        lines.append(
+            f"{dense.label} has a lower {name} than {sparse.label} at {_of(lower, pairs)} and a "
+            f"higher one at {_of(higher, pairs)}."
+        )
+    own, other = (suite.meta.model_dump() for suite in (dense, sparse))
+    differ = regime.differences(own, other) if lines else []
+    return [*lines, f"They also differ in this: {'; '.join(differ)}."] if differ else lines
+
+
+def _of(some: Sequence[tuple[Value, Value]], pairs: Sequence[tuple[Value, Value]]) -> str:
+    """`3 of 5 sites (intervals apart at 2)`; `(no intervals)` where it cannot be told."""
+    known = [apart for a, b in some if (apart := _apart(a, b)) is not None]
+    told = f"intervals apart at {sum(known)}" if known else "no intervals"
+    return f"{len(some)} of {len(pairs)} sites" + (f" ({told})" if some else "")
+
+
+def _pairs(a: SuiteData, b: SuiteData, metric: str) -> list[tuple[Value, Value]]:
+    both = [(a.value(site, metric), b.value(site, metric)) for site in all_sites([a, b])]
+    return [(x, y) for x, y in both if x is not None and y is not None]
+
+
+def _below(a: Value, b: Value) -> bool:
+    return a.value is not None and b.value is not None and a.value < b.value
+
+
+def _apart(a: Value, b: Value) -> bool | None:
+    if a.low is None or a.high is None or b.low is None or b.high is None:
+        return None
+    return a.high < b.low or b.high < a.low
+
+
+def caution(suites: Sequence[SuiteData]) -> str:
+    """What the numbers do not say."""
+    results = [r for suite in suites for r in suite.results.values() if r.sites]
+    if not results:
+        return "Not evaluated yet: `saeworks eval` adds the numbers."
+    documents = [r.documents for r in results if r.documents]
+    over = f" over {count(min(documents))}" if documents else " over the"
+    if documents and min(documents) != max(documents):
+        over = f" over {count(min(documents))} to {count(max(documents))}"
+    few = documents and min(documents) < FEW_DOCUMENTS
+    if not any(v.low is not None for r in results for at in r.sites.values() for v in at.values()):
+        return (
+            "There are no intervals: too few held-out documents, or no resamples were asked for. "
+            "How much hangs on the choice of documents is not known; each suite is one seed."
+        )
+    return (
+        f"Intervals are 95% intervals{over} held-out documents: they show how much "
+        "hangs on the choice of documents, not on the seed or the training text. Each suite is "
+        "one seed, so small differences between suites may not repeat."
+        + (" With so few documents the intervals themselves are rough." if few else "")
+    )

@@ -1,0 +1,198 @@
+"""metrics.jsonl, and the optional loggers beside it (imported only here, only when asked for)."""
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+from saeworks.errors import UserError
+from saeworks.files import open_own, replacing
+from saeworks.folders import sync
+from saeworks.train.run_dir import fixed
+
+
+@runtime_checkable
+class Tracker(Protocol):
+    """A logger beside metrics.jsonl."""
+
+    def write(self, name: str, values: Mapping[str, float], step: int) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class MetricsLog:
+    """Lines of one suite's metrics.jsonl, and the same numbers to the trackers.
+
+    A resumed run cuts the file back to what it was at the checkpoint, so that no step is in it
+    twice.
+    """
+
+    def __init__(self, path: Path, variant: str, trackers: Sequence[Tracker] = ()) -> None:
+        self._path, self._variant, self._trackers = path, variant, trackers
+
+    def write(self, records: Sequence[Mapping[str, Any]]) -> None:
+        """Append records, each with `kind`, `step`, `site`."""
+        lines = "".join(f"{json.dumps(_plain(record))}\n" for record in records)
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            with open_own(self._path) as file:
+                file.write(lines.encode())
+        except OSError as error:
+            raise UserError(
+                f"could not write {self._path}: {error.strerror or error}; free some space and "
+                "run the same command again"
+            ) from error
+        for record in records:
+            name = f"{self._variant}/{record['site']}/{record['kind']}"
+            for tracker in self._trackers:
+                tracker.write(name, _numbers(record), int(record["step"]))
+
+    def length(self) -> int:
+        """Bytes, after they are safely on the disk."""
+        if not self._path.exists():
+            return 0
+        sync(self._path)
+        return self._path.stat().st_size
+
+    def content(self) -> bytes:
+        """The whole file."""
+        return self._path.read_bytes() if self._path.exists() else b""
+
+    def restore(self, content: bytes, say: Callable[[str], None]) -> None:
+        """Make the file what it was at a checkpoint; say so if it was changed since, other than by
+        more lines."""
+        if not self.content().startswith(content):
+            say(
+                f"note: {self._path} was cut or changed since the checkpoint; it is as it was again"
+            )
+        with replacing(self._path) as temporary:
+            temporary.write_bytes(content)
+
+    def truncate(self, length: int) -> None:
+        """Forget what was written after the file had `length` bytes.
+
+        Raises:
+            UserError: if it has fewer.
+        """
+        content = self.content()
+        if len(content) < length:
+            raise UserError(
+                f"{self._path} has {len(content):,} bytes, but had {length:,} at the checkpoint; "
+                "restore it from a copy, or delete the run's checkpoints to train it again"
+            )
+        if len(content) > length:
+            with replacing(self._path) as temporary:
+                temporary.write_bytes(content[:length])
+
+
+def _plain(value: Any) -> Any:
+    """NaN and infinity, which are not JSON, become null."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    return value
+
+
+def _numbers(record: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
+    out: dict[str, float] = {}
+    for key, value in record.items():
+        if isinstance(value, Mapping):
+            out |= _numbers(value, f"{prefix}{key}/")
+        elif isinstance(value, int | float) and key != "step":
+            out[f"{prefix}{key}"] = float(value)
+    return out
+
+
+def open_trackers(
+    names: Sequence[str], run_dir: Path, config: Mapping[str, Any], step: int
+) -> list[Tracker]:
+    """The trackers of a configuration's `log`.
+
+    Raises:
+        UserError: if one is unknown or its package is not installed.
+    """
+    trackers: list[Tracker] = []
+    try:
+        for name in names:
+            trackers.append(_tracker(name)(run_dir, config, step))
+    except BaseException:
+        close_all(trackers)
+        raise
+    return trackers
+
+
+def close_all(trackers: Sequence[Tracker]) -> None:
+    """Let each tracker hand over what it still holds."""
+    for tracker in trackers:
+        tracker.close()
+
+
+def check_trackers(names: Sequence[str]) -> None:
+    """Before anything is read: import what the trackers need.
+
+    Raises:
+        UserError: as `open_trackers`.
+    """
+    for name in names:
+        _tracker(name)
+        _package(name)
+
+
+def _tracker(name: str) -> Callable[[Path, Mapping[str, Any], int], Tracker]:
+    if name == "tensorboard":
+        return _TensorBoard
+    if name == "wandb":
+        return _WandB
+    raise UserError(f"log {name!r} is unknown; choose among tensorboard, wandb")
+
+
+def _package(name: str) -> Any:
+    """The package behind a tracker."""
+    try:
+        return import_module({"tensorboard": "torch.utils.tensorboard"}.get(name, name))
+    except ImportError as error:
+        raise UserError(
+            f"log: {name} is not installed ({error}); pip install 'saeworks[{name}]' or leave "
+            "it out of log"
+        ) from None
+
+
+class _TensorBoard:
+    def __init__(self, run_dir: Path, config: Mapping[str, Any], step: int) -> None:
+        module = _package("tensorboard")
+        self._writer = module.SummaryWriter(str(run_dir / "tensorboard"), purge_step=step + 1)
+
+    def write(self, name: str, values: Mapping[str, float], step: int) -> None:
+        for key, value in values.items():
+            self._writer.add_scalar(f"{name}/{key}", value, step)
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+class _WandB:
+    def __init__(self, run_dir: Path, config: Mapping[str, Any], step: int) -> None:
+        module = _package("wandb")
+        self._run = module.init(
+            dir=str(run_dir),
+            id=_run_id(run_dir, config),
+            name=run_dir.name,
+            config=dict(config),
+            resume="allow",
+        )
+
+    def write(self, name: str, values: Mapping[str, float], step: int) -> None:
+        self._run.log({f"{name}/{key}": value for key, value in values.items()}, step=step)
+
+    def close(self) -> None:
+        self._run.finish()
+
+
+def _run_id(run_dir: Path, config: Mapping[str, Any]) -> str:
+    """The same for a run and all its resumes, so that they are one run in Weights & Biases."""
+    whose = json.dumps([str(run_dir.resolve()), fixed(config)], sort_keys=True)
+    return hashlib.sha256(whose.encode()).hexdigest()[:32]

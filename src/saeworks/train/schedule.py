@@ -1,0 +1,92 @@
+"""Numbers that follow from a run's configuration: learning rates, steps, the dead threshold."""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from math import isfinite, sqrt
+from typing import Any
+
+from saeworks.config import TrainConfig, from_mapping
+from saeworks.errors import UserError
+
+OWN = ("lr", "warmup", "decay", "betas", "eps", "clip")
+"""Keys of TrainConfig that a variant may have for itself."""
+
+
+def own_config(config: TrainConfig, own: Mapping[str, Any], where: str) -> TrainConfig:
+    """The run's configuration with a variant's own `train` over it.
+
+    Raises:
+        UserError: for a key that is not in OWN, or a value that makes no run.
+    """
+    unknown = sorted(own.keys() - set(OWN))
+    if unknown:
+        raise UserError(
+            f"{where}: train.{unknown[0]} cannot differ between SAEs (allowed: {', '.join(OWN)})"
+        )
+    mine = from_mapping(TrainConfig, {**asdict(config), **own}, where)
+    try:
+        check(mine)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
+    return mine
+
+
+def check(config: TrainConfig) -> None:
+    """Raise a UserError, naming the key, if a value makes no run."""
+    for key in ("tokens", "batch", "log_every"):
+        if getattr(config, key) < 1:
+            raise UserError(f"train.{key} = {getattr(config, key)}: it must be at least 1")
+    for key in ("eval_every", "checkpoint_every"):
+        if getattr(config, key) < 0:
+            raise UserError(f"train.{key} = {getattr(config, key)}: it must be 0 (never) or more")
+    for key in ("lr", "clip", "eps", "dead_tokens"):
+        value = getattr(config, key)
+        if value is not None and not (value > 0 and isfinite(value)):
+            default = {"lr": " (null: by the width)", "clip": " (null: no clipping)"}.get(key, "")
+            raise UserError(f"train.{key} = {value}: it must be positive and finite{default}")
+    if config.eval_every and config.eval_tokens < 1:
+        raise UserError(f"train.eval_tokens = {config.eval_tokens}: it must be at least 1")
+    if not (config.warmup >= 0 and config.decay >= 0 and config.warmup + config.decay <= 1):
+        raise UserError(
+            f"train.warmup = {config.warmup} and train.decay = {config.decay} are shares of the "
+            "run: neither may be negative, nor their sum above 1"
+        )
+    if config.betas is not None and not all(0 <= beta < 1 for beta in config.betas):
+        raise UserError(f"train.betas = {list(config.betas)}: each must be at least 0 and below 1")
+
+
+def steps(config: TrainConfig) -> int:
+    """Steps of the run: the last batch may go a little beyond the tokens asked for."""
+    return -(-config.tokens // config.batch)
+
+
+def base_lr(config: TrainConfig, width: int) -> float:
+    """2e-4/√(M/2¹⁴) · min(8, max(1, √(10⁵/steps))) unless a learning rate is given.
+
+    The first factor is the 1/√M law (Gao et al. 2024, §A.3), whose constant was found on runs of
+    10⁵ steps and more; on runs of some hundred steps four to eight times that reaches a much lower
+    FVU (docs/decisions.md).
+    """
+    if config.lr is not None:
+        return config.lr
+    shorter = min(8.0, max(1.0, sqrt(1e5 / steps(config))))
+    return 2e-4 / sqrt(width / 2**14) * shorter
+
+
+def lr_factor(config: TrainConfig, step: int) -> float:
+    """Share of the base learning rate at `step` (from 0): up, level, down linearly.
+
+    The first and the last step are not at 0, where they would do nothing.
+    """
+    total = steps(config)
+    up, down = config.warmup * total, config.decay * total
+    rising = (step + 1) / up if up > 0 else 1.0
+    falling = (total - step) / down if down > 0 else 1.0
+    return min(1.0, rising, falling)
+
+
+def dead_threshold(config: TrainConfig) -> int:
+    """Tokens without firing after which a latent is dead: min(10M, a thirtieth of the run)."""
+    if config.dead_tokens is not None:
+        return config.dead_tokens
+    return max(1, min(10_000_000, config.tokens // 30))
