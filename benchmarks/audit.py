@@ -22,8 +22,8 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from saeworks.files import write_json
-from saeworks.machine import peak_bytes, processor, resident_bytes
+from saeworks.cost.machine import peak_bytes, processor, resident_bytes
+from saeworks.files.access import write_json
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENT = 128
@@ -37,12 +37,12 @@ def worker(
     import torch
 
     from saeworks.dictionary.registry import build_sae
-    from saeworks.eval.audit import folds
-    from saeworks.eval.audit.arrays import base
-    from saeworks.eval.audit.engine import Reconstruction, SiteAudit, rows_at_once
-    from saeworks.eval.audit.fits import Tokens
-    from saeworks.eval.audit.measurement import Place
-    from saeworks.eval.audit.run import AuditConfig, measurements
+    from saeworks.measure.audit import folds
+    from saeworks.measure.audit.arrays import base
+    from saeworks.measure.audit.engine import Reconstruction, SiteAudit, rows_at_once
+    from saeworks.measure.audit.fits import Tokens
+    from saeworks.measure.audit.measurement import Place
+    from saeworks.measure.audit.run import AuditConfig, measurements
 
     if threads:
         torch.set_num_threads(threads)

@@ -45,8 +45,8 @@ import numpy as np
 from parity import REAL, cache
 from trainers import ROOT, python_of
 
-from saeworks.files import read_json, write_json
-from saeworks.machine import processor
+from saeworks.cost.machine import processor
+from saeworks.files.access import read_json, write_json
 
 OURS, PEER = "saeworks", "dictionary_learning"
 ARCHS = ("jumprelu", "gated", "batchtopk")

@@ -17,7 +17,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "src"))
 
-from saeworks.files import write_json  # noqa: E402
+from saeworks.files.access import write_json  # noqa: E402
 
 SWITCH = {
     "M 24576": ["--experts", "4", "16", "64"],

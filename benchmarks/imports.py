@@ -15,8 +15,8 @@ from time import perf_counter
 
 from trainers import ROOT, python_of
 
-from saeworks.files import write_json
-from saeworks.machine import processor
+from saeworks.cost.machine import processor
+from saeworks.files.access import write_json
 
 OURS, THEIRS = "saeworks", "saelens"
 CASES = {

@@ -32,14 +32,14 @@ def evaluate(latents: int, width: int, tokens: int) -> dict[str, Any]:
     import torch
 
     from saeworks.config import EvalConfig, ModelConfig, TextConfig
+    from saeworks.cost.machine import peak_bytes
     from saeworks.dictionary.registry import build_sae
-    from saeworks.eval.banks import site_means
-    from saeworks.eval.latents import latents as follow
-    from saeworks.eval.progress import silent
-    from saeworks.eval.reconstruction import tally
-    from saeworks.eval.run import held_out_tokens
     from saeworks.lm.model import LanguageModel
-    from saeworks.machine import peak_bytes
+    from saeworks.measure.banks import site_means
+    from saeworks.measure.progress import silent
+    from saeworks.measure.run import held_out_tokens
+    from saeworks.measure.studies.latents import latents as follow
+    from saeworks.measure.studies.reconstruction import tally
 
     torch.manual_seed(0)
     lm = LanguageModel.load(ModelConfig("embedded"))
@@ -102,8 +102,8 @@ def synthetic(path: Path, latents: int) -> None:
     from saeworks.config import ModelConfig, RunConfig, TextConfig
     from saeworks.dictionary.normaliser import Normaliser
     from saeworks.dictionary.registry import build_sae
-    from saeworks.eval.result import Result
-    from saeworks.files import Rows
+    from saeworks.files.access import Rows
+    from saeworks.results.result import Result
     from saeworks.suite import write_suite
 
     run = RunConfig(ModelConfig("embedded"), TextConfig("embedded"), sites=(SITE,))
@@ -126,7 +126,7 @@ def synthetic(path: Path, latents: int) -> None:
 
 
 def report(suite: str, out: str) -> dict[str, Any]:
-    from saeworks.machine import peak_bytes
+    from saeworks.cost.machine import peak_bytes
     from saeworks.report.build import write_report
 
     began = perf_counter()
@@ -144,7 +144,7 @@ def report(suite: str, out: str) -> dict[str, Any]:
 def browse(page: Path) -> dict[str, float | str]:
     """Seconds until a latent is shown, another is opened, a token and a text are found."""
     sys.path.insert(0, str(ROOT / "tests"))
-    from browsing import CHROMIUM, DRIVER, chromium
+    from helpers.browsing import CHROMIUM, DRIVER, chromium
 
     if not (CHROMIUM and DRIVER):
         return {"left_out": "no chromium and chromedriver here"}
@@ -210,8 +210,8 @@ def main() -> None:
         }
         print(json.dumps(parts[name]()))
         return
-    from saeworks.files import write_json
-    from saeworks.machine import processor
+    from saeworks.cost.machine import processor
+    from saeworks.files.access import write_json
 
     folder = Path(tempfile.mkdtemp())
     try:

@@ -26,8 +26,8 @@ from typing import Any
 import numpy as np
 from trainers import ROOT, Options, python_of
 
-from saeworks.files import read_json, replacing, write_json
-from saeworks.machine import processor
+from saeworks.cost.machine import processor
+from saeworks.files.access import read_json, replacing, write_json
 
 TRAINERS = ("saeworks", "dictionary_learning", "saelens")
 REAL = Path(os.environ.get("SAEWORKS_REAL_DATA", ROOT.parent / "shared" / "models"))

@@ -18,8 +18,8 @@ from typing import Any
 
 from trainers import NAMES, ROOT, Options, python_of
 
-from saeworks.files import write_json
-from saeworks.machine import processor
+from saeworks.cost.machine import processor
+from saeworks.files.access import write_json
 
 WARM_UP_STEPS = 2
 

@@ -10,7 +10,12 @@ from time import perf_counter
 import torch
 from trainers import Options, build
 
-from saeworks.machine import Neighbours, forget_peak, peak_bytes, resident_bytes
+from saeworks.cost.machine import (
+    Neighbours,
+    forget_peak,
+    peak_bytes,
+    resident_bytes,
+)
 
 
 def main() -> None:

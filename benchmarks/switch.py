@@ -21,10 +21,10 @@ import torch
 from torch import Tensor
 
 from saeworks import build_sae
+from saeworks.cost.machine import Neighbours, processor
 from saeworks.dictionary.base import Batch, Context
 from saeworks.dictionary.stages import measured
-from saeworks.files import write_json
-from saeworks.machine import Neighbours, processor
+from saeworks.files.access import write_json
 from saeworks.train.optimiser import DictionaryAdam
 from saeworks.train.step import train_step
 

@@ -78,7 +78,12 @@ def help_of(command: str) -> str:
 
 def configuration() -> str:
     """A table per config dataclass: key, type, default and the text under the field."""
-    from saeworks.config import ErrorConfig, EvalConfig, GroupsConfig, RunConfig
+    from saeworks.config import (
+        ErrorConfig,
+        EvalConfig,
+        GroupsConfig,
+        RunConfig,
+    )
 
     parts = ["## A run (`RUN.yaml`, `--set`)\n", *tables(RunConfig)]
     parts += ["\n### A grouping, other than `per-site`\n", *tables(GroupsConfig, "groups[].")]

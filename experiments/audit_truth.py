@@ -59,17 +59,22 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from saeworks.dictionary.base import SAE, Batch, Context, SparseCode
+from saeworks.dictionary.base import (
+    SAE,
+    Batch,
+    Context,
+    SparseCode,
+)
 from saeworks.dictionary.registry import build_sae
-from saeworks.eval.audit import folds
-from saeworks.eval.audit.arrays import base
-from saeworks.eval.audit.attribution import Attribution
-from saeworks.eval.audit.engine import Reconstruction, SiteAudit
-from saeworks.eval.audit.fits import Tokens
-from saeworks.eval.audit.measurement import Measurement, Place
-from saeworks.eval.audit.mlp import MlpProbe
-from saeworks.eval.audit.pursuit import Pursuit
-from saeworks.eval.audit.synthetic import SyntheticTest
+from saeworks.measure.audit import folds
+from saeworks.measure.audit.arrays import base
+from saeworks.measure.audit.attribution import Attribution
+from saeworks.measure.audit.engine import Reconstruction, SiteAudit
+from saeworks.measure.audit.fits import Tokens
+from saeworks.measure.audit.measurement import Measurement, Place
+from saeworks.measure.audit.mlp import MlpProbe
+from saeworks.measure.audit.pursuit import Pursuit
+from saeworks.measure.audit.synthetic import SyntheticTest
 
 HERE = Path(__file__).parent
 TOKENS, DOCUMENT, D, F, K = 40_000, 100, 64, 256, 6

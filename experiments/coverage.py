@@ -20,13 +20,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from saeworks.eval import bootstrap
-from saeworks.eval.audit import folds
-from saeworks.eval.audit.arrays import base
-from saeworks.eval.audit.engine import Reconstruction, SiteAudit
-from saeworks.eval.audit.fits import Tokens
-from saeworks.eval.audit.measurement import Place
-from saeworks.eval.result import Value
+from saeworks.measure import bootstrap
+from saeworks.measure.audit import folds
+from saeworks.measure.audit.arrays import base
+from saeworks.measure.audit.engine import Reconstruction, SiteAudit
+from saeworks.measure.audit.fits import Tokens
+from saeworks.measure.audit.measurement import Place
+from saeworks.results.result import Value
 
 RESULTS = Path(__file__).parent / "results"
 SAMPLES, RESAMPLES, POPULATION = 500, 400, 200_000

@@ -19,8 +19,8 @@ from pathlib import Path
 from shell import saeworks
 
 from saeworks.config import read_yaml
-from saeworks.eval.audit.result import FILE
-from saeworks.files import write_json
+from saeworks.files.access import write_json
+from saeworks.results.audit import FILE
 from saeworks.suite import find_suites
 
 HERE = Path(__file__).parent

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 from darkmatter import RUN_FILES, Run, finished
 
-from saeworks.eval.audit.result import FILE
-from saeworks.machine import processor
+from saeworks.cost.machine import processor
+from saeworks.results.audit import FILE
 from saeworks.suite import find_suites
 
 Found = dict[str, Any]

@@ -22,7 +22,7 @@ from typing import Any
 from scipy.stats import t as student
 from shell import saeworks
 
-from saeworks.machine import processor
+from saeworks.cost.machine import processor
 from saeworks.suite import find_suites
 
 HERE = Path(__file__).parent

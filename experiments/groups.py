@@ -18,15 +18,20 @@ from pathlib import Path
 
 from shell import saeworks
 
-from saeworks.config import EvalConfig, RunConfig, from_mapping, read_yaml
-from saeworks.eval.held_out import HeldOut
-from saeworks.eval.reconstruction import reconstruction
-from saeworks.eval.splice import splice
-from saeworks.files import write_json
+from saeworks.config import (
+    EvalConfig,
+    RunConfig,
+    from_mapping,
+    read_yaml,
+)
+from saeworks.cost.machine import processor
+from saeworks.files.access import write_json
 from saeworks.groups.plan import Plan
 from saeworks.lm.model import LanguageModel
 from saeworks.lm.text import Corpus
-from saeworks.machine import processor
+from saeworks.measure.held_out import HeldOut
+from saeworks.measure.studies.reconstruction import reconstruction
+from saeworks.measure.studies.splice import splice
 from saeworks.suite import find_suites, load_suite
 
 HERE = Path(__file__).parent

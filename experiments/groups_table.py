@@ -13,12 +13,12 @@ from frontier_figures import COLOURS, save
 from groups import BASELINE, config, folder, plan_of, suites_of
 from matplotlib import pyplot as plt
 
-from saeworks.commands_train import Job, flops_of
 from saeworks.config import RunConfig, from_mapping, read_yaml
-from saeworks.eval.compare import CompareConfig, Comparison, compared_with
-from saeworks.eval.over_seeds import over_seeds
-from saeworks.machine import processor
+from saeworks.cost.machine import processor
+from saeworks.measure.comparing.compare import CompareConfig, Comparison, compared_with
+from saeworks.measure.comparing.over_seeds import over_seeds
 from saeworks.suite import load_suite
+from saeworks.train.job import Job, flops_of
 
 Found = dict[str, Any]
 METRICS = {"fvu": "FVU", "delta_ce": "ΔCE (nats)"}

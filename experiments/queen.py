@@ -23,8 +23,12 @@ from scipy.sparse import csr_matrix, vstack
 
 from saeworks import load_suite
 from saeworks.config import RunConfig
+from saeworks.cost.machine import processor
 from saeworks.dictionary.cosines import unit
-from saeworks.eval.consistency import (
+from saeworks.lm.model import LanguageModel
+from saeworks.measure.known import truth_of
+from saeworks.measure.run import held_out_tokens
+from saeworks.measure.studies.consistency import (
     CODED,
     METRICS,
     THRESHOLDS,
@@ -39,11 +43,7 @@ from saeworks.eval.consistency import (
     summarise,
     watch,
 )
-from saeworks.eval.known import truth_of
-from saeworks.eval.run import held_out_tokens
-from saeworks.lm.model import LanguageModel
-from saeworks.machine import processor
-from saeworks.statistics import student
+from saeworks.results.statistics import student
 from saeworks.suite import find_suites
 
 HERE = Path(__file__).parent

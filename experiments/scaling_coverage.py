@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from saeworks.eval.audit.scaling import power_law
+from saeworks.measure.audit.scaling import power_law
 
 RESULT = Path(__file__).parent / "results" / "scaling_coverage.json"
 A, M = 3.0, 0.45

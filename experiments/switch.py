@@ -17,7 +17,7 @@ from pathlib import Path
 
 from shell import saeworks
 
-from saeworks.files import write_json
+from saeworks.files.access import write_json
 from saeworks.suite import find_suites
 
 HERE = Path(__file__).parent

@@ -14,11 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 from switch import RUNS
 
-from saeworks import statistics
-from saeworks.eval import bootstrap, reconstruction, splice
-from saeworks.eval.result import Result
-from saeworks.eval.sums import read_sums
-from saeworks.files import read_json
+from saeworks.files.access import read_json
+from saeworks.measure import bootstrap
+from saeworks.measure.studies import reconstruction, splice
+from saeworks.measure.sums import read_sums
+from saeworks.results import statistics
+from saeworks.results.result import Result
 from saeworks.suite import Suite, load_suite
 
 METRICS = {

@@ -16,8 +16,8 @@ from switch_arms import (
 )
 from switch_rule import Claim, Part
 
-from saeworks.cost import flops
-from saeworks.statistics import student
+from saeworks.cost.estimate import flops
+from saeworks.results.statistics import student
 
 D = 256
 WIDTHS = (1024, 2048, 4096, 8192, 16384)

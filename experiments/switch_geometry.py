@@ -12,9 +12,9 @@ from torch import Tensor
 
 from saeworks.dictionary.base import SAE
 from saeworks.dictionary.switch import Switch
-from saeworks.eval.banks import firing, for_each_site, row_chunks
-from saeworks.eval.run import held_out_tokens
 from saeworks.lm.model import LanguageModel
+from saeworks.measure.banks import firing, for_each_site, row_chunks
+from saeworks.measure.run import held_out_tokens
 from saeworks.suite import Suite, load_suite
 
 TOKENS = 50_000

@@ -8,7 +8,7 @@ from switch_arms import Arm, Drawn, Estimate, all_arms, estimate, matched, relat
 from switch_claims import duplicates
 from switch_rule import Claim, Part
 
-from saeworks.files import read_json
+from saeworks.files.access import read_json
 
 TOPK, WIDE = "topk-w4096-k32", "switch-w32768-k32-experts8"
 

@@ -14,9 +14,9 @@ from switch_questions import asked
 from switch_rule import Claim
 from switch_summary import summary
 
-from saeworks.cost import Part
-from saeworks.files import read_json
-from saeworks.machine import processor
+from saeworks.cost.estimate import Part
+from saeworks.cost.machine import processor
+from saeworks.files.access import read_json
 from saeworks.suite import load_suite
 
 Found = dict[str, Any]

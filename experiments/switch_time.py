@@ -9,15 +9,15 @@ from typing import Any
 
 import torch
 
-from saeworks.commands_train import Job
 from saeworks.config import RunConfig, from_mapping, read_yaml
-from saeworks.cost import Part
+from saeworks.cost.estimate import Part
+from saeworks.cost.machine import processor
 from saeworks.dictionary.base import Batch, Context
 from saeworks.dictionary.normaliser import Normaliser
 from saeworks.dictionary.registry import ARCHS, sae_config
-from saeworks.eval.banks import for_each_site
-from saeworks.eval.run import held_out_tokens
-from saeworks.machine import processor
+from saeworks.measure.banks import for_each_site
+from saeworks.measure.run import held_out_tokens
+from saeworks.train.job import Job
 from saeworks.train.optimiser import DictionaryAdam
 from saeworks.train.step import train_step
 

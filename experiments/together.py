@@ -14,7 +14,7 @@ from typing import Any
 
 from shell import over_seeds, saeworks
 
-from saeworks.statistics import student
+from saeworks.results.statistics import student
 
 HERE = Path(__file__).parent
 FEWER = 1_200_000

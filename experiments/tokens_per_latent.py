@@ -13,7 +13,7 @@ from typing import Any
 
 from shell import over_seeds, saeworks
 
-from saeworks.statistics import student
+from saeworks.results.statistics import student
 
 SITE, BASE = "layers.3", "topk-w256-k16"
 NAMES = {

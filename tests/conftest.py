@@ -12,7 +12,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "2")
 from jaxtyping import install_import_hook
 
 # Before anything imports saeworks: from here on, every jaxtyping annotation is checked.
-install_import_hook("saeworks", "annotations.checked")
+install_import_hook("saeworks", "helpers.annotations.checked")
 
 import pytest  # noqa: E402
 import torch  # noqa: E402

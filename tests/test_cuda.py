@@ -11,10 +11,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-import fakes
 import pytest
 import torch
-import toys
+from helpers import fakes, toys
 from safetensors.torch import load
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode

@@ -9,12 +9,17 @@ from types import ModuleType
 
 import pytest
 import torch
+from helpers.toy_suites import written_suite
+from helpers.toys import random_text, saved_llama
 from markdown import Markdown
-from toy_suites import written_suite
-from toys import random_text, saved_llama
 
 import saeworks
-from saeworks.config import GroupsConfig, RunConfig, from_mapping, read_yaml
+from saeworks.config import (
+    GroupsConfig,
+    RunConfig,
+    from_mapping,
+    read_yaml,
+)
 from saeworks.dictionary.registry import ARCHS
 from saeworks.groups.grouping import Grouping
 from saeworks.lm.model import LanguageModel

@@ -9,18 +9,18 @@ from typing import Any
 
 import pytest
 import torch
-from editing import edit
-from test_integrity import evaluated, write
+from helpers.editing import edit
+from helpers.whole_suites import evaluated, write
 
+from saeworks.cli.printing import cell
 from saeworks.dictionary.registry import ARCHS
 from saeworks.errors import UserError, shown
-from saeworks.eval.result import Result
-from saeworks.files import own_folder, read_json, write_tensors
+from saeworks.files.access import own_folder, read_json, write_tensors
 from saeworks.interop import load_foreign
 from saeworks.lm.sites import _glob
-from saeworks.printing import cell
 from saeworks.report.build import write_report
 from saeworks.report.inputs import read_suites
+from saeworks.results.result import Result
 from saeworks.suite import find_suites, load_suite
 
 
@@ -145,7 +145,7 @@ def test_a_claimed_width_is_refused_before_it_has_memory(
     edit(config, lambda data: data.update(arch=arch, options=options))
 
     def resealed(meta: dict[str, Any]) -> None:
-        from saeworks.files import sha256
+        from saeworks.files.access import sha256
 
         meta["files"]["groups/layers.0/config.json"] = sha256(config)
 

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from editing import edit
+from helpers.editing import edit
 
 from saeworks.dictionary.normaliser import Normaliser
 from saeworks.dictionary.registry import build_sae
 from saeworks.errors import UserError
-from saeworks.files import read_tensors, write_tensors
+from saeworks.files.access import read_tensors, write_tensors
 from saeworks.suite import find_suites, load_suite, write_suite
 
 D, SITES = 8, ("layers.0", "layers.1@in")
@@ -144,7 +144,7 @@ def test_a_suite_half_written_is_no_suite(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_weights_that_do_not_fit_their_config_are_refused(path: Path):
-    from saeworks.files import sha256
+    from saeworks.files.access import sha256
 
     file = path / "groups" / "layers.0" / "config.json"
     config = json.loads(file.read_text())

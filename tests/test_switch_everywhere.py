@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from saeworks import build_sae, load_suite
-from saeworks.cli import main
+from saeworks.cli.main import main
 
 SITES = ("layers.1", "layers.1.self_attn", "layers.2.mlp", "layers.3")
 SAES = [

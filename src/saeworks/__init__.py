@@ -19,7 +19,7 @@ _PUBLIC = {
     "ARCHS": "saeworks.dictionary.registry",
     "build_sae": "saeworks.dictionary.registry",
     "register": "saeworks.dictionary.registry",
-    "main": "saeworks.cli",
+    "main": "saeworks.cli.main",
     "SAE": "saeworks.dictionary.base",
     "SparseCode": "saeworks.dictionary.base",
     "Batch": "saeworks.dictionary.base",
@@ -35,10 +35,10 @@ _PUBLIC = {
     "amad": "saeworks.groups.partition",
     "choose_groups": "saeworks.groups.partition",
     "Plan": "saeworks.groups.plan",
-    "evaluate": "saeworks.eval.rows",
-    "flops": "saeworks.cost",
-    "audit": "saeworks.eval.audit.arrays",
-    "Audit": "saeworks.eval.audit.arrays",
+    "evaluate": "saeworks.measure.rows",
+    "flops": "saeworks.cost.estimate",
+    "audit": "saeworks.measure.audit.arrays",
+    "Audit": "saeworks.measure.audit.arrays",
     "UserError": "saeworks.errors",
 }
 
@@ -46,11 +46,11 @@ __all__ = ["__version__", "train", *_PUBLIC]  # noqa: PLE0604 - the keys are str
 
 
 class _Train(ModuleType):
-    """The trainer's package, `saeworks.train`; called, `saeworks.tensors.train`."""
+    """The trainer's package, `saeworks.train`; called, `saeworks.train.tensors.train`."""
 
     def __call__(self, *args: Any, **options: Any) -> Any:
-        """Train on activations of one's own: see `saeworks.tensors.train`."""
-        from saeworks.tensors import train
+        """Train on activations of one's own: see `saeworks.train.tensors.train`."""
+        from saeworks.train.tensors import train
 
         return train(*args, **options)
 

@@ -2,6 +2,6 @@
 
 import sys
 
-from saeworks.cli import main
+from saeworks.cli.main import main
 
 sys.exit(main())

@@ -21,8 +21,8 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from saeworks.errors import UserError
-from saeworks.files import what_is
-from saeworks.safe_yaml import load_yaml
+from saeworks.files.access import what_is
+from saeworks.files.safe_yaml import load_yaml
 
 STRICT = ConfigDict(extra="forbid", strict=True)
 

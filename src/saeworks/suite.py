@@ -2,8 +2,8 @@
 
 A folder of `suite.json`, `groups/<group>/{config.json, weights.safetensors}`,
 `normalisers.safetensors`, `metrics.jsonl`, `results/`, `report/`. `suite.json` is written last and
-holds the SHA-256 of the other files of the suite and a seal over itself (`saeworks.integrity`), so
-a half-written suite is no suite, and a changed one is noticed. A folder may come from anybody:
+holds the SHA-256 of the other files of the suite and a seal over itself (`saeworks.files.seals`),
+so a half-written suite is no suite, and a changed one is noticed. A folder may come from anybody:
 nothing in it is executed, and no path in it leads outside it.
 """
 
@@ -21,13 +21,13 @@ from jaxtyping import Int
 from pydantic import BaseModel, ConfigDict, PositiveInt, ValidationError
 from torch import Tensor
 
-from saeworks import __version__, regime
+from saeworks import __version__
 from saeworks.config import RunConfig, from_mapping
 from saeworks.dictionary.base import SAE, described
 from saeworks.dictionary.normaliser import Normaliser
 from saeworks.dictionary.registry import ARCHS, sae_config
 from saeworks.errors import UserError, one_line
-from saeworks.files import (
+from saeworks.files.access import (
     check_finite,
     head_digest,
     inside,
@@ -41,7 +41,7 @@ from saeworks.files import (
     write_json,
     write_tensors,
 )
-from saeworks.integrity import (
+from saeworks.files.seals import (
     REPAIR,
     SCHEMA,
     SUITE,
@@ -49,6 +49,7 @@ from saeworks.integrity import (
     verify_files,
     write_sealed,
 )
+from saeworks.results import regime
 
 METRICS = "metrics.jsonl"
 TEXT_DIGEST = "text_digest"

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from fakes import FakeLM, FakeStream
+from helpers.fakes import FakeLM, FakeStream
 
 from saeworks.activations.cached import CachedSource, write_cache
 from saeworks.activations.live import RowReader

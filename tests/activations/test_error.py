@@ -7,15 +7,15 @@ from typing import Any
 
 import pytest
 import torch
-from fakes import FakeLM, FakeStream, StopAt, fake_source, fake_trainer, weights
+from helpers.fakes import FakeLM, FakeStream, StopAt, fake_source, fake_trainer, weights
 
 from saeworks.activations.error import ErrorSource, Linear, component
 from saeworks.activations.live import LiveSource
 from saeworks.dictionary.base import SAE
 from saeworks.dictionary.registry import build_sae
 from saeworks.errors import UserError
-from saeworks.eval.audit import linear_error
-from saeworks.eval.audit.linear_error import LinearError, fit_linear_errors, read_map
+from saeworks.measure.audit import linear_error
+from saeworks.measure.audit.linear_error import LinearError, fit_linear_errors, read_map
 
 
 def bank() -> dict[str, SAE]:

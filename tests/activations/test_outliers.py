@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from fakes import CONFIG, FakeLM, StopAt, fake_source, fake_trainer, shorter, weights
+from helpers.fakes import CONFIG, FakeLM, StopAt, fake_source, fake_trainer, shorter, weights
 from torch import Tensor
 
 from saeworks.activations.outliers import Outliers, warning

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from toys import auxk_by_angle
+from helpers.toys import auxk_by_angle
 
 from saeworks import UserError, build_sae
 from saeworks.dictionary.base import Batch, Context

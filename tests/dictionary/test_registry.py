@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from fakes import fake_trainer
+from helpers.fakes import fake_trainer
 
 import saeworks as sw
 from saeworks.dictionary.registry import ARCHS

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from plans import SITES, measured
+from helpers.plans import SITES, measured
 
 from saeworks.config import GroupsConfig, RunConfig, from_mapping
 from saeworks.errors import UserError

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import saelens_by_hand as hand
 import torch
-from editing import edit
+from helpers import saelens_by_hand as hand
+from helpers.editing import edit
 
-from saeworks.cli import main
+from saeworks.cli.main import main
 from saeworks.config import ModelConfig
 from saeworks.interop.hooks import hook_of, site_of
 from saeworks.lm.model import LanguageModel

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from foreign_saes import close, refused, rows
+from helpers.foreign_saes import close, refused, rows
+from helpers.toys import random_text
 from torch import Tensor
-from toys import random_text
 
-from saeworks.cli import main
+from saeworks.cli.main import main
 from saeworks.errors import UserError
 from saeworks.interop import load_foreign
 from saeworks.interop.gemma_scope import load

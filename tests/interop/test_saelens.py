@@ -6,15 +6,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import foreign_saes
 import pytest
-import saelens_by_hand as hand
 import torch
-from editing import edit
-from foreign_saes import refused, rows
+from helpers import foreign_saes
+from helpers import saelens_by_hand as hand
+from helpers.editing import edit
+from helpers.foreign_saes import refused, rows
+from helpers.toys import tiny_llama
 from safetensors.torch import save_file
 from torch import Tensor
-from toys import tiny_llama
 
 import saeworks
 from saeworks.dictionary.normaliser import Normaliser

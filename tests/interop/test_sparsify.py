@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 import torch
-from foreign_saes import close, refused, rows
+from helpers.foreign_saes import close, refused, rows
+from helpers.toys import random_text
 from safetensors.torch import save_file
 from torch import Tensor
-from toys import random_text
 
-from saeworks.cli import main
+from saeworks.cli.main import main
 from saeworks.interop import load_foreign
 from saeworks.interop.sparsify import TRAINING_ONLY
 from saeworks.suite import load_suite

@@ -13,7 +13,7 @@ import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from toy_text import BOS, WORDS, texts, tokenizer, write_txt
+from helpers.toy_text import BOS, WORDS, texts, tokenizer, write_txt
 
 from saeworks.config import TextConfig
 from saeworks.errors import UserError
@@ -304,7 +304,7 @@ MEMORY = """
 from toy_text import tokenizer
 from saeworks.config import TextConfig
 from saeworks.lm.text import Corpus
-from saeworks.machine import peak_bytes
+from saeworks.cost.machine import peak_bytes
 
 def read(source, streaming):
     config = TextConfig(source=source, streaming=streaming, context=16, held_out=0.3)

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.toys import saved_llama
 from torch import Tensor, nn
-from toys import saved_llama
 from transformers import AutoModelForCausalLM
 
 from saeworks.config import ModelConfig

@@ -6,16 +6,21 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
+from helpers.toy_suites import written_suite
+from helpers.toys import saved_llama, tiny_llama
 from torch import Tensor, nn
-from toy_suites import written_suite
-from toys import saved_llama, tiny_llama
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from saeworks.config import ModelConfig
 from saeworks.errors import UserError
-from saeworks.eval.asked import check_fingerprint
-from saeworks.lm.fingerprint import _earlier, _settings, fingerprint, unlike
+from saeworks.lm.fingerprint import (
+    _earlier,
+    _settings,
+    fingerprint,
+    unlike,
+)
 from saeworks.lm.model import LanguageModel
+from saeworks.measure.asked import check_fingerprint
 from saeworks.suite import load_suite
 
 SIZES: dict[str, Any] = {

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from toys import saved_llama
+from helpers.toys import saved_llama
 from transformers import (
     AutoModelForCausalLM,
     Gemma2Config,

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.toys import tiny_llama
 from torch import Tensor, nn
-from toys import tiny_llama
 
 from saeworks.lm.model import LanguageModel
 from saeworks.lm.prefix import shared_prefix

@@ -8,12 +8,17 @@ from typing import Any
 import datasets
 import pytest
 import torch
-from toy_text import BOS, WORDS, texts, tokenizer, write_txt
+from helpers.toy_text import BOS, WORDS, texts, tokenizer, write_txt
 
 from saeworks.config import ModelConfig, TextConfig
 from saeworks.errors import UserError
 from saeworks.lm.content import keys
-from saeworks.lm.text import Corpus, TokenBatch, TokenStream, held_out_mask
+from saeworks.lm.text import (
+    Corpus,
+    TokenBatch,
+    TokenStream,
+    held_out_mask,
+)
 
 TOKENIZER = tokenizer()
 

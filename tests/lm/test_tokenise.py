@@ -4,8 +4,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers.toy_text import BOS, tokenizer
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from toy_text import BOS, tokenizer
 from transformers import PreTrainedTokenizerFast
 
 from saeworks.errors import UserError

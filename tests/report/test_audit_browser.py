@@ -6,8 +6,8 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
-from browsing import MARKS, chromium, errors, resize, texts, wait
-from toy_audits import audit
+from helpers.browsing import MARKS, chromium, errors, resize, texts, wait
+from helpers.toy_audits import audit
 
 from saeworks.report.build import write_report
 

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from browsing import MARKS, chromium, errors, resize, texts, wait
-from expert_results import as_switch, cost, write_consistency, write_experts, write_geometry
+from helpers.browsing import MARKS, chromium, errors, resize, texts, wait
+from helpers.expert_results import as_switch, cost, write_consistency, write_experts, write_geometry
 
 from saeworks.report.build import write_report
 

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from browsing import MARKS, chromium, errors, resize, wait
-from plans import measured
-from toy_comparisons import SITES, comparison
+from helpers.browsing import MARKS, chromium, errors, resize, wait
+from helpers.plans import measured
+from helpers.toy_comparisons import SITES, comparison
 
 from saeworks.groups.plan import make_plan
 from saeworks.report.build import write_report

@@ -13,7 +13,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from fakes import CONFIG, fake_source, fake_trainer, shorter
+from helpers.fakes import CONFIG, fake_source, fake_trainer, shorter
 
 from saeworks.activations.live import LiveSource
 

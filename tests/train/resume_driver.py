@@ -17,13 +17,13 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import datasets
-from fakes import CONFIG, fake_trainer, shorter
+from helpers.fakes import CONFIG, fake_trainer, shorter
 
 from saeworks.activations.cached import CachedSource
-from saeworks.commands_train import train_run
 from saeworks.config import ModelConfig, RunConfig, from_mapping
 from saeworks.lm import streaming
 from saeworks.lm.model import LanguageModel
+from saeworks.train.job import train_run
 from saeworks.train.progress import Progress
 
 INTERRUPTED = 130

@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from fakes import weights
+from helpers.fakes import weights
 
 DRIVER = Path(__file__).with_name("kill_driver.py")
 KILLS = 10

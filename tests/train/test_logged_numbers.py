@@ -5,10 +5,15 @@ from typing import Any, get_args
 
 import pytest
 import torch
-from test_contract import TINY, D, name
+from helpers.tiny_saes import TINY, D, name
 
 from saeworks.config import NormaliserKind
-from saeworks.dictionary.base import SAE, Batch, Context, StepOut
+from saeworks.dictionary.base import (
+    SAE,
+    Batch,
+    Context,
+    StepOut,
+)
 from saeworks.dictionary.normaliser import Normaliser
 from saeworks.dictionary.registry import build_sae
 from saeworks.dictionary.site_affine import SiteAffine

@@ -18,10 +18,10 @@ import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from fakes import FakeLM, FakeStream, weights
+from helpers.fakes import FakeLM, FakeStream, weights
 
+from saeworks import embedded
 from saeworks.activations.cached import write_cache
-from saeworks.lm import embedded
 
 DRIVER = Path(__file__).with_name("resume_driver.py")
 STEPS, DOCUMENTS = 30, 50  # somewhat more than an epoch

@@ -17,11 +17,16 @@ from jaxtyping import Float
 from torch import Tensor
 
 from saeworks.activations.base import finite, no_tick
-from saeworks.activations.live import _DTYPES, Reader, RowReader, Stream
+from saeworks.activations.live import (
+    _DTYPES,
+    Reader,
+    RowReader,
+    Stream,
+)
 from saeworks.activations.tensor import TensorSource
 from saeworks.config import DType
 from saeworks.errors import UserError
-from saeworks.files import read_json, sha256, write_json
+from saeworks.files.access import read_json, sha256, write_json
 
 SCHEMA = 1
 _STAGE = 8192  # rows on their way from the language model to the files

@@ -13,7 +13,12 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from saeworks.activations.base import ActivationBatch, ActivationSource, finite, mixing
+from saeworks.activations.base import (
+    ActivationBatch,
+    ActivationSource,
+    finite,
+    mixing,
+)
 from saeworks.activations.outliers import beyond, norms
 from saeworks.activations.seeds import generator
 from saeworks.config import BufferConfig, parse_bytes

@@ -10,8 +10,19 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from saeworks.dictionary.auxk import auxk_of_dead
-from saeworks.dictionary.base import SAE, Batch, Context, SparseCode, StepOut
-from saeworks.dictionary.flops import Flops, Phase, probed, sparse_step
+from saeworks.dictionary.base import (
+    SAE,
+    Batch,
+    Context,
+    SparseCode,
+    StepOut,
+)
+from saeworks.dictionary.flops import (
+    Flops,
+    Phase,
+    probed,
+    sparse_step,
+)
 from saeworks.dictionary.initial import geometric_median, unit_rows
 from saeworks.dictionary.losses import auxk_latents, batch_fvu
 from saeworks.dictionary.preactivations import AtPairs, at_pairs, preactivations_above

@@ -8,16 +8,17 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from saeworks.config import STRICT
-from saeworks.dictionary.base import Batch, Context, SparseCode, StepOut
+from saeworks.dictionary.base import (
+    Batch,
+    Context,
+    SparseCode,
+    StepOut,
+)
 from saeworks.dictionary.checks import check_share, check_steering, check_width
 from saeworks.dictionary.initial import geometric_median, unit_rows
 from saeworks.dictionary.losses import l1, reconstruction
 from saeworks.dictionary.normaliser import fold
-from saeworks.dictionary.preactivations import (
-    Preactivations,
-    preactivations,
-    preactivations_above,
-)
+from saeworks.dictionary.preactivations import Preactivations, preactivations, preactivations_above
 from saeworks.dictionary.stages import stage
 from saeworks.dictionary.steered import Steered
 

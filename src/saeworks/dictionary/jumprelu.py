@@ -9,7 +9,12 @@ from torch import Tensor, nn
 from torch.autograd.function import Function, once_differentiable
 
 from saeworks.config import STRICT
-from saeworks.dictionary.base import Batch, Context, SparseCode, StepOut
+from saeworks.dictionary.base import (
+    Batch,
+    Context,
+    SparseCode,
+    StepOut,
+)
 from saeworks.dictionary.checks import (
     check_coefficient,
     check_positive,

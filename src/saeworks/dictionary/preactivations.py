@@ -16,7 +16,12 @@ from torch import Tensor
 from torch.autograd.function import Function, once_differentiable
 
 from saeworks.dictionary.base import SparseCode
-from saeworks.dictionary.fused import PairSort, decode_sparse, encoder_gradients, tile_rows
+from saeworks.dictionary.fused import (
+    PairSort,
+    decode_sparse,
+    encoder_gradients,
+    tile_rows,
+)
 from saeworks.dictionary.kernels import gather_sum
 from saeworks.dictionary.stages import stage
 

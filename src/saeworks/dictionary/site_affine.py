@@ -7,7 +7,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from saeworks.dictionary.base import SAE, Batch, Context, SparseCode, StepOut
+from saeworks.dictionary.base import (
+    SAE,
+    Batch,
+    Context,
+    SparseCode,
+    StepOut,
+)
 from saeworks.dictionary.flops import Flops, Phase
 from saeworks.dictionary.losses import batch_fvu, reconstruction
 from saeworks.dictionary.normaliser import Normaliser

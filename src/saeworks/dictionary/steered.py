@@ -9,8 +9,19 @@ from jaxtyping import Float
 from torch import Tensor
 
 from saeworks.dictionary import preactivations
-from saeworks.dictionary.base import SAE, Batch, Context, StepOut
-from saeworks.dictionary.flops import Flops, Phase, dense_step, probed, sparse_step
+from saeworks.dictionary.base import (
+    SAE,
+    Batch,
+    Context,
+    StepOut,
+)
+from saeworks.dictionary.flops import (
+    Flops,
+    Phase,
+    dense_step,
+    probed,
+    sparse_step,
+)
 from saeworks.dictionary.losses import batch_fvu
 from saeworks.dictionary.preactivations import PROBE_ROWS, Preactivations
 from saeworks.dictionary.sparsity import Steering, warmup_share

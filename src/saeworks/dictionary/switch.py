@@ -13,7 +13,13 @@ from torch import Tensor, nn
 
 from saeworks.config import STRICT
 from saeworks.dictionary.auxk_within import auxk_within
-from saeworks.dictionary.base import SAE, Batch, Context, SparseCode, StepOut
+from saeworks.dictionary.base import (
+    SAE,
+    Batch,
+    Context,
+    SparseCode,
+    StepOut,
+)
 from saeworks.dictionary.checks import check_coefficient, check_k, check_width
 from saeworks.dictionary.dispatch import (
     Dispatch,
@@ -29,7 +35,13 @@ from saeworks.dictionary.fused import PairSort, decode_sparse
 from saeworks.dictionary.initial import geometric_median, unit_rows
 from saeworks.dictionary.losses import batch_fvu, reconstruction
 from saeworks.dictionary.normaliser import fold
-from saeworks.dictionary.routing import ROUTERS, Router, RouterName, RouterOptions, Routing
+from saeworks.dictionary.routing import (
+    ROUTERS,
+    Router,
+    RouterName,
+    RouterOptions,
+    Routing,
+)
 from saeworks.dictionary.stages import stage
 from saeworks.errors import UserError
 

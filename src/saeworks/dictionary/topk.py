@@ -8,7 +8,13 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from saeworks.config import STRICT
-from saeworks.dictionary.base import SAE, Batch, Context, SparseCode, StepOut
+from saeworks.dictionary.base import (
+    SAE,
+    Batch,
+    Context,
+    SparseCode,
+    StepOut,
+)
 from saeworks.dictionary.checks import check_coefficient, check_k, check_width
 from saeworks.dictionary.flops import Phase
 from saeworks.dictionary.fused import encode_topk, step_topk

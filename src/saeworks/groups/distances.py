@@ -15,8 +15,8 @@ from torch import Tensor
 
 from saeworks.activations.base import finite, no_tick
 from saeworks.config import ModelConfig, TextConfig
-from saeworks.device import choose_device
 from saeworks.errors import UserError
+from saeworks.lm.device import choose_device
 from saeworks.lm.model import LanguageModel
 from saeworks.lm.text import Corpus
 

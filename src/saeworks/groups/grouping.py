@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from saeworks.config import GroupsConfig, from_mapping
 from saeworks.errors import UserError
-from saeworks.files import sha256
+from saeworks.files.access import sha256
 from saeworks.groups import partition as parts
 from saeworks.groups.plan import Plan
 

@@ -14,7 +14,7 @@ from pydantic.dataclasses import dataclass
 from saeworks import __version__
 from saeworks.config import STRICT, from_mapping
 from saeworks.errors import UserError
-from saeworks.files import read_json, write_json
+from saeworks.files.access import read_json, write_json
 from saeworks.groups import partition as parts
 from saeworks.groups.distances import AngularDistances
 

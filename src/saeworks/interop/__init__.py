@@ -7,7 +7,7 @@ from typing import Any
 
 from saeworks.dictionary.base import SAE
 from saeworks.errors import UserError
-from saeworks.files import is_dir
+from saeworks.files.access import is_dir
 from saeworks.interop.base import pickle_hint, short_names
 
 FORMATS = {

@@ -11,8 +11,8 @@ from typing import Protocol, runtime_checkable
 from saeworks.config import ModelConfig, TextConfig
 from saeworks.dictionary.base import SAE
 from saeworks.errors import UserError
-from saeworks.files import is_plain_name
-from saeworks.folders import make_ready, share, temporary_folder
+from saeworks.files.access import is_plain_name
+from saeworks.files.folders import make_ready, share, temporary_folder
 
 
 @runtime_checkable

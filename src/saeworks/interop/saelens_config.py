@@ -9,7 +9,7 @@ from pydantic.dataclasses import dataclass
 
 from saeworks.config import STRICT, from_mapping
 from saeworks.errors import UserError
-from saeworks.files import read_json
+from saeworks.files.access import read_json
 from saeworks.interop.base import pickle_hint
 
 CONFIG, WEIGHTS, SCALE = "cfg.json", "sae_weights.safetensors", "activation_scaler.json"

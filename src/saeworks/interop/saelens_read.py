@@ -10,9 +10,20 @@ from torch import Tensor
 
 from saeworks.dictionary.base import SAE
 from saeworks.errors import UserError
-from saeworks.files import read_json, read_tensors
-from saeworks.interop.saelens_config import CONFIG, SCALE, WEIGHTS, Config, read_config
-from saeworks.interop.tensors import built, check, jumprelu, linear
+from saeworks.files.access import read_json, read_tensors
+from saeworks.interop.saelens_config import (
+    CONFIG,
+    SCALE,
+    WEIGHTS,
+    Config,
+    read_config,
+)
+from saeworks.interop.tensors import (
+    built,
+    check,
+    jumprelu,
+    linear,
+)
 
 
 def read(folder: Path) -> tuple[SAE, dict[str, Any]]:

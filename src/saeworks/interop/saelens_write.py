@@ -8,7 +8,7 @@ from torch import Tensor
 
 from saeworks.dictionary.base import SAE
 from saeworks.errors import UserError
-from saeworks.files import write_json, write_tensors
+from saeworks.files.access import write_json, write_tensors
 from saeworks.interop.saelens_config import CONFIG, WEIGHTS
 
 VERSION = "6.54.12"

@@ -18,10 +18,15 @@ from typing import Literal
 
 from pydantic.dataclasses import dataclass
 
-from saeworks.config import STRICT, ModelConfig, TextConfig, from_mapping
+from saeworks.config import (
+    STRICT,
+    ModelConfig,
+    TextConfig,
+    from_mapping,
+)
 from saeworks.dictionary.base import SAE
 from saeworks.errors import UserError
-from saeworks.files import read_json, read_tensors
+from saeworks.files.access import read_json, read_tensors
 from saeworks.interop.base import Foreign
 from saeworks.interop.tensors import built, check
 

@@ -9,7 +9,13 @@ from saeworks.config import ModelConfig, RunConfig, TextConfig
 from saeworks.dictionary.normaliser import Normaliser
 from saeworks.errors import UserError
 from saeworks.interop import WRITTEN, find_foreign, format_module
-from saeworks.interop.base import Foreign, Model, folder_name, new_folder, short_names
+from saeworks.interop.base import (
+    Foreign,
+    Model,
+    folder_name,
+    new_folder,
+    short_names,
+)
 from saeworks.interop.hooks import one_site, site_of
 from saeworks.suite import Suite, write_suite
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from saeworks.dictionary.base import SAE
 from saeworks.dictionary.registry import build_sae
 from saeworks.errors import UserError
-from saeworks.files import check_finite
+from saeworks.files.access import check_finite
 
 
 def check(

@@ -8,10 +8,23 @@ from typing import Any, Self
 
 from saeworks.config import TextConfig
 from saeworks.errors import UserError, one_line
-from saeworks.files import what_is
-from saeworks.lm.content import Document, check_columns, document_in, is_empty, wanted
+from saeworks.files.access import what_is
+from saeworks.lm.content import (
+    Document,
+    check_columns,
+    document_in,
+    is_empty,
+    wanted,
+)
 from saeworks.lm.loading import quiet
-from saeworks.lm.text_files import KINDS, Found, check_regular, files_of, read_files, reader_of
+from saeworks.lm.text_files import (
+    KINDS,
+    Found,
+    check_regular,
+    files_of,
+    read_files,
+    reader_of,
+)
 
 EMBEDDED_DOCUMENTS = 40_000
 """Documents of the embedded grammar unless `max_documents` says otherwise."""
@@ -72,7 +85,7 @@ def check_label(config: TextConfig) -> None:
 
 
 def _embedded(config: TextConfig, seed: int) -> Iterator[Document]:
-    from saeworks.lm import embedded
+    from saeworks import embedded
 
     for document in embedded.documents(seed):
         label = document.concepts[0][EMBEDDED_LABEL] if config.label else None

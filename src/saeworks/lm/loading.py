@@ -11,7 +11,7 @@ import torch
 
 from saeworks.config import ModelConfig
 from saeworks.errors import UserError, one_line
-from saeworks.files import what_is
+from saeworks.files.access import what_is
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -26,7 +26,7 @@ def load(config: ModelConfig) -> tuple[Any, Any]:
         UserError: if there is no such model, or it cannot be read whole.
     """
     if config.name == "embedded":
-        from saeworks.lm import embedded
+        from saeworks import embedded
 
         with quiet():
             model, tokenizer = embedded.load()
@@ -48,7 +48,7 @@ def source(name: str) -> str:
     """What Hugging Face's `from_pretrained` loads the model from."""
     if name != "embedded":
         return name
-    from saeworks.lm import embedded
+    from saeworks import embedded
 
     return str(embedded.MODEL_DIR)
 

@@ -12,7 +12,15 @@ from torch import Tensor, nn
 from saeworks.config import ModelConfig
 from saeworks.errors import UserError, one_line
 from saeworks.lm import loading
-from saeworks.lm.anatomy import IN, Anatomy, examine, first_tensor, input_key, is_site, shape_reason
+from saeworks.lm.anatomy import (
+    IN,
+    Anatomy,
+    examine,
+    first_tensor,
+    input_key,
+    is_site,
+    shape_reason,
+)
 from saeworks.lm.fingerprint import fingerprint, unlike
 from saeworks.lm.packing import Packing
 from saeworks.lm.sites import SiteMap, find_blocks, named_modules

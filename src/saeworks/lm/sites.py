@@ -7,7 +7,12 @@ from difflib import get_close_matches
 from torch import nn
 
 from saeworks.errors import UserError
-from saeworks.lm.anatomy import ATTN, IN, MLP, Anatomy
+from saeworks.lm.anatomy import (
+    ATTN,
+    IN,
+    MLP,
+    Anatomy,
+)
 
 _ALIAS = re.compile(rf"([\d*]+)@(resid|{ATTN}|{MLP})({IN})?")
 

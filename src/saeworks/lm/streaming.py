@@ -9,9 +9,20 @@ import numpy.typing as npt
 
 from saeworks.config import TextConfig
 from saeworks.errors import UserError
-from saeworks.lm.content import Content, Document, is_empty, keys, size
+from saeworks.lm.content import (
+    Content,
+    Document,
+    is_empty,
+    keys,
+    size,
+)
 from saeworks.lm.documents import open_source
-from saeworks.lm.packing import Packing, TokenBatch, TokenStream, check_identity
+from saeworks.lm.packing import (
+    Packing,
+    TokenBatch,
+    TokenStream,
+    check_identity,
+)
 
 Array = npt.NDArray[Any]
 

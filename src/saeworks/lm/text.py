@@ -14,7 +14,13 @@ from saeworks.config import TextConfig
 from saeworks.errors import UserError
 from saeworks.lm.content import keys
 from saeworks.lm.documents import check_label, documents, is_streamed
-from saeworks.lm.packing import Documents, PackedStream, Packing, TokenBatch, TokenStream
+from saeworks.lm.packing import (
+    Documents,
+    PackedStream,
+    Packing,
+    TokenBatch,
+    TokenStream,
+)
 from saeworks.lm.streaming import BlockStream, blocks
 from saeworks.lm.tokenise import Tokeniser
 

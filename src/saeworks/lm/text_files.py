@@ -16,8 +16,15 @@ from typing import Any
 
 from saeworks.config import TextConfig
 from saeworks.errors import UserError, one_line
-from saeworks.files import what_is
-from saeworks.lm.content import LIMIT, Document, check_columns, document_in, too_long, wanted
+from saeworks.files.access import what_is
+from saeworks.lm.content import (
+    LIMIT,
+    Document,
+    check_columns,
+    document_in,
+    too_long,
+    wanted,
+)
 
 Found = Iterator[tuple[Document, Any]]
 Reader = Callable[[Path, TextConfig, Any], Found]

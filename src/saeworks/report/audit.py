@@ -11,7 +11,13 @@ from saeworks.report import audit_charts as charts
 from saeworks.report import audit_controls as controls
 from saeworks.report import audit_widths as widths
 from saeworks.report.audit_inputs import Audited, read_audits
-from saeworks.report.audit_tables import Table, measured_at, of_sections, positions, tenths
+from saeworks.report.audit_tables import (
+    Table,
+    measured_at,
+    of_sections,
+    positions,
+    tenths,
+)
 from saeworks.report.inputs import SuiteData
 from saeworks.report.numbers import count
 

@@ -7,7 +7,12 @@ import numpy as np
 
 from saeworks.report.audit_inputs import Audited, NormSample, Positions
 from saeworks.report.inputs import Metric, Value
-from saeworks.report.numbers import count, decimals, measured, number
+from saeworks.report.numbers import (
+    count,
+    decimals,
+    measured,
+    number,
+)
 from saeworks.report.summary import Cell, Column, Row
 
 TENTHS = 10

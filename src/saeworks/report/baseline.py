@@ -10,8 +10,20 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from saeworks.report.inputs import Comparison, Metric, Paired, SuiteData, Value
-from saeworks.report.numbers import count, decimals, measured, number, rounded
+from saeworks.report.inputs import (
+    Comparison,
+    Metric,
+    Paired,
+    SuiteData,
+    Value,
+)
+from saeworks.report.numbers import (
+    count,
+    decimals,
+    measured,
+    number,
+    rounded,
+)
 from saeworks.report.summary import Cell, Column, Row
 
 Chart = dict[str, Any]

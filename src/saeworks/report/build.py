@@ -14,13 +14,22 @@ from typing import Any
 import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from saeworks import __version__, regime
+from saeworks import __version__
 from saeworks.errors import UserError
-from saeworks.files import own_folder, replacing, write_text
-from saeworks.report import audit, baseline, charts, experts, frontier, over_seeds, summary
+from saeworks.files.access import own_folder, replacing, write_text
+from saeworks.report import (
+    audit,
+    baseline,
+    charts,
+    experts,
+    frontier,
+    over_seeds,
+    summary,
+)
 from saeworks.report import latents as browser
 from saeworks.report.inputs import Latents, SuiteData, read_suites
 from saeworks.report.numbers import count
+from saeworks.results import regime
 
 SCRIPTS = (
     "charts.js",

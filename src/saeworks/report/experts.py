@@ -11,9 +11,24 @@ from pydantic import TypeAdapter
 
 from saeworks.report import charts, frontier
 from saeworks.report.experts_inputs import SERIES, Duplicates, series_of
-from saeworks.report.inputs import OWN_SECTION, Metric, SuiteData, Value
-from saeworks.report.numbers import decimals, measured, number, rounded
-from saeworks.report.summary import Cell, Column, Row, all_sites
+from saeworks.report.inputs import (
+    OWN_SECTION,
+    Metric,
+    SuiteData,
+    Value,
+)
+from saeworks.report.numbers import (
+    decimals,
+    measured,
+    number,
+    rounded,
+)
+from saeworks.report.summary import (
+    Cell,
+    Column,
+    Row,
+    all_sites,
+)
 
 Chart = dict[str, Any]
 

@@ -8,7 +8,12 @@ from typing import Any, Literal, Self, TypeVar
 from pydantic import RootModel, TypeAdapter, ValidationError, model_validator
 
 from saeworks.errors import UserError
-from saeworks.report.inputs import Histogram, Record, SuiteData, explain
+from saeworks.report.inputs import (
+    Histogram,
+    Record,
+    SuiteData,
+    explain,
+)
 
 Matrix = list[list[float | None]]
 T = TypeVar("T")

@@ -13,9 +13,26 @@ from statistics import fmean
 from typing import Any
 
 from saeworks.report.costs import COSTS
-from saeworks.report.inputs import Meta, Metric, SuiteData, Value
-from saeworks.report.numbers import count, decimals, measured, number, rounded
-from saeworks.report.summary import Cell, Column, Row, all_metrics, all_sites
+from saeworks.report.inputs import (
+    Meta,
+    Metric,
+    SuiteData,
+    Value,
+)
+from saeworks.report.numbers import (
+    count,
+    decimals,
+    measured,
+    number,
+    rounded,
+)
+from saeworks.report.summary import (
+    Cell,
+    Column,
+    Row,
+    all_metrics,
+    all_sites,
+)
 
 Chart = dict[str, Any]
 

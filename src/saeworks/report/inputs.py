@@ -11,8 +11,22 @@ from typing import Any, Literal, Self, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from saeworks.errors import UserError, shown
-from saeworks.files import inside, is_file, open_regular, parse_json, read_json, read_shapes, real
-from saeworks.integrity import SUITE, check_seal, read_sealed, read_suite_json, verify_files
+from saeworks.files.access import (
+    inside,
+    is_file,
+    open_regular,
+    parse_json,
+    read_json,
+    read_shapes,
+    real,
+)
+from saeworks.files.seals import (
+    SUITE,
+    check_seal,
+    read_sealed,
+    read_suite_json,
+    verify_files,
+)
 from saeworks.report.streaming import Place, read_long
 
 SCHEMA = 1

@@ -2,11 +2,18 @@
 
 from collections.abc import Sequence
 
-from saeworks.report.baseline import BARS, MEAN, Member, contests, metric_columns, value_of
+from saeworks.report.baseline import (
+    BARS,
+    MEAN,
+    Member,
+    contests,
+    metric_columns,
+    value_of,
+)
 from saeworks.report.inputs import SuiteData, Value
 from saeworks.report.numbers import decimals, measured
 from saeworks.report.summary import Cell, Column, Row
-from saeworks.statistics import student
+from saeworks.results.statistics import student
 
 
 def table(suites: Sequence[SuiteData]) -> tuple[list[Column], list[Row]]:

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from saeworks import __version__
 from saeworks.errors import UserError
-from saeworks.files import read_json, write_text
+from saeworks.files.access import read_json, write_text
 from saeworks.report.build import embedded_json, write_assets
 from saeworks.report.numbers import count, number
 

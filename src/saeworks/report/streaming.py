@@ -8,7 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from saeworks.errors import UserError
-from saeworks.files import LARGEST_JSON, open_regular, refuse_surrogates, whole
+from saeworks.files.access import (
+    LARGEST_JSON,
+    open_regular,
+    refuse_surrogates,
+    whole,
+)
 
 _PART = 2**20
 _SPACE = re.compile(r"[ \t\n\r]*")

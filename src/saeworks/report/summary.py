@@ -4,9 +4,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from saeworks import regime
 from saeworks.report.inputs import Metric, SuiteData, Value
-from saeworks.report.numbers import count, decimals, measured, number
+from saeworks.report.numbers import (
+    count,
+    decimals,
+    measured,
+    number,
+)
+from saeworks.results import regime
 
 HEADLINE = (
     "fvu",

@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from saeworks.errors import UserError
-from saeworks.files import (
+from saeworks.files.access import (
     check_finite,
     inside,
     is_file,

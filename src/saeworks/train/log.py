@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from saeworks.errors import UserError
-from saeworks.files import open_own, replacing
-from saeworks.folders import sync
+from saeworks.files.access import open_own, replacing
+from saeworks.files.folders import sync
 from saeworks.train.run_dir import fixed
 
 

@@ -9,9 +9,20 @@ from pathlib import Path
 from typing import Any, Literal
 
 from saeworks.errors import UserError
-from saeworks.files import open_own, own_folder, read_json, write_json
-from saeworks.folders import is_record, lock, make_ready, owner, sweep
-from saeworks.integrity import damage
+from saeworks.files.access import (
+    open_own,
+    own_folder,
+    read_json,
+    write_json,
+)
+from saeworks.files.folders import (
+    is_record,
+    lock,
+    make_ready,
+    owner,
+    sweep,
+)
+from saeworks.files.seals import damage
 
 SCHEMA = 1
 UNFINISHED = ".unfinished"

@@ -14,7 +14,6 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from saeworks import regime
 from saeworks.activations import outliers
 from saeworks.activations.base import (
     ActivationBatch,
@@ -25,15 +24,21 @@ from saeworks.activations.base import (
 from saeworks.activations.outliers import Outliers
 from saeworks.activations.seeds import derive_seed, generator
 from saeworks.config import BufferConfig, NormaliserKind, TrainConfig
-from saeworks.cost import spent
+from saeworks.cost.estimate import spent
+from saeworks.cost.machine import resident_bytes
 from saeworks.dictionary.base import SAE, Batch, Context
 from saeworks.dictionary.normaliser import Normaliser
 from saeworks.errors import UserError
-from saeworks.machine import resident_bytes
+from saeworks.results import regime
 from saeworks.train import checkpoints, schedule
 from saeworks.train.interrupt import Stopped, StopRequest
 from saeworks.train.learner import Learner
-from saeworks.train.log import MetricsLog, Tracker, close_all, open_trackers
+from saeworks.train.log import (
+    MetricsLog,
+    Tracker,
+    close_all,
+    open_trackers,
+)
 from saeworks.train.mixing import View
 from saeworks.train.progress import Progress, duration
 from saeworks.train.run_dir import RunDir, differences, plain

@@ -1,0 +1,139 @@
+"""Parses a command line to a command with its options, or refuses it in one line.
+
+It imports no torch, so that `saeworks --help` is quick.
+"""
+
+import io
+import re
+import shlex
+from collections.abc import Callable, Collection, Sequence
+from contextlib import redirect_stderr
+from dataclasses import fields
+from difflib import get_close_matches
+from itertools import pairwise
+from typing import Any
+
+import tyro
+from tyro.conf import DisallowNone, FlagCreatePairsOff
+
+from saeworks.cli.options import (
+    BENCHES,
+    COMMANDS,
+    Eval,
+    Measures,
+)
+from saeworks.config import settings
+from saeworks.errors import UserError
+
+DESCRIPTION = """Train, scale and audit sparse autoencoders over a whole model.
+  saeworks COMMAND --help                lists a command's options
+  saeworks --version                     prints the version
+  saeworks --tyro-print-completion bash  prints what makes bash complete commands
+                                         and options (also zsh, fish, tcsh)"""
+
+_ENTRY = ("--help", "--version", "--tyro-print-completion")
+"""The options that stand before any command."""
+_SHELLS = ("bash", "zsh", "fish", "tcsh")
+
+
+def parse(arguments: Sequence[str]) -> Callable[[], int]:
+    """The command with its options; without any, `train` asks for its help, as `saeworks` does.
+
+    Raises:
+        UserError: for a command or options that do not parse, on one line.
+        SystemExit: with 0, after help or completion has been printed.
+    """
+    if list(arguments) in ([], ["train"]):
+        arguments = [*arguments, "--help"]
+    _check_names(arguments)
+    _check_completion(arguments)
+    said = io.StringIO()
+    try:
+        with redirect_stderr(said):
+            command: Callable[[], int] = tyro.extras.subcommand_cli_from_dict(
+                COMMANDS,
+                prog="saeworks",
+                description=DESCRIPTION,
+                args=arguments,
+                config=(FlagCreatePairsOff, DisallowNone),
+            )
+        return command
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        raise UserError(_refusal(arguments, said.getvalue())) from None
+
+
+def _check_completion(arguments: Sequence[str]) -> None:
+    """Refuse shells for which tyro has no completion; it would raise an AssertionError."""
+    for option, shell in pairwise([*arguments, ""]):
+        if option == _ENTRY[-1] and shell not in _SHELLS:
+            raise UserError(f"{option} {shell!r}: choose one of {', '.join(_SHELLS)}")
+
+
+def _check_names(arguments: Sequence[str]) -> None:
+    """Refuse what is no command, also with `--help` behind it."""
+    allowed, where = list(COMMANDS), "saeworks"
+    for word in arguments[:2]:
+        if word.startswith("-") or not allowed:
+            return
+        if word not in allowed:
+            near = get_close_matches(word, allowed, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise UserError(f"{where} has no command {word!r}{hint} (it has {', '.join(allowed)})")
+        where, allowed = f"{where} {word}", list(BENCHES) if word == "bench" else []
+
+
+def _refusal(arguments: Sequence[str], said: str) -> str:
+    """Why the options do not parse, on one line: the wrong option and what to write instead, or
+    tyro's message without its frame."""
+    if arguments[0].startswith("-"):
+        name = arguments[0].partition("=")[0]
+        near = get_close_matches(name, _ENTRY, n=1, cutoff=0.75)
+        hint = f"did you mean {near[0]}?" if near else "a command's options stand behind its name"
+        return f"saeworks has no option {name}; {hint} (`saeworks --help` lists its commands)"
+    depth = 2 if arguments[0] == "bench" else 1
+    known = _options(" ".join(arguments[:depth]))
+    for at, word in enumerate(arguments[depth:] if "Unrecognized" in said else (), start=depth):
+        name = word.partition("=")[0].lstrip("-").replace("_", "-")
+        if known and re.match("--?[A-Za-z]", word) and name not in known:
+            return _instead(arguments, depth, at, name, known)
+    text = re.sub(r"[\u2500-\u257f]+|-{4,}", " ", said)
+    return " ".join(text.split())
+
+
+def _options(command: str) -> set[str]:
+    """The names of a command's options; none where there is no such command."""
+    found: Any = COMMANDS.get(command) or BENCHES.get(command.removeprefix("bench "))
+    if found is None:
+        return set()
+    names = {item.name for item in fields(found)}
+    names |= {item.name for item in fields(Measures)} if found is Eval else set()
+    names -= {name.removeprefix("no_") for name in names if name.startswith("no_")}
+    return {"help", "h"} | {name.replace("_", "-") for name in names}
+
+
+def _instead(
+    arguments: Sequence[str], depth: int, at: int, name: str, known: Collection[str]
+) -> str:
+    """A refusal of the wrong option at a place in the arguments, with what to write instead."""
+    command, (_, equals, value) = " ".join(arguments[:depth]), arguments[at].partition("=")
+    following = arguments[at + 1] if at + 1 < len(arguments) else "--"
+    if not equals and not following.startswith("--"):
+        value = following
+    begin = f"{command} has no option {arguments[at].partition('=')[0]}"
+    if command in ("train", "cost") and (found := _settings(name.replace("-", "_"), value)):
+        return f"{begin}; write {' or '.join(f'--set {shlex.quote(one)}' for one in found)}"
+    near = get_close_matches(name, known, n=1)
+    hint = f"; did you mean --{near[0]}?" if near else ""
+    return f"{begin}{hint} (`saeworks {command} --help` lists its options)"
+
+
+def _settings(name: str, value: str) -> list[str]:
+    """`key=value` of every key of a run that has this name."""
+    if found := settings(name, value):
+        return found
+    from saeworks.dictionary.registry import ARCHS
+
+    options = {"width"}.union(*({f.name for f in fields(sae.Config)} for sae in ARCHS.values()))
+    return [f"saes.0.{name}={value or '…'}"] if name in options else []

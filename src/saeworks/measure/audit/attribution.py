@@ -1,0 +1,86 @@
+"""Control: where the error may come from, as far as the data of one SAE can tell."""
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from saeworks.measure.audit.measurement import Measurement
+from saeworks.measure.audit.pursuit import Pursuit
+from saeworks.measure.bootstrap import Statistic, Sums
+from saeworks.results.result import Metric
+
+
+class Attribution(Measurement):
+    """FVU = scale + coefficients + choice + rest, each what one more correction takes away."""
+
+    name = "attribution"
+    title = "Attribution of the error"
+    about = (
+        "On the pursuit's test tokens, in shares of Σ‖x − x̄‖², each correction after the ones "
+        "before it: a fixed factor for each latent and a bias (scale), least-squares coefficients "
+        "on the latents that the encoder chose (coefficients), orthogonal matching pursuit over "
+        "all latents with the same L0 (choice). The rest holds missing features, the dense part, "
+        "and what wrong directions and choices these do not mend: an upper bound of none of them "
+        "alone. Least squares also mends what is no error of coefficients: by chance K/(D − K) of "
+        "what it leaves (given as chance), and the part of missing features that lies along the "
+        "chosen latents. The best few of many latents mend far more of anything than that: what "
+        "the pursuit mends of noise in the place of the refit's error is choice's chance. Latents "
+        "that are read with noise look too large, so part of that noise is scale. Directions is "
+        "what a decoder fitted to the SAE's own codes takes away beyond a factor for each latent; "
+        "it overlaps with the others but for scale, and with missing features that fire together "
+        "with learned ones."
+    )
+    metrics: ClassVar[Mapping[str, Metric]] = {
+        "fvu": Metric("FVU", "Of the tokens used here."),
+        "scale": Metric("Scale", "FVU − FVU with each latent rescaled and the bias refitted."),
+        "coefficients": Metric(
+            "Coefficients", "FVU with each latent rescaled − FVU (refit on the encoder's choice)."
+        ),
+        "coefficients_chance": Metric(
+            "Coefficients (chance)", "Σ K/(D − K)·‖e‖² of the refit: what least squares would mend "
+            "of isotropic noise."
+        ),
+        "choice": Metric("Choice", "FVU (refit) − FVU (orthogonal matching pursuit)."),
+        "choice_chance": Metric(
+            "Choice (chance)", "The same where the refit's error is replaced, token by token, by "
+            "Gaussian noise of its norm, orthogonal like it to the latents that are on."
+        ),
+        "rest": Metric("Rest", "FVU (orthogonal matching pursuit)."),
+        "rest_linear": Metric("Rest, linear", "Its FVU − FVU_nl."),
+        "rest_nonlinear": Metric("Rest, nonlinear", "Its FVU_nl."),
+        "directions": Metric(
+            "Directions",
+            "FVU with each latent rescaled − FVU with a decoder fitted to the codes; beside the "
+            "others.",
+        ),
+    }  # fmt: skip
+    reads = Pursuit.name
+
+    def statistics(self) -> dict[str, Statistic]:
+        """None where nothing was fitted to codes, or too few tokens were pursued."""
+        return {
+            "fvu": _shares("encoder_e"),
+            "scale": _shares("encoder_e", "per_latent_e"),
+            "coefficients": _shares("per_latent_e", "refit_e"),
+            "coefficients_chance": _shares("chance"),
+            "choice": _shares("refit_e", "omp_e"),
+            "choice_chance": _shares("choice_chance"),
+            "rest": _shares("omp_e"),
+            "rest_linear": _shares("omp_e", "omp_u"),
+            "rest_nonlinear": _shares("omp_u"),
+            "directions": _shares("per_latent_e", "decoder_e"),
+        }
+
+
+def _shares(name: str, less: str | None = None) -> Statistic:
+    """Of Σ‖x − x̄‖² over the tokens used."""
+
+    def share(s: Sums) -> NDArray[np.float64]:
+        if name not in s or (less is not None and less not in s):
+            return np.full_like(s["taken"], np.nan)
+        found: NDArray[np.float64] = (s[name] - (s[less] if less else 0.0)) / s["taken"]
+        return found
+
+    return share

@@ -1,0 +1,165 @@
+"""f. SAEs trained on e, ℓ and u: how much of each a dictionary of its own can code."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from saeworks.dictionary.base import SAE
+from saeworks.errors import UserError
+from saeworks.measure.audit.fits import Fit, Parts, square
+from saeworks.measure.audit.least_squares import Affine
+from saeworks.measure.audit.linear_error import read_map
+from saeworks.measure.audit.measurement import Measurement, Place
+from saeworks.measure.audit.norm import fired
+from saeworks.measure.banks import row_chunks
+from saeworks.measure.bootstrap import Statistic, Sums
+from saeworks.results.result import Metric
+from saeworks.suite import Suite, load_suite
+
+NAMES = {"e": "e", "l": "ℓ", "u": "u"}
+
+
+@dataclass(frozen=True)
+class OnError:
+    """An SAE on a part of the error of another one.
+
+    Attributes:
+        linear: ℓ(x) as in its training; None for e.
+        facts: for the result.
+    """
+
+    sae: SAE
+    linear: Affine | None
+    facts: dict[str, Any]
+
+    def target(self, name: str, x_ND: Tensor, e_ND: Tensor) -> Tensor:
+        """What it codes, float64."""
+        if self.linear is None:
+            return e_ND
+        l_ND: Tensor = self.linear(x_ND)
+        return l_ND if name == "l" else e_ND - l_ND
+
+
+def match(paths: Sequence[Path], audited: Sequence[Suite]) -> dict[str, dict[str, Suite]]:
+    """Audited suite (its path) → part of the error → the suite on it.
+
+    Raises:
+        UserError: if one is on activations, on the error of a suite that is not audited, or two are
+            on the same.
+    """
+    known = {suite.digest(): str(suite.path) for suite in audited}
+    found: dict[str, dict[str, Suite]] = {}
+    for path in paths:
+        suite = load_suite(path)
+        if suite.error is None:
+            raise UserError(
+                f"--error-saes {path}: its SAEs are on activations, not on an error; train some "
+                "with `saeworks train --preset error --set error.suite=…`"
+            )
+        base = known.get(suite.error["digest"])
+        if base is None:
+            raise UserError(
+                f"--error-saes {path}: it codes the error of {suite.error['suite']}, which is not "
+                "among the suites that are audited, or has changed since; name that one"
+            )
+        part = suite.error["component"]
+        other = found.setdefault(base, {}).setdefault(part, suite)
+        if other is not suite:
+            raise UserError(
+                f"--error-saes {path}: {other.path} is on the same ({part} of {base}); name one"
+            )
+    return found
+
+
+def on_error_at(site: str, suites: Mapping[str, Suite], place: Place) -> dict[str, OnError]:
+    """Part of the error → the SAE on it at a site, where there is one.
+
+    Raises:
+        UserError: if an SAE does not fit the site, or its map is missing.
+    """
+    found = {}
+    for name, suite in suites.items():
+        if site not in suite.sites:
+            continue
+        sae, error = suite.at(site).to(place.device), suite.error or {}
+        tensors = {k: t.to(place.device) for k, t in suite.error_maps().get(site, {}).items()}
+        shapes = {"weight": (place.d, place.d), "x_mean": (place.d,), "mean": (place.d,)}
+        fits = {k: tuple(t.shape) for k, t in tensors.items()} == (shapes if name != "e" else {})
+        if name not in NAMES or sae.d != place.d or not fits:
+            raise UserError(f"{suite.path}: its SAE of {site} does not fit there; train it again")
+        facts = {"suite": suite.variant, "arch": suite.arch, "width": sae.width}
+        facts |= {"tokens": suite.meta["tokens"]}
+        facts |= {"fit_tokens": error.get("fit", {}).get(site, {}).get("tokens")}
+        found[name] = OnError(sae, read_map(tensors) if tensors else None, facts)
+    return found
+
+
+def _metrics() -> dict[str, Metric]:
+    found = {}
+    for key, name in NAMES.items():
+        found[f"fvu_{key}"] = Metric(
+            f"FVU on {name}", f"Σ‖t − t̂‖²/Σ‖t − t̄‖² of the SAE trained on t = {name}.", "", "lower"
+        )
+    found["u_minus_l"] = Metric("FVU on u − on ℓ", "Above 0: ℓ is coded better than u.")
+    for key, name in NAMES.items():
+        found[f"l0_{key}"] = Metric(f"L0 on {name}", f"Of the SAE trained on {name}.", "latents")
+    return found
+
+
+class ErrorSaes(Measurement):
+    """FVU of SAEs that were trained on e, ℓ and u, each on what it was trained on."""
+
+    name = "error_saes"
+    title = "SAEs on the error"
+    about = (
+        "SAEs trained on the error of this one, on its linear part or on the rest, each on its own "
+        "target on the test documents. ℓ(x) is the map of their training, fitted on training text, "
+        "so the targets are held out, too. What a dictionary codes well need not be features."
+    )
+    metrics: ClassVar[Mapping[str, Metric]] = _metrics()
+
+    def __init__(self, place: Place, saes: Mapping[str, OnError]) -> None:
+        super().__init__(place)
+        self.saes = dict(saes)
+        self._means: dict[str, Tensor] = {}
+
+    def fitted(self, fit: Fit) -> None:
+        x_1D, e_1D = fit.linear.x_mean_D[None], fit.linear.y_mean_V[None]
+        self._means = {key: one.target(key, x_1D, e_1D) for key, one in self.saes.items()}
+
+    def test(self, parts: Parts) -> dict[str, Tensor]:
+        found = {}
+        for key, one in self.saes.items():
+            target_ND = one.target(key, parts.rows.x_ND, parts.e_ND)
+            made_ND, l0_N = torch.empty_like(target_ND), torch.empty_like(target_ND[:, 0])
+            for rows in row_chunks(len(target_ND), one.sae.width):
+                code = one.sae.encode_sparse(target_ND[rows].float())
+                made_ND[rows] = one.sae.decode(code).double()
+                l0_N[rows] = fired(replace(parts.rows, x_ND=target_ND[rows], code=code))
+            found[f"{key}_left"] = square(target_ND - made_ND)
+            found[f"{key}_total"] = square(target_ND - self._means[key])
+            found[f"{key}_l0"] = l0_N
+        return found
+
+    def statistics(self) -> dict[str, Statistic]:
+        found: dict[str, Statistic] = {}
+        for key in self.saes:
+            found |= {f"fvu_{key}": _ratio(f"{key}_left", f"{key}_total")}
+            found |= {f"l0_{key}": _ratio(f"{key}_l0", "n")}
+        if {"l", "u"} <= self.saes.keys():
+            found["u_minus_l"] = lambda s: s["u_left"] / s["u_total"] - s["l_left"] / s["l_total"]
+        return found
+
+    def series(self) -> dict[str, Any]:
+        return {key: one.facts for key, one in self.saes.items()}
+
+
+def _ratio(above: str, below: str) -> Statistic:
+    def value(s: Sums) -> Any:
+        return s[above] / s[below]
+
+    return value

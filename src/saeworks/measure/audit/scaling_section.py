@@ -1,0 +1,215 @@
+"""d. The section on scaling: FVU over the widths of a family, bands, and errors token by token."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from saeworks.measure import bootstrap
+from saeworks.measure.audit.engine import SaeAudit, SiteAudit
+from saeworks.measure.audit.pursuit import STARVED
+from saeworks.measure.audit.scaling import PowerLaw, bands, power_law
+from saeworks.measure.audit.widths import Norms
+from saeworks.results.audit import Section
+from saeworks.results.result import Metric, Value
+
+NAME, TITLE = "scaling", "Scaling"
+ABOUT = (
+    "SAEs of one architecture, different widths W and about equal L0, on the same tokens. The law "
+    "FVU(W) = c + a·W^(−m) is least squares of relative errors; what it says beyond the widths "
+    "measured is an extrapolation. Bands: absent (FVU − c, what wider SAEs would recover by the "
+    "law, taken to be linear as far as the linear part goes), the linear rest, FVU_nl with "
+    "pursuit, and encoder error; null where the widths do not identify c. Per token: ‖e‖ of a "
+    "wider SAE from ‖e‖ and ‖u‖ of a narrower one."
+)
+METRICS = {
+    "fvu_slope": Metric("Slope of FVU", "d ln FVU/d ln W by least squares; 0: constant in width."),
+    "fvu_nonlinear_slope": Metric("Slope of FVU_nl", "d ln FVU_nl/d ln W by least squares."),
+    "fvu_c": Metric("c", "FVU of infinite width by the law; of at least 3 widths."),
+    "fvu_a": Metric("a", "Of the law."),
+    "fvu_m": Metric("m", "Of the law."),
+    "c_identified": Metric("c identified", "1 where the widths say what c is, else 0."),
+    "absent": Metric("Absent", "FVU − c; null where c is not identified."),
+    "linear": Metric("Linear", "FVU − FVU_nl − absent; null where c is not identified."),
+    "linear_or_absent": Metric("Linear or absent", "FVU − FVU_nl."),
+    "nonlinear": Metric("Nonlinear", "FVU_nl with pursuit; FVU_nl where that was left out."),
+    "encoder": Metric(
+        "Encoder error",
+        "FVU_nl times what pursuit takes of it; null where left out or of too few tokens.",
+    ),
+}
+CURVE_POINTS, CURVE_BEYOND = 50, 4
+"""The law is drawn from the narrowest SAE to so many times the widest."""
+
+
+@dataclass(frozen=True)
+class FamilyScaling:
+    """What a family shares at a site.
+
+    Attributes:
+        laws: metric → value, the same for all its SAEs.
+        bands: of each SAE, metric → value.
+        series: for charts, but for which SAE is asked for.
+    """
+
+    laws: dict[str, Value]
+    bands: tuple[dict[str, Value], ...]
+    series: dict[str, Any]
+
+
+def family_scaling(
+    norms: Norms, saes: Mapping[str, SaeAudit], resamples: int, seed: int
+) -> FamilyScaling:
+    """Fit the law and the bands, with intervals from the same resamples of documents for all."""
+    members = norms.family.members
+    drawn = _draws([saes[one.name] for one in members], resamples, seed)
+    fvu_DW, nonlinear_DW, documents = drawn.fvu_DW, drawn.nonlinear_DW, drawn.documents
+    widths = [one.width for one in members]
+    law = None
+    if len(widths) >= 3 and np.isfinite(fvu_DW).all() and (fvu_DW > 0).all():
+        law = power_law(widths, fvu_DW[0].tolist(), fvu_DW[1:], seed, documents)
+    by_width = tuple(_bands(drawn, w, law) for w in range(len(widths)))
+    laws = {
+        "fvu_slope": bootstrap.interval(slope(widths, fvu_DW), documents),
+        "fvu_nonlinear_slope": bootstrap.interval(slope(widths, nonlinear_DW), documents),
+    }
+    if law is not None:
+        laws |= {"fvu_c": law.c, "fvu_a": law.a, "fvu_m": law.m}
+        laws["c_identified"] = Value(float(law.identified))
+    found = [
+        {
+            "suite": Path(one.name).name,
+            "width": one.width,
+            "l0": one.l0,
+            "fvu": asdict(bootstrap.interval(fvu_DW[:, w], documents)),
+            "fvu_nonlinear": asdict(bootstrap.interval(nonlinear_DW[:, w], documents)),
+            "bands": {key: value.value for key, value in by_width[w].items()},
+        }
+        for w, one in enumerate(members)
+    ]
+    series = {
+        "arch": members[0].arch,
+        "saes": found,
+        "law": None if law is None else _drawn(law, widths),
+        "per_token": [
+            {"from": i, "to": j, **{key: asdict(value) for key, value in pair.items()}}
+            for (i, j), pair in norms.pairs(resamples, seed).items()
+        ],
+        "left_out": [
+            {"suite": Path(one.name).name, "width": one.width, "l0": one.l0, "why": why}
+            for one, why in norms.family.left_out
+        ],
+    }
+    return FamilyScaling(laws, by_width, series)
+
+
+@dataclass(frozen=True)
+class _Draws:
+    """FVU, FVU_nl and encoder error [D, W], of rows of documents as `bootstrap` has them.
+
+    Attributes:
+        documents: of FVU and FVU_nl.
+        pursued: those of them in which pursuit was measured.
+    """
+
+    fvu_DW: NDArray[np.float64]
+    nonlinear_DW: NDArray[np.float64]
+    encoder_DW: NDArray[np.float64]
+    documents: int
+    pursued: int
+
+
+def _draws(saes: list[SaeAudit], resamples: int, seed: int) -> _Draws:
+    """The sums of all SAEs over the same documents.
+
+    Pursuit knows fewer tokens than the others, so it gives the share of FVU_nl that it recovers and
+    not a difference, which could be more than there is; NaN where they are too few for that, too.
+    """
+    columns: dict[tuple[int, str], NDArray[np.float64]] = {}
+    for w, sae in enumerate(saes):
+        split, pursuit = sae.sums("split"), sae.sums("pursuit")
+        columns |= {(w, key): split[key] for key in ("variance", "e", "u")}
+        for key in ("taken", "encoder_u", "pursuit_u"):
+            columns[w, key] = pursuit.get(key, np.zeros_like(split["e"]))
+    drawn = bootstrap.resampled(columns, saes[0].sums("split")["n"] > 0, resamples, seed)
+    fvu, nonlinear, encoder = [], [], []
+    for w in range(len(saes)):
+        e, u, variance, taken, before, after = (
+            drawn.sums[w, key] for key in ("e", "u", "variance", "taken", "encoder_u", "pursuit_u")
+        )
+        with np.errstate(divide="ignore", invalid="ignore"):
+            fvu.append(e / variance)
+            nonlinear.append(u / variance)
+            enough = before[0] / taken[0] <= STARVED * nonlinear[-1][0]
+            encoder.append(nonlinear[-1] * (1 - after / before) if enough else np.nan * e)
+    return _Draws(
+        np.stack(fvu, axis=1),
+        np.stack(nonlinear, axis=1),
+        np.stack(encoder, axis=1),
+        drawn.documents,
+        min(int((columns[w, "taken"] > 0).sum()) for w in range(len(saes))),
+    )
+
+
+def slope(widths: list[int], fvu_DW: NDArray[np.float64]) -> NDArray[np.float64]:
+    """d ln FVU/d ln W by least squares [D]; NaN where an FVU is 0."""
+    x_W = np.log(np.asarray(widths, float))
+    x_W -= x_W.mean()
+    with np.errstate(divide="ignore", invalid="ignore"):
+        found: NDArray[np.float64] = np.log(fvu_DW) @ x_W / (x_W @ x_W)
+    return found
+
+
+def _bands(drawn: _Draws, w: int, law: PowerLaw | None) -> dict[str, Value]:
+    """`scaling.bands` of a width, with intervals; what is not known is null, and what pursuit has
+    measured in too few documents has no interval."""
+    fvu_D, nonlinear_D, encoder_D = (
+        found_DW[:, w] for found_DW in (drawn.fvu_DW, drawn.nonlinear_DW, drawn.encoder_DW)
+    )
+    c_D = law.draws_R3[:, 0] if law is not None and law.identified else None
+    measured = bool(np.isfinite(encoder_D[0]))
+    found = bands(fvu_D, nonlinear_D, encoder_D if measured else np.zeros_like(fvu_D), c_D)
+    values = {"absent": Value(None), "linear": Value(None)}
+    values |= {key: bootstrap.interval(found[key], drawn.documents) for key in found}
+    if not measured:
+        return values | {"encoder": Value(None)}
+    if drawn.pursued < bootstrap.FEWEST:
+        values |= {key: Value(values[key].value) for key in ("nonlinear", "encoder")}
+    return values
+
+
+def _drawn(law: PowerLaw, widths: list[int]) -> dict[str, Any]:
+    at = np.geomspace(widths[0], CURVE_BEYOND * widths[-1], CURVE_POINTS).round().astype(int)
+    return {
+        **{key: asdict(getattr(law, key)) for key in ("c", "a", "m")},
+        "identified": law.identified,
+        "why": law.why,
+        "residual": law.residual,
+        "scatter": law.scatter,
+        "curve": {"width": at.tolist(), "fvu": [law(int(width)) for width in at]},
+    }
+
+
+def scaling_sections(
+    names: list[str], audits: Mapping[str, SiteAudit], resamples: int, seed: int
+) -> dict[str, Section]:
+    """SAE's bank → its section; none for banks that are compared nowhere."""
+    sites: dict[str, dict[str, dict[str, Value]]] = {}
+    series: dict[str, dict[str, dict[str, Any]]] = {}
+    for site, audit in audits.items():
+        for norms in audit.widths.norms:
+            found = family_scaling(norms, audit.saes, resamples, seed)
+            for at, one in enumerate(norms.family.members):
+                sites.setdefault(one.name, {})[site] = {**found.laws, **found.bands[at]}
+                series.setdefault(one.name, {})[site] = {**found.series, "own": at}
+    sections = {}
+    for name in names:
+        if name in sites:
+            own = {site: sites[name].get(site, {}) for site, a in audits.items() if name in a.saes}
+            there = {metric for values in own.values() for metric in values}
+            metrics = {key: metric for key, metric in METRICS.items() if key in there}
+            sections[name] = Section(TITLE, ABOUT, metrics, own, series[name])
+    return sections

@@ -1,0 +1,243 @@
+"""Control: how much of what is linear is an artefact of shrinkage.
+
+With x̂' = A x̂ + b in the place of x̂, the nonlinear error is A u: an affine map commutes with OLS.
+With every latent rescaled it does not; the linear part is then fitted again, on the second fold.
+"""
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from saeworks.measure.audit.fits import (
+    Fit,
+    Parts,
+    dot,
+    square,
+)
+from saeworks.measure.audit.least_squares import Affine, Factor
+from saeworks.measure.audit.measurement import (
+    CONSTANT,
+    Measurement,
+    NormProbe,
+    Place,
+    r_squared,
+)
+from saeworks.measure.audit.moments import Cross
+from saeworks.measure.bootstrap import Statistic, Sums
+from saeworks.results.result import Metric, Value
+
+RUNGS = {
+    "as_is": "x̂ as the SAE gives it",
+    "scaled": "α*x̂ + c, the best single scale and bias",
+    "per_latent": "Σ s_m f_m D_m + c, the best scale of each latent and bias",
+    "affine": "A x̂ + b, the best affine map of x̂",
+}
+
+
+def _metrics() -> dict[str, Metric]:
+    found = {
+        "alpha": Metric("α*", "Of min Σ‖x − αx̂ − c‖²; above 1: the SAE shrinks.", better="one"),
+        "r2_scalar": Metric("R² of e ~ a·x + c", "One scalar for all dimensions."),
+        "r2_diagonal": Metric("R² of e ~ diag·x + c", "One scalar for each dimension."),
+        "r2_full": Metric("R² of e ~ B·x + c", "The vector probe."),
+        "shrinkage_share": Metric(
+            "Share of R² that is one scalar",
+            "R² of e ~ a·x + c over R² of e ~ B·x + c. No measure of shrinkage: where α* = 1, x̂ is "
+            "uncorrelated with e, and R² of e ~ a·x + c is the FVU.",
+        ),
+    }  # fmt: skip
+    found |= {
+        f"artefact_{rung}": Metric(
+            f"Share of R² that goes ({rung})",
+            f"1 − R² of e with {RUNGS[rung]}, over R² of e as it is: what of the linear "
+            "predictability the rescaling takes away.",
+        )
+        for rung in ("scaled", "per_latent", "affine")
+    } | {
+        f"linear_gone_{rung}": Metric(
+            f"Share of the linear error that goes ({rung})",
+            f"1 − (FVU − FVU_nl) with {RUNGS[rung]}, over the same as it is. Where rescaling "
+            "mends nearly all of an error, R² of what is left says little, and this is the number.",
+        )
+        for rung in ("scaled", "per_latent", "affine")
+    }
+    for rung, what in RUNGS.items():
+        found |= {
+            f"fvu_{rung}": Metric(f"FVU {rung}", f"Of {what}."),
+            f"fvu_nonlinear_{rung}": Metric(f"FVU_nl {rung}", f"Of {what}."),
+            f"r2_error_{rung}": Metric(f"R² of e {rung}", f"x → the error of {what}."),
+            f"r2_error_norm_{rung}": Metric(
+                f"R² of ‖e‖² {rung}", f"x → squared error of {what}; fitted on the second fold."
+            ),
+        }
+    return found
+
+
+class ShrinkageLadder(Measurement):
+    """Every probe at x̂, at α*x̂ + c, with each latent rescaled, and at A x̂ + b; and e ~ scalar,
+    diagonal, full map of x."""
+
+    name = "shrinkage"
+    title = "Shrinkage ladder"
+    about = (
+        "FVU_nl(αx̂) = α²·FVU_nl(x̂), so an SAE that shrinks has a smaller nonlinear error and "
+        "a more predictable one. What stays at α*x̂ + c, with each latent rescaled (fitted on some "
+        "tokens of the fit fold) and at the affine recalibration is no such artefact."
+    )
+    metrics: ClassVar[Mapping[str, Metric]] = _metrics()
+
+    def __init__(self, place: Place) -> None:
+        super().__init__(place)
+        self._alpha: float | None = None
+        self._cross: Cross | None = None
+        self._map: Affine | None = None
+        self._seen = 0
+        self._means: dict[str, Tensor] = {}
+
+    def fitted(self, fit: Fit) -> None:
+        self._alpha = fit.alpha
+        self._names = [rung for rung in RUNGS if rung != "per_latent" or fit.codes is not None]
+        self.probe = NormProbe(tuple(self._names), self.place)
+        if fit.codes is not None:
+            self._cross = Cross(self.place.d, self.place.d, self.place.device)
+
+    def _errors(self, parts: Parts) -> dict[str, Tensor]:
+        """Rung → its error, centred as on the fit fold."""
+        fit, rows = parts.fit, parts.rows
+        x_ND = rows.x_ND - fit.linear.x_mean_D
+        x_hat_ND = rows.x_hat_ND - fit.x_hat_mean_D
+        found = {"as_is": parts.e_ND - fit.linear.y_mean_V}
+        if fit.codes is not None:
+            assert rows.code is not None
+            found["per_latent"] = rows.x_ND - fit.codes.rescaled(rows.code)
+        if fit.alpha is None or fit.affine is None:  # x̂ is constant: the best map gives the mean
+            return found | {"scaled": x_ND, "affine": x_ND}
+        found["scaled"] = x_ND - fit.alpha * x_hat_ND
+        found["affine"] = x_ND - x_hat_ND @ fit.affine.weight_DV
+        return found
+
+    def _nonlinear(self, parts: Parts, errors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Rung → ⟨u, u′⟩ of its error; with each latent rescaled, ‖u′‖²: that is fitted once."""
+        fit, found = parts.fit, {"as_is": parts.common["u"]}
+        if self._map is not None:
+            linear_ND = self._map(parts.rows.x_ND)
+            found["per_latent"] = square(errors["per_latent"] - linear_ND)
+        if fit.alpha is None or fit.affine is None:
+            none_N = torch.zeros_like(found["as_is"])
+            return found | {"scaled": none_N, "affine": none_N}
+        assert parts.again_ND is not None
+        found["scaled"] = fit.alpha**2 * found["as_is"]
+        weight_DD = fit.affine.weight_DV
+        found["affine"] = dot(parts.u_ND @ weight_DD, parts.again_ND @ weight_DD)
+        return found
+
+    def _norms(self, parts: Parts, errors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The squared norm of each rung's error: as it is, with its bias."""
+        norms = {rung: square(e_ND) for rung, e_ND in errors.items()}
+        return norms | {"as_is": square(parts.e_ND)}
+
+    def _residuals(self, parts: Parts, errors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Of e as it is on multiples of x."""
+        x_ND = parts.rows.x_ND - parts.fit.linear.x_mean_D
+        return {
+            "scalar": errors["as_is"] - parts.fit.scalar * x_ND,
+            "diagonal": errors["as_is"] - parts.fit.diagonal_D * x_ND,
+        }
+
+    def second(self, parts: Parts) -> None:
+        errors = self._errors(parts)
+        self._seen += len(parts.e_ND)
+        for name, v_ND in (errors | self._residuals(parts, errors)).items():
+            self._means[name] = self._means.get(name, 0.0) + v_ND.sum(dim=0)
+        self.probe.add(parts.rows.shifted_ND, self._norms(parts, errors))
+        if self._cross is not None:
+            self._cross.add(parts.rows.shifted_ND, errors["per_latent"])
+
+    def seconded(self, factor: Factor) -> None:
+        self.probe.solve(factor)
+        self._means = {name: sum_D / self._seen for name, sum_D in self._means.items()}
+        if self._cross is not None:
+            self._map, self._cross = factor.fit(self._cross), None
+
+    def test(self, parts: Parts) -> dict[str, Tensor]:
+        errors = self._errors(parts)
+        norms, nonlinear = self._norms(parts, errors), self._nonlinear(parts, errors)
+        found = self.probe.test(parts.rows.x_ND, norms)
+        for rung, e_ND in errors.items():
+            found[f"{rung}_error"] = norms[rung]
+            found[f"{rung}_e"] = dot(e_ND, e_ND - self._means[rung])  # see `Parts.common`
+            found[f"{rung}_u"] = nonlinear[rung]
+        for name, v_ND in self._residuals(parts, errors).items():
+            found[name] = dot(v_ND, v_ND - self._means[name])
+        return found
+
+    def statistics(self) -> dict[str, Statistic]:
+        found: dict[str, Statistic] = {
+            "r2_scalar": lambda s: r_squared(s, "scalar", "e_centred", "variance"),
+            "r2_diagonal": lambda s: r_squared(s, "diagonal", "e_centred", "variance"),
+            "r2_full": lambda s: r_squared(s, "u", "e_centred", "variance"),
+            "shrinkage_share": lambda s: np.divide(
+                r_squared(s, "scalar", "e_centred", "variance"),
+                r_squared(s, "u", "e_centred", "variance"),
+            ),
+        }
+        for rung in self._names:
+            found |= self._of_rung(rung)
+            if rung != "as_is":
+                found[f"artefact_{rung}"] = _artefact(rung)
+                found[f"linear_gone_{rung}"] = _linear_gone(rung)
+        return found
+
+    def _of_rung(self, rung: str) -> dict[str, Statistic]:
+        return {
+            f"fvu_{rung}": lambda s: s[f"{rung}_error"] / s["variance"],
+            f"fvu_nonlinear_{rung}": lambda s: _left(s, rung) / s["variance"],
+            f"r2_error_{rung}": lambda s: _r2(s, rung),
+            f"r2_error_norm_{rung}": self.probe.statistic(rung),
+        }
+
+    def fixed(self) -> dict[str, Value]:
+        return {"alpha": Value(self._alpha)}
+
+
+def _left(s: Sums, rung: str) -> NDArray[np.float64]:
+    """What is nonlinear of a rung's error, without the cost of the fit. With each latent rescaled
+    there is one fit, on the second fold: as it is, that one leaves ‖u′‖² for ⟨u, u′⟩."""
+    if rung != "per_latent":
+        return s[f"{rung}_u"]
+    none = s["again_squared"] == 0
+    share = np.where(none, 1.0, s["u"] / np.where(none, 1.0, s["again_squared"]))
+    found: NDArray[np.float64] = s["per_latent_u"] * share
+    return found
+
+
+def _r2(s: Sums, rung: str) -> NDArray[np.float64]:
+    constant = s[f"{rung}_e"] <= CONSTANT * s["variance"]
+    return np.where(constant, np.nan, 1.0 - _left(s, rung) / s[f"{rung}_e"])
+
+
+def _artefact(rung: str) -> Statistic:
+    """1 − R² of the rung over R² as it is."""
+
+    def share(s: Sums) -> NDArray[np.float64]:
+        as_is = _r2(s, "as_is")
+        return 1.0 - _r2(s, rung) / np.where(as_is == 0, np.nan, as_is)
+
+    return share
+
+
+def _linear_gone(rung: str) -> Statistic:
+    """1 − Σ‖e‖² − Σ⟨u, u′⟩ of the rung over that as it is."""
+
+    def share(s: Sums) -> NDArray[np.float64]:
+        linear = s["as_is_e"] - _left(s, "as_is")
+        gone: NDArray[np.float64] = (s[f"{rung}_e"] - _left(s, rung)) / np.where(
+            linear == 0, np.nan, linear
+        )
+        return 1.0 - gone
+
+    return share

@@ -1,0 +1,319 @@
+"""Suites beside their baseline, site by site, on one and the same resamples of the documents.
+
+The difference of two suites on the same tokens varies much less with the choice of documents than
+either value, so its interval comes from paired resamples: each draws the same documents for both.
+Shapes: R documents; [D] as in `bootstrap`: of all of them, with each left out, of each resample.
+"""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic.dataclasses import dataclass
+
+from saeworks.config import STRICT, from_mapping
+from saeworks.errors import UserError
+from saeworks.files.seals import read_sealed, write_sealed
+from saeworks.measure import bootstrap
+from saeworks.measure.asked import ready_for_results
+from saeworks.measure.comparing.alignment import Alignment, align
+from saeworks.measure.studies import reconstruction, splice
+from saeworks.measure.sums import PerDocument, read_sums
+from saeworks.results import regime
+from saeworks.results.result import Metric, Result, Value
+from saeworks.suite import Suite, load_suite
+
+SCHEMA: Literal[1] = 1
+FILE = "comparison.json"
+COMPARED = {
+    "reconstruction": ("fvu", "mse", "l0", "cosine"),
+    "splice": ("delta_ce", "delta_ce_percent", "loss_recovered_zero", "kl"),
+}
+"""Metrics by the evaluation whose sums they come from."""
+RATIOS = ("fvu",)
+"""Metrics of which suite / baseline is given (MSE's would be FVU's again)."""
+
+Arrays = dict[str, NDArray[np.float64]]
+
+
+@dataclass(frozen=True, config=STRICT)
+class Paired:
+    """One metric of a suite and of its baseline, with 95% intervals from the same resamples."""
+
+    suite: Value
+    baseline: Value
+    difference: Value
+    """suite − baseline."""
+    ratio: Value | None = None
+    """suite / baseline, where that says something."""
+
+
+@dataclass(frozen=True, config=STRICT)
+class Named:
+    """Which suite."""
+
+    path: str
+    """Relative to the folder of the suite that was compared."""
+    variant: str
+    seed: int | None = None
+
+
+@dataclass(frozen=True, config=STRICT)
+class Comparison:
+    """One suite beside its baseline."""
+
+    suite: Named
+    baseline: Named
+    """What it is compared with."""
+    seeds: list[Named]
+    """The baseline trained with other seeds, for the alignment's scale."""
+    config: dict[str, Any]
+    """Everything the numbers depend on: model, held-out tokens' SHA-256, resamples."""
+    tokens: dict[str, int]
+    """Evaluation → held-out tokens."""
+    documents: dict[str, int]
+    """Evaluation → documents they come from."""
+    metrics: dict[str, Metric]
+    """What the keys of `sites` and `mean` mean."""
+    sites: dict[str, dict[str, Paired]]
+    """Every site of both → metric → its values."""
+    mean: dict[str, Paired]
+    """The same of the mean over those sites; the ratio is that of the means."""
+    alignment: Alignment | None = None
+    """How the two dictionaries correspond."""
+    notes: list[str] = field(default_factory=list)
+    """What differs besides the SAEs, and the regime that the ratio is of."""
+    evaluation: Literal["comparison"] = "comparison"
+    schema: Literal[1] = SCHEMA
+
+    def write(self, folder: Path) -> None:
+        """Write `results/comparison.json` of a suite's folder atomically, sealed."""
+        write_sealed(folder / "results" / FILE, asdict(self))
+
+    @classmethod
+    def read(cls, folder: Path) -> "Comparison":
+        """Read a suite's comparison strictly.
+
+        Raises:
+            UserError: if it is missing, not JSON, not of this schema, not what was written, or of
+                another suite.
+        """
+        path = folder / "results" / FILE
+        data = read_sealed(path, "comparison", "saeworks compare")
+        if not isinstance(data, Mapping) or data.get("schema") != SCHEMA:
+            raise UserError(f"{path} is not a comparison; run `saeworks compare` again")
+        return from_mapping(cls, data, str(path))
+
+
+@dataclass(frozen=True, config=STRICT)
+class CompareConfig:
+    """How suites are compared."""
+
+    alignment: bool = True
+    """Also match the latents of the dictionaries, in one pass of the language model."""
+    tokens: int = 100_000
+    """Held-out tokens of that pass."""
+    bootstrap: int = 1000
+    """Resamples of the documents behind each interval."""
+    seed: int = 0
+    """Seed of the bootstrap."""
+    device: str = "auto"
+    """`auto`, `cpu`, `cuda` or `cuda:i`, for that pass."""
+
+    def __post_init__(self) -> None:
+        for key, least in (("tokens", 1), ("bootstrap", 0), ("seed", 0)):
+            if getattr(self, key) < least:
+                raise UserError(f"{key} = {getattr(self, key)}: it must be at least {least}")
+
+
+def compare(
+    suite_paths: Sequence[Path],
+    baseline_paths: Sequence[Path],
+    config: CompareConfig | None = None,
+    say: Callable[[str], None] | None = None,
+) -> dict[Path, Comparison]:
+    """Compare evaluated suites with a baseline and write `results/comparison.json` into each.
+
+    Values, differences and ratios come from the sums by document that `evaluate` left, so all the
+    suites must have been evaluated on the same held-out tokens. Only the alignment of the
+    dictionaries runs the language model, once for all of them.
+
+    Args:
+        baseline_paths: the baseline, then the same trained with other seeds, which say how well
+            dictionaries match that differ in nothing but their seed.
+        say: where lines about progress go; None for silence.
+
+    Raises:
+        UserError: if a suite is missing, corrupt or not evaluated, has no site of the baseline's,
+            is of another language model, or was evaluated on other tokens.
+    """
+    config = config or CompareConfig()
+    if not suite_paths or not baseline_paths:
+        raise UserError("name at least one suite, and its baseline with --baseline")
+    suites = [load_suite(path) for path in dict.fromkeys(suite_paths)]
+    ready_for_results(suites)
+    baseline, *seeds = [load_suite(path) for path in dict.fromkeys(baseline_paths)]
+    for suite in (*seeds, *suites):
+        _check(suite, baseline)
+    compared = {suite.path: compared_with(suite, baseline, seeds, config) for suite in suites}
+    if config.alignment:
+        found = align(suites, baseline, seeds, config.tokens, config.device, say)
+        for path, alignment in found.items():
+            compared[path] = replace(compared[path], alignment=alignment)
+    for path, comparison in compared.items():
+        comparison.write(path)
+    return compared
+
+
+def _check(suite: Suite, baseline: Suite) -> None:
+    """Refuse suites that have nothing to compare.
+
+    Raises:
+        UserError: if they are of different language models, or have no site in common.
+    """
+    own, other = (_fingerprint(one) for one in (suite, baseline))
+    if own != other:
+        raise UserError(
+            f"{suite.path} and {baseline.path} are of different language models (fingerprints "
+            f"{own[:12]} and {other[:12]}), or one fingerprint is of an earlier version of "
+            "saeworks; compare suites of one model, of one version"
+        )
+    if not set(suite.sites) & set(baseline.sites):
+        raise UserError(
+            f"{suite.path} and {baseline.path} have no site in common: {', '.join(suite.sites)} "
+            f"against {', '.join(baseline.sites)}"
+        )
+
+
+def _fingerprint(suite: Suite) -> str:
+    model = suite.meta["model"]
+    return str(model.get("fingerprint") if isinstance(model, dict) else None)
+
+
+def compared_with(
+    suite: Suite, baseline: Suite, seeds: Sequence[Suite], config: CompareConfig
+) -> Comparison:
+    sites: dict[str, dict[str, Paired]] = {}
+    mean: dict[str, Paired] = {}
+    held_out, tokens, documents, intervals = {}, {}, {}, {}
+    own, other = _results(suite), _results(baseline)
+    for evaluation in [name for name in COMPARED if name in own and name in other]:
+        results = (own[evaluation], other[evaluation])
+        found = _paired(evaluation, (suite, baseline), results, config)
+        mean |= found.pop("")
+        for site, values in found.items():
+            sites.setdefault(site, {}).update(values)
+        result = results[0]
+        held_out[evaluation] = result.config["held_out"]
+        tokens[evaluation], documents[evaluation] = result.tokens, result.documents
+        intervals[evaluation] = bootstrap.describe(result.documents, config.bootstrap, config.seed)
+    metrics = reconstruction.METRICS | splice.METRICS
+    return Comparison(
+        suite=_named(suite, suite),
+        baseline=_named(baseline, suite),
+        seeds=[_named(seed, suite) for seed in seeds],
+        config={
+            "model": dict(suite.meta["model"]),
+            "held_out": held_out,
+            "bootstrap": config.bootstrap,
+            "seed": config.seed,
+            "intervals": intervals,
+        },
+        tokens=tokens,
+        documents=documents,
+        metrics={name: metrics[name] for name in mean},
+        sites=sites,
+        mean=mean,
+        notes=regime.differences(suite.meta, baseline.meta, _l0(mean)),
+    )
+
+
+def _l0(mean: Mapping[str, Paired]) -> tuple[float | None, float | None]:
+    return (mean["l0"].suite.value, mean["l0"].baseline.value) if "l0" in mean else (None, None)
+
+
+def _named(suite: Suite, from_suite: Suite) -> Named:
+    path = os.path.relpath(suite.path.resolve(), from_suite.path.resolve())
+    return Named(Path(path).as_posix(), suite.variant, suite.meta.get("seed"))
+
+
+def _results(suite: Suite) -> dict[str, Result]:
+    """The suite's results by evaluation: always the reconstruction; the splice where it was run."""
+    folder = suite.path / "results"
+    found = [name for name in COMPARED if (folder / f"{name}.json").is_file()]
+    if "reconstruction" not in found:
+        raise UserError(f"{suite.path} is not evaluated yet: run `saeworks eval` on it")
+    return {name: Result.read(folder / f"{name}.json") for name in found}
+
+
+def _paired(
+    evaluation: str,
+    suites: tuple[Suite, Suite],
+    results: tuple[Result, Result],
+    config: CompareConfig,
+) -> dict[str, dict[str, Paired]]:
+    """Site → metric → values, for every site that both have; the mean over them under ""."""
+    sums = [read_sums(s.path / "results", r) for s, r in zip(suites, results, strict=True)]
+    if results[0].config.get("held_out") != results[1].config.get("held_out"):
+        raise UserError(
+            f"{suites[0].path} and {suites[1].path} were evaluated on different held-out tokens "
+            f"({evaluation}); run `saeworks eval {suites[0].path} {suites[1].path}`, with suites "
+            "of the same text, seed and buffer.exclude_norm_above"
+        )
+    sites = [site for site in suites[0].sites if all(site in found for found in sums)]
+    widths = {site: int(suites[0].meta["sites"][site]["d"]) for site in sites}
+    try:
+        (own, documents), (other, _) = (
+            _statistics(evaluation, found, widths, config) for found in sums
+        )
+    except (KeyError, ValueError):
+        raise UserError(
+            f"the {evaluation} sums of {suites[0].path} or {suites[1].path} are not whole; run "
+            "`saeworks eval` on both again"
+        ) from None
+    with np.errstate(divide="ignore", invalid="ignore"):  # 0/0 is null in the result
+        return {
+            site: {
+                name: _pair(name, own[site][name], other[site][name], documents)
+                for name in own[site]
+            }
+            for site in own
+        }
+
+
+def _statistics(
+    evaluation: str, sums: PerDocument, widths: Mapping[str, int], config: CompareConfig
+) -> tuple[dict[str, Arrays], int]:
+    """Site → metric → [D], and "" → those of the mean over sites; and of how many documents.
+
+    Each suite's sums are resampled in one matrix product of the same shape and the same draws, so
+    that equal suites come out equal to the bit.
+    """
+    columns = {(site, name): sums[site][name] for site in widths for name in sorted(sums[site])}
+    n_R = sums[next(iter(widths))]["n"]
+    drawn = bootstrap.resampled(columns, n_R > 0, config.bootstrap, config.seed)
+    out: dict[str, Arrays] = {}
+    with np.errstate(divide="ignore", invalid="ignore"):
+        for site, d in widths.items():
+            own = {name: values for (at, name), values in drawn.sums.items() if at == site}
+            known = splice.STATISTICS if evaluation == "splice" else reconstruction.statistics(d)
+            out[site] = {name: known[name](own) for name in COMPARED[evaluation]}
+    out[""] = {
+        name: np.mean([out[site][name] for site in widths], axis=0) for name in COMPARED[evaluation]
+    }
+    return out, drawn.documents
+
+
+def _pair(
+    name: str, own: NDArray[np.float64], other: NDArray[np.float64], documents: int
+) -> Paired:
+    return Paired(
+        bootstrap.interval(own, documents),
+        bootstrap.interval(other, documents),
+        bootstrap.interval(own - other, documents),
+        bootstrap.interval(own / other, documents) if name in RATIOS else None,
+    )

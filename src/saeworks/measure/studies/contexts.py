@@ -1,0 +1,239 @@
+"""Where chosen latents respond most: followed through held-out text, with what lies around it.
+
+Shapes: B sequences, T positions, N kept tokens, D model width, M latents, n chosen latents,
+P contexts in a pool, W tokens of a context, G peaks (latent, document), t latents of a tile.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from saeworks.dictionary.base import SAE
+from saeworks.measure.banks import firing, row_chunks, rows_at_once
+from saeworks.measure.held_out import HeldOut
+
+TOP, SAMPLED = 10, 24
+"""Contexts of a latent that are kept: those with the largest activations, and a sample."""
+BEFORE, AFTER = 24, 16
+"""Tokens of a context on either side of its peak."""
+BINS = 20
+"""Bins of an activation histogram."""
+_NONE = -1
+_PAIRS = 2**21
+"""Activations of chosen latents that are collected before they are counted."""
+_TILE = 1024
+"""Latents whose new contexts are in memory at once, beside the pools."""
+
+
+def _order(*keys: Tensor) -> Int[Tensor, " G"]:
+    """The stable order by the first key, then the second, and so on."""
+    order = torch.arange(len(keys[0]), device=keys[0].device)
+    for key in reversed(keys):
+        order = order[key[order].argsort(stable=True)]
+    return order
+
+
+def _starts(*sorted_keys: Tensor) -> Bool[Tensor, " G"]:
+    """Where a run of equal keys begins."""
+    begins = torch.ones_like(sorted_keys[0], dtype=torch.bool)
+    begins[1:] = torch.stack([key[1:] != key[:-1] for key in sorted_keys]).any(0)
+    return begins
+
+
+@dataclass(frozen=True)
+class Peaks:
+    """The largest activation of a latent in a document, and where it is.
+
+    Attributes:
+        slot: which of the chosen latents.
+        document: row of the held-out documents.
+        place: token, counted through all held-out sequences.
+    """
+
+    slot: Int[Tensor, " G"]
+    document: Int[Tensor, " G"]
+    place: Int[Tensor, " G"]
+    value: Float[Tensor, " G"]
+
+    def at(self, index: Tensor | slice) -> "Peaks":
+        """Some of them."""
+        return Peaks(self.slot[index], self.document[index], self.place[index], self.value[index])
+
+    def joined(self, more: "Peaks") -> "Peaks":
+        """These, then others."""
+        return Peaks(
+            torch.cat([self.slot, more.slot]),
+            torch.cat([self.document, more.document]),
+            torch.cat([self.place, more.place]),
+            torch.cat([self.value, more.value]),
+        )
+
+    def by_document(self) -> "Peaks":
+        """The largest of each latent and document, in their order; of equal ones the first."""
+        ordered = self.at(_order(self.slot, self.document, -self.value))
+        return ordered.at(_starts(ordered.slot, ordered.document))
+
+
+Key = Callable[[Peaks], Float[Tensor, " G"]]
+Window = Callable[[Peaks], Float[Tensor, "G W"]]
+
+
+class Pool:
+    """For each latent the P documents with the largest key, each with its peak; −1 where empty.
+
+    The key is a function of latent, document and value that does not fall as the value rises, so
+    a document that was left out never has to come back at the same value.
+    """
+
+    def __init__(self, latents: int, size: int, key: Key, device: torch.device) -> None:
+        self.key = key
+        self.document = torch.full((latents, size), _NONE, dtype=torch.int32, device=device)
+        self.place = torch.zeros(latents, size, dtype=torch.int64, device=device)
+        self.value = torch.zeros(latents, size, device=device)
+        self.activations = torch.zeros(latents, size, BEFORE + 1 + AFTER, device=device)
+
+    def take(self, more: Peaks, window: Window) -> None:
+        """Keep the best of what is there and of `more`, which is in the order of its slots;
+        `window` gives the activations around new peaks."""
+        touched_t = more.slot[_starts(more.slot)]
+        row, rank = (self.document[touched_t] != _NONE).nonzero(as_tuple=True)
+        slot = touched_t[row]
+        old = Peaks(
+            slot,
+            self.document[slot, rank].long(),
+            self.place[slot, rank],
+            self.value[slot, rank],
+        )
+        best = old.joined(more).by_document()
+        best = best.at(_order(best.slot, -self.key(best)))
+        begins = _starts(best.slot).nonzero().squeeze(1)
+        length = torch.diff(begins, append=begins.new_tensor([len(best.slot)]))
+        rank = torch.arange(len(best.slot), device=slot.device) - begins.repeat_interleave(length)
+        kept = rank < self.document.shape[1]
+        best, rank = best.at(kept), rank[kept]
+        activations = self._windows(best, touched_t, more, window)
+        self.document[touched_t] = _NONE
+        self.document[best.slot, rank] = best.document.int()
+        self.place[best.slot, rank] = best.place
+        self.value[best.slot, rank] = best.value
+        self.activations[best.slot, rank] = activations
+
+    def _windows(
+        self, best: Peaks, touched_t: Tensor, more: Peaks, window: Window
+    ) -> Float[Tensor, "G W"]:
+        """The activations around each peak: kept where it was there already, else by `window`."""
+        own = torch.searchsorted(touched_t, best.slot)
+        same = (self.place[touched_t][own] == best.place[:, None]) & (
+            self.document[touched_t][own] != _NONE
+        )
+        held = same.any(1)
+        activations = self.activations.new_zeros(len(held), self.activations.shape[2])
+        activations[held] = self.activations[best.slot[held], same[held].int().argmax(1)]
+        activations[~held] = window(best.at(~held))
+        return activations
+
+
+def _lottery(seed: int) -> Key:
+    """A random number in [0, 1) that depends on seed, latent and document alone, so that the sample
+    does, too (splitmix64's finaliser; Steele, Lea and Flood 2014)."""
+
+    def key(peaks: Peaks) -> Float[Tensor, " G"]:
+        x = (seed + 1) * 0x1E3779B97F4A7C15 + peaks.slot * 0x3C79AC492BA7B653 + peaks.document
+        for shift, factor in ((30, -0x40A7B892E31B1A47), (27, -0x6B2FB644ECCEEE15), (31, 1)):
+            x = (x ^ (x >> shift & (1 << 64 - shift) - 1)) * factor
+        return (x >> 11 & (1 << 53) - 1).double() / 2**53
+
+    return key
+
+
+class Watcher:
+    """Follows the chosen latents of one SAE through the held-out tokens.
+
+    In memory are the pools [n, P, W] and a batch's nonzero activations of the chosen latents; no
+    array has a place for every token and latent.
+    """
+
+    def __init__(
+        self, sae: SAE, chosen: Int[Tensor, " n"], peaks: Float[Tensor, " n"], seed: int
+    ) -> None:
+        device = chosen.device
+        self.sae, self.chosen, self.peaks = sae, chosen, peaks
+        self.slot_M = torch.full((sae.width,), _NONE, device=device)
+        self.slot_M[chosen] = torch.arange(len(chosen), device=device)
+        self.top = Pool(len(chosen), TOP, lambda peaks: peaks.value, device)
+        self.sampled = Pool(len(chosen), SAMPLED, _lottery(seed), device)
+        self.histogram = torch.zeros(len(chosen) * BINS, dtype=torch.int64, device=device)
+        self.seen = 0
+
+    def see(self, rows_ND: Float[Tensor, "N D"], batch: HeldOut) -> None:
+        """Count the next batch of whole sequences."""
+        place_N = batch.keep_NT.flatten().nonzero().squeeze(1)
+        pending: list[tuple[Tensor, Tensor, Tensor]] = []
+        for rows in _whole_sequences(batch.keep_NT, rows_at_once(self.sae.width)):
+            pending += self._active(rows_ND[rows], place_N[rows])
+            if sum(len(place) for place, _, _ in pending) >= _PAIRS:
+                self._count(pending, batch)
+                pending = []
+        self._count(pending, batch)
+        self.seen += batch.keep_NT.numel()
+
+    def _active(self, rows_ND: Tensor, place_N: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Place, slot and activation wherever a chosen latent fires."""
+        for part in row_chunks(len(rows_ND), self.sae.width):
+            owner, latents, values = firing(self.sae.encode_sparse(rows_ND[part]))
+            slots = self.slot_M[latents]
+            chosen = slots >= 0
+            yield place_N[part][owner[chosen]], slots[chosen], values[chosen].float()
+
+    def _count(self, pending: Sequence[tuple[Tensor, Tensor, Tensor]], batch: HeldOut) -> None:
+        if not pending:
+            return
+        place, slot, value = (torch.cat(parts) for parts in zip(*pending, strict=True))
+        bins = (value / self.peaks[slot] * BINS).long().clamp_(0, BINS - 1)
+        self.histogram += torch.bincount(slot * BINS + bins, minlength=len(self.histogram))
+        span = batch.keep_NT.numel()
+        key, order = (slot * span + place).sort()
+        place, slot, value = place[order], slot[order], value[order]
+        found = Peaks(slot, batch.row_NT.flatten()[place], place + self.seen, value).by_document()
+
+        def window(peaks: Peaks) -> Float[Tensor, "G W"]:
+            return _around(peaks, self.seen, batch.keep_NT.shape[1], span, key, value)
+
+        edges = torch.arange(0, len(self.peaks) + _TILE, _TILE, device=slot.device)
+        ends = torch.searchsorted(found.slot, edges).tolist()
+        for start, end in pairwise(ends):
+            if start < end:
+                self.top.take(found.at(slice(start, end)), window)
+                self.sampled.take(found.at(slice(start, end)), window)
+
+
+def _whole_sequences(keep_BT: Bool[Tensor, "B T"], rows: int) -> Iterator[slice]:
+    """Slices of at least `rows` kept tokens (but for the last), that end where a sequence ends."""
+    start = end = 0
+    for end in keep_BT.sum(dim=1).cumsum(0).tolist():
+        if end - start >= rows:
+            yield slice(start, end)
+            start = end
+    if start < end:
+        yield slice(start, end)
+
+
+def _around(
+    peaks: Peaks, seen: int, length: int, span: int, key: Tensor, value: Tensor
+) -> Float[Tensor, "G W"]:
+    """A latent's activations around its peaks, within the sequence, 0 outside.
+
+    Args:
+        seen: tokens before the batch; `span` tokens are in it, `length` in a sequence.
+        key: slot · span + place of the batch's activations `value`, sorted.
+    """
+    offset_W = torch.arange(-BEFORE, AFTER + 1, device=key.device)
+    at_GW = (peaks.place - seen)[:, None] + offset_W
+    inside = at_GW.div(length, rounding_mode="floor") == ((peaks.place - seen) // length)[:, None]
+    wanted_GW = peaks.slot[:, None] * span + at_GW
+    found_GW = torch.searchsorted(key, wanted_GW).clamp_(max=len(key) - 1)
+    return torch.where(inside & (key[found_GW] == wanted_GW), value[found_GW], 0.0)

@@ -1,0 +1,300 @@
+"""How the directions of a dictionary lie: duplicates, neighbours, similarity of experts, maps.
+
+Only latents that fire on the held-out tokens count, and each counts once.
+
+Shapes: M latents, L live ones, D model width, N blocks (experts), t rows of a tile.
+"""
+
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from saeworks.config import EvalConfig
+from saeworks.dictionary.base import SAE
+from saeworks.dictionary.cosines import (
+    leaders,
+    nearest,
+    tiles,
+    unit,
+)
+from saeworks.dictionary.experts import experts_of
+from saeworks.measure import bootstrap
+from saeworks.measure.banks import Bank
+from saeworks.measure.held_out import HeldOut
+from saeworks.measure.studies.reconstruction import SiteSums, Tallies, per_document
+from saeworks.results.result import Metric, Result, Value
+
+DUPLICATE = 0.9
+"""Two latents are duplicates where the cosine of their decoder rows is above this."""
+THRESHOLDS = (0.7, 0.75, 0.8, 0.85, DUPLICATE, 0.95, 0.99)
+LARGEST_MATRIX = 64
+"""Blocks up to which a matrix of them is put into the result."""
+_EDGES = np.round(np.linspace(-0.2, 1.0, 49), 3)
+_RANDOM = 2048
+"""Random rows whose nearest neighbour is looked for."""
+_PERPLEXITY = 50
+
+METRICS = {
+    "live": Metric("Live", "Latents that fire on the held-out tokens.", "latents"),
+    "distinct": Metric(
+        "Live, distinct",
+        "Live latents left when, going from the one that fires most often down, each that has a "
+        f"cosine above {DUPLICATE} with one that was kept is left out (decoder rows).",
+        "latents",
+        "higher",
+    ),
+    "distinct_share": Metric(
+        "Distinct share", "Distinct live latents / live latents.", better="higher"
+    ),
+    "duplicate_share": Metric(
+        "Duplicates",
+        "Share of live latents whose decoder row has a cosine above "
+        f"{DUPLICATE} with another live one's.",
+        better="lower",
+    ),
+    "nearest_cosine": Metric(
+        "Nearest cosine",
+        "Mean over live latents of the largest cosine of the decoder row with another live one's.",
+    ),
+    "nearest_cosine_random": Metric(
+        "Nearest cosine, random",
+        "The same of as many isotropic random directions as there are live latents.",
+    ),
+    "within_similarity": Metric(
+        "Similarity within",
+        "Mean over blocks i of S_ii, S_ij = mean over live latents a of block i of the largest "
+        "cosine of a with a live latent b ≠ a of block j. Blocks are the experts, or where an SAE "
+        "has none equal runs of its latents.",
+    ),
+    "between_similarity": Metric("Similarity between", "Mean over blocks i ≠ j of S_ij."),
+    "between_similarity_control": Metric(
+        "Similarity between, shuffled",
+        "The same after the live latents were shuffled over blocks of the same sizes.",
+    ),
+    "explained_per_thousand": Metric(
+        "Explained per 1000 distinct",
+        "1000 · (1 − FVU) / distinct live latents: what a latent that is not a duplicate explains.",
+        better="higher",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Similarity:
+    """Between N blocks of unit rows.
+
+    Attributes:
+        matrix: S_ij, NaN where i has no row or j none but the row itself.
+        nearest: each row's largest cosine with another, in the order given; −1 where it is alone.
+    """
+
+    matrix: Float[Tensor, "N N"]
+    nearest: Float[Tensor, " L"]
+
+
+def similarity(
+    unit_LD: Float[Tensor, "L D"], block_L: Int[Tensor, " L"], blocks: int
+) -> Similarity:
+    """S_ij = mean over a in i of max over b in j, b ≠ a, of cos(a, b), in one pass over tiles of
+    all cosines (Mudide et al. 2025, Efficient Dictionary Learning with Switch Sparse Autoencoders,
+    §4.4)."""
+    order_L = block_L.argsort(stable=True)
+    rows_LD, owner_L = unit_LD[order_L], block_L[order_L]
+    size_N = torch.bincount(owner_L, minlength=blocks)
+    ends = size_N.cumsum(0).tolist()
+    sums_NN = torch.zeros(blocks, blocks, dtype=torch.float64, device=unit_LD.device)
+    sorted_L = unit_LD.new_full((len(unit_LD),), -1.0)
+    for part in tiles(len(rows_LD), len(rows_LD)):
+        cosine_tL = rows_LD[part] @ rows_LD.T
+        cosine_tL.diagonal(part.start).fill_(-1.0)
+        best_tN = cosine_tL.new_full((len(cosine_tL), blocks), -1.0)
+        for block, (start, end) in enumerate(zip([0, *ends], ends, strict=False)):
+            if start < end:
+                best_tN[:, block] = cosine_tL[:, start:end].amax(1)
+        best_tN.clamp_(-1.0, 1.0)
+        sums_NN.index_add_(0, owner_L[part], best_tN.double())
+        sorted_L[part] = best_tN.amax(1)
+    matrix_NN = sums_NN / size_N[:, None]
+    matrix_NN[:, size_N == 0] = torch.nan
+    matrix_NN.diagonal()[size_N < 2] = torch.nan
+    nearest_L = torch.empty_like(sorted_L)
+    nearest_L[order_L] = sorted_L
+    return Similarity(matrix_NN, nearest_L)
+
+
+def blocks_of(sae: SAE, blocks: int) -> tuple[str, Int[Tensor, " M"], int]:
+    """What the blocks are, the block of each latent, and how many there are: the experts, or equal
+    runs (the last may be shorter)."""
+    experts = experts_of(sae)
+    count = min(blocks, sae.width) if experts is None else experts.experts
+    run = -(-sae.width // count)
+    latent_M = torch.arange(sae.width, device=sae.w_dec.device)
+    return "cut" if experts is None else "experts", latent_M // run, count
+
+
+@torch.no_grad()
+def geometry(
+    banks: Mapping[str, Bank], tallies: Tallies, held_out: HeldOut, config: EvalConfig
+) -> dict[str, Result]:
+    """Duplicates, nearest neighbours and similarity of blocks per site, from the weights and from
+    which latents fire; no pass of the language model.
+
+    Args:
+        tallies: what `reconstruction` counted on the held-out tokens.
+    """
+    out = {}
+    for name, bank in banks.items():
+        found = {
+            site: _site(sae, tallies[name][site], config, zlib.crc32(site.encode()))
+            for site, sae in bank.items()
+        }
+        out[name] = Result(
+            evaluation="geometry",
+            title="Duplicates, and how similar experts are",
+            config=asdict(config) | {"held_out": held_out.digest, "duplicate": DUPLICATE},
+            tokens=held_out.kept,
+            documents=held_out.documents,
+            metrics=METRICS,
+            sites={site: values for site, (values, _) in found.items()},
+            series={site: series for site, (_, series) in found.items()},
+        )
+    return out
+
+
+def _site(
+    sae: SAE, sums: SiteSums, config: EvalConfig, salt: int
+) -> tuple[dict[str, Value], dict[str, Any]]:
+    kind, block_M, blocks = blocks_of(sae, config.blocks)
+    live_L = (sums.fired > 0).nonzero().squeeze(1)
+    rows_LD = unit(sae.w_dec[live_L])
+    generator = torch.Generator().manual_seed((config.seed + salt) % 2**63)
+    own = similarity(rows_LD, block_M[live_L], blocks)
+    shuffled_L = torch.randperm(len(live_L), generator=generator).to(live_L.device)
+    control = similarity(rows_LD, block_M[live_L][shuffled_L], blocks)
+    random_R = _random_nearest(len(live_L), sae.d, generator)
+    most_first_L = sums.fired[live_L].argsort(descending=True, stable=True)
+    distinct = len(set(leaders(rows_LD, most_first_L, DUPLICATE).tolist()))
+    near_L = own.nearest.cpu().double().numpy()
+    values = {
+        "live": Value(float(len(live_L))),
+        "distinct": Value(float(distinct)),
+        "distinct_share": _value(np.array([distinct / max(len(live_L), 1)])[: len(live_L)]),
+        "duplicate_share": _value(near_L > DUPLICATE),
+        "nearest_cosine": _value(near_L),
+        "nearest_cosine_random": _value(random_R),
+        "within_similarity": _value(own.matrix.diagonal().cpu().numpy()),
+        "between_similarity": _value(_between(own.matrix)),
+        "between_similarity_control": _value(_between(control.matrix)),
+        "explained_per_thousand": _explained(sums, distinct, config),
+    }
+    live_N = torch.bincount(block_M[live_L], minlength=blocks).tolist()
+    series: dict[str, Any] = {
+        "duplicates": {
+            "thresholds": list(THRESHOLDS),
+            "shares": [_share(near_L, threshold) for threshold in THRESHOLDS],
+            "random": [_share(random_R, threshold) for threshold in THRESHOLDS],
+        },
+        "nearest": {
+            "edges": _EDGES.tolist(),
+            "counts": _counts(near_L),
+            "random": _counts(random_R),
+            "random_rows": len(random_R),
+        },
+        "similarity": {
+            "kind": kind,
+            "blocks": blocks,
+            "live": live_N,
+            "matrix": matrix(own.matrix),
+            "control": matrix(control.matrix),
+        },
+    }
+    if config.tsne and len(live_L) > 3:
+        series["tsne"] = _maps(sae, live_L, block_M, config, generator)
+    return values, series
+
+
+def _random_nearest(rows: int, d: int, generator: torch.Generator) -> Float[np.ndarray, " R"]:
+    """Nearest-neighbour cosines of some of as many random directions."""
+    random_LD = unit(torch.randn(rows, d, generator=generator))
+    if rows <= _RANDOM:
+        return nearest(random_LD, random_LD, same=True).double().numpy()
+    near_R = nearest(random_LD[:_RANDOM], random_LD[_RANDOM:], same=False)
+    among_R = nearest(random_LD[:_RANDOM], random_LD[:_RANDOM], same=True)
+    return torch.maximum(near_R, among_R).double().numpy()
+
+
+def _between(matrix_NN: Float[Tensor, "N N"]) -> Float[np.ndarray, " pairs"]:
+    """The entries off the diagonal."""
+    off = ~torch.eye(len(matrix_NN), dtype=torch.bool, device=matrix_NN.device)
+    return matrix_NN[off].cpu().numpy()
+
+
+def _value(numbers: np.ndarray) -> Value:
+    """The mean of those that are defined."""
+    defined = np.asarray(numbers, np.float64)
+    defined = defined[~np.isnan(defined)]
+    return Value(float(defined.mean()) if len(defined) else None)
+
+
+def _share(near_L: np.ndarray, threshold: float) -> float | None:
+    return float((near_L > threshold).mean()) if len(near_L) else None
+
+
+def _counts(near_L: np.ndarray) -> list[int]:
+    counts, _ = np.histogram(near_L.clip(_EDGES[0], _EDGES[-1]), bins=_EDGES)
+    return [int(count) for count in counts]
+
+
+def matrix(matrix_NN: Float[Tensor, "N N"]) -> list[list[float | None]] | None:
+    """A matrix for a result: undefined entries None; None where it would be too large."""
+    if len(matrix_NN) > LARGEST_MATRIX:
+        return None
+    return [[None if x != x else round(x, 4) for x in row] for row in matrix_NN.tolist()]
+
+
+def _explained(sums: SiteSums, distinct: int, config: EvalConfig) -> Value:
+    if not distinct:
+        return Value(None)
+    per = per_document({"": sums})[""]
+    explained = {
+        "per": lambda s: 1000 * (1 - s["error"] / s["variance"]) / distinct,
+    }
+    return bootstrap.estimate(per, explained, config.bootstrap, config.seed)["per"]
+
+
+def _maps(
+    sae: SAE,
+    live_L: Int[Tensor, " L"],
+    block_M: Int[Tensor, " M"],
+    config: EvalConfig,
+    generator: torch.Generator,
+) -> dict[str, Any]:
+    """Two-dimensional maps of a sample of live latents, by decoder and by encoder rows (van der
+    Maaten and Hinton 2008, Visualizing Data using t-SNE)."""
+    sample = torch.randperm(len(live_L), generator=generator)[: config.tsne].sort().values
+    chosen_n = live_L[sample.to(live_L.device)]
+    perplexity = min(_PERPLEXITY, (len(chosen_n) - 1) / 3)
+    w_enc_MD = dict(sae.named_parameters())["w_enc"]
+    return {
+        "perplexity": perplexity,
+        "latents": chosen_n.tolist(),
+        "expert": block_M[chosen_n].tolist(),
+        "decoder": _map(sae.w_dec[chosen_n], perplexity, config.seed),
+        "encoder": _map(w_enc_MD[chosen_n], perplexity, config.seed),
+    }
+
+
+def _map(rows_nD: Tensor, perplexity: float, seed: int) -> Sequence[Sequence[float]]:
+    from sklearn.manifold import TSNE
+
+    place = TSNE(perplexity=perplexity, init="pca", random_state=seed % 2**32)
+    found: Sequence[Sequence[float]] = (
+        place.fit_transform(unit(rows_nD).cpu().numpy()).round(2).tolist()
+    )
+    return found

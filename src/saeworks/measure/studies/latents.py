@@ -1,0 +1,242 @@
+"""What single latents respond to, for the report's browser: contexts, histogram, neighbours.
+
+Shapes: T positions, N kept tokens, D model width, M latents, n chosen latents, W tokens of a
+context, t and m latents of a tile.
+"""
+
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from saeworks.config import EvalConfig
+from saeworks.dictionary.base import SAE
+from saeworks.dictionary.cosines import unit
+from saeworks.files.access import Rows
+from saeworks.lm.model import LanguageModel
+from saeworks.measure.banks import (
+    Bank,
+    for_each_site,
+    site_means,
+    sites_of,
+)
+from saeworks.measure.held_out import HeldOut
+from saeworks.measure.progress import Tracker, silent
+from saeworks.measure.studies.contexts import (
+    AFTER,
+    BEFORE,
+    BINS,
+    Pool,
+    Watcher,
+)
+from saeworks.measure.studies.pieces import Pieces
+from saeworks.measure.studies.reconstruction import SiteSums, Tallies, tally
+from saeworks.results.result import Result
+
+QUANTILES = 4
+"""Contexts shown beside those with the largest activations, spread over the sampled ones."""
+NEIGHBOURS = 5
+"""Nearest latents by the cosine of decoder rows."""
+_COSINES = 2**22
+"""Cosines in memory at once."""
+
+HOW_CHOSEN = (
+    "one at random from each of as many equal parts of the live ones, in the order of how often "
+    "they fire"
+)
+
+
+def choose(fired_M: Int[Tensor, " M"], latents: int, seed: Sequence[int]) -> list[int]:
+    """Live latents spread over the range of frequencies: one at random from each of as many equal
+    parts of the live ones in order of frequency; returned from the most frequent down."""
+    order = torch.argsort(fired_M, descending=True, stable=True).cpu().numpy()
+    live = order[: int((fired_M > 0).sum())]
+    if len(live) <= latents:
+        return [int(latent) for latent in live]
+    rng = np.random.default_rng(list(seed))
+    return [int(rng.choice(part)) for part in np.array_split(live, latents)]
+
+
+@torch.no_grad()
+def latents(
+    banks: Mapping[str, Bank],
+    lm: LanguageModel,
+    held_out: HeldOut,
+    config: EvalConfig,
+    progress: Tracker = silent,
+    tallies: Tallies | None = None,
+) -> dict[str, Result]:
+    """Per site `config.latents` live latents with contexts, activation histogram, neighbours.
+
+    One language-model pass for all sites and banks. A latent's contexts are from distinct
+    documents: those with its largest activations, and some spread over the quantiles of a sample
+    of its other documents. Memory: some 6 kB for each chosen latent, whatever the widths; a
+    latent's entry is made when the result is written.
+
+    Args:
+        tallies: what `reconstruction` counted on the same tokens; counted here if not given.
+
+    Raises:
+        UserError: as `reconstruction`.
+    """
+    sites = sites_of(banks, lm)
+    passes = 1 if tallies is not None else 3
+    with progress("latents", passes * held_out.tokens_NT.numel()) as tick:
+        if tallies is None:
+            means = site_means(lm, sites, held_out, tick)
+            tallies = tally(banks, lm, held_out, means, tick)
+        watchers = {
+            (name, site): _watcher(site, sae, tallies[name][site], config)
+            for name, bank in banks.items()
+            for site, sae in bank.items()
+        }
+
+        def visit(site: str, rows_ND: Tensor, batch: HeldOut) -> None:
+            for name, bank in banks.items():
+                if site in bank:
+                    watchers[name, site].see(rows_ND, batch)
+
+        for_each_site(lm, sites, held_out, visit, tick)
+    pieces = Pieces(lm.tokenizer)
+    return {
+        name: Result(
+            evaluation="latents",
+            title="Latents and what they respond to",
+            config=asdict(config),
+            tokens=held_out.kept,
+            documents=held_out.documents,
+            series={
+                site: _series(watchers[name, site], tallies[name][site], held_out, pieces)
+                for site in bank
+            },
+        )
+        for name, bank in banks.items()
+    }
+
+
+def _watcher(site: str, sae: SAE, sums: SiteSums, config: EvalConfig) -> Watcher:
+    chosen = choose(sums.fired, config.latents, (config.seed, zlib.crc32(site.encode())))
+    index = torch.tensor(chosen, dtype=torch.int64, device=sums.fired.device)
+    return Watcher(sae, index, sums.peak[index].float(), config.seed)
+
+
+def _series(watcher: Watcher, sums: SiteSums, held_out: HeldOut, pieces: Pieces) -> dict[str, Any]:
+    about = _About(watcher, sums, held_out, pieces)
+    return {
+        "choice": {
+            "width": watcher.sae.width,
+            "live": int((sums.fired > 0).sum()),
+            "how": HOW_CHOSEN,
+        },
+        "latents": Rows(len(about.chosen), about.latent),
+    }
+
+
+class _About:
+    """What a result says of the chosen latents of one SAE; it keeps no reference to the SAE."""
+
+    def __init__(self, watcher: Watcher, sums: SiteSums, held_out: HeldOut, pieces: Pieces) -> None:
+        self.chosen: list[int] = watcher.chosen.tolist()
+        self.held_out, self.pieces = held_out, pieces
+        self.pools = (watcher.top, watcher.sampled)
+        self.counts = watcher.histogram.view(-1, BINS)
+        self.cosines, self.nearest = _neighbours(watcher.sae, watcher.chosen)
+        self.fired, self.total, self.peak = (
+            tensor[watcher.chosen].tolist() for tensor in (sums.fired, sums.total, sums.peak)
+        )
+        self.numbers = _document_numbers(held_out)
+
+    def latent(self, slot: int) -> dict[str, Any]:
+        """One latent, as in the result."""
+        peak = self.peak[slot]
+        return {
+            "latent": self.chosen[slot],
+            "frequency": self.fired[slot] / self.held_out.kept,
+            "mean_activation": self.total[slot] / self.fired[slot],
+            "max_activation": peak,
+            "histogram": {
+                "edges": [_round(peak * edge / BINS) for edge in range(BINS + 1)],
+                "counts": self.counts[slot].tolist(),
+            },
+            "neighbours": [
+                {"latent": latent, "cosine": _round(cosine)}
+                for latent, cosine in zip(
+                    self.nearest[slot].tolist(), self.cosines[slot].tolist(), strict=True
+                )
+            ],
+            "contexts": self._contexts(slot),
+        }
+
+    def _contexts(self, slot: int) -> list[dict[str, Any]]:
+        top, sampled = self.pools
+        best, others = _filled(top, slot), _filled(sampled, slot)
+        shown = {int(top.document[slot, at]) for at in best}
+        rest = [at for at in others if int(sampled.document[slot, at]) not in shown]
+        spread = {round(at) for at in np.linspace(0, len(rest) - 1, QUANTILES)} if rest else ()
+        picked = [("top", top, at) for at in best]
+        picked += [("quantile", sampled, rest[at]) for at in sorted(spread)]
+        return [{"kind": kind} | self._context(pool, slot, at) for kind, pool, at in picked]
+
+    def _context(self, pool: Pool, slot: int, at: int) -> dict[str, Any]:
+        sequence, peak = divmod(int(pool.place[slot, at]), self.held_out.tokens_NT.shape[1])
+        document_T = self.held_out.document_NT[sequence]
+        inside = range(max(0, peak - BEFORE), min(len(document_T), peak + AFTER + 1))
+        inside_W = [place for place in inside if document_T[place] == document_T[peak]]
+        tokens_T = self.held_out.tokens_NT[sequence]
+        activations = pool.activations[slot, at].tolist()
+        return {
+            "tokens": self.pieces.window(tokens_T[inside_W].tolist()),
+            "activations": [_round(activations[place - peak + BEFORE]) for place in inside_W],
+            "peak": inside_W.index(peak),
+            "document": self.numbers[int(pool.document[slot, at])],
+        }
+
+
+def _neighbours(
+    sae: SAE, index_n: Int[Tensor, " n"]
+) -> tuple[Float[Tensor, "n K"], Int[Tensor, "n K"]]:
+    """The largest cosines of the chosen latents' decoder rows with others, and whose they are."""
+    w_dec_MD = sae.w_dec
+    assert isinstance(w_dec_MD, Tensor)
+    index_n = index_n.to(w_dec_MD.device)
+    count = min(NEIGHBOURS, sae.width - 1)
+    best_nK = torch.empty(len(index_n), count, device=w_dec_MD.device)
+    at_nK = torch.empty(len(index_n), count, dtype=torch.int64, device=w_dec_MD.device)
+    step = int(_COSINES**0.5)
+    for start in range(0, len(index_n), step):
+        own_t = index_n[start : start + step]
+        rows_tD = unit(w_dec_MD[own_t])
+        best_tK, at_tK = rows_tD.new_empty(len(own_t), 0), own_t.new_empty(len(own_t), 0)
+        for first in range(0, sae.width, step):
+            cosine_tm = rows_tD @ unit(w_dec_MD[first : first + step]).T
+            other_m = torch.arange(first, first + cosine_tm.shape[1], device=own_t.device)
+            cosine_tm.masked_fill_(own_t[:, None] == other_m, -torch.inf)
+            both = torch.cat([best_tK, cosine_tm], dim=1)
+            places = torch.cat([at_tK, other_m.expand(len(own_t), -1)], dim=1)
+            best_tK, pick = both.topk(min(count, both.shape[1]), dim=1)
+            at_tK = places.gather(1, pick)
+        best_nK[start : start + step], at_nK[start : start + step] = best_tK, at_tK
+    return best_nK, at_nK
+
+
+def _document_numbers(held_out: HeldOut) -> list[int]:
+    """The corpus's number of each row of per-document sums."""
+    numbers = torch.unique(held_out.document_NT)
+    return [int(number) for number in numbers[numbers >= 0]]
+
+
+def _filled(pool: Pool, slot: int) -> list[int]:
+    """Places of a latent's contexts, from the largest activation down."""
+    order = pool.value[slot].argsort(descending=True, stable=True).tolist()
+    documents = pool.document[slot].tolist()
+    return [at for at in order if documents[at] >= 0]
+
+
+def _round(value: float) -> float:
+    """Four digits, for a small file."""
+    return float(f"{value:.4g}")

@@ -1,0 +1,317 @@
+"""How well each site's SAE reconstructs held-out activations, and how its latents fire.
+
+Shapes: N tokens, D model width, M latents, R documents (rows of per-document sums).
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from saeworks.activations.outliers import beyond
+from saeworks.config import EvalConfig
+from saeworks.dictionary.base import SAE
+from saeworks.lm.model import LanguageModel
+from saeworks.measure import bootstrap
+from saeworks.measure.banks import (
+    Bank,
+    firing,
+    for_each_site,
+    row_chunks,
+    site_means,
+    sites_of,
+)
+from saeworks.measure.held_out import HeldOut
+from saeworks.measure.progress import Tick, Tracker, silent
+from saeworks.measure.studies import outliers
+from saeworks.measure.studies.outliers import Usual, means_and_usual
+from saeworks.measure.sums import PerDocument
+from saeworks.results.result import Metric, Result, Value
+
+METRICS = {
+    "fvu": Metric(
+        "FVU",
+        "Fraction of variance unexplained: Σ‖x−x̂‖² / Σ‖x−x̄‖², a ratio of sums in raw space; x̄ is "
+        "the site's mean over the same tokens.",
+        better="lower",
+    ),
+    "mse": Metric("MSE", "Mean squared error per token and dimension, raw space.", better="lower"),
+    "cosine": Metric("Cosine", "Mean cosine of x and x̂ (0 where x̂ is 0).", better="higher"),
+    "l0": Metric("L0", "Mean number of latents that fire on a token.", "latents/token"),
+    "l1": Metric("L1", "Mean sum of a token's activations, in the site's raw units."),
+    "l2_ratio": Metric("L2 ratio", "Mean of ‖x̂‖/‖x‖; below 1 where the SAE shrinks.", better="one"),
+    "relative_bias": Metric(
+        "Relative bias",
+        "Relative reconstruction bias γ = E‖x̂‖² / E⟨x, x̂⟩ (Rajamanoharan et al. 2024); below 1 "
+        "where the SAE shrinks, 1 where it is unbiased.",
+        better="one",
+    ),
+    "dead_share": Metric(
+        "Dead",
+        "Share of latents that never fire on the evaluated tokens (no interval: on more tokens it "
+        "can only fall).",
+        better="lower",
+    ),
+}
+
+_SUMS = (
+    "n", "error", "variance", "cosine", "l0", "l1", "l2_ratio", "x_hat_squared", "x_dot_x_hat",
+    "outliers", "usual_error", "usual_variance",
+)  # fmt: skip
+
+
+@dataclass
+class SiteSums:
+    """What one pass leaves of an SAE: sums by document, and counts by latent.
+
+    Attributes:
+        sums: the columns are `_SUMS`; float64.
+        fired: tokens on which each latent fires (is strictly positive).
+        total: sum of its activations.
+        peak: its largest activation.
+    """
+
+    sums: Float[Tensor, "R S"]
+    fired: Int[Tensor, " M"]
+    total: Float[Tensor, " M"]
+    peak: Float[Tensor, " M"]
+
+    @classmethod
+    def empty(cls, rows: int, width: int, device: torch.device) -> "SiteSums":
+        """Nothing seen yet."""
+        return cls(
+            torch.zeros(rows, len(_SUMS), dtype=torch.float64, device=device),
+            torch.zeros(width, dtype=torch.int64, device=device),
+            torch.zeros(width, dtype=torch.float64, device=device),
+            torch.zeros(width, dtype=torch.float64, device=device),
+        )
+
+    def add(
+        self,
+        sae: SAE,
+        x_ND: Float[Tensor, "N D"],
+        mean_D: Float[Tensor, " D"],
+        row_N: Int[Tensor, " N"],
+        usual: Usual | None = None,
+    ) -> None:
+        """Count tokens in; row_N is each token's document. Without `usual`, none is an outlier."""
+        for part in row_chunks(len(x_ND), sae.width):
+            self._add(sae, x_ND[part], mean_D, row_N[part], usual)
+
+    def _add(
+        self, sae: SAE, x_ND: Tensor, mean_D: Tensor, row_N: Tensor, usual: Usual | None
+    ) -> None:
+        code = sae.encode_sparse(x_ND)
+        x, x_hat = x_ND.double(), sae.decode(code).double()
+        x_norm, x_hat_norm = x.norm(dim=1), x_hat.norm(dim=1)
+        dot = (x * x_hat).sum(dim=1)
+        owner, indices, values = firing(code)
+        zeros = torch.zeros(len(x), dtype=torch.float64, device=x.device)
+        error_N = (x - x_hat).square().sum(dim=1)
+        variance_N = (x - mean_D).square().sum(dim=1)
+        far_N, usual_variance_N = zeros, variance_N
+        if usual is not None and usual.others:
+            far_N = beyond(x_ND, usual.limit).double()
+            usual_variance_N = (x - usual.mean).square().sum(dim=1)
+        sums_NS = torch.stack(
+            [
+                torch.ones_like(zeros),
+                error_N,
+                variance_N,
+                _divide(dot, x_norm * x_hat_norm),
+                zeros.index_add(0, owner, torch.ones_like(values)),
+                zeros.index_add(0, owner, values),
+                _divide(x_hat_norm, x_norm),
+                x_hat_norm.square(),
+                dot,
+                far_N,
+                torch.where(far_N > 0, 0.0, error_N),
+                torch.where(far_N > 0, 0.0, usual_variance_N),
+            ],
+            dim=1,
+        )
+        self.sums.index_add_(0, row_N, sums_NS)
+        self.fired += torch.bincount(indices, minlength=sae.width)
+        self.total.index_add_(0, indices, values)
+        self.peak.scatter_reduce_(0, indices, values, "amax")
+
+
+def _divide(a: Tensor, b: Tensor) -> Tensor:
+    """a/b, and 0 where b is 0."""
+    return torch.where(b > 0, a / b.clamp_min(torch.finfo(b.dtype).tiny), 0.0)
+
+
+Tallies = Mapping[str, Mapping[str, SiteSums]]
+"""Bank → site → what one pass over the held-out tokens leaves."""
+
+
+@torch.no_grad()
+def tally(
+    banks: Mapping[str, Bank],
+    lm: LanguageModel,
+    held_out: HeldOut,
+    means: Mapping[str, Tensor],
+    tick: Tick,
+    usual: Mapping[str, Usual] | None = None,
+) -> Tallies:
+    """One pass of the language model feeds every SAE of every bank."""
+    usual = usual or {}
+    tallies = {
+        name: {
+            site: SiteSums.empty(held_out.rows, sae.width, lm.device) for site, sae in bank.items()
+        }
+        for name, bank in banks.items()
+    }
+
+    def visit(site: str, rows_ND: Tensor, batch: HeldOut) -> None:
+        row_N = batch.row_NT[batch.keep_NT]
+        for name, bank in banks.items():
+            if site in bank:
+                own = usual.get(site)
+                tallies[name][site].add(bank[site], rows_ND, means[site], row_N, own)
+
+    for_each_site(lm, sites_of(banks, lm), held_out, visit, tick)
+    return tallies
+
+
+def reconstruction(
+    banks: Mapping[str, Bank],
+    lm: LanguageModel,
+    held_out: HeldOut,
+    config: EvalConfig,
+    progress: Tracker = silent,
+) -> dict[str, Result]:
+    """FVU, MSE, cosine, L0, L1, l2 ratio, relative bias, dead share per site, and how often
+    latents fire; for any number of banks on the same tokens.
+
+    Two passes of the language model, whatever the number of sites and banks: one for each site's
+    mean (FVU's denominator), one for everything else. Memory is bounded by documents and latents,
+    not by tokens.
+
+    Raises:
+        UserError: if a bank has no SAE, a site is unknown or of another width, or an activation is
+            NaN or infinite.
+    """
+    sites = sites_of(banks, lm)
+    with progress("reconstruction", 2 * held_out.tokens_NT.numel()) as tick:
+        means, usual = means_and_usual(lm, sites, held_out, tick)
+        tallies = tally(banks, lm, held_out, means, tick, usual)
+    return summarise(tallies, banks, held_out, config)
+
+
+def summarise(
+    tallies: Tallies, banks: Mapping[str, Bank], held_out: HeldOut, config: EvalConfig
+) -> dict[str, Result]:
+    """The result of each bank from what its pass left."""
+    far = {
+        name: any(bool(one.sums[:, _SUMS.index("outliers")].any()) for one in sites.values())
+        for name, sites in tallies.items()
+    }
+    return {
+        name: Result(
+            evaluation="reconstruction",
+            title="Reconstruction of held-out activations",
+            config=asdict(config)
+            | {
+                "intervals": bootstrap.describe(held_out.documents, config.bootstrap, config.seed),
+                "held_out": held_out.digest,
+            },
+            tokens=held_out.kept,
+            documents=held_out.documents,
+            metrics=METRICS | (_of(outliers.METRICS, OUTLIER_STATISTICS) if far[name] else {}),
+            sites={
+                site: _values(sums, banks[name][site].d, config, far[name])
+                for site, sums in sites.items()
+            },
+            series={
+                site: {"log10_frequency_histogram": _histogram(sums.fired, held_out.kept)}
+                for site, sums in sites.items()
+            },
+        )
+        for name, sites in tallies.items()
+    }
+
+
+def per_document(sites: Mapping[str, SiteSums]) -> PerDocument:
+    """A bank's sums by document, by the names that `statistics` uses."""
+    return {
+        site: dict(zip(_SUMS, tallied.sums.cpu().numpy().T, strict=True))
+        for site, tallied in sites.items()
+    }
+
+
+def _values(site: SiteSums, d: int, config: EvalConfig, far: bool) -> dict[str, Value]:
+    sums = per_document({"": site})[""]
+    known = statistics(d) | (OUTLIER_STATISTICS if far else {})
+    values = bootstrap.estimate(sums, known, config.bootstrap, config.seed)
+    return values | {"dead_share": Value(float((site.fired == 0).double().mean()))}
+
+
+def _of(metrics: Mapping[str, Metric], names: Iterable[str]) -> dict[str, Metric]:
+    return {name: metrics[name] for name in names}
+
+
+@torch.no_grad()
+def with_excluded(
+    results: Mapping[str, Result],
+    banks: Mapping[str, Bank],
+    lm: LanguageModel,
+    every: HeldOut,
+    config: EvalConfig,
+    tick: Tick,
+) -> dict[str, Result]:
+    """The results of tokens without outliers, and beside them the FVU of `every` token: two more
+    passes of the language model."""
+    means = site_means(lm, sites_of(banks, lm), every, tick)
+    tallies = tally(banks, lm, every, means, tick)
+    found = {}
+    for name, result in results.items():
+        share = Value(1 - result.tokens / every.kept)
+        added = {
+            site: bootstrap.estimate(sums, EXCLUDED_STATISTICS, config.bootstrap, config.seed)
+            | {"excluded_share": share}
+            for site, sums in per_document(tallies[name]).items()
+        }
+        sites = {site: {**values, **added[site]} for site, values in result.sites.items()}
+        metrics = _of(outliers.METRICS, ("excluded_share", *EXCLUDED_STATISTICS))
+        found[name] = replace(result, metrics={**result.metrics, **metrics}, sites=sites)
+    return found
+
+
+OUTLIER_STATISTICS: dict[str, bootstrap.Statistic] = {
+    "outlier_share": lambda s: s["outliers"] / s["n"],
+    outliers.PLAIN: lambda s: s["usual_error"] / s["usual_variance"],
+}
+EXCLUDED_STATISTICS: dict[str, bootstrap.Statistic] = {
+    "fvu_with_excluded": lambda s: s["error"] / s["variance"],
+}
+
+
+def statistics(d: int) -> dict[str, bootstrap.Statistic]:
+    """The metrics as functions of the sums of `per_document`, for activations of width d."""
+    return {
+        "fvu": lambda s: s["error"] / s["variance"],
+        "mse": lambda s: s["error"] / (s["n"] * d),
+        "cosine": lambda s: s["cosine"] / s["n"],
+        "l0": lambda s: s["l0"] / s["n"],
+        "l1": lambda s: s["l1"] / s["n"],
+        "l2_ratio": lambda s: s["l2_ratio"] / s["n"],
+        "relative_bias": lambda s: s["x_hat_squared"] / s["x_dot_x_hat"],
+    }
+
+
+def _histogram(fired_M: Tensor, tokens: int) -> dict[str, Any]:
+    """Counts of live latents by log10 of the share of tokens they fire on, five bins a decade."""
+    fired = fired_M.cpu().numpy()
+    low = int(np.floor(np.log10(1.0 / tokens)))
+    edges = np.round(np.linspace(low, 0, 5 * -low + 1), 6) if low < 0 else np.array([-1.0, 0.0])
+    counts, _ = np.histogram(np.log10(fired[fired > 0] / tokens), bins=edges)
+    return {
+        "edges": edges.tolist(),
+        "counts": counts.tolist(),
+        "dead": int((fired == 0).sum()),
+    }

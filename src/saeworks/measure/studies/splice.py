@@ -1,0 +1,299 @@
+"""What the language model loses when a site's activations are replaced by their reconstruction.
+
+Shapes: B sequences, T positions, V vocabulary, P predictions that are counted.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from numpy.typing import NDArray
+from torch import Tensor
+
+from saeworks.config import EvalConfig
+from saeworks.dictionary.base import SAE
+from saeworks.lm.model import LanguageModel
+from saeworks.lm.prefix import shared_prefix
+from saeworks.measure import bootstrap
+from saeworks.measure.banks import (
+    Bank,
+    kept_rows,
+    reconstruct,
+    site_means,
+    sites_of,
+)
+from saeworks.measure.held_out import HeldOut
+from saeworks.measure.progress import Tick, Tracker, silent
+from saeworks.measure.sums import PerDocument
+from saeworks.results.result import Metric, Result
+
+COUNTED = (
+    "At kept positions x is replaced, at excluded ones (such as BOS) it stays; one site at a time. "
+    "Cross-entropy counts every prediction of a next token of the same document from a kept "
+    "position."
+)
+METRICS = {
+    "ce_clean": Metric("CE", f"Cross-entropy of the untouched model. {COUNTED}", "nats"),
+    "ce_spliced": Metric(
+        "CE spliced",
+        f"Cross-entropy with x̂ in the place of x. {COUNTED}",
+        "nats",
+        "lower",
+    ),
+    "delta_ce": Metric("ΔCE", "CE spliced − CE.", "nats", "lower"),
+    "delta_ce_percent": Metric("ΔCE %", "100 · ΔCE / CE.", "%", "lower"),
+    "loss_recovered_zero": Metric(
+        "Loss recovered (zero)",
+        "(CE_zero − CE_spliced) / (CE_zero − CE), against the site set to 0.",
+        better="higher",
+    ),
+    "loss_recovered_mean": Metric(
+        "Loss recovered (mean)",
+        "(CE_mean − CE_spliced) / (CE_mean − CE), against the site set to its mean over the kept "
+        "held-out tokens.",
+        better="higher",
+    ),
+    "kl": Metric(
+        "KL",
+        "Mean Kullback–Leibler divergence KL(clean ‖ spliced) of the next-token distributions.",
+        "nats",
+        "lower",
+    ),
+}
+STATISTICS: dict[str, bootstrap.Statistic] = {
+    "ce_clean": lambda s: s["clean"] / s["n"],
+    "ce_spliced": lambda s: s["spliced"] / s["n"],
+    "delta_ce": lambda s: (s["spliced"] - s["clean"]) / s["n"],
+    "delta_ce_percent": lambda s: 100 * (s["spliced"] - s["clean"]) / s["clean"],
+    "loss_recovered_zero": lambda s: (s["zero"] - s["spliced"]) / (s["zero"] - s["clean"]),
+    "loss_recovered_mean": lambda s: (s["mean"] - s["spliced"]) / (s["mean"] - s["clean"]),
+    "kl": lambda s: s["kl"] / s["n"],
+}
+_LOGITS = 2**26
+"""Logits of one batch, elements; two such batches are in memory at once."""
+_LOGIT_ROWS = 2**22
+"""Logits turned into log-probabilities at once, elements."""
+
+Replace = Callable[[Tensor], Tensor]
+"""Kept rows of x [rows, D] → what is put in their place."""
+
+
+def logit_batch(lm: LanguageModel) -> int:
+    """Tokens per forward pass of the language model whose logits are kept."""
+    return max(1, _LOGITS // lm.vocabulary)
+
+
+def counted(batch: HeldOut) -> Bool[Tensor, "B T"]:
+    """Positions whose next-token prediction counts: kept, and followed by the same document."""
+    counted_BT = batch.keep_NT.clone()
+    counted_BT[:, -1] = False
+    counted_BT[:, :-1] &= batch.document_NT[:, 1:] == batch.document_NT[:, :-1]
+    return counted_BT
+
+
+def splice_hook(replace: Replace, batch: HeldOut, site: str, number: int) -> Callable[..., Tensor]:
+    """A hook that replaces the activations of the kept positions."""
+
+    def hook(x_BTD: Tensor) -> Tensor:
+        rows_ND = kept_rows(x_BTD, batch.keep_NT, site, number)
+        out_BTD = x_BTD.clone()
+        out_BTD[batch.keep_NT] = replace(rows_ND).to(x_BTD.dtype)
+        return out_BTD
+
+    return hook
+
+
+def prediction_losses(
+    logits_BTV: Float[Tensor, "B T V"],
+    batch: HeldOut,
+    clean_BTV: Float[Tensor, "B T V"] | None = None,
+) -> tuple[Float[Tensor, " P"], Float[Tensor, " P"] | None]:
+    """Cross-entropy of each counted prediction, and KL(clean ‖ these logits) where clean is given.
+
+    Log-probabilities are taken in float32, a bounded number of rows at a time; sums over the
+    vocabulary of the KL in float64.
+    """
+    row_P, position_P = counted(batch).nonzero(as_tuple=True)
+    target_P = batch.tokens_NT[row_P, position_P + 1]
+    losses: list[Tensor] = []
+    divergences: list[Tensor] = []
+    step = max(1, _LOGIT_ROWS // logits_BTV.shape[-1])
+    for start in range(0, len(row_P), step):
+        at = (row_P[start : start + step], position_P[start : start + step])
+        log_q = logits_BTV[at].float().log_softmax(dim=-1)
+        losses.append(-log_q.gather(1, target_P[start : start + step, None])[:, 0].double())
+        if clean_BTV is not None:
+            log_p = clean_BTV[at].float().log_softmax(dim=-1)
+            divergences.append((log_p.exp() * (log_p - log_q)).sum(dim=-1, dtype=torch.float64))
+    none = logits_BTV.new_zeros(0, dtype=torch.float64)
+    loss_P = torch.cat(losses) if losses else none
+    if clean_BTV is None:
+        return loss_P, None
+    return loss_P, torch.cat(divergences) if divergences else none
+
+
+_Key = tuple[str, ...]
+
+
+class _Sums:
+    """Per-document sums [R] by name, such as `("clean",)` or `(site, "bank", name, "kl")`."""
+
+    def __init__(self, rows: int, device: torch.device) -> None:
+        self.rows, self.device = rows, device
+        self.by_name: dict[_Key, Tensor] = {}
+
+    def add(self, name: _Key, batch: HeldOut, values_P: Tensor) -> None:
+        sums_R = self.by_name.setdefault(
+            name, torch.zeros(self.rows, dtype=torch.float64, device=self.device)
+        )
+        sums_R.index_add_(0, batch.row_NT[counted(batch)], values_P)
+
+
+def splice(
+    banks: Mapping[str, Bank],
+    lm: LanguageModel,
+    held_out: HeldOut,
+    config: EvalConfig,
+    progress: Tracker = silent,
+    means: Mapping[str, Tensor] | None = None,
+) -> dict[str, Result]:
+    """CE, ΔCE in nats and %, loss recovered against zero and mean ablation, KL, per site.
+
+    One language-model pass per site and bank; the clean pass is shared by all, the two ablations
+    of a site by all banks, and the blocks before a site by all passes of that site. Two batches of
+    logits are in memory at most.
+
+    Args:
+        means: each site's mean, for the mean ablation; by default over `held_out`, in one more
+            pass.
+
+    Raises:
+        UserError: as `reconstruction`.
+    """
+    tallies = tally(banks, lm, held_out, progress, means)
+    return {name: summarise(sites, held_out, config) for name, sites in tallies.items()}
+
+
+@torch.no_grad()
+def tally(
+    banks: Mapping[str, Bank],
+    lm: LanguageModel,
+    held_out: HeldOut,
+    progress: Tracker = silent,
+    means: Mapping[str, Tensor] | None = None,
+) -> dict[str, PerDocument]:
+    """Bank → what the passes that `splice` describes leave of it: sums by document."""
+    sites = sites_of(banks, lm)
+    spliced = sum(len(bank) for bank in banks.values())
+    passes = 1 + 2 * len(sites) + spliced + (means is None)
+    with progress("splice", passes * held_out.tokens_NT.numel()) as tick:
+        if means is None:
+            means = site_means(lm, sites, held_out, tick)
+        sums = _Sums(held_out.rows, lm.device)
+        for number, batch in enumerate(held_out.batches(logit_batch(lm), lm.device)):
+            _splice_batch(banks, lm, sites, means, (number, batch), sums, tick)
+    return {
+        name: {site: _per_document(sums, name, site) for site in bank}
+        for name, bank in banks.items()
+    }
+
+
+def _per_document(sums: _Sums, name: str, site: str) -> dict[str, NDArray[np.float64]]:
+    keys: dict[str, _Key] = {
+        "n": ("n",),
+        "clean": ("clean",),
+        "zero": (site, "zero"),
+        "mean": (site, "mean"),
+        "spliced": (site, "bank", name),
+        "kl": (site, "bank", name, "kl"),
+    }
+    return {sum_: sums.by_name[key].cpu().numpy() for sum_, key in keys.items()}
+
+
+def _splice_batch(
+    banks: Mapping[str, Bank],
+    lm: LanguageModel,
+    sites: list[str],
+    means: Mapping[str, Tensor],
+    numbered: tuple[int, HeldOut],
+    sums: _Sums,
+    tick: Tick,
+) -> None:
+    number, batch = numbered
+    clean_BTV = logits(lm, batch)
+    clean_P, _ = prediction_losses(clean_BTV, batch)
+    sums.add(("n",), batch, torch.ones_like(clean_P))
+    sums.add(("clean",), batch, clean_P)
+    tick(batch.tokens_NT.numel())
+    for site in sites:
+        ablations: dict[_Key, Replace] = {
+            (site, "zero"): torch.zeros_like,
+            (site, "mean"): _constant(means[site]),
+        }
+        through: dict[_Key, Replace] = {
+            (site, "bank", name): _through(bank[site])
+            for name, bank in banks.items()
+            if site in bank
+        }
+        from_site = shared_prefix(lm, batch.tokens_NT, site)
+        for key, replace in (ablations | through).items():
+            hook = splice_hook(replace, batch, site, number)
+            compared = None if key in ablations else clean_BTV
+            with from_site():
+                spliced_BTV = logits(lm, batch, {site: hook})
+            loss_P, kl_P = prediction_losses(spliced_BTV, batch, compared)
+            sums.add(key, batch, loss_P)
+            if kl_P is not None:
+                sums.add((*key, "kl"), batch, kl_P)
+            tick(batch.tokens_NT.numel())
+
+
+def logits(
+    lm: LanguageModel,
+    batch: HeldOut,
+    hooks: Mapping[str, Callable[..., Tensor]] | None = None,
+) -> Float[Tensor, "B T V"]:
+    """Logits of a batch with its sites spliced."""
+    logits_BTV = lm.run(batch.tokens_NT, hooks or {}, logits=True)
+    assert logits_BTV is not None
+    return logits_BTV
+
+
+def _constant(mean_D: Tensor) -> Replace:
+    return lambda rows_ND: mean_D.to(rows_ND.dtype).expand_as(rows_ND)
+
+
+def _through(sae: SAE) -> Replace:
+    return lambda rows_ND: reconstruct(sae, rows_ND)
+
+
+def summarise(per_document: PerDocument, held_out: HeldOut, config: EvalConfig) -> Result:
+    """The result of one bank from its sums by document."""
+    counted_R = next(iter(per_document.values()))["n"]
+    tokens, documents = int(counted_R.sum()), int((counted_R > 0).sum())
+    series = {}
+    for site, sums in per_document.items():
+        ablated = {
+            f"ce_{kind}": float(sums[kind].sum()) / max(tokens, 1) for kind in ("zero", "mean")
+        }
+        series[site] = {"ablation": ablated}
+    return Result(
+        evaluation="splice",
+        title="Language-model loss with one site replaced by its reconstruction",
+        config=asdict(config)
+        | {
+            "counted": COUNTED,
+            "intervals": bootstrap.describe(documents, config.bootstrap, config.seed),
+            "held_out": held_out.digest,
+        },
+        tokens=tokens,
+        documents=documents,
+        metrics=METRICS,
+        sites={
+            site: bootstrap.estimate(sums, STATISTICS, config.bootstrap, config.seed)
+            for site, sums in per_document.items()
+        },
+        series=series,
+    )

@@ -1,0 +1,94 @@
+"""What an audit found: sections of metrics per site, and a verdict in words.
+
+The report and the docs read nothing else.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, field
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic.dataclasses import dataclass
+
+from saeworks.config import STRICT, from_mapping
+from saeworks.errors import UserError
+from saeworks.files.seals import read_sealed, write_sealed
+from saeworks.results.result import Metric, Value
+
+SCHEMA: Literal[1] = 1
+FILE = "audit.json"
+
+
+@dataclass(frozen=True, config=STRICT)
+class Section:
+    """One measurement at every site."""
+
+    title: str
+    about: str
+    """What it answers, and what it rests on."""
+    metrics: dict[str, Metric] = field(default_factory=dict)
+    """What the keys of `sites` mean."""
+    sites: dict[str, dict[str, Value]] = field(default_factory=dict)
+    """Site → metric → value."""
+    series: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Site → lists for charts, as plain JSON."""
+
+
+@dataclass(frozen=True, config=STRICT)
+class Verdict:
+    """What the numbers of one site say, in words."""
+
+    degenerate: str | None
+    """Why the decomposition is trivial here; None where it is not."""
+    sentences: tuple[str, ...]
+    """What is claimed, each sentence with its numbers."""
+    assumptions: tuple[str, ...]
+    """What the reading rests on."""
+
+
+@dataclass(frozen=True, config=STRICT)
+class AuditResult:
+    """The audit of one suite: `results/audit.json`."""
+
+    title: str
+    config: dict[str, Any]
+    """Everything the numbers depend on: tokens asked for, seed, model, text, intervals."""
+    tokens: int
+    """Tokens of the test documents. What is measured on the first of them only, or fitted on some
+    tokens of a fold, says in its series on how many."""
+    documents: int
+    """Documents they come from."""
+    folds: dict[str, dict[str, int]]
+    """fit, second, test → tokens, documents."""
+    sections: dict[str, Section]
+    """Measurement → what it found."""
+    verdicts: dict[str, Verdict]
+    """By site."""
+    evaluation: Literal["audit"] = "audit"
+    schema: Literal[1] = SCHEMA
+
+    def value(self, site: str, section: str, metric: str) -> Value:
+        """A number; `Value(None)` where it was not measured."""
+        found = self.sections.get(section)
+        return found.sites.get(site, {}).get(metric, Value(None)) if found else Value(None)
+
+    def write(self, path: Path) -> None:
+        """Write JSON atomically, sealed; NaN and infinity become null."""
+        write_sealed(path, asdict(self))
+
+    @classmethod
+    def read(cls, path: Path) -> "AuditResult":
+        """Read JSON strictly.
+
+        Raises:
+            UserError: if the file is missing, not JSON, of another schema, not what was written, of
+                another suite, or has an unknown key.
+        """
+        data = read_sealed(path, "audit", "saeworks audit")
+        found = data.get("schema") if isinstance(data, Mapping) else None
+        if not isinstance(data, Mapping) or found != SCHEMA:
+            raise UserError(
+                f"audit {path} has schema {found!r}, this version reads {SCHEMA}; run "
+                "`saeworks audit` again"
+            )
+        return from_mapping(cls, data, f"audit {path}")

@@ -1,0 +1,101 @@
+"""What an evaluation found: values with intervals per site, and how to read them.
+
+The report and the docs read nothing else, so everything a reader needs (titles, units, what was
+replaced, over which tokens) is in the JSON.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic.dataclasses import dataclass
+
+from saeworks.config import STRICT, from_mapping
+from saeworks.errors import UserError
+from saeworks.files.seals import read_sealed, write_sealed
+
+SCHEMA: Literal[1] = 1
+
+
+@dataclass(frozen=True, config=STRICT)
+class Metric:
+    """How to read a number."""
+
+    title: str
+    """Short name, for a table's head."""
+    description: str
+    """The formula in words, and over what it runs."""
+    unit: str = ""
+    """Empty where it has none."""
+    better: Literal["lower", "higher", "one", "none"] = "none"
+    """Which way is better; `one`: the nearer to 1."""
+
+
+@dataclass(frozen=True, config=STRICT)
+class Value:
+    """A value with its 95% interval; None where it is undefined (0/0) or cannot be estimated."""
+
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True, config=STRICT)
+class Result:
+    """One evaluation of one suite: metrics, their values per site, series for charts."""
+
+    evaluation: str
+    """Its name, and its file's name in the suite's `results` folder."""
+    title: str
+    """For a heading."""
+    config: dict[str, Any]
+    """Everything the numbers depend on: tokens asked for, seed, model, text, interval."""
+    tokens: int
+    """Held-out tokens it was measured on."""
+    documents: int
+    """Documents they come from."""
+    metrics: dict[str, Metric] = field(default_factory=dict)
+    """What the keys of `sites` mean."""
+    sites: dict[str, dict[str, Value]] = field(default_factory=dict)
+    """Site → metric → value."""
+    series: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Site → histogram or list, as plain JSON; a long list as `files.Rows`."""
+    schema: Literal[1] = SCHEMA
+
+    def write(self, path: Path) -> None:
+        """Write JSON atomically, sealed; NaN and infinity become null."""
+        write_sealed(path, asdict(replace(self, series={})) | {"series": self.series})
+
+    def values(self) -> dict[str, dict[str, dict[str, float | None]]]:
+        """Site → metric → value, low, high, as plain data."""
+        return {
+            site: {name: asdict(value) for name, value in values.items()}
+            for site, values in self.sites.items()
+        }
+
+    @classmethod
+    def read(cls, path: Path) -> "Result":
+        """Read JSON strictly.
+
+        Raises:
+            UserError: if the file is missing, not JSON, of another schema, not what was written, of
+                another suite, has an unknown key, or a site has a metric that `metrics` does not
+                describe.
+        """
+        data = read_sealed(path, "result", "saeworks eval")
+        if not isinstance(data, Mapping):
+            raise UserError(f"result {path} holds no mapping; run `saeworks eval` again")
+        if data.get("schema") != SCHEMA:
+            raise UserError(
+                f"result {path} has schema {data.get('schema')!r}, this version reads {SCHEMA}; "
+                "run `saeworks eval` again"
+            )
+        result = from_mapping(cls, data, f"result {path}")
+        for site, values in result.sites.items():
+            for unknown in values.keys() - result.metrics.keys():
+                raise UserError(
+                    f"result {path}: site {site} has {unknown!r}, which its metrics do not "
+                    "describe; run `saeworks eval` again"
+                )
+        return result

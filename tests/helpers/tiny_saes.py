@@ -1,0 +1,48 @@
+"""A small SAE of every architecture, and activations for it."""
+
+import torch
+
+from saeworks import build_sae
+from saeworks.dictionary.base import Context
+
+D = 12
+TINY = {
+    "topk": {"width": 40, "k": 5},
+    "batchtopk": {"width": 40, "k": 5},
+    "matryoshka": {"width": 40, "k": 5, "sizes": (7, 16, 40)},
+    "relu": {"width": 40, "l1": 0.5},
+    "jumprelu": {"width": 40, "l0_coefficient": 2.0, "bandwidth": 0.1, "threshold": 0.2},
+    "gated": {"width": 40, "l1": 0.5},
+    "switch": {"width": 40, "k": 5, "experts": 4},
+    "switch: heaviside": {"width": 40, "k": 5, "experts": 4, "router": "heaviside"},
+    "switch: shared": {"width": 40, "k": 5, "experts": 4, "router": "shared"},
+    "switch: top-n": {"width": 40, "k": 5, "experts": 4, "router": "top-n", "active": 3},
+    "switch: expert-choice": {"width": 40, "k": 5, "experts": 5, "router": "expert-choice"},
+    "switch: bias": {"width": 40, "k": 5, "experts": 8, "router": "bias"},
+    "switch: layer": {"width": 40, "k": 5, "experts": 2, "router": "layer"},
+}
+"""A small configuration of each architecture, and of what its options make of it; one that is
+missing fails `test_every_…`."""
+
+
+def name(arch):
+    return arch.partition(":")[0]
+
+
+def build(arch, dtype=torch.float32):
+    torch.manual_seed(0)
+    sae = build_sae(name(arch), d=D, **TINY[arch])
+    sae.initialise(rows(64), torch.Generator().manual_seed(1))
+    generator = torch.Generator().manual_seed(2)
+    with torch.no_grad():
+        for parameter in sae.parameters():  # away from encoder = decoder and zero biases
+            parameter += 0.1 * torch.randn(parameter.shape, generator=generator)
+    return sae.to(dtype)
+
+
+def rows(n, seed=0, dtype=torch.float32):
+    return torch.randn(n, D, generator=torch.Generator().manual_seed(seed)).to(dtype)
+
+
+def context(sae, dead=0):
+    return Context(torch.arange(dead), 0.5)

@@ -1,0 +1,336 @@
+"""The audit in the report: what `saeworks audit` writes is what is drawn and tabled."""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers.editing import edit
+from helpers.toy_audits import audit
+
+from saeworks.errors import UserError
+from saeworks.report import audit as section
+from saeworks.report import audit_charts as charts
+from saeworks.report import audit_controls as controls
+from saeworks.report import audit_widths as widths
+from saeworks.report.audit_inputs import Audited, NormSample, read_audits
+from saeworks.report.audit_tables import (
+    means_of_tenths,
+    of_sections,
+    positions,
+    tenths,
+)
+from saeworks.report.build import write_report
+from saeworks.report.inputs import read_suites
+
+SITES = ("layers.0", "layers.1", "layers.2")
+HOSTILE = "</script><script>alert(1)</script>"
+
+
+@pytest.fixture
+def run(make_suite: Callable[..., Path]) -> list[Path]:
+    """Two suites that were audited, the second with other widths, and one that was not."""
+    paths = [make_suite(k=k, sites=SITES, parts=("reconstruction",)) for k in (16, 32, 64)]
+    audit(SITES).write(paths[0] / "results" / "audit.json")
+    family = [256, 512, 1024]
+    audit(SITES, gain=0.5, seed=1, widths=family).write(paths[1] / "results" / "audit.json")
+    return paths
+
+
+def audits(run: list[Path]) -> list[Audited]:
+    return read_audits(read_suites(run))
+
+
+def test_titles_over_the_layers(run: list[Path]) -> None:
+    found = charts.depth(audits(run))
+    assert [one["title"] for one in found][:2] == ["R² of e", "R² of e, x̂ recalibrated"]
+    assert [series["suite"] for series in found[0]["series"]] == [0, 1]
+    low, high = found[-1]["y"]["range"]  # α* near 1 is not to look like much
+    assert low <= 0.95 and high >= 1.05
+
+
+def test_suites_of_one_layer_stand_beside_each_other(make_suite: Callable[..., Path]) -> None:
+    paths = [make_suite(k=k, sites=SITES[:1], parts=("reconstruction",)) for k in (16, 32)]
+    for path in paths:
+        audit(SITES[:1]).write(path / "results" / "audit.json")
+    for chart in charts.depth(audits(paths)):
+        assert [series["x"] for series in chart["series"]] == [[0], [1]]
+        assert chart["x"] == {"title": "layers.0", "ticks": {"values": [], "text": []}}
+    for chart in charts.depth(audits(paths[:1])):
+        assert chart["x"]["title"] == "layer"
+
+
+def test_only_audited_suites_are_shown(run: list[Path]) -> None:
+    assert [one.index for one in audits(run)] == [0, 1]
+    assert section.section(read_suites(run[2:])) is None
+
+
+def test_the_parts_add_up_to_the_fvu(run: list[Path]) -> None:
+    both = audits(run)
+    for one, chart in zip(both, charts.stacks(both, panels=False), strict=True):
+        bars = [s for s in chart["series"] if s["kind"] == "bars"]
+        assert [s["name"] for s in bars][:2] == ["nonlinear", "encoder"]
+        for at, site in enumerate(SITES):
+            value = one.value(site, "split", "fvu")
+            assert value is not None
+            assert sum(s["y"][at] for s in bars) == pytest.approx(value.value, rel=1e-3)
+    assert [s["name"] for s in bars] == ["nonlinear", "encoder", "linear", "absent"]
+
+
+def test_whiskers_stand_on_the_tops_of_their_parts() -> None:
+    bars = [
+        {"name": "a", "x": [0], "y": [1.0], "low": [0.9], "high": [1.2], "kind": "bars"},
+        {"name": "b", "x": [0], "y": [2.0], "low": [1.5], "high": [None], "kind": "bars"},
+        {"name": "c", "x": [0], "y": [-1.0], "low": [-2.0], "high": [0.0], "kind": "bars"},
+    ]
+    found = charts.stacked(bars)
+    assert all(one["low"] == [None] for one in found[:3])
+    assert [(one["y"], one["low"], one["high"]) for one in found[3:]] == [
+        ([1.0], [0.9], [1.2]),
+        ([3.0], [2.5], [None]),
+        ([-1.0], [-2.0], [0.0]),
+    ]
+
+
+def test_encoder_error_is_known_only_where_pursuit_had_tokens_to_fit_on(run: list[Path]) -> None:
+    one = audits(run)[0]
+    found = charts.encoder(one, SITES[0])
+    assert found is not None and found.value == pytest.approx(0.02 * 0.08)
+    assert found.low is not None and found.low < found.value
+    file = run[0] / "results" / "audit.json"
+
+    def starve(data: Any) -> None:
+        values = data["sections"]["pursuit"]["sites"][SITES[0]]
+        values["fvu_nonlinear_encoder"] = {"value": 0.2, "low": 0.1, "high": 0.3}
+
+    edit(file, starve)
+    assert charts.encoder(audits(run)[0], SITES[0]) is None
+
+
+def test_shares_of_a_loss_that_is_not_clear_are_left_out(run: list[Path]) -> None:
+    def blur(data: Any) -> None:
+        values = data["sections"]["downstream"]["sites"][SITES[1]]
+        values["gap"] = {"value": 0.001, "low": -0.001, "high": 0.003}
+
+    edit(run[0] / "results" / "audit.json", blur)
+    chart = charts.downstream(audits(run))[0]
+    assert all(series["text"] == [SITES[0], SITES[2]] for series in chart["series"])
+    share, rest = chart["series"][1], chart["series"][3]
+    assert [a + b for a, b in zip(share["y"], rest["y"], strict=True)] == pytest.approx([1, 1])
+    assert rest["low"][0] == pytest.approx(1 - share["high"][0])
+
+
+def test_the_scatter_has_its_numbers_in_tenths(run: list[Path]) -> None:
+    one = audits(run)[0]
+    chart = charts.scatter([one])[0]
+    assert len(chart["series"][0]["x"]) == 200
+    table = tenths([one])
+    assert table is not None and len(table.rows) == 3
+    assert [cell.key for cell in table.rows[0].cells] == pytest.approx(
+        chart["series"][2]["y"], rel=1e-3
+    )
+
+    sample = NormSample(predicted=[3.0, 1.0, 2.0], actual=[30.0, 10.0, 20.0], of_tokens=3)
+    assert means_of_tenths(sample) == [(1.0, 10.0), (2.0, 20.0), (3.0, 30.0)]
+
+
+def test_every_figure_has_a_table(run: list[Path]) -> None:
+    found = section.section(read_suites(run))
+    assert found is not None
+    for block in found.blocks:
+        assert block.figures and block.tables, block.title
+    table = of_sections(audits(run), "", ("shrinkage",))
+    assert table is not None
+    assert len(table.rows) == 2 * len(SITES)
+    by_position = positions(audits(run))
+    assert by_position is not None
+    assert [column.metric.title for column in by_position.columns][:3] == [
+        "from 0",
+        "from 1",
+        "from 2",
+    ]
+    assert by_position.rows[0].cells[-1].interval == "– nonlinear"
+    assert len(set(found.data())) == sum(len(block.figures) for block in found.blocks)
+
+
+def test_a_family_of_widths_is_shown_once(run: list[Path]) -> None:
+    copy = json.loads((run[1] / "results" / "audit.json").read_text())
+    (run[2] / "results" / "audit.json").write_text(json.dumps(copy))
+    found = widths.families(audits(run))
+    assert [(one.site, one.audit.index) for one in found] == [(site, 1) for site in SITES]
+    first = widths.stacks(found)[0]
+    bars = [s for s in first["series"] if s["kind"] == "bars"]
+    assert first["x"]["ticks"]["text"] == ["256", "512", "1024"]
+    for at, sae in enumerate(found[0].scaling.saes):
+        assert sum(s["y"][at] for s in bars) == pytest.approx(sae.fvu.value, rel=1e-3)
+    law = widths.laws(found)[0]
+    assert [s["name"] for s in law["series"]] == ["FVU", "FVU_nl", "law"]
+    assert "identified within" in law["description"]
+    pairs = widths.per_token(found)[0]
+    assert pairs["x"]["ticks"]["text"] == ["256 → 512", "256 → 1024", "512 → 1024"]
+    assert [len(table.rows) for table in widths.tables(found)] == [9, 9]
+    assert widths.notes(found) == [
+        "other is left out: its L0 is another (layers.0, layers.1, layers.2)."
+    ]
+
+
+def test_two_widths_have_no_law(run: list[Path]) -> None:
+    def cut(data: Any) -> None:
+        for series in data["sections"]["scaling"]["series"].values():
+            series["law"] = None
+            for sae in series["saes"]:
+                sae["bands"] |= {"absent": None, "linear": None, "encoder": None}
+
+    edit(run[1] / "results" / "audit.json", cut)
+    found = widths.families(audits(run))
+    assert widths.laws(found)[0]["description"] == "Too few widths for a law."
+    names = {s["name"] for s in widths.stacks(found)[0]["series"]}
+    assert names == {"nonlinear", "linear"}
+
+
+def test_an_audit_of_the_core_alone_is_shown(run: list[Path], tmp_path: Path) -> None:
+    def core(data: Any) -> None:
+        kept = ("vector", "norm", "split", "shrinkage", "ladder", "null")
+        data["sections"] = {name: data["sections"][name] for name in kept}
+        data["sections"]["norm"]["series"] = {}
+
+    for path in run[:2]:
+        edit(path / "results" / "audit.json", core)
+    found = section.section(read_suites(run))
+    assert found is not None
+    titles = [block.title for block in found.blocks]
+    assert "Over the widths" not in titles
+    assert "What it does, and where it could be found" not in titles
+    assert 'id="audit"' in write_report(run, tmp_path / "out").read_text(encoding="utf-8")
+
+
+def test_what_takes_the_error_away_adds_up(run: list[Path]) -> None:
+    both = audits(run)
+    chart = controls.attribution(both)[0]
+    bars = [series for series in chart["series"] if series["kind"] == "bars"]
+    assert [series["name"] for series in bars] == ["coefficients", "scale", "choice", "rest"]
+    assert sum(series["y"][0] for series in bars) == pytest.approx(0.2)
+    marks = {
+        series["name"]: series["y"][0] for series in chart["series"] if series["kind"] == "points"
+    }
+    assert marks["chance share of coefficients"] == pytest.approx(0.01)
+    assert marks["chance share of choice"] == pytest.approx(0.04 + 0.01 + 0.03)  # on what it stands
+    assert [one["panel"] for one in controls.attribution(both)] == [0, 1]
+
+
+def test_noise_that_is_inferred_of_missing_latents(run: list[Path]) -> None:
+    chart = controls.zeroing(audits(run))[0]
+    names = [series["name"] for series in chart["series"]]
+    assert names[:4] == ["truth", "0% zeroed", "30% zeroed", "50% zeroed"]
+    assert names[4:] == ["curved dense part", "correlated dense part"]
+    assert chart["series"][4]["y"] == [0.0, 0.8]
+    assert chart["series"][1]["y"] == [0.0, 1.0, 2.0]
+    assert chart["series"][3]["y"] == [0.5, 1.5]  # of the largest nothing is inferred
+    table = controls.zeroing_table(audits(run))
+    assert table is not None
+    assert [cell.key for cell in table.rows[0].cells] == pytest.approx([1.0, 1.225, 1.5])
+    assert table.rows[0].cells[0].interval == "1 of σ_r"
+
+
+def test_capacity_curves(run: list[Path]) -> None:
+    mlp, wide = controls.extractors(audits(run))[:2]
+    assert mlp["series"][0]["x"] == [32, 128, 512]
+    assert wide["series"][0]["x"] == [4, 16, 64]
+
+
+def test_the_page(run: list[Path], tmp_path: Path) -> None:
+    text = write_report(run, tmp_path / "out").read_text(encoding="utf-8")
+    for words in (
+        'href="#audit"',
+        "is linear in x",
+        "What this rests on",
+        "which may be false",
+        "The parts of FVU",
+        "Is it shrinkage?",
+    ):
+        assert words in text
+    assert text.count("which may be false") == 1
+    alone = write_report(run[2:], tmp_path / "alone").read_text(encoding="utf-8")
+    assert 'id="audit"' not in alone
+
+
+def test_of_many_suites_a_line_is_chosen(make_suite: Callable[..., Path], tmp_path: Path) -> None:
+    paths = [
+        make_suite(k=k, arch=arch, sites=SITES[:1], parts=("reconstruction",))
+        for arch in ("topk", "relu", "gated")
+        for k in (16, 32, 64)
+    ]
+    for path in paths:
+        audit(SITES[:1]).write(path / "results" / "audit.json")
+    text = write_report(paths, tmp_path / "out").read_text(encoding="utf-8")
+    assert '<select data-lines="audit_depth">' in text
+    assert text.count("the verdict at 1 site<") == 9
+    found = section.section(read_suites(paths))
+    assert found is not None
+    assert found.choice_at == 1  # the first block shows one suite at a time, too
+    assert found.blocks[0].figures[0].charts[8]["panel"] == 8
+
+
+def test_a_degenerate_sae_is_flagged(run: list[Path], tmp_path: Path) -> None:
+    def spoil(data: Any) -> None:
+        one = data["verdicts"][SITES[0]]
+        one |= {"degenerate": "trivially linear", "sentences": ["Degenerate: trivially linear."]}
+
+    edit(run[0] / "results" / "audit.json", spoil)
+    text = write_report(run[:1], tmp_path / "out").read_text(encoding="utf-8")
+    assert text.count('<article class="degenerate">') == 1
+    assert "<small>degenerate</small>" in text
+
+
+def test_everything_from_outside_is_escaped(run: list[Path], tmp_path: Path) -> None:
+    def spoil(data: Any) -> None:
+        for part in data["sections"].values():
+            part["title"] = part["about"] = HOSTILE
+            for metric in part["metrics"].values():
+                metric["title"] = metric["description"] = HOSTILE
+            for kind in ("sites", "series"):
+                part[kind] = {HOSTILE: next(iter(part[kind].values()), {})}
+        for series in data["sections"]["scaling"]["series"].values():
+            series["arch"] = series["saes"][0]["suite"] = series["law"]["why"] = HOSTILE
+        one = data["verdicts"][SITES[0]]
+        said = {"sentences": [HOSTILE] * 5, "assumptions": [HOSTILE], "degenerate": HOSTILE}
+        data["verdicts"] = {HOSTILE: one | said}
+
+    edit(run[1] / "results" / "audit.json", spoil)
+    page = write_report(run[1:2], tmp_path / "out")
+    assert "alert(1)</script>" not in page.read_text(encoding="utf-8")
+    assert "alert(1)" in page.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda data: data.update(schema=9), "has schema 9"),
+        (lambda data: data.pop("verdicts"), "'verdicts': field required"),
+        (
+            lambda data: data["sections"]["norm"]["series"][SITES[0]]["actual"].pop(),
+            "lists of one series differ in length",
+        ),
+        (
+            lambda data: data["sections"]["positions"]["series"][SITES[0]].update(fvu="no"),
+            "'positions.series.layers.0.fvu'",
+        ),
+        (
+            lambda data: data["sections"]["zeroing"]["series"][SITES[0]]["zeroed"].pop(),
+            "the grid has not one number per share and noise",
+        ),
+        (
+            lambda data: data["sections"]["scaling"]["series"][SITES[0]].update(saes=[{}]),
+            "'scaling.series.layers.0.saes.0.suite'",
+        ),
+    ],
+)
+def test_broken(
+    run: list[Path], tmp_path: Path, spoil: Callable[[Any], None], message: str
+) -> None:
+    edit(run[1] / "results" / "audit.json", spoil)
+    with pytest.raises(UserError, match=re.escape(message)) as error:
+        write_report(run, tmp_path / "out")
+    assert "\n" not in str(error.value)
