@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 from frontier_figures import COLOURS, save
-from groups import BASELINE, config, folder, plan_of, suites_of
 from matplotlib import pyplot as plt
 
+from groups import BASELINE, config, folder, plan_of, suites_of
 from saeworks.config import RunConfig, from_mapping, read_yaml
 from saeworks.cost.machine import processor
 from saeworks.measure.comparing.compare import CompareConfig, Comparison, compared_with

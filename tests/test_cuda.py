@@ -13,11 +13,11 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
-from helpers import fakes, toys
 from safetensors.torch import load
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from helpers import fakes, toys
 from saeworks import build_sae
 from saeworks.dictionary import kernels
 from saeworks.dictionary.base import SAE, Batch, Context

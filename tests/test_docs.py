@@ -9,11 +9,11 @@ from types import ModuleType
 
 import pytest
 import torch
-from helpers.toy_suites import written_suite
-from helpers.toys import random_text, saved_llama
 from markdown import Markdown
 
 import saeworks
+from helpers.toy_suites import written_suite
+from helpers.toys import random_text, saved_llama
 from saeworks.config import (
     GroupsConfig,
     RunConfig,

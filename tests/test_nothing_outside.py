@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 import torch
+
 from helpers.editing import edit
 from helpers.whole_suites import evaluated, write
-
 from saeworks.cli.printing import cell
 from saeworks.dictionary.registry import ARCHS
 from saeworks.errors import UserError, shown

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.editing import edit
 
+from helpers.editing import edit
 from saeworks.dictionary.normaliser import Normaliser
 from saeworks.dictionary.registry import build_sae
 from saeworks.errors import UserError

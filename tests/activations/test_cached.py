@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.fakes import FakeLM, FakeStream
 
+from helpers.fakes import FakeLM, FakeStream
 from saeworks.activations.cached import CachedSource, write_cache
 from saeworks.activations.live import RowReader
 from saeworks.errors import UserError

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.fakes import FakeLM, FakeStream, StopAt, fake_source, fake_trainer, weights
 
+from helpers.fakes import FakeLM, FakeStream, StopAt, fake_source, fake_trainer, weights
 from saeworks.activations.error import ErrorSource, Linear, component
 from saeworks.activations.live import LiveSource
 from saeworks.dictionary.base import SAE

@@ -2,8 +2,8 @@ from functools import partial
 
 import pytest
 import torch
-from helpers.fakes import CONTEXT, FakeLM, FakeStream, fake_source
 
+from helpers.fakes import CONTEXT, FakeLM, FakeStream, fake_source
 from saeworks.activations.base import ActivationBatch
 from saeworks.activations.live import LiveSource, ring_slots
 from saeworks.config import BufferConfig

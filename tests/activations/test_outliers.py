@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.fakes import CONFIG, FakeLM, StopAt, fake_source, fake_trainer, shorter, weights
 from torch import Tensor
 
+from helpers.fakes import CONFIG, FakeLM, StopAt, fake_source, fake_trainer, shorter, weights
 from saeworks.activations.outliers import Outliers, warning
 from saeworks.config import BufferConfig
 from saeworks.errors import UserError

@@ -2,9 +2,9 @@ import json
 from pathlib import Path
 
 import pytest
+
 from helpers.toy_suites import SITES, written_suite
 from helpers.toys import random_text, saved_llama
-
 from saeworks.cli.main import main
 from saeworks.files.seals import read_sealed
 

@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 
 import pytest
-from helpers.toys import random_text, saved_llama
 
+from helpers.toys import random_text, saved_llama
 from saeworks.cli.main import main
 from saeworks.groups.plan import Plan
 

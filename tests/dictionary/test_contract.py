@@ -4,8 +4,8 @@ import copy
 
 import pytest
 import torch
-from helpers.tiny_saes import TINY, D, build, context, name, rows
 
+from helpers.tiny_saes import TINY, D, build, context, name, rows
 from saeworks import ARCHS, build_sae
 from saeworks.dictionary import preactivations
 from saeworks.dictionary.base import Batch

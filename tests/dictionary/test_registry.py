@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.fakes import fake_trainer
 
 import saeworks as sw
+from helpers.fakes import fake_trainer
 from saeworks.dictionary.registry import ARCHS
 
 HOW_TO = Path(__file__).resolve().parents[2] / "docs" / "how-to.md"

@@ -6,8 +6,8 @@ import math
 
 import pytest
 import torch
-from helpers.toys import auxk_by_angle
 
+from helpers.toys import auxk_by_angle
 from saeworks import UserError, build_sae
 from saeworks.dictionary import dispatch
 from saeworks.dictionary.base import Batch, Context

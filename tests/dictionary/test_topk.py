@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from helpers.toys import auxk_by_angle
 
+from helpers.toys import auxk_by_angle
 from saeworks import UserError, build_sae
 from saeworks.dictionary import fused
 from saeworks.dictionary.base import Batch, Context

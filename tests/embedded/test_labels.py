@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from helpers.fakes import weights
 
+from helpers.fakes import weights
 from saeworks import UserError
 from saeworks.activations.base import ActivationBatch
 from saeworks.activations.labelled import Labelled

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+
 from embedded_model.measure import (
     held_out_rows,
     model_cross_entropy,
@@ -17,7 +18,6 @@ from embedded_model.package import (
     card,
     missed,
 )
-
 from saeworks.embedded import (
     MODEL_DIR,
     TASKS,

@@ -8,8 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from helpers.whole_suites import SITES, evaluated, write
 
+from helpers.whole_suites import SITES, evaluated, write
 from saeworks.errors import UserError
 from saeworks.files.seals import SEAL, read_sealed, write_sealed
 from saeworks.measure.comparing.compare import CompareConfig, Comparison, compare

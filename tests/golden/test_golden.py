@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 
 import pytest
+
 from helpers.fakes import fake_trainer
 
 GOLDEN = Path(__file__).with_name("losses.json")

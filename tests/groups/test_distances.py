@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers.toys import random_text, saved_llama, tiny_llama, token_batch
 from torch import Tensor
 
 import saeworks as sw
+from helpers.toys import random_text, saved_llama, tiny_llama, token_batch
 from saeworks.config import ModelConfig, TextConfig
 from saeworks.errors import UserError
 from saeworks.groups.distances import (

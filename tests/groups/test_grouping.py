@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.plans import SITES, measured
 
+from helpers.plans import SITES, measured
 from saeworks.config import GroupsConfig, RunConfig, from_mapping
 from saeworks.errors import UserError
 from saeworks.groups import partition as parts

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers.plans import SITES, measured
 
+from helpers.plans import SITES, measured
 from saeworks.errors import UserError
 from saeworks.groups import partition as parts
 from saeworks.groups.plan import Plan, make_plan

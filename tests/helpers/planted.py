@@ -4,9 +4,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from helpers.audit_arrays import documents
 from torch import Tensor
 
+from helpers.audit_arrays import documents
 from saeworks.dictionary.base import SAE, SparseCode
 from saeworks.dictionary.registry import build_sae
 from saeworks.measure.audit import folds

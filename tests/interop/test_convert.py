@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 import torch
+
 from helpers import saelens_by_hand as hand
 from helpers.editing import edit
-
 from saeworks.cli.main import main
 from saeworks.config import ModelConfig
 from saeworks.interop.hooks import hook_of, site_of

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers.foreign_saes import close, refused, rows
-from helpers.toys import random_text
 from torch import Tensor
 
+from helpers.foreign_saes import close, refused, rows
+from helpers.toys import random_text
 from saeworks.cli.main import main
 from saeworks.errors import UserError
 from saeworks.interop import load_foreign

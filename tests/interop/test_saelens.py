@@ -8,15 +8,15 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+import saeworks
 from helpers import foreign_saes
 from helpers import saelens_by_hand as hand
 from helpers.editing import edit
 from helpers.foreign_saes import refused, rows
 from helpers.toys import tiny_llama
-from safetensors.torch import save_file
-from torch import Tensor
-
-import saeworks
 from saeworks.dictionary.normaliser import Normaliser
 from saeworks.dictionary.registry import ARCHS, build_sae
 from saeworks.errors import UserError

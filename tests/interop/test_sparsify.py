@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.foreign_saes import close, refused, rows
-from helpers.toys import random_text
 from safetensors.torch import save_file
 from torch import Tensor
 
+from helpers.foreign_saes import close, refused, rows
+from helpers.toys import random_text
 from saeworks.cli.main import main
 from saeworks.interop import load_foreign
 from saeworks.interop.sparsify import TRAINING_ONLY

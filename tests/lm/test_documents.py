@@ -13,8 +13,8 @@ import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from helpers.toy_text import BOS, WORDS, texts, tokenizer, write_txt
 
+from helpers.toy_text import BOS, WORDS, texts, tokenizer, write_txt
 from saeworks.config import TextConfig
 from saeworks.errors import UserError
 from saeworks.lm import text_files

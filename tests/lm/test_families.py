@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.toys import saved_llama
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
+from helpers.toys import saved_llama
 from saeworks.config import ModelConfig
 from saeworks.errors import UserError
 from saeworks.lm.model import LanguageModel

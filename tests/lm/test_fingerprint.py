@@ -6,11 +6,11 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
-from helpers.toy_suites import written_suite
-from helpers.toys import saved_llama, tiny_llama
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, LlamaConfig
 
+from helpers.toy_suites import written_suite
+from helpers.toys import saved_llama, tiny_llama
 from saeworks.config import ModelConfig
 from saeworks.errors import UserError
 from saeworks.lm.fingerprint import (

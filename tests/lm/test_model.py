@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.toys import saved_llama
 from transformers import (
     AutoModelForCausalLM,
     Gemma2Config,
@@ -18,6 +17,7 @@ from transformers import (
     Qwen2Config,
 )
 
+from helpers.toys import saved_llama
 from saeworks.config import ModelConfig
 from saeworks.dictionary.registry import build_sae
 from saeworks.errors import UserError

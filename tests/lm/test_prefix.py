@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.toys import tiny_llama
 from torch import Tensor, nn
 
+from helpers.toys import tiny_llama
 from saeworks.lm.model import LanguageModel
 from saeworks.lm.prefix import shared_prefix
 

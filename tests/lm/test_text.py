@@ -8,8 +8,8 @@ from typing import Any
 import datasets
 import pytest
 import torch
-from helpers.toy_text import BOS, WORDS, texts, tokenizer, write_txt
 
+from helpers.toy_text import BOS, WORDS, texts, tokenizer, write_txt
 from saeworks.config import ModelConfig, TextConfig
 from saeworks.errors import UserError
 from saeworks.lm.content import keys

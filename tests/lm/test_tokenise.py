@@ -4,10 +4,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers.toy_text import BOS, tokenizer
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
+from helpers.toy_text import BOS, tokenizer
 from saeworks.errors import UserError
 from saeworks.lm import tokenise
 from saeworks.lm.packing import Packing

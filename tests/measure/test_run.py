@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from helpers.editing import edit
 from helpers.toys import random_text, saved_llama
-
 from saeworks.config import (
     EvalConfig,
     ModelConfig,

@@ -3,8 +3,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers.toys import Toy, held_out, tiny_llama
 
+from helpers.toys import Toy, held_out, tiny_llama
 from saeworks.config import EvalConfig
 from saeworks.dictionary.registry import build_sae
 from saeworks.errors import UserError

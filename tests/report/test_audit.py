@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from helpers.editing import edit
 from helpers.toy_audits import audit
-
 from saeworks.errors import UserError
 from saeworks.report import audit as section
 from saeworks.report import audit_charts as charts

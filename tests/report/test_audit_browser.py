@@ -6,9 +6,9 @@ from itertools import pairwise
 from typing import Any
 
 import pytest
+
 from helpers.browsing import MARKS, chromium, errors, resize, texts, wait
 from helpers.toy_audits import audit
-
 from saeworks.report.build import write_report
 
 pytestmark = MARKS

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from helpers.editing import edit
 from helpers.toy_comparisons import SITES, comparison
-
 from saeworks.errors import UserError
 from saeworks.measure.comparing.compare import FILE
 from saeworks.report import baseline, frontier

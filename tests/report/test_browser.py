@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from helpers.browsing import MARKS, chromium, errors, show, texts, wait
 
+from helpers.browsing import MARKS, chromium, errors, show, texts, wait
 from saeworks.report.build import write_report
 
 pytestmark = MARKS

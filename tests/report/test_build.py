@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.editing import edit
 
+from helpers.editing import edit
 from saeworks.errors import UserError
 from saeworks.report.build import embedded_json, write_report
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+
 from helpers.expert_results import (
     as_switch,
     cost,
@@ -15,7 +16,6 @@ from helpers.expert_results import (
     write_experts,
     write_geometry,
 )
-
 from saeworks.errors import UserError
 from saeworks.files.access import write_tensors
 from saeworks.report import experts, frontier

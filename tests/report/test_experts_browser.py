@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from helpers.browsing import MARKS, chromium, errors, resize, texts, wait
 from helpers.expert_results import as_switch, cost, write_consistency, write_experts, write_geometry
-
 from saeworks.report.build import write_report
 
 pytestmark = MARKS

@@ -4,8 +4,8 @@ import json
 from typing import Any
 
 import pytest
-from helpers.editing import edit
 
+from helpers.editing import edit
 from saeworks.errors import UserError
 from saeworks.report import frontier
 from saeworks.report.build import write_report

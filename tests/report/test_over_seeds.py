@@ -5,10 +5,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from helpers.editing import edit
-from helpers.toy_comparisons import SITES, comparison
 from scipy import stats
 
+from helpers.editing import edit
+from helpers.toy_comparisons import SITES, comparison
 from saeworks.measure.comparing.compare import Named
 from saeworks.report import over_seeds
 from saeworks.report.build import write_report

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from helpers.browsing import MARKS, chromium, errors, resize, wait
 from helpers.plans import measured
 from helpers.toy_comparisons import SITES, comparison
-
 from saeworks.groups.plan import make_plan
 from saeworks.report.build import write_report
 from saeworks.report.plan import write_plan_page

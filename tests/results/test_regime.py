@@ -4,10 +4,10 @@ import json
 from pathlib import Path
 
 import pytest
+
 from helpers.fakes import CONFIG, fake_trainer, shorter
 from helpers.toy_suites import SITES, written_suite
 from helpers.toys import random_text, saved_llama
-
 from saeworks.config import EvalConfig
 from saeworks.measure.run import evaluate
 from saeworks.results import regime

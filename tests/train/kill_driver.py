@@ -14,7 +14,6 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from helpers.fakes import CONFIG, fake_source, fake_trainer, shorter
-
 from saeworks.activations.live import LiveSource
 
 

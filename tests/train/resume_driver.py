@@ -17,8 +17,8 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import datasets
-from helpers.fakes import CONFIG, fake_trainer, shorter
 
+from helpers.fakes import CONFIG, fake_trainer, shorter
 from saeworks.activations.cached import CachedSource
 from saeworks.config import ModelConfig, RunConfig, from_mapping
 from saeworks.lm import streaming

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from helpers.toy_suites import SITES, written_suite
 from helpers.toys import random_text, saved_llama
-
 from saeworks.activations.error import component
 from saeworks.cli.main import main
 from saeworks.lm.model import LanguageModel

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.fakes import CONFIG, Relay, StopAt, fake_source, fake_trainer, shorter, weights
 
+from helpers.fakes import CONFIG, Relay, StopAt, fake_source, fake_trainer, shorter, weights
 from saeworks.dictionary.base import Batch, Context
 from saeworks.dictionary.normaliser import Normaliser
 from saeworks.dictionary.registry import build_sae

@@ -12,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+
 from helpers.fakes import weights
 
 DRIVER = Path(__file__).with_name("kill_driver.py")

@@ -5,8 +5,8 @@ from typing import Any, get_args
 
 import pytest
 import torch
-from helpers.tiny_saes import TINY, D, name
 
+from helpers.tiny_saes import TINY, D, name
 from saeworks.config import NormaliserKind
 from saeworks.dictionary.base import (
     SAE,

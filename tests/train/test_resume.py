@@ -18,8 +18,8 @@ import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from helpers.fakes import FakeLM, FakeStream, weights
 
+from helpers.fakes import FakeLM, FakeStream, weights
 from saeworks import embedded
 from saeworks.activations.cached import write_cache
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.fakes import CONFIG, StopAt, fake_source, fake_trainer, shorter, weights
 
+from helpers.fakes import CONFIG, StopAt, fake_source, fake_trainer, shorter, weights
 from saeworks import UserError
 from saeworks.activations.labelled import Labelled
 from saeworks.dictionary.normaliser import Normaliser

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers.fakes import weights
-from helpers.toys import random_text, saved_llama
 
 import saeworks as sw
+from helpers.fakes import weights
+from helpers.toys import random_text, saved_llama
 from saeworks.cli.main import main
 from saeworks.results.result import Result
 from saeworks.train.tensors import train

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.fakes import CONFIG, FakeLM, Relay, StopAt, fake_source, fake_trainer, weights
 
+from helpers.fakes import CONFIG, FakeLM, Relay, StopAt, fake_source, fake_trainer, weights
 from saeworks.activations.base import ActivationBatch, ActivationSource
 from saeworks.activations.synthetic import SyntheticConfig, SyntheticSource
 from saeworks.config import BufferConfig

@@ -17,12 +17,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from embedded_model.measure import measure, task_metrics
-from embedded_model.muon import Muon
-from embedded_model.package import missed, write_folder
 from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from embedded_model.measure import measure, task_metrics
+from embedded_model.muon import Muon
+from embedded_model.package import missed, write_folder
 from saeworks.embedded.grammar import documents
 from saeworks.embedded.tasks import TASKS, task_prompts
 from saeworks.embedded.tokenizer import (

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from helpers.toy_suites import SITES, written_suite
 from helpers.toys import clean_rows, held_out, random_text, saved_llama, tiny_llama
-
 from saeworks.cli.main import main
 from saeworks.config import ModelConfig
 from saeworks.dictionary.base import SAE

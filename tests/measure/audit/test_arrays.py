@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers.audit_arrays import Direct, documents, nonlinear, rows
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import saeworks as sw
+from helpers.audit_arrays import Direct, documents, nonlinear, rows
 from saeworks.dictionary.registry import build_sae
 from saeworks.errors import UserError
 from saeworks.measure.audit import arrays, engine, folds

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 import torch
+
 from helpers.toy_suites import SITES, written_suite
 from helpers.toys import random_text, saved_llama, tiny_llama
-
 from saeworks.cli.main import main
 from saeworks.dictionary.base import SAE
 from saeworks.results.audit import AuditResult

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 import pytest
 import torch
-from helpers.planted import D, M, Planted, audited, dense, sae_of, value
 from torch import Tensor
 
+from helpers.planted import D, M, Planted, audited, dense, sae_of, value
 from saeworks.dictionary.base import SparseCode
 from saeworks.measure.audit.arrays import base
 from saeworks.measure.audit.attribution import Attribution

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
+
 from helpers.toy_suites import random_sae
 from helpers.toys import Toy, held_out, tiny_llama
-
 from saeworks.errors import UserError
 from saeworks.measure.audit import extractor
 from saeworks.measure.audit.config import AuditConfig

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 import torch
-from helpers.audit_arrays import Direct, documents, nonlinear, rows
 from torch import Tensor
 
 import saeworks as sw
+from helpers.audit_arrays import Direct, documents, nonlinear, rows
 from saeworks.dictionary.base import SAE
 from saeworks.dictionary.registry import build_sae
 from saeworks.measure.audit import folds

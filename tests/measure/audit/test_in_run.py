@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 import torch
+
 from helpers.toy_suites import random_sae
 from helpers.toys import Toy, random_text, saved_llama, tiny_llama, token_batch
-
 from saeworks.cli.main import main
 from saeworks.errors import UserError
 from saeworks.measure.audit.config import AuditConfig

@@ -3,13 +3,13 @@
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
 from helpers.audit_arrays import documents
 from helpers.planted import CHUNK, Planted, audited, sae_of
 from helpers.planted import value as planted_value
 from helpers.toy_suites import random_sae
 from helpers.toys import Toy, held_out, tiny_llama
-from torch.utils._python_dispatch import TorchDispatchMode
-
 from saeworks.dictionary.registry import build_sae
 from saeworks.measure.audit import folds, inference
 from saeworks.measure.audit.arrays import base

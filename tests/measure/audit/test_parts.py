@@ -7,10 +7,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+
 from helpers.audit_arrays import Direct, documents, nonlinear, rows
 from helpers.toy_suites import random_sae
 from helpers.toys import Toy, held_out, tiny_llama
-
 from saeworks.errors import UserError
 from saeworks.measure.audit import engine, extractor, folds
 from saeworks.measure.audit.adjacent import AdjacentSites

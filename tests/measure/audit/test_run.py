@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from helpers.toy_suites import SITES, random_sae, written_suite
 from helpers.toys import Toy, clean_rows, held_out, random_text, saved_llama, tiny_llama
-
 from saeworks.cli.main import main
 from saeworks.errors import UserError
 from saeworks.measure.audit import arrays

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from helpers.audit_arrays import documents, nonlinear, rows
 
+from helpers.audit_arrays import documents, nonlinear, rows
 from saeworks.measure.audit import folds, norm
 from saeworks.measure.audit.arrays import base
 from saeworks.measure.audit.engine import Reconstruction, SaeAudit, SiteAudit

@@ -5,10 +5,10 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
-from helpers.audit_arrays import documents
-from helpers.noise_forms import closed_form, closed_form_zeroed
 
 import saeworks as sw
+from helpers.audit_arrays import documents
+from helpers.noise_forms import closed_form, closed_form_zeroed
 from saeworks.measure.audit.synthetic import recover
 
 TOKENS, D = 200_000, 8

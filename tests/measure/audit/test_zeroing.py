@@ -6,11 +6,11 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
+
+import saeworks as sw
 from helpers.audit_arrays import documents
 from helpers.noise_forms import closed_form_zeroed
 from helpers.planted import D, M, Planted, audited, sae_of
-
-import saeworks as sw
 from saeworks.measure.audit import folds
 from saeworks.measure.audit.arrays import base
 from saeworks.measure.audit.measurement import Measurement, Place

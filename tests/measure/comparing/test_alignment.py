@@ -3,8 +3,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers.toys import held_out, tiny_llama
 
+from helpers.toys import held_out, tiny_llama
 from saeworks.dictionary.base import SparseCode
 from saeworks.dictionary.registry import build_sae
 from saeworks.measure import banks as banks_module

@@ -4,10 +4,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+
 from helpers.editing import edit
 from helpers.toy_suites import SITES, written_suite
 from helpers.toys import random_text, saved_llama
-
 from saeworks.config import EvalConfig
 from saeworks.dictionary.base import SAE
 from saeworks.errors import UserError

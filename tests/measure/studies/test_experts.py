@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 import torch
-from helpers.toys import clean_rows, held_out, tiny_llama
 from torch import Tensor
 
+from helpers.toys import clean_rows, held_out, tiny_llama
 from saeworks.config import EvalConfig
 from saeworks.dictionary.base import SAE
 from saeworks.dictionary.experts import HasExperts

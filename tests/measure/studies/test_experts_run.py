@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers.toys import random_text, saved_llama
 
+from helpers.toys import random_text, saved_llama
 from saeworks.config import (
     EvalConfig,
     ModelConfig,

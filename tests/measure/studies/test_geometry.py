@@ -2,10 +2,10 @@ import math
 
 import pytest
 import torch
-from helpers.toys import held_out, tiny_llama
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from helpers.toys import held_out, tiny_llama
 from saeworks.config import EvalConfig
 from saeworks.dictionary import cosines
 from saeworks.dictionary.base import SAE

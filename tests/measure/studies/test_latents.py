@@ -4,8 +4,8 @@ import sys
 
 import pytest
 import torch
-from helpers.toys import clean_rows, held_out, tiny_llama
 
+from helpers.toys import clean_rows, held_out, tiny_llama
 from saeworks.config import EvalConfig
 from saeworks.dictionary.base import SAE
 from saeworks.dictionary.registry import build_sae

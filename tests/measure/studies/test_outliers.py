@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 import torch
+
 from helpers.toy_suites import SITES, random_sae, written_suite
 from helpers.toys import clean_rows, held_out, random_text, saved_llama, tiny_llama
-
 from saeworks.config import EvalConfig
 from saeworks.errors import UserError
 from saeworks.lm.model import LanguageModel

@@ -2,8 +2,8 @@ import math
 
 import pytest
 import torch
-from helpers.toys import Toy, clean_rows, held_out, tiny_llama
 
+from helpers.toys import Toy, clean_rows, held_out, tiny_llama
 from saeworks.config import EvalConfig
 from saeworks.dictionary.registry import build_sae
 from saeworks.errors import UserError

@@ -1,7 +1,7 @@
 import pytest
 import torch
-from helpers.toys import Toy, clean_rows, held_out, tiny_llama, token_batch
 
+from helpers.toys import Toy, clean_rows, held_out, tiny_llama, token_batch
 from saeworks.config import EvalConfig
 from saeworks.dictionary.registry import build_sae
 from saeworks.errors import UserError
