@@ -26,7 +26,7 @@ from saeworks.measure.audit.arrays import base
 from saeworks.measure.audit.engine import Reconstruction, SiteAudit
 from saeworks.measure.audit.fits import Tokens
 from saeworks.measure.audit.measurement import Place
-from saeworks.results.result import Value
+from saeworks.results.metric import Value
 
 RESULTS = Path(__file__).parent / "results"
 SAMPLES, RESAMPLES, POPULATION = 500, 400, 200_000

@@ -20,7 +20,7 @@ from shell import saeworks
 
 from saeworks.config import read_yaml
 from saeworks.files.access import write_json
-from saeworks.results.audit import FILE
+from saeworks.results import names
 from saeworks.suite import find_suites
 
 HERE = Path(__file__).parent
@@ -143,12 +143,12 @@ def errors_of(run: Run) -> list[Run]:
 
 
 def audited(suite: Path) -> bool:
-    return (suite / "results" / FILE).exists()
+    return (suite / "results" / names.AUDIT).exists()
 
 
 def with_errors(suite: Path) -> bool:
     """Whether its audit knows of SAEs on its error."""
-    found = json.loads((suite / "results" / FILE).read_text())
+    found = json.loads((suite / "results" / names.AUDIT).read_text())
     return bool(found["sections"].get("error_saes", {}).get("sites"))
 
 

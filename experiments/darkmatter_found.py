@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from darkmatter import RUN_FILES, Run, finished
 
 from saeworks.cost.machine import processor
-from saeworks.results.audit import FILE
+from saeworks.results.names import AUDIT
 from saeworks.suite import find_suites
 
 Found = dict[str, Any]
@@ -74,7 +74,7 @@ def collect(setting: str, seeds: Sequence[int]) -> Found:
     trained = [run for run in every if finished(run) and any(audits(run))]
     suites = [suite for run in trained for suite in find_suites(run.folder)]
     meta, first = (
-        json.loads((suites[0] / name).read_text()) for name in ("suite.json", f"results/{FILE}")
+        json.loads((suites[0] / name).read_text()) for name in ("suite.json", f"results/{AUDIT}")
     )
     return {
         "command": " ".join(
@@ -97,7 +97,7 @@ def collect(setting: str, seeds: Sequence[int]) -> Found:
 def audits(run: Run) -> Iterator[Path]:
     """The files of its audits."""
     for suite in find_suites(run.folder):
-        if (path := suite / "results" / FILE).exists():
+        if (path := suite / "results" / AUDIT).exists():
             yield path
 
 

@@ -8,8 +8,9 @@ from rich.cells import cell_len
 from saeworks.cli import audit as commands_audit
 from saeworks.measure.audit.config import AuditConfig
 from saeworks.measure.audit.verdict import verdict
-from saeworks.results.audit import AuditResult, Section
-from saeworks.results.result import Value
+from saeworks.results.audit import AuditResult
+from saeworks.results.metric import Value
+from saeworks.results.section import Section
 
 SITES = ("layers.0", "layers.11.attention.output")
 

@@ -19,7 +19,8 @@ from saeworks.config import EvalConfig
 from saeworks.dictionary.registry import ARCHS
 from saeworks.errors import UserError
 from saeworks.lm.model import LanguageModel
-from saeworks.results.result import Metric, Result, Value
+from saeworks.results.metric import Metric, Value
+from saeworks.results.result import Result
 
 TINY = [
     "--set", "train.tokens=4096", "--set", "train.batch=512", "--set", "train.eval_every=4",

@@ -21,8 +21,9 @@ from saeworks.measure.audit.vector import VectorProbe
 from saeworks.measure.audit.verdict import verdict
 from saeworks.measure.audit.wide import WideSae
 from saeworks.measure.audit.zeroing import Zeroing
-from saeworks.results.audit import AuditResult, Section
-from saeworks.results.result import Metric, Value
+from saeworks.results.audit import AuditResult
+from saeworks.results.metric import Metric, Value
+from saeworks.results.section import Section
 
 KINDS = (
     VectorProbe,

@@ -3,7 +3,7 @@
 from saeworks.measure.comparing import alignment
 from saeworks.measure.comparing.compare import Comparison, Named, Paired
 from saeworks.measure.comparing.spread import Counted, Spread
-from saeworks.results.result import Metric, Value
+from saeworks.results.metric import Metric, Value
 
 SITES = ("layers.0", "layers.1", "layers.2")
 

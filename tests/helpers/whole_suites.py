@@ -11,7 +11,8 @@ from helpers.toy_comparisons import comparison
 from saeworks.dictionary.normaliser import Normaliser
 from saeworks.dictionary.registry import build_sae
 from saeworks.measure.sums import KEY, write_sums
-from saeworks.results.result import Metric, Result, Value
+from saeworks.results.metric import Metric, Value
+from saeworks.results.result import Result
 from saeworks.suite import write_suite
 
 D, SITES, ROWS = 8, ("layers.0", "layers.1", "layers.2"), 6

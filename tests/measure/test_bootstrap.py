@@ -11,7 +11,7 @@ from saeworks.measure.bootstrap import (
     resampled_sums,
 )
 from saeworks.results import statistics
-from saeworks.results.result import Value
+from saeworks.results.metric import Value
 
 RATIO = {"ratio": lambda s: s["a"] / s["b"]}
 

@@ -10,10 +10,10 @@ import pytest
 from helpers.editing import edit
 from helpers.toy_comparisons import SITES, comparison
 from saeworks.errors import UserError
-from saeworks.measure.comparing.compare import FILE
 from saeworks.report import baseline, frontier
 from saeworks.report.build import write_report
 from saeworks.report.inputs import read_suites
+from saeworks.results.names import COMPARISON
 
 HOSTILE = "</script><script>alert(1)</script>"
 
@@ -163,8 +163,8 @@ def test_everything_from_outside_is_escaped(run: list[Path], tmp_path: Path) -> 
         data["alignment"]["spread"] = {HOSTILE: data["alignment"]["spread"]["all"]}
         data["metrics"]["fvu"]["title"] = data["baseline"]["variant"] = HOSTILE
 
-    edit(run[2] / "results" / FILE, spoil)
-    edit(run[2] / "results" / FILE, lambda data: data["baseline"].update(path="../gone"))
+    edit(run[2] / "results" / COMPARISON, spoil)
+    edit(run[2] / "results" / COMPARISON, lambda data: data["baseline"].update(path="../gone"))
     page = write_report(run, tmp_path / "out")
     assert "alert(1)</script>" not in page.read_text(encoding="utf-8")
 
@@ -186,7 +186,7 @@ def _spread(data: Any) -> Any:
 def test_broken(
     run: list[Path], tmp_path: Path, spoil: Callable[[Any], None], message: str
 ) -> None:
-    edit(run[2] / "results" / FILE, spoil)
+    edit(run[2] / "results" / COMPARISON, spoil)
     with pytest.raises(UserError, match=re.escape(message)) as error:
         write_report(run, tmp_path / "out")
     assert "\n" not in str(error.value)
@@ -201,7 +201,7 @@ def test_what_else_differs_is_said_in_words(run: list[Path], tmp_path: Path) -> 
         for group in meta["groups"].values():
             group["width"] = 64
 
-    edit(run[1] / "results" / FILE, note)
+    edit(run[1] / "results" / COMPARISON, note)
     for path in run[:2]:
         edit(path / "suite.json", short)
     text = write_report(run, tmp_path / "out").read_text(encoding="utf-8")

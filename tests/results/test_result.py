@@ -4,7 +4,8 @@ from pathlib import Path
 import pytest
 
 from saeworks.errors import UserError
-from saeworks.results.result import Metric, Result, Value
+from saeworks.results.metric import Metric, Value
+from saeworks.results.result import Result
 
 
 def example() -> Result:

@@ -21,8 +21,9 @@ from saeworks.files.seals import RESULTS
 from saeworks.measure.asked import placed
 from saeworks.measure.audit.config import AuditConfig
 from saeworks.measure.audit.run import audit_suites
-from saeworks.results.audit import FILE, AuditResult
-from saeworks.results.result import Value
+from saeworks.results.audit import AuditResult
+from saeworks.results.metric import Value
+from saeworks.results.names import AUDIT
 from saeworks.suite import find_all_suites
 
 __all__ = ["AuditConfig", "audit"]
@@ -66,7 +67,7 @@ def audit(
     _print_assumptions(console, list(found.values()))
     folders = {path: placed(result.config, model, text) for path, result in found.items()}
     for path, folder in folders.items():
-        say(f"Audit: {path / folder / FILE}")
+        say(f"Audit: {path / folder / AUDIT}")
     if set(folders.values()) == {Path(RESULTS)}:  # what a report shows
         say(f"Next: {command('report', *paths)}")
     return DONE

@@ -39,7 +39,8 @@ from saeworks.measure.run import evaluate as evaluate_suites
 from saeworks.measure.studies import outliers
 from saeworks.report.build import write_report
 from saeworks.results import regime
-from saeworks.results.result import Result, Value
+from saeworks.results.metric import Value
+from saeworks.results.result import Result
 from saeworks.suite import find_all_suites, find_suites
 from saeworks.train.job import train_run
 

@@ -18,13 +18,13 @@ from saeworks.cli.printing import (
 from saeworks.errors import DONE, UserError
 from saeworks.measure.comparing.alignment import SiteAlignment
 from saeworks.measure.comparing.compare import (
-    FILE,
     CompareConfig,
     Comparison,
     Paired,
 )
 from saeworks.measure.comparing.compare import compare as compare_suites
-from saeworks.results.result import Value
+from saeworks.results.metric import Value
+from saeworks.results.names import COMPARISON
 from saeworks.suite import find_suites
 
 __all__ = ["CompareConfig", "compare"]
@@ -53,7 +53,7 @@ def compare(
         _print_table(path, comparison)
         if comparison.notes:
             say(f"The ratio is also of this: {'; '.join(comparison.notes)}.")
-    say(f"Comparisons: results/{FILE} in each suite")
+    say(f"Comparisons: results/{COMPARISON} in each suite")
     say(f"Next: {command('report', *paths)}")
     return DONE
 

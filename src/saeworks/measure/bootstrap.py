@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 from numpy.typing import NDArray
 
-from saeworks.results.result import Value
+from saeworks.results.metric import Value
 
 Sums = Mapping[str, NDArray[np.float64]]
 """Name of a sum → its value for all the documents, with each left out, for each resample [D]."""

@@ -38,7 +38,8 @@ from saeworks.measure.studies.latents import latents
 from saeworks.measure.studies.outliers import means_and_usual, without
 from saeworks.measure.sums import KEY, PerDocument, write_sums
 from saeworks.results import regime
-from saeworks.results.result import Metric, Result, Value
+from saeworks.results.metric import Metric, Value
+from saeworks.results.result import Result
 from saeworks.suite import Suite, load_suite
 
 

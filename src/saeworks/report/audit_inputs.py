@@ -16,8 +16,7 @@ from saeworks.report.inputs import (
     explain,
     read_record,
 )
-
-FILE = "audit.json"
+from saeworks.results.names import AUDIT
 
 
 class NormSample(Record):
@@ -137,7 +136,7 @@ class Audited:
             return cls.model_validate(raw)
         except ValidationError as error:
             raise UserError(
-                f"{self.suite.path / 'results' / FILE}: "
+                f"{self.suite.path / 'results' / AUDIT}: "
                 f"{explain(error, section, 'series', site)}; run `saeworks audit` again"
             ) from None
 
@@ -150,7 +149,7 @@ def read_audits(suites: Sequence[SuiteData]) -> list[Audited]:
     """
     found = []
     for index, suite in enumerate(suites):
-        file = read_record(AuditFile, suite.path / "results" / FILE, "audit")
+        file = read_record(AuditFile, suite.path / "results" / AUDIT, "audit")
         if file is not None and file.verdicts:
             found.append(Audited(index, suite, file))
     return found

@@ -12,7 +12,6 @@ from pydantic import TypeAdapter
 from saeworks.report import charts, frontier
 from saeworks.report.experts_inputs import SERIES, Duplicates, series_of
 from saeworks.report.inputs import (
-    OWN_SECTION,
     Metric,
     SuiteData,
     Value,
@@ -29,6 +28,7 @@ from saeworks.report.summary import (
     Row,
     all_sites,
 )
+from saeworks.results.names import ON_EXPERTS
 
 Chart = dict[str, Any]
 
@@ -101,7 +101,7 @@ def section(suites: Sequence[SuiteData]) -> Section | None:
         return None
     chosen = [name.split("-")[1:] for name in files]
     own = [suite for suite in suites if "experts" in suite.results]
-    metrics = {k: m for k, m in _metrics(suites, OWN_SECTION).items() if k in DEPTH}
+    metrics = {k: m for k, m in _metrics(suites, ON_EXPERTS).items() if k in DEPTH}
     return Section(
         [
             (s, suites[s].label)

@@ -28,13 +28,11 @@ from saeworks.files.seals import (
     verify_files,
 )
 from saeworks.report.streaming import Place, read_long
+from saeworks.results.names import COMPARISON, FIRST, ON_EXPERTS
 
 SCHEMA = 1
-COMPARISON = "comparison.json"
 AGAIN = "saeworks eval, audit or compare"
 """The commands that write results, for messages."""
-OWN_SECTION = frozenset({"geometry", "experts", "consistency", "dedup"})
-"""Evaluations that are shown in the section on experts."""
 
 T = TypeVar("T")
 
@@ -316,7 +314,7 @@ class SuiteData:
         return {
             key: metric
             for result in self.results.values()
-            if result.evaluation not in OWN_SECTION
+            if result.evaluation not in ON_EXPERTS
             for key, metric in result.metrics.items()
         }
 
@@ -379,7 +377,7 @@ def _read_suite(path: Path, label: str, meta: Meta) -> SuiteData:
             continue
         result = _read_result(file, latents)
         results[result.evaluation] = result
-        if result.evaluation in OWN_SECTION:
+        if result.evaluation in ON_EXPERTS:
             continue
         for site, series in result.series.items():
             for name, value in series.items():
@@ -476,8 +474,8 @@ def _check_contexts(latent: Latent, site: str, file: Path) -> None:
 
 
 def _result_order(file: Path) -> tuple[int, str]:
-    first = {"reconstruction": 0, "splice": 1}
-    return first.get(file.stem, 2), file.name
+    place = FIRST.index(file.stem) if file.stem in FIRST else len(FIRST)
+    return place, file.name
 
 
 def _read_log(path: Path) -> list[Logged]:

@@ -4,7 +4,7 @@ The report and the docs read nothing else.
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,25 +13,10 @@ from pydantic.dataclasses import dataclass
 from saeworks.config import STRICT, from_mapping
 from saeworks.errors import UserError
 from saeworks.files.seals import read_sealed, write_sealed
-from saeworks.results.result import Metric, Value
+from saeworks.results.metric import Value
+from saeworks.results.section import Section
 
 SCHEMA: Literal[1] = 1
-FILE = "audit.json"
-
-
-@dataclass(frozen=True, config=STRICT)
-class Section:
-    """One measurement at every site."""
-
-    title: str
-    about: str
-    """What it answers, and what it rests on."""
-    metrics: dict[str, Metric] = field(default_factory=dict)
-    """What the keys of `sites` mean."""
-    sites: dict[str, dict[str, Value]] = field(default_factory=dict)
-    """Site → metric → value."""
-    series: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """Site → lists for charts, as plain JSON."""
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -14,31 +14,9 @@ from pydantic.dataclasses import dataclass
 from saeworks.config import STRICT, from_mapping
 from saeworks.errors import UserError
 from saeworks.files.seals import read_sealed, write_sealed
+from saeworks.results.metric import Metric, Value
 
 SCHEMA: Literal[1] = 1
-
-
-@dataclass(frozen=True, config=STRICT)
-class Metric:
-    """How to read a number."""
-
-    title: str
-    """Short name, for a table's head."""
-    description: str
-    """The formula in words, and over what it runs."""
-    unit: str = ""
-    """Empty where it has none."""
-    better: Literal["lower", "higher", "one", "none"] = "none"
-    """Which way is better; `one`: the nearer to 1."""
-
-
-@dataclass(frozen=True, config=STRICT)
-class Value:
-    """A value with its 95% interval; None where it is undefined (0/0) or cannot be estimated."""
-
-    value: float | None
-    low: float | None = None
-    high: float | None = None
 
 
 @dataclass(frozen=True, config=STRICT)

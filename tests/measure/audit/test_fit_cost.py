@@ -14,7 +14,7 @@ from saeworks.measure.audit.arrays import base
 from saeworks.measure.audit.engine import Reconstruction, SiteAudit
 from saeworks.measure.audit.fits import Tokens
 from saeworks.measure.audit.measurement import Place
-from saeworks.results.result import Value
+from saeworks.results.metric import Value
 
 D, R2, AUDITS = 12, 0.53, 40
 

@@ -25,7 +25,7 @@ from saeworks.measure.audit.run import audit_banks
 from saeworks.measure.audit.scaling import SEED_NOISE, bands, power_law
 from saeworks.measure.audit.wide import WideSae
 from saeworks.measure.bootstrap import FEWEST
-from saeworks.results.result import Value
+from saeworks.results.metric import Value
 
 
 def through(

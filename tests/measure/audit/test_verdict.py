@@ -9,7 +9,7 @@ from saeworks.measure.audit.verdict import (
     shown,
     verdict,
 )
-from saeworks.results.result import Value
+from saeworks.results.metric import Value
 
 
 def sections(**changed: Value | None) -> dict[str, dict[str, Value]]:

@@ -8,7 +8,7 @@ from scipy import stats
 from saeworks.errors import UserError
 from saeworks.measure.comparing.compare import Comparison, Named, Paired
 from saeworks.measure.comparing.over_seeds import over_seeds, student
-from saeworks.results.result import Metric, Value
+from saeworks.results.metric import Metric, Value
 
 
 def comparison(seed: int, own: float, other: float) -> Comparison:

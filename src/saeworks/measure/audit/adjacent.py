@@ -10,7 +10,7 @@ from saeworks.measure.audit.least_squares import Affine, Factor, varies
 from saeworks.measure.audit.measurement import Measurement, Place, r_squared
 from saeworks.measure.audit.moments import Cross, Gram
 from saeworks.measure.bootstrap import Statistic
-from saeworks.results.result import Metric
+from saeworks.results.metric import Metric
 
 SOURCES = {"x": "x", "x_hat": "x̂", "l": "ℓ", "u": "u"}
 TARGETS = {"e": "e", "l": "ℓ", "u": "u"}

@@ -22,7 +22,7 @@ from saeworks.measure.audit.shrinkage import ShrinkageLadder
 from saeworks.measure.audit.split import FvuSplit
 from saeworks.measure.audit.vector import VectorProbe
 from saeworks.measure.audit.verdict import doubt
-from saeworks.results.result import Value
+from saeworks.results.metric import Value
 
 BASE: tuple[type[Measurement], ...] = (
     VectorProbe,

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from saeworks.measure.audit.measurement import Measurement
 from saeworks.measure.audit.pursuit import Pursuit
 from saeworks.measure.bootstrap import Statistic, Sums
-from saeworks.results.result import Metric
+from saeworks.results.metric import Metric
 
 
 class Attribution(Measurement):

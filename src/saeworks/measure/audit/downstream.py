@@ -25,7 +25,7 @@ from saeworks.measure.studies.splice import (
     prediction_losses,
     splice_hook,
 )
-from saeworks.results.result import Metric, Value
+from saeworks.results.metric import Metric, Value
 
 NAME, TITLE = "downstream", "Downstream"
 ABOUT = (

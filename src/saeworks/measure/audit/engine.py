@@ -34,7 +34,7 @@ from saeworks.measure.audit.measurement import Measurement, Place
 from saeworks.measure.audit.moments import Cross, Gram
 from saeworks.measure.audit.widths import Trained, Widths
 from saeworks.measure.progress import Tick
-from saeworks.results.result import Value
+from saeworks.results.metric import Value
 
 _ELEMENTS, _LEAST = 2**20, 1024
 

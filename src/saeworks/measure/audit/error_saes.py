@@ -17,7 +17,7 @@ from saeworks.measure.audit.measurement import Measurement, Place
 from saeworks.measure.audit.norm import fired
 from saeworks.measure.banks import row_chunks
 from saeworks.measure.bootstrap import Statistic, Sums
-from saeworks.results.result import Metric
+from saeworks.results.metric import Metric
 from saeworks.suite import Suite, load_suite
 
 NAMES = {"e": "e", "l": "ℓ", "u": "u"}

@@ -16,7 +16,7 @@ from saeworks.measure.audit.fits import (
 from saeworks.measure.audit.least_squares import Factor
 from saeworks.measure.audit.measurement import Measurement, Place, r_squared
 from saeworks.measure.bootstrap import Statistic
-from saeworks.results.result import Metric
+from saeworks.results.metric import Metric
 
 STEPS, BATCH, RATE = 500, 256, 2e-3
 FULL_RATE = 512

@@ -9,7 +9,7 @@ from saeworks.measure.audit.fits import Parts, square
 from saeworks.measure.audit.least_squares import Factor
 from saeworks.measure.audit.measurement import Measurement, NormProbe, Place
 from saeworks.measure.bootstrap import Statistic
-from saeworks.results.result import Metric
+from saeworks.results.metric import Metric
 
 RUNGS = {"x": "x", "x_hat": "x̂", "x_hat_u": "x̂ + u", "e": "e", "l": "ℓ", "u": "u"}
 

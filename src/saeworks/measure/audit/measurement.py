@@ -15,7 +15,7 @@ from saeworks.measure.audit.fits import Fit, Parts, Rows
 from saeworks.measure.audit.least_squares import Affine, Factor
 from saeworks.measure.audit.moments import Cross
 from saeworks.measure.bootstrap import Statistic, Sums
-from saeworks.results.result import Metric, Value
+from saeworks.results.metric import Metric, Value
 
 CONSTANT = 1e-12
 """A target that varies by less than this share of what it is measured in is constant: R² is then

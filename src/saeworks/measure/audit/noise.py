@@ -17,7 +17,7 @@ from saeworks.measure.audit.least_squares import Affine
 from saeworks.measure.audit.measurement import Measurement, Place, r_squared
 from saeworks.measure.audit.moments import Cross
 from saeworks.measure.bootstrap import Statistic
-from saeworks.results.result import Metric
+from saeworks.results.metric import Metric
 
 DIRECTIONS = 16
 

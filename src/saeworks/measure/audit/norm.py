@@ -23,7 +23,7 @@ from saeworks.measure.audit.measurement import (
     r_squared,
 )
 from saeworks.measure.bootstrap import Statistic, Sums
-from saeworks.results.result import Metric
+from saeworks.results.metric import Metric
 
 
 class _Line:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from saeworks.measure.audit.fits import Parts
 from saeworks.measure.audit.measurement import Measurement, Place
-from saeworks.results.result import Metric
+from saeworks.results.metric import Metric
 
 
 class ErrorByPosition(Measurement):

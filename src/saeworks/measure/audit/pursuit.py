@@ -23,7 +23,7 @@ from saeworks.measure.audit.measurement import Measurement, Place
 from saeworks.measure.audit.moments import Cross, Gram
 from saeworks.measure.audit.norm import fired
 from saeworks.measure.bootstrap import Statistic, Sums
-from saeworks.results.result import Metric
+from saeworks.results.metric import Metric
 
 STARVED = 1.25
 """Where FVU_nl on the tokens of pursuit is so many times that of the test fold, those tokens are

@@ -67,8 +67,10 @@ from saeworks.measure.studies.splice import (
     logits,
     prediction_losses,
 )
-from saeworks.results.audit import FILE, AuditResult, Section
-from saeworks.results.result import Value
+from saeworks.results.audit import AuditResult
+from saeworks.results.metric import Value
+from saeworks.results.names import AUDIT
+from saeworks.results.section import Section
 from saeworks.suite import Suite, load_suite
 
 __all__ = ["AuditConfig", "audit_banks", "audit_suites"]
@@ -173,7 +175,7 @@ def audit_suites(
             about = measured_on(suite, lm, work.model, work.text)
             found[suite.path] = replace(result, config=result.config | about)
     for path, result in found.items():
-        result.write(path / placed(result.config, model, text) / FILE)
+        result.write(path / placed(result.config, model, text) / AUDIT)
     return {suite.path: found[suite.path] for suite in suites}
 
 

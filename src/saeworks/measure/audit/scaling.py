@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from saeworks.errors import UserError
 from saeworks.measure.bootstrap import interval, left_out
-from saeworks.results.result import Value
+from saeworks.results.metric import Value
 
 Array = NDArray[np.float64]
 

@@ -13,8 +13,8 @@ from saeworks.measure.audit.engine import SaeAudit, SiteAudit
 from saeworks.measure.audit.pursuit import STARVED
 from saeworks.measure.audit.scaling import PowerLaw, bands, power_law
 from saeworks.measure.audit.widths import Norms
-from saeworks.results.audit import Section
-from saeworks.results.result import Metric, Value
+from saeworks.results.metric import Metric, Value
+from saeworks.results.section import Section
 
 NAME, TITLE = "scaling", "Scaling"
 ABOUT = (

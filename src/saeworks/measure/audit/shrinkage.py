@@ -28,7 +28,7 @@ from saeworks.measure.audit.measurement import (
 )
 from saeworks.measure.audit.moments import Cross
 from saeworks.measure.bootstrap import Statistic, Sums
-from saeworks.results.result import Metric, Value
+from saeworks.results.metric import Metric, Value
 
 RUNGS = {
     "as_is": "x̂ as the SAE gives it",

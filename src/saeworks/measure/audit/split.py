@@ -5,7 +5,7 @@ from typing import ClassVar
 
 from saeworks.measure.audit.measurement import Measurement
 from saeworks.measure.bootstrap import Statistic
-from saeworks.results.result import Metric
+from saeworks.results.metric import Metric
 
 
 class FvuSplit(Measurement):

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from saeworks.measure.audit.fits import Fit, Parts
 from saeworks.measure.audit.measurement import Measurement, Place
-from saeworks.results.result import Metric, Value
+from saeworks.results.metric import Metric, Value
 
 ROUNDING = 1e-9
 """A variance of noise below zero by no more than this share of λ's mean is zero."""

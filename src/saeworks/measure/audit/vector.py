@@ -16,7 +16,7 @@ from saeworks.measure.audit.measurement import (
     r_squared,
 )
 from saeworks.measure.bootstrap import Statistic, all_sums, interval
-from saeworks.results.result import Metric, Value
+from saeworks.results.metric import Metric, Value
 
 BLOCKS = 64
 """Documents are put into so many blocks for the number whose sums are vectors."""

@@ -10,7 +10,7 @@ from math import isfinite
 from saeworks.measure.audit.guard import degenerate
 from saeworks.measure.audit.pursuit import STARVED
 from saeworks.results.audit import Verdict
-from saeworks.results.result import Value
+from saeworks.results.metric import Value
 
 Sections = Mapping[str, Mapping[str, Value]]
 """Measurement → metric → value, at one site."""

@@ -21,7 +21,7 @@ from saeworks.measure.audit.fits import Parts, Rows, square
 from saeworks.measure.audit.measurement import Place
 from saeworks.measure.audit.norm import fired
 from saeworks.measure.audit.scaling import added_percent
-from saeworks.results.result import Value
+from saeworks.results.metric import Value
 
 ALIKE = 1.25
 """L0s of a family differ by no more than this factor."""

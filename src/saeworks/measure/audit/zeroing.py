@@ -26,7 +26,7 @@ from saeworks.measure.audit.least_squares import Factor
 from saeworks.measure.audit.measurement import Measurement, Place
 from saeworks.measure.audit.moments import Cross, Gram
 from saeworks.measure.audit.synthetic import ROUNDING, recover
-from saeworks.results.result import Metric, Value
+from saeworks.results.metric import Metric, Value
 
 SHARES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)
 """Of the latents, the weakest first."""

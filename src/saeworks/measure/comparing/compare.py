@@ -24,11 +24,12 @@ from saeworks.measure.comparing.alignment import Alignment, align
 from saeworks.measure.studies import reconstruction, splice
 from saeworks.measure.sums import PerDocument, read_sums
 from saeworks.results import regime
-from saeworks.results.result import Metric, Result, Value
+from saeworks.results.metric import Metric, Value
+from saeworks.results.names import COMPARISON
+from saeworks.results.result import Result
 from saeworks.suite import Suite, load_suite
 
 SCHEMA: Literal[1] = 1
-FILE = "comparison.json"
 COMPARED = {
     "reconstruction": ("fvu", "mse", "l0", "cosine"),
     "splice": ("delta_ce", "delta_ce_percent", "loss_recovered_zero", "kl"),
@@ -92,7 +93,7 @@ class Comparison:
 
     def write(self, folder: Path) -> None:
         """Write `results/comparison.json` of a suite's folder atomically, sealed."""
-        write_sealed(folder / "results" / FILE, asdict(self))
+        write_sealed(folder / "results" / COMPARISON, asdict(self))
 
     @classmethod
     def read(cls, folder: Path) -> "Comparison":
@@ -102,7 +103,7 @@ class Comparison:
             UserError: if it is missing, not JSON, not of this schema, not what was written, or of
                 another suite.
         """
-        path = folder / "results" / FILE
+        path = folder / "results" / COMPARISON
         data = read_sealed(path, "comparison", "saeworks compare")
         if not isinstance(data, Mapping) or data.get("schema") != SCHEMA:
             raise UserError(f"{path} is not a comparison; run `saeworks compare` again")

@@ -12,7 +12,7 @@ from saeworks.errors import UserError
 from saeworks.files.access import write_json
 from saeworks.measure.comparing.compare import Comparison, Paired
 from saeworks.results import statistics
-from saeworks.results.result import Metric, Value
+from saeworks.results.metric import Metric, Value
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -41,7 +41,8 @@ from saeworks.measure.known import Truth
 from saeworks.measure.progress import Tracker, silent
 from saeworks.measure.studies.geometry import blocks_of
 from saeworks.measure.studies.overlap import visitors
-from saeworks.results.result import Metric, Result, Value
+from saeworks.results.metric import Metric, Value
+from saeworks.results.result import Result
 
 CODED = 0.5
 """A latent codes a concept in a place where φ is above this."""

@@ -20,7 +20,8 @@ from saeworks.measure.banks import Bank, site_means, sites_of
 from saeworks.measure.held_out import HeldOut
 from saeworks.measure.progress import Tracker, silent
 from saeworks.measure.studies.reconstruction import SiteSums, per_document, tally
-from saeworks.results.result import Metric, Result, Value
+from saeworks.results.metric import Metric, Value
+from saeworks.results.result import Result
 
 METRICS = {
     "live": Metric("Live", "Latents that fire on the first half of the tokens.", "latents"),

@@ -30,7 +30,8 @@ from saeworks.measure.progress import Tracker, silent
 from saeworks.measure.studies import information, overlap
 from saeworks.measure.studies.geometry import matrix
 from saeworks.measure.studies.reconstruction import Tallies
-from saeworks.results.result import Metric, Result, Value
+from saeworks.results.metric import Metric, Value
+from saeworks.results.result import Result
 
 _FINE, _COARSE = 2000, 40
 """Bins of confidence: for quantiles, and in the result."""

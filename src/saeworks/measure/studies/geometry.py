@@ -28,7 +28,8 @@ from saeworks.measure import bootstrap
 from saeworks.measure.banks import Bank
 from saeworks.measure.held_out import HeldOut
 from saeworks.measure.studies.reconstruction import SiteSums, Tallies, per_document
-from saeworks.results.result import Metric, Result, Value
+from saeworks.results.metric import Metric, Value
+from saeworks.results.result import Result
 
 DUPLICATE = 0.9
 """Two latents are duplicates where the cosine of their decoder rows is above this."""

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from saeworks.measure import bootstrap
-from saeworks.results.result import Metric, Value
+from saeworks.results.metric import Metric, Value
 
 SHUFFLES = 200
 METRICS = {

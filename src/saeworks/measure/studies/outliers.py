@@ -16,7 +16,8 @@ from saeworks.lm.model import LanguageModel
 from saeworks.measure.banks import for_each_site
 from saeworks.measure.held_out import HeldOut
 from saeworks.measure.progress import Tick
-from saeworks.results.result import Metric, Result, Value
+from saeworks.results.metric import Metric, Value
+from saeworks.results.result import Result
 
 PLAIN = "fvu_without_outliers"
 _WHERE = f"whose norm is above {FAR:.0f} times the median (of the first held-out batch)"

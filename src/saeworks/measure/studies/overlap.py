@@ -14,7 +14,7 @@ from saeworks.dictionary.base import SAE, SparseCode
 from saeworks.dictionary.cosines import unit
 from saeworks.dictionary.experts import HasExperts
 from saeworks.dictionary.routing import Routing
-from saeworks.results.result import Metric
+from saeworks.results.metric import Metric
 
 NEAR = 0.9
 """Two directions are near duplicates where their cosine is above this."""

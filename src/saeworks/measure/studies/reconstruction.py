@@ -30,7 +30,8 @@ from saeworks.measure.progress import Tick, Tracker, silent
 from saeworks.measure.studies import outliers
 from saeworks.measure.studies.outliers import Usual, means_and_usual
 from saeworks.measure.sums import PerDocument
-from saeworks.results.result import Metric, Result, Value
+from saeworks.results.metric import Metric, Value
+from saeworks.results.result import Result
 
 METRICS = {
     "fvu": Metric(

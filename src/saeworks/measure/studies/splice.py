@@ -27,7 +27,8 @@ from saeworks.measure.banks import (
 from saeworks.measure.held_out import HeldOut
 from saeworks.measure.progress import Tick, Tracker, silent
 from saeworks.measure.sums import PerDocument
-from saeworks.results.result import Metric, Result
+from saeworks.results.metric import Metric
+from saeworks.results.result import Result
 
 COUNTED = (
     "At kept positions x is replaced, at excluded ones (such as BOS) it stays; one site at a time. "
