@@ -1,6 +1,6 @@
 """Train the embedded language model and write its folder.
 
-python -m embedded_model.build [--out DIR] [--threads N] [--seed S]
+PYTHONPATH=tools python -m embedded_model.build [--out DIR] [--threads N] [--seed S]
 """
 
 import argparse
@@ -99,7 +99,7 @@ def _model_facts(recipe: Recipe, model: LlamaForCausalLM) -> dict[str, int]:
 
 def _training_facts(recipe: Recipe, tokens: int, seconds: float) -> dict[str, object]:
     return {
-        "command": f"python -m embedded_model.build --threads {recipe.threads} "
+        "command": f"PYTHONPATH=tools python -m embedded_model.build --threads {recipe.threads} "
         f"--seed {recipe.seed}",
         "seed": recipe.seed,
         "threads": recipe.threads,
