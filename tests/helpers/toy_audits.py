@@ -6,14 +6,14 @@ from typing import Any
 
 from saeworks.measure.audit.adjacent import AdjacentSites
 from saeworks.measure.audit.attribution import Attribution
-from saeworks.measure.audit.downstream import METRICS as DOWNSTREAM
+from saeworks.measure.audit.downstream import Downstream
 from saeworks.measure.audit.ladder import NormLadder
 from saeworks.measure.audit.mlp import MlpProbe
 from saeworks.measure.audit.noise import NullTargets
 from saeworks.measure.audit.norm import NormProbeOfError
 from saeworks.measure.audit.positions import ErrorByPosition
 from saeworks.measure.audit.pursuit import Pursuit
-from saeworks.measure.audit.scaling_section import METRICS as SCALING
+from saeworks.measure.audit.scaling_section import Scaling
 from saeworks.measure.audit.shrinkage import ShrinkageLadder
 from saeworks.measure.audit.split import FvuSplit
 from saeworks.measure.audit.synthetic import SyntheticTest
@@ -42,8 +42,8 @@ KINDS = (
     WideSae,
 )
 DESCRIBED = {kind.name: (kind.title, kind.about, dict(kind.metrics)) for kind in KINDS} | {
-    "downstream": ("Downstream", "", DOWNSTREAM),
-    "scaling": ("Scaling", "", SCALING),
+    "downstream": ("Downstream", "", Downstream.metrics),
+    "scaling": ("Scaling", "", Scaling.metrics),
     "error_saes": (
         "SAEs on the error",
         "",

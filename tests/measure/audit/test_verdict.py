@@ -3,12 +3,8 @@
 import pytest
 
 from saeworks.measure.audit.guard import degenerate
-from saeworks.measure.audit.verdict import (
-    ASSUMPTIONS,
-    percent,
-    shown,
-    verdict,
-)
+from saeworks.measure.audit.verdict import ASSUMPTIONS, verdict
+from saeworks.measure.audit.words import percent, shown
 from saeworks.results.metric import Value
 
 

@@ -9,6 +9,7 @@ from saeworks.measure.audit.fits import Before, Parts, square
 from saeworks.measure.audit.least_squares import Affine, Factor, varies
 from saeworks.measure.audit.measurement import Measurement, Place, r_squared
 from saeworks.measure.audit.moments import Cross, Gram
+from saeworks.measure.audit.words import Sections, shown, side
 from saeworks.measure.bootstrap import Statistic
 from saeworks.results.metric import Metric
 
@@ -94,6 +95,27 @@ class AdjacentSites(Measurement):
             for target in TARGETS
             for source in sources
         }
+
+    @classmethod
+    def sentences(cls, sections: Sections) -> tuple[str, ...]:
+        """Of what the site before has: x̂, as in the paper, and u, which is often better."""
+        known = {
+            SOURCES[source]: r2
+            for source in ("x_hat", "u")
+            if (r2 := cls.value(sections, f"r2_u_from_{source}")).value is not None
+        }
+        if not known:
+            return ()
+        sides = [at for r2 in known.values() if (at := side(r2, 0.0)) is not None]
+        words = {
+            1: "Part of u is linear in what the site before has",
+            0: "u is not clearly linear in what the site before has",
+            -1: "u is not linear in what the site before has",
+            None: "What of u is linear in what the site before has is known as a point estimate "
+            "only",
+        }
+        each = ", ".join(f"from its {name} R² {shown(r2)}" for name, r2 in known.items())
+        return (f"{words[max(sides, default=None)]}: {each}.",)
 
 
 def _r2(target: str, source: str) -> Statistic:

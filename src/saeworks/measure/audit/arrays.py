@@ -13,15 +13,14 @@ from saeworks.errors import UserError
 from saeworks.measure.audit import folds
 from saeworks.measure.audit.engine import Reconstruction, SiteAudit, rows_at_once
 from saeworks.measure.audit.fits import Tokens
-from saeworks.measure.audit.guard import degenerate
 from saeworks.measure.audit.ladder import NormLadder
 from saeworks.measure.audit.measurement import Measurement, Place
 from saeworks.measure.audit.noise import NullTargets
-from saeworks.measure.audit.norm import NormProbeOfError
-from saeworks.measure.audit.shrinkage import ShrinkageLadder
-from saeworks.measure.audit.split import FvuSplit
-from saeworks.measure.audit.vector import VectorProbe
-from saeworks.measure.audit.verdict import doubt
+from saeworks.measure.audit.norm import R2_NORM, NormProbeOfError
+from saeworks.measure.audit.shrinkage import ALPHA, ShrinkageLadder
+from saeworks.measure.audit.split import FVU, FVU_NONLINEAR, FvuSplit
+from saeworks.measure.audit.vector import R2_ERROR, VectorProbe
+from saeworks.measure.audit.verdict import doubt, why_degenerate
 from saeworks.results.metric import Value
 
 BASE: tuple[type[Measurement], ...] = (
@@ -64,27 +63,27 @@ class Audit:
     @property
     def fvu(self) -> float:
         """Σ‖e‖²/Σ‖x − x̄‖²."""
-        return _number(self["split.fvu"])
+        return _number(self.sections[FvuSplit.name][FVU])
 
     @property
     def fvu_nonlinear(self) -> float:
         """Σ⟨u, u′⟩/Σ‖x − x̄‖², without the cost of fitting ℓ; see docs/notes/numerics.md."""
-        return _number(self["split.fvu_nonlinear"])
+        return _number(self.sections[FvuSplit.name][FVU_NONLINEAR])
 
     @property
     def r2_error(self) -> float:
         """R² of x → e, pooled; NaN where e is constant."""
-        return _number(self["vector.r2_error"])
+        return _number(self.sections[VectorProbe.name][R2_ERROR])
 
     @property
     def r2_error_norm(self) -> float:
         """R² of x → ‖e‖²; NaN where ‖e‖² is constant."""
-        return _number(self["norm.r2_error_norm"])
+        return _number(self.sections[NormProbeOfError.name][R2_NORM])
 
     @property
     def alpha(self) -> float:
         """α* of min Σ‖x − αx̂ − c‖²; NaN where x̂ is constant."""
-        return _number(self["shrinkage.alpha"])
+        return _number(self.sections[ShrinkageLadder.name][ALPHA])
 
     @property
     def degenerate(self) -> bool:
@@ -146,11 +145,7 @@ def audit(
     return Audit(
         sections,
         {name: int(tokens_R[folds_R == fold].sum()) for name, fold in named.items()},
-        degenerate(
-            sections["split"]["fvu"].value,
-            sections["vector"]["r2_error"].value,
-            sections["shrinkage"]["alpha"].value,
-        ),
+        why_degenerate(sections),
         doubt(sections),
     )
 

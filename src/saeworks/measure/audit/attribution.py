@@ -8,8 +8,9 @@ from numpy.typing import NDArray
 
 from saeworks.measure.audit.measurement import Measurement
 from saeworks.measure.audit.pursuit import Pursuit
+from saeworks.measure.audit.words import Sections, percent
 from saeworks.measure.bootstrap import Statistic, Sums
-from saeworks.results.metric import Metric
+from saeworks.results.metric import Metric, Value
 
 
 class Attribution(Measurement):
@@ -72,6 +73,42 @@ class Attribution(Measurement):
             "rest_nonlinear": _shares("omp_u"),
             "directions": _shares("per_latent_e", "decoder_e"),
         }
+
+    @classmethod
+    def sentences(cls, sections: Sections) -> tuple[str, ...]:
+        return cls._by_chance(sections) + cls._rest(sections)
+
+    @classmethod
+    def _by_chance(cls, sections: Sections) -> tuple[str, ...]:
+        """Many atoms and few dimensions fit noise, too: only more than that is the encoder's."""
+        mended, chance = 0.0, 0.0
+        for part in ("coefficients", "choice"):
+            own = cls.value(sections, part).value
+            null = cls.value(sections, f"{part}_chance").value
+            if own is None or null is None:
+                return ()
+            mended, chance = mended + own, chance + null
+        if mended <= 0:
+            return ()
+        much = "at least as much" if chance >= mended else f"{chance / mended:.0%} as much"
+        return (
+            "Refitted coefficients and latents chosen anew with the same L0 would mend "
+            f"{much} of noise in the error's place, which is no fault of the encoder.",
+        )
+
+    @classmethod
+    def _rest(cls, sections: Sections) -> tuple[str, ...]:
+        """Only more than least squares mends of noise is called an error of coefficients."""
+        rest, whole = cls.value(sections, "rest"), cls.value(sections, "fvu")
+        if rest.value is None or not whole.value:
+            return ()
+        low, high = (None if end is None else end / whole.value for end in (rest.low, rest.high))
+        share = Value(rest.value / whole.value, low, high)
+        return (
+            "Rescaled latents, refitted coefficients and latents chosen anew with the same L0 "
+            f"together leave {percent(share)} of FVU: missing features, a dense part and wrong "
+            "directions are in that, each of unknown size.",
+        )
 
 
 def _shares(name: str, less: str | None = None) -> Statistic:

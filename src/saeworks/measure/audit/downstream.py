@@ -5,6 +5,7 @@ One site at a time, x is replaced at the kept tokens of the test documents by x�
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -15,6 +16,8 @@ from saeworks.lm.prefix import shared_prefix
 from saeworks.measure import bootstrap
 from saeworks.measure.audit.engine import Sums
 from saeworks.measure.audit.fits import Fit, dot, square
+from saeworks.measure.audit.study import AuditStudy
+from saeworks.measure.audit.words import Sections, percent, shown, side
 from saeworks.measure.banks import LM_TOKENS, reconstruct
 from saeworks.measure.held_out import HeldOut
 from saeworks.measure.progress import Tick
@@ -27,24 +30,67 @@ from saeworks.measure.studies.splice import (
 )
 from saeworks.results.metric import Metric, Value
 
-NAME, TITLE = "downstream", "Downstream"
-ABOUT = (
-    "Cross-entropy over predictions within the first test documents (how many, and of how many "
-    "tokens, is in the series), with x replaced at their kept "
-    "tokens by x̂, x̂ + ℓ or x̂ + u. Recovered: the share of the gap CE(x̂) − CE(x) that "
-    "putting a part back closes; the shares need not add up to 1. Unstable where the gap is small."
-)
-METRICS = {
-    "ce_clean": Metric("CE", "Untouched.", "nats"),
-    "gap": Metric("CE gap", "CE with x̂ in the place of x, less CE.", "nats", "lower"),
-    "gap_linear": Metric("CE gap, x̂ + ℓ", "With ℓ put back: what u costs.", "nats", "lower"),
-    "gap_nonlinear": Metric("CE gap, x̂ + u", "With u put back: what ℓ costs.", "nats", "lower"),
-    "recovered_linear": Metric("Recovered by ℓ", "(CE(x̂) − CE(x̂ + ℓ))/(CE(x̂) − CE)."),
-    "recovered_nonlinear": Metric("Recovered by u", "(CE(x̂) − CE(x̂ + u))/(CE(x̂) − CE)."),
-    "squared_share_linear": Metric(
-        "‖e‖² share of ℓ", "1 − Σ⟨u, u′⟩/Σ‖e‖² over the same tokens: what to compare with."
-    ),
-}
+
+class Downstream(AuditStudy):
+    """CE with x̂, x̂ + ℓ and x̂ + u in the place of x."""
+
+    name = "downstream"
+    title = "Downstream"
+    about = (
+        "Cross-entropy over predictions within the first test documents (how many, and of how many "
+        "tokens, is in the series), with x replaced at their kept tokens by x̂, x̂ + ℓ or x̂ + u. "
+        "Recovered: the share of the gap CE(x̂) − CE(x) that putting a part back closes; the "
+        "shares need not add up to 1. Unstable where the gap is small."
+    )
+    metrics: ClassVar[Mapping[str, Metric]] = {
+        "ce_clean": Metric("CE", "Untouched.", "nats"),
+        "gap": Metric("CE gap", "CE with x̂ in the place of x, less CE.", "nats", "lower"),
+        "gap_linear": Metric("CE gap, x̂ + ℓ", "With ℓ put back: what u costs.", "nats", "lower"),
+        "gap_nonlinear": Metric("CE gap, x̂ + u", "With u put back: what ℓ costs.", "nats", "lower"),
+        "recovered_linear": Metric("Recovered by ℓ", "(CE(x̂) − CE(x̂ + ℓ))/(CE(x̂) − CE)."),
+        "recovered_nonlinear": Metric("Recovered by u", "(CE(x̂) − CE(x̂ + u))/(CE(x̂) − CE)."),
+        "squared_share_linear": Metric(
+            "‖e‖² share of ℓ", "1 − Σ⟨u, u′⟩/Σ‖e‖² over the same tokens: what to compare with."
+        ),
+    }
+
+    @classmethod
+    def sentences(cls, sections: Sections) -> tuple[str, ...]:
+        gap, linear, nonlinear = (
+            cls.value(sections, metric)
+            for metric in ("gap", "recovered_linear", "recovered_nonlinear")
+        )
+        if linear.value is None or gap.value is None:
+            return ()
+        if side(gap, 0.0) is None:
+            return (
+                f"The SAE's cost to the model's loss, {shown(gap)} nats, was measured on too few "
+                "documents for an interval: whether it is above 0, and which part of the error "
+                "causes it, cannot be told.",
+            )
+        if side(gap, 0.0) != 1:
+            return (
+                f"The SAE's cost to the model's loss is not clearly above 0 ({shown(gap)} nats), "
+                "so which part of the error causes it cannot be told.",
+            )
+        share = cls.value(sections, "squared_share_linear")
+        return (
+            f"The SAE costs the model {shown(gap)} nats; putting ℓ back recovers {percent(linear)} "
+            f"of that, putting u back {percent(nonlinear)} (the two need not add up)."
+            f"{_beside_share(linear, share)}",
+        )
+
+
+def _beside_share(recovered: Value, share: Value) -> str:
+    """What ℓ recovers beside its share of ‖e‖²; empty where one of them has no interval."""
+    if share.low is None or share.high is None or side(recovered, 0.0) is None:
+        return ""
+    words = {1: "more than", -1: "less than", 0: "not clearly different from"}
+    above, below = side(recovered, share.high), side(recovered, share.low)
+    apart = max(above or 0, 0) + min(below or 0, 0)
+    return f" What ℓ recovers is {words[apart]} its share of ‖e‖², {percent(share)}."
+
+
 STATISTICS: dict[str, bootstrap.Statistic] = {
     "ce_clean": lambda s: s["clean"] / s["n"],
     "gap": lambda s: (s["x_hat"] - s["clean"]) / s["n"],

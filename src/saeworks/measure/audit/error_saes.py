@@ -15,6 +15,7 @@ from saeworks.measure.audit.least_squares import Affine
 from saeworks.measure.audit.linear_error import read_map
 from saeworks.measure.audit.measurement import Measurement, Place
 from saeworks.measure.audit.norm import fired
+from saeworks.measure.audit.words import Sections, shown, side
 from saeworks.measure.banks import row_chunks
 from saeworks.measure.bootstrap import Statistic, Sums
 from saeworks.results.metric import Metric
@@ -156,6 +157,24 @@ class ErrorSaes(Measurement):
 
     def series(self) -> dict[str, Any]:
         return {key: one.facts for key, one in self.saes.items()}
+
+    @classmethod
+    def sentences(cls, sections: Sections) -> tuple[str, ...]:
+        """SAEs on ℓ and u; nothing of what they code is called a feature."""
+        linear, nonlinear = cls.value(sections, "fvu_l"), cls.value(sections, "fvu_u")
+        if linear.value is None or nonlinear.value is None:
+            return ()
+        words = {
+            1: "An SAE trained on ℓ reconstructs it better than one trained on u does u",
+            -1: "An SAE trained on ℓ reconstructs it worse than one trained on u does u",
+            0: "SAEs trained on ℓ and on u do not clearly differ in how well they reconstruct",
+            None: "How SAEs trained on ℓ and on u differ is known as a point estimate only",
+        }
+        start = words[side(cls.value(sections, "u_minus_l"), 0.0)]
+        return (
+            f"{start}: FVU {shown(linear)} and {shown(nonlinear)}, each of its own target; one SAE "
+            "on each, and the seed of its training is in no interval.",
+        )
 
 
 def _ratio(above: str, below: str) -> Statistic:

@@ -1,8 +1,8 @@
 """Control: what of u a nonlinear map of x finds, by its capacity; the frame of such probes."""
 
 from abc import abstractmethod
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -15,12 +15,14 @@ from saeworks.measure.audit.fits import (
 )
 from saeworks.measure.audit.least_squares import Factor
 from saeworks.measure.audit.measurement import Measurement, Place, r_squared
+from saeworks.measure.audit.words import Sections, shown, side
 from saeworks.measure.bootstrap import Statistic
 from saeworks.results.metric import Metric
 
 STEPS, BATCH, RATE = 500, 256, 2e-3
 FULL_RATE = 512
 """Hidden units up to which the learning rate is that; it falls with one over more of them."""
+BEST = "r2_u_best"
 
 
 class Extractor(Measurement):
@@ -29,6 +31,9 @@ class Extractor(Measurement):
     x is centred, and x and u are brought to a mean square of 1. The best width is chosen on the
     second fold; R² is measured on the test documents. Subclasses name widths and networks.
     """
+
+    what: ClassVar[str]
+    """The network, in a sentence."""
 
     def __init__(self, place: Place, tokens: int) -> None:
         super().__init__(place)
@@ -92,7 +97,7 @@ class Extractor(Measurement):
 
     def statistics(self) -> dict[str, Statistic]:
         widths = {f"r2_u_{width}": _r2(width) for width in self.widths}
-        return {"r2_u_best": _r2(self._best)} | widths
+        return {BEST: _r2(self._best)} | widths
 
     def series(self) -> dict[str, Any]:
         return {
@@ -107,7 +112,7 @@ class Extractor(Measurement):
 def metrics(widths: Mapping[int, str]) -> dict[str, Metric]:
     """Of an extractor, from what its widths mean."""
     return {
-        "r2_u_best": Metric("R² of u (best)", "1 − Σ‖u − û‖²/Σ‖u‖² of the width chosen."),
+        BEST: Metric("R² of u (best)", "1 − Σ‖u − û‖²/Σ‖u‖² of the width chosen."),
         **{
             f"r2_u_{width}": Metric(f"R² of u ({width})", f"{what}.")
             for width, what in widths.items()
@@ -140,3 +145,22 @@ def silenced(layer: nn.Linear) -> nn.Linear:
     nn.init.zeros_(layer.weight)
     nn.init.zeros_(layer.bias)
     return layer
+
+
+def sentences(sections: Sections, kinds: Sequence[type[Extractor]]) -> tuple[str, ...]:
+    """What all extractors find, in one sentence; what they do not find may still be there."""
+    known = {
+        kind.what: r2 for kind in kinds if (r2 := kind.value(sections, BEST)).value is not None
+    }
+    if not known:
+        return ()
+    best = max(known.values(), key=lambda r2: r2.value or 0.0)
+    words = {
+        1: "Part of u is predicted from x, by",
+        0: "u is not clearly predicted from x by",
+        -1: "u is not predicted from x by",
+        None: "What of u is predicted from x is known as a point estimate only, by",
+    }
+    each = " and ".join(f"{what} (R² {shown(r2)})" for what, r2 in known.items())
+    more = "a larger one might do better" if len(known) == 1 else "larger ones might do better"
+    return (f"{words[side(best, 0.0)]} {each}; {more}.",)

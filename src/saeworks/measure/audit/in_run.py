@@ -17,9 +17,11 @@ from saeworks.measure.audit import folds
 from saeworks.measure.audit.least_squares import Factor, varies
 from saeworks.measure.audit.measurement import CONSTANT
 from saeworks.measure.audit.moments import Cross, Gram
+from saeworks.measure.audit.split import FVU_NONLINEAR, NONLINEAR_SHARE
+from saeworks.measure.audit.vector import R2_ERROR
 from saeworks.measure.held_out import HeldOut
 
-NAMES = ("fvu_nonlinear", "nonlinear_share", "r2_error")
+NAMES = (FVU_NONLINEAR, NONLINEAR_SHARE, R2_ERROR)
 
 
 @dataclass
@@ -126,7 +128,7 @@ class Tally:
         centred = spread + test.n * float(e_D @ (test.mean_V - again.y_mean_V))
         variance = float(test_x.scatter_DD.trace()) + test.n * float(x_D.square().sum())
         return {
-            "fvu_nonlinear": u / variance if variance > 0 else math.nan,
-            "nonlinear_share": u / e if e > 0 else math.nan,
-            "r2_error": 1 - u / centred if centred > CONSTANT * variance else math.nan,
+            FVU_NONLINEAR: u / variance if variance > 0 else math.nan,
+            NONLINEAR_SHARE: u / e if e > 0 else math.nan,
+            R2_ERROR: 1 - u / centred if centred > CONSTANT * variance else math.nan,
         }

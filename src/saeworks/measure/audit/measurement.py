@@ -1,4 +1,4 @@
-"""The seam of every measurement: what it sees in each phase, and the section it makes of it."""
+"""The seam of every measurement: what it sees in each phase, and the numbers it makes of it."""
 
 from abc import ABC
 from collections.abc import Mapping
@@ -14,8 +14,9 @@ from torch import Tensor
 from saeworks.measure.audit.fits import Fit, Parts, Rows
 from saeworks.measure.audit.least_squares import Affine, Factor
 from saeworks.measure.audit.moments import Cross
+from saeworks.measure.audit.study import AuditStudy
 from saeworks.measure.bootstrap import Statistic, Sums
-from saeworks.results.metric import Metric, Value
+from saeworks.results.metric import Value
 
 CONSTANT = 1e-12
 """A target that varies by less than this share of what it is measured in is constant: R² is then
@@ -41,35 +42,29 @@ class Place:
     codes: int = 0
 
 
-class Measurement(ABC):
+class Measurement(AuditStudy, ABC):
     """One measurement of one SAE at one site; every method may be left as it is.
 
     The phases come in the order `fit` (rows of the fit fold), `fitted`, `second` (parts of the
     second fold), `seconded`, `test` (parts of the test fold; returns what is summed by document).
     """
 
-    name: ClassVar[str]
-    """Of the section in the result."""
-    title: ClassVar[str]
-    about: ClassVar[str]
-    """What it answers, and on what it rests, in a sentence or two."""
-    metrics: ClassVar[Mapping[str, Metric]]
     reads: ClassVar[str | None] = None
     """The measurement of whose sums its statistics are made, where they are not its own."""
 
     def __init__(self, place: Place) -> None:
         self.place = place
 
-    def fit(self, rows: Rows) -> None:  # noqa: B027 - nothing, by default
+    def fit(self, rows: Rows) -> None:
         """Count rows of the fit fold in."""
 
-    def fitted(self, fit: Fit) -> None:  # noqa: B027
+    def fitted(self, fit: Fit) -> None:
         """The fit fold is over."""
 
-    def second(self, parts: Parts) -> None:  # noqa: B027
+    def second(self, parts: Parts) -> None:
         """Count rows of the second fold in."""
 
-    def seconded(self, factor: Factor) -> None:  # noqa: B027
+    def seconded(self, factor: Factor) -> None:
         """The second fold is over; `factor` is that of its x."""
 
     def test(self, parts: Parts) -> dict[str, Float[Tensor, " N"]]:

@@ -14,6 +14,7 @@ class MlpProbe(Extractor):
 
     name = "mlp"
     title = "MLP probe"
+    what = "a small MLP"
     about = (
         "A GELU network with one hidden layer, trained on some tokens of the fit fold to predict u "
         "from x (u is a function of x, so enough capacity and tokens predict all of it). The best "

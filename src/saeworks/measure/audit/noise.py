@@ -20,6 +20,7 @@ from saeworks.measure.bootstrap import Statistic
 from saeworks.results.metric import Metric
 
 DIRECTIONS = 16
+R2_NOISE = "r2_noise"
 
 
 class NullTargets(Measurement):
@@ -34,7 +35,7 @@ class NullTargets(Measurement):
     )
     metrics: ClassVar[Mapping[str, Metric]] = {
         "r2_shuffled": Metric("R² of shuffled e", "x → the error of another token."),
-        "r2_noise": Metric("R² of noise", "x → Gaussian noise of norm ‖e‖."),
+        R2_NOISE: Metric("R² of noise", "x → Gaussian noise of norm ‖e‖."),
     }
 
     def __init__(self, place: Place) -> None:
@@ -81,5 +82,5 @@ class NullTargets(Measurement):
             "r2_shuffled": lambda s: r_squared(
                 s, "shuffled_residual", "shuffled_total", "variance"
             ),
-            "r2_noise": lambda s: r_squared(s, "noise_residual", "noise_total", "variance"),
+            R2_NOISE: lambda s: r_squared(s, "noise_residual", "noise_total", "variance"),
         }

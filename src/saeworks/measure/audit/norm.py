@@ -22,8 +22,17 @@ from saeworks.measure.audit.measurement import (
     Place,
     r_squared,
 )
+from saeworks.measure.audit.words import Sections, shown
 from saeworks.measure.bootstrap import Statistic, Sums
 from saeworks.results.metric import Metric
+
+R2_NORM = "r2_error_norm"
+BASELINES = {
+    "r2_token": "the mean by token",
+    "r2_loss": "the model's loss",
+    "r2_l0": "L0",
+    "r2_x_norm": "‖x‖²",
+}
 
 
 class _Line:
@@ -125,9 +134,7 @@ class NormProbeOfError(Measurement):
         f"are {SAMPLE} test tokens drawn at random, in units of the mean ‖x − x̄‖²."
     )
     metrics: ClassVar[Mapping[str, Metric]] = {
-        "r2_error_norm": Metric(
-            "R² of ‖e‖²", "Of the probe on x: 1 − Σ(‖e‖² − â(x))²/Σ(‖e‖² − mean)²."
-        ),
+        R2_NORM: Metric("R² of ‖e‖²", "Of the probe on x: 1 − Σ(‖e‖² − â(x))²/Σ(‖e‖² − mean)²."),
         "r2_token": Metric("by token", "R² of ‖e‖² by the mean over the same token id."),
         "r2_loss": Metric("by loss", "R² of ‖e‖² by the model's loss on the next token."),
         "r2_l0": Metric("by L0", "R² of ‖e‖² by the number of latents that fire."),
@@ -179,12 +186,36 @@ class NormProbeOfError(Measurement):
         return found
 
     def statistics(self) -> dict[str, Statistic]:
-        found: dict[str, Statistic] = {"r2_error_norm": self.probe.statistic("e_norm")}
+        found: dict[str, Statistic] = {R2_NORM: self.probe.statistic("e_norm")}
         names = [*self.lines, *(["token"] if self.by_token is not None else [])]
         return found | {f"r2_{name}": _baseline(name) for name in names}
 
     def series(self) -> dict[str, Any]:
         return self.sample.series()
+
+    @classmethod
+    def sentences(cls, sections: Sections) -> tuple[str, ...]:
+        return (f"{cls._compared(sections)}.",)
+
+    @classmethod
+    def _compared(cls, sections: Sections) -> str:
+        probe = cls.value(sections, R2_NORM)
+        known = {
+            name: r2 for name in BASELINES if (r2 := cls.value(sections, name)).value is not None
+        }
+        start = f"The size of the error, ‖e‖², is predicted linearly from x with R² {shown(probe)}"
+        if not known or probe.value is None:
+            return start
+        best = max(known, key=lambda name: known[name].value or 0.0)
+        value, what = known[best], BASELINES[best]
+        highs = [r2.high for r2 in known.values() if r2.high is not None]
+        if probe.low is None or probe.high is None or len(highs) < len(known) or value.low is None:
+            return f"{start}; the best baseline, {what}, has {shown(value)}"
+        if probe.low > max(highs):
+            return f"{start}, better than every baseline (best: {what}, {shown(value)})"
+        if probe.high < value.low:
+            return f"{start}, worse than {what} ({shown(value)})"
+        return f"{start}, not clearly better than every baseline (best: {what}, {shown(value)})"
 
 
 def _baseline(name: str) -> Statistic:

@@ -22,12 +22,16 @@ from saeworks.measure.audit.least_squares import Affine, Factor
 from saeworks.measure.audit.measurement import Measurement, Place
 from saeworks.measure.audit.moments import Cross, Gram
 from saeworks.measure.audit.norm import fired
+from saeworks.measure.audit.split import FVU_NONLINEAR, FvuSplit
+from saeworks.measure.audit.words import Sections, minus, percent, side
 from saeworks.measure.bootstrap import Statistic, Sums
 from saeworks.results.metric import Metric
 
 STARVED = 1.25
 """Where FVU_nl on the tokens of pursuit is so many times that of the test fold, those tokens are
 too few to fit on."""
+CHANGE, NONLINEAR_CHANGE = "fvu_change", "fvu_nonlinear_change"
+NONLINEAR_ENCODER = "fvu_nonlinear_encoder"
 METHODS = {
     "pursuit": "gradient pursuit with the token's own L0",
     "omp": "orthogonal matching pursuit with the token's own L0, coefficients of any sign",
@@ -42,12 +46,10 @@ FITTED = {
 
 def _metrics() -> dict[str, Metric]:
     found = {
-        "fvu_change": Metric(
+        CHANGE: Metric(
             "FVU change", "(FVU of gradient pursuit − FVU)/FVU; negative: it recovers.", "", "lower"
         ),
-        "fvu_nonlinear_change": Metric(
-            "FVU_nl change", "(FVU_nl of gradient pursuit − FVU_nl)/FVU_nl."
-        ),
+        NONLINEAR_CHANGE: Metric("FVU_nl change", "(FVU_nl of gradient pursuit − FVU_nl)/FVU_nl."),
         "encoder_error": Metric(
             "Encoder error",
             "FVU_nl − FVU_nl of gradient pursuit: the share of variance that wrong coefficients "
@@ -190,8 +192,8 @@ class Pursuit(Measurement):
         if not self._maps:
             return {}
         found: dict[str, Statistic] = {
-            "fvu_change": lambda s: s["pursuit_e"] / s["encoder_e"] - 1,
-            "fvu_nonlinear_change": lambda s: s["pursuit_u"] / s["encoder_u"] - 1,
+            CHANGE: lambda s: s["pursuit_e"] / s["encoder_e"] - 1,
+            NONLINEAR_CHANGE: lambda s: s["pursuit_u"] / s["encoder_u"] - 1,
             "encoder_error": lambda s: (s["encoder_u"] - s["pursuit_u"]) / s["taken"],
         }
         for name in self._maps:
@@ -204,6 +206,31 @@ class Pursuit(Measurement):
         documents = {fold: len(found) for fold, found in self._documents.items()}
         counts = {"tokens": self._used, "documents": documents, "left_out": self._left_out}
         return counts | prior
+
+    @classmethod
+    def starved(cls, sections: Sections) -> bool:
+        """Whether it had too few tokens for an OLS of its own."""
+        used = cls.value(sections, NONLINEAR_ENCODER).value
+        whole = FvuSplit.value(sections, FVU_NONLINEAR).value
+        return used is None or whole is None or used > STARVED * whole
+
+    @classmethod
+    def sentences(cls, sections: Sections) -> tuple[str, ...]:
+        total, nonlinear = cls.value(sections, CHANGE), cls.value(sections, NONLINEAR_CHANGE)
+        if total.value is None:
+            return ()
+        start = "Better inference with the same dictionary and L0 (gradient pursuit)"
+        part, end = f", FVU_nl by {percent(minus(nonlinear))}", ""
+        if cls.starved(sections):
+            part, end = "", "; its tokens are too few to split that into linear and nonlinear"
+        words = {
+            -1: f"lowers FVU by {percent(minus(total))}{part}{end}.",
+            1: f"raises FVU by {percent(total)}: it is no better than the encoder here.",
+            0: f"does not clearly change FVU ({percent(total)}).",
+            None: "was measured on too few documents for an interval: whether it changes FVU "
+            f"cannot be told ({percent(total)}).",
+        }
+        return (f"{start} {words[side(total, 0.0)]}",)
 
 
 def _share(name: str) -> Statistic:

@@ -27,6 +27,7 @@ from saeworks.measure.audit.adjacent import AdjacentSites
 from saeworks.measure.audit.arrays import base
 from saeworks.measure.audit.attribution import Attribution
 from saeworks.measure.audit.config import AuditConfig
+from saeworks.measure.audit.downstream import Downstream
 from saeworks.measure.audit.engine import (
     Make,
     Reconstruction,
@@ -39,8 +40,7 @@ from saeworks.measure.audit.measurement import Measurement, Place
 from saeworks.measure.audit.mlp import MlpProbe
 from saeworks.measure.audit.positions import ErrorByPosition
 from saeworks.measure.audit.pursuit import Pursuit
-from saeworks.measure.audit.scaling_section import NAME as SCALING
-from saeworks.measure.audit.scaling_section import scaling_sections
+from saeworks.measure.audit.scaling_section import Scaling, scaling_sections
 from saeworks.measure.audit.synthetic import SyntheticTest
 from saeworks.measure.audit.verdict import verdict
 from saeworks.measure.audit.wide import WideSae
@@ -229,7 +229,7 @@ def audit_banks(
         _finish(phase, audits, progress)
     results = {name: _result(name, bank, audits, audited, config) for name, bank in banks.items()}
     compared = scaling_sections(list(banks), audits, config.bootstrap, config.seed)
-    results |= {name: _with(results[name], SCALING, one) for name, one in compared.items()}
+    results |= {name: _with(results[name], Scaling.name, one) for name, one in compared.items()}
     if config.downstream:
         return _with_downstream(results, banks, lm, audits, audited, config, progress)
     return results
@@ -407,19 +407,14 @@ def _sections(
     values: Mapping[str, Mapping[str, Mapping[str, Value]]],
     series: Mapping[str, Mapping[str, Mapping[str, Any]]],
 ) -> dict[str, Section]:
-    """Site → measurement → metric, turned round; a metric that no site has is left out."""
-    found = {}
-    for one in measured:
-        sites = {site: dict(by_name[one.name]) for site, by_name in values.items()}
-        there = {metric for metrics in sites.values() for metric in metrics}
-        found[one.name] = Section(
-            title=one.title,
-            about=one.about,
-            metrics={key: metric for key, metric in one.metrics.items() if key in there},
-            sites=sites,
-            series={s: dict(by[one.name]) for s, by in series.items() if one.name in by},
+    """Site → measurement → metric, turned round."""
+    return {
+        one.name: one.section(
+            {site: by_name[one.name] for site, by_name in values.items()},
+            {site: by_name[one.name] for site, by_name in series.items() if one.name in by_name},
         )
-    return found
+        for one in measured
+    }
 
 
 def _with_downstream(
@@ -451,16 +446,11 @@ def _with_downstream(
                 if site in bank:
                     fit = audits[site].saes[name].fit
                     assert fit is not None
-                    values = downstream.downstream(site, bank[site], fit, lm, batches, limits, tick)
-                    sites[site] = {key: values[key] for key in downstream.METRICS}
-            section = Section(
-                downstream.TITLE,
-                downstream.ABOUT,
-                downstream.METRICS,
-                sites,
-                {site: dict(extent) for site in sites},
-            )
-            found[name] = _with(results[name], downstream.NAME, section)
+                    sites[site] = downstream.downstream(
+                        site, bank[site], fit, lm, batches, limits, tick
+                    )
+            section = Downstream.section(sites, dict.fromkeys(sites, extent))
+            found[name] = _with(results[name], Downstream.name, section)
     return found
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,37 +12,63 @@ from saeworks.measure import bootstrap
 from saeworks.measure.audit.engine import SaeAudit, SiteAudit
 from saeworks.measure.audit.pursuit import STARVED
 from saeworks.measure.audit.scaling import PowerLaw, bands, power_law
+from saeworks.measure.audit.study import AuditStudy
 from saeworks.measure.audit.widths import Norms
+from saeworks.measure.audit.words import Sections, shown, side
 from saeworks.results.metric import Metric, Value
 from saeworks.results.section import Section
 
-NAME, TITLE = "scaling", "Scaling"
-ABOUT = (
-    "SAEs of one architecture, different widths W and about equal L0, on the same tokens. The law "
-    "FVU(W) = c + a·W^(−m) is least squares of relative errors; what it says beyond the widths "
-    "measured is an extrapolation. Bands: absent (FVU − c, what wider SAEs would recover by the "
-    "law, taken to be linear as far as the linear part goes), the linear rest, FVU_nl with "
-    "pursuit, and encoder error; null where the widths do not identify c. Per token: ‖e‖ of a "
-    "wider SAE from ‖e‖ and ‖u‖ of a narrower one."
-)
-METRICS = {
-    "fvu_slope": Metric("Slope of FVU", "d ln FVU/d ln W by least squares; 0: constant in width."),
-    "fvu_nonlinear_slope": Metric("Slope of FVU_nl", "d ln FVU_nl/d ln W by least squares."),
-    "fvu_c": Metric("c", "FVU of infinite width by the law; of at least 3 widths."),
-    "fvu_a": Metric("a", "Of the law."),
-    "fvu_m": Metric("m", "Of the law."),
-    "c_identified": Metric("c identified", "1 where the widths say what c is, else 0."),
-    "absent": Metric("Absent", "FVU − c; null where c is not identified."),
-    "linear": Metric("Linear", "FVU − FVU_nl − absent; null where c is not identified."),
-    "linear_or_absent": Metric("Linear or absent", "FVU − FVU_nl."),
-    "nonlinear": Metric("Nonlinear", "FVU_nl with pursuit; FVU_nl where that was left out."),
-    "encoder": Metric(
-        "Encoder error",
-        "FVU_nl times what pursuit takes of it; null where left out or of too few tokens.",
-    ),
-}
 CURVE_POINTS, CURVE_BEYOND = 50, 4
 """The law is drawn from the narrowest SAE to so many times the widest."""
+
+
+class Scaling(AuditStudy):
+    """FVU over the widths of a family, the parts of each SAE's FVU, and errors token by token."""
+
+    name = "scaling"
+    title = "Scaling"
+    about = (
+        "SAEs of one architecture, different widths W and about equal L0, on the same tokens. The"
+        " law FVU(W) = c + a·W^(−m) is least squares of relative errors; what it says beyond the "
+        "widths measured is an extrapolation. Bands: absent (FVU − c, what wider SAEs would "
+        "recover by the law, taken to be linear as far as the linear part goes), the linear rest,"
+        " FVU_nl with pursuit, and encoder error; null where the widths do not identify c. Per "
+        "token: ‖e‖ of a wider SAE from ‖e‖ and ‖u‖ of a narrower one."
+    )
+    metrics: ClassVar[Mapping[str, Metric]] = {
+        "fvu_slope": Metric(
+            "Slope of FVU", "d ln FVU/d ln W by least squares; 0: constant in width."
+        ),
+        "fvu_nonlinear_slope": Metric("Slope of FVU_nl", "d ln FVU_nl/d ln W by least squares."),
+        "fvu_c": Metric("c", "FVU of infinite width by the law; of at least 3 widths."),
+        "fvu_a": Metric("a", "Of the law."),
+        "fvu_m": Metric("m", "Of the law."),
+        "c_identified": Metric("c identified", "1 where the widths say what c is, else 0."),
+        "absent": Metric("Absent", "FVU − c; null where c is not identified."),
+        "linear": Metric("Linear", "FVU − FVU_nl − absent; null where c is not identified."),
+        "linear_or_absent": Metric("Linear or absent", "FVU − FVU_nl."),
+        "nonlinear": Metric("Nonlinear", "FVU_nl with pursuit; FVU_nl where that was left out."),
+        "encoder": Metric(
+            "Encoder error",
+            "FVU_nl times what pursuit takes of it; null where left out or of too few tokens.",
+        ),
+    }
+
+    @classmethod
+    def sentences(cls, sections: Sections) -> tuple[str, ...]:
+        """Over the widths that were audited together; never of those beyond."""
+        slope = cls.value(sections, "fvu_nonlinear_slope")
+        if slope.value is None:
+            return ()
+        words = {
+            -1: "FVU_nl falls with width over the widths audited ({}); beyond them it may not",
+            1: "FVU_nl rises with width over the widths audited ({}); beyond them it may not",
+            0: "No clear change of FVU_nl with width over the widths audited ({}), which does not "
+            "make it constant",
+            None: "How FVU_nl changes with width over the widths audited is known as a point "
+            "estimate only ({})",
+        }
+        return (f"{words[side(slope, 0.0)].format(f'd ln FVU_nl/d ln width {shown(slope)}')}.",)
 
 
 @dataclass(frozen=True)
@@ -209,7 +235,5 @@ def scaling_sections(
     for name in names:
         if name in sites:
             own = {site: sites[name].get(site, {}) for site, a in audits.items() if name in a.saes}
-            there = {metric for values in own.values() for metric in values}
-            metrics = {key: metric for key, metric in METRICS.items() if key in there}
-            sections[name] = Section(TITLE, ABOUT, metrics, own, series[name])
+            sections[name] = Scaling.section(own, series[name])
     return sections

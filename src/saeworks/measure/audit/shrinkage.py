@@ -27,6 +27,8 @@ from saeworks.measure.audit.measurement import (
     r_squared,
 )
 from saeworks.measure.audit.moments import Cross
+from saeworks.measure.audit.vector import NEXT_TO_NONE, R2_ERROR, VectorProbe
+from saeworks.measure.audit.words import Sections, percent, shown, side
 from saeworks.measure.bootstrap import Statistic, Sums
 from saeworks.results.metric import Metric, Value
 
@@ -36,11 +38,20 @@ RUNGS = {
     "per_latent": "Σ s_m f_m D_m + c, the best scale of each latent and bias",
     "affine": "A x̂ + b, the best affine map of x̂",
 }
+CONTROLS = {
+    "scaled": "with x̂ rescaled as a whole",
+    "per_latent": "with each latent rescaled",
+    "affine": "after the best affine map of x̂",
+}
+"""Rungs that control shrinkage, each more widely than the one before."""
+ALPHA, NONLINEAR_SCALED = "alpha", "fvu_nonlinear_scaled"
+TOO_LARGE = 0.98
+"""Below this α* x̂ is too large as a whole, which nobody calls shrinkage."""
 
 
 def _metrics() -> dict[str, Metric]:
     found = {
-        "alpha": Metric("α*", "Of min Σ‖x − αx̂ − c‖²; above 1: the SAE shrinks.", better="one"),
+        ALPHA: Metric("α*", "Of min Σ‖x − αx̂ − c‖²; above 1: the SAE shrinks.", better="one"),
         "r2_scalar": Metric("R² of e ~ a·x + c", "One scalar for all dimensions."),
         "r2_diagonal": Metric("R² of e ~ diag·x + c", "One scalar for each dimension."),
         "r2_full": Metric("R² of e ~ B·x + c", "The vector probe."),
@@ -56,14 +67,14 @@ def _metrics() -> dict[str, Metric]:
             f"1 − R² of e with {RUNGS[rung]}, over R² of e as it is: what of the linear "
             "predictability the rescaling takes away.",
         )
-        for rung in ("scaled", "per_latent", "affine")
+        for rung in CONTROLS
     } | {
         f"linear_gone_{rung}": Metric(
             f"Share of the linear error that goes ({rung})",
             f"1 − (FVU − FVU_nl) with {RUNGS[rung]}, over the same as it is. Where rescaling "
             "mends nearly all of an error, R² of what is left says little, and this is the number.",
         )
-        for rung in ("scaled", "per_latent", "affine")
+        for rung in CONTROLS
     }
     for rung, what in RUNGS.items():
         found |= {
@@ -201,7 +212,48 @@ class ShrinkageLadder(Measurement):
         }
 
     def fixed(self) -> dict[str, Value]:
-        return {"alpha": Value(self._alpha)}
+        return {ALPHA: Value(self._alpha)}
+
+    @classmethod
+    def sentences(cls, sections: Sections) -> tuple[str, ...]:
+        """What R² would be without shrinkage. (R² of e ~ a·x does not say: it is FVU for any SAE
+        whose error is orthogonal to its output, α* = 1.)"""
+        if side(VectorProbe.value(sections, R2_ERROR), 0.0) in (0, -1):
+            return ()
+        controlled = [
+            f"{shown(r2)} {what}"
+            for rung, what in CONTROLS.items()
+            if (r2 := cls.value(sections, f"r2_error_{rung}")).value is not None
+        ]
+        if not controlled:
+            return ()
+        artefact = cls._artefact_in_words(sections)
+        rest = f"R² would be {', '.join(controlled)}, each without the cost of its fit."
+        return (f"{artefact}: {rest}",)
+
+    @classmethod
+    def _artefact_in_words(cls, sections: Sections) -> str:
+        """How much of R² goes with the sharpest control of shrinkage that was measured."""
+        share, rung = cls.value(sections, "artefact_per_latent"), "per_latent"
+        if share.value is None:
+            share, rung = cls.value(sections, "artefact_scaled"), "scaled"
+        gone = cls.value(sections, f"linear_gone_{rung}")
+        alpha = cls.value(sections, ALPHA).value
+        at = "" if alpha is None else f" (α* = {alpha:.3f})"
+        what = "wrong scale" if alpha is not None and alpha < TOO_LARGE else "shrinkage"
+        if share.value is None:
+            return f"With {what} controlled for{at}"
+        if side(share, 0.0) is None:
+            return f"What of that is {what}{at} is known as a point estimate only, {percent(share)}"
+        if side(share, 0.5) == 1:
+            return f"Most of that, {percent(share)}, is {what}{at}"
+        if side(gone, 0.5) == 1:  # so little is left that its R² does not say so
+            return f"Rescaling mends most of the linear error, {percent(gone)}{at}"
+        if side(share, NEXT_TO_NONE) == -1:
+            return f"Next to none of that is {what}{at}"
+        if side(share, 0.0) == 1:
+            return f"Part of that, {percent(share)}, is {what}{at}"
+        return f"How much of that is {what} is not settled, {percent(share)}{at}"
 
 
 def _left(s: Sums, rung: str) -> NDArray[np.float64]:

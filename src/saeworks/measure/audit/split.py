@@ -4,8 +4,12 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 from saeworks.measure.audit.measurement import Measurement
+from saeworks.measure.audit.shrinkage import NONLINEAR_SCALED, ShrinkageLadder
+from saeworks.measure.audit.words import Sections, shown
 from saeworks.measure.bootstrap import Statistic
 from saeworks.results.metric import Metric
+
+FVU, FVU_NONLINEAR, NONLINEAR_SHARE = "fvu", "fvu_nonlinear", "nonlinear_share"
 
 
 class FvuSplit(Measurement):
@@ -20,16 +24,23 @@ class FvuSplit(Measurement):
         "lowers it (see shrinkage)."
     )
     metrics: ClassVar[Mapping[str, Metric]] = {
-        "fvu": Metric("FVU", "Σ‖e‖²/Σ‖x − x̄‖².", better="lower"),
-        "fvu_nonlinear": Metric("FVU_nl", "Σ⟨u, u′⟩/Σ‖x − x̄‖²."),
+        FVU: Metric("FVU", "Σ‖e‖²/Σ‖x − x̄‖².", better="lower"),
+        FVU_NONLINEAR: Metric("FVU_nl", "Σ⟨u, u′⟩/Σ‖x − x̄‖²."),
         "fvu_linear": Metric("FVU linear", "FVU − FVU_nl."),
-        "nonlinear_share": Metric("Nonlinear share", "FVU_nl/FVU; null where FVU is 0."),
+        NONLINEAR_SHARE: Metric("Nonlinear share", "FVU_nl/FVU; null where FVU is 0."),
     }
 
     def statistics(self) -> dict[str, Statistic]:
         return {
-            "fvu": lambda s: s["e"] / s["variance"],
-            "fvu_nonlinear": lambda s: s["u"] / s["variance"],
+            FVU: lambda s: s["e"] / s["variance"],
+            FVU_NONLINEAR: lambda s: s["u"] / s["variance"],
             "fvu_linear": lambda s: (s["e"] - s["u"]) / s["variance"],
-            "nonlinear_share": lambda s: s["u"] / s["e"],
+            NONLINEAR_SHARE: lambda s: s["u"] / s["e"],
         }
+
+    @classmethod
+    def sentences(cls, sections: Sections) -> tuple[str, ...]:
+        fvu, nonlinear = cls.value(sections, FVU), cls.value(sections, FVU_NONLINEAR)
+        scaled = ShrinkageLadder.value(sections, NONLINEAR_SCALED)
+        rescaled = "" if scaled.value is None else f" ({shown(scaled)} with x̂ rescaled as a whole)"
+        return (f"Of FVU {shown(fvu)}, {shown(nonlinear)} is nonlinear in x{rescaled}.",)

@@ -15,6 +15,7 @@ from saeworks.measure.audit.measurement import (
     Place,
     r_squared,
 )
+from saeworks.measure.audit.words import Sections, shown, side
 from saeworks.measure.bootstrap import Statistic, all_sums, interval
 from saeworks.results.metric import Metric, Value
 
@@ -22,6 +23,9 @@ BLOCKS = 64
 """Documents are put into so many blocks for the number whose sums are vectors."""
 RESAMPLES = 200
 """Of these blocks, at most."""
+R2_ERROR, FIT_COST = "r2_error", "fit_cost"
+NEXT_TO_NONE = 0.05
+"""Below this share, of the error or of what is linear in it, a part is next to nothing."""
 
 
 class VectorProbe(Measurement):
@@ -37,7 +41,7 @@ class VectorProbe(Measurement):
         "has no R² (null)."
     )
     metrics: ClassVar[Mapping[str, Metric]] = {
-        "r2_error": Metric(
+        R2_ERROR: Metric(
             "R² of e", "1 − Σ⟨u, u′⟩/Σ⟨e − ē, e − ē′⟩, pooled over dimensions and test tokens."
         ),
         "r2_error_per_dimension": Metric(
@@ -49,7 +53,7 @@ class VectorProbe(Measurement):
         "condition": Metric(
             "Condition", "Largest over smallest kept eigenvalue of x's correlation matrix."
         ),
-        "fit_cost": Metric(
+        FIT_COST: Metric(
             "Fit cost",
             "(rank + 1)/tokens of the fit fold: about the share by which Σ‖u‖² of one fit is too "
             "large where tokens are independent; more where those of a document are alike.",
@@ -76,7 +80,7 @@ class VectorProbe(Measurement):
         return {}
 
     def statistics(self) -> dict[str, Statistic]:
-        return {"r2_error": lambda s: r_squared(s, "u", "e_centred", "variance")}
+        return {R2_ERROR: lambda s: r_squared(s, "u", "e_centred", "variance")}
 
     def fixed(self) -> dict[str, Value]:
         assert self._fit is not None
@@ -84,7 +88,7 @@ class VectorProbe(Measurement):
         return {
             "rank": Value(float(factor.rank)),
             "condition": Value(factor.condition),
-            "fit_cost": Value((factor.rank + 1) / factor.gram.n),
+            FIT_COST: Value((factor.rank + 1) / factor.gram.n),
         }
 
     def drawn(self, resamples: int, seed: int) -> dict[str, Value]:
@@ -119,3 +123,17 @@ class VectorProbe(Measurement):
         r2_d = 1.0 - total_2D[0, varies_D] / total_2D[1, varies_D]
         deciles = torch.linspace(0, 1, 11, dtype=torch.float64, device=r2_d.device)
         return {"r2_by_dimension_deciles": r2_d.quantile(deciles).tolist()}
+
+    @classmethod
+    def sentences(cls, sections: Sections) -> tuple[str, ...]:
+        r2 = cls.value(sections, R2_ERROR)
+        words = {
+            1: "More than half of the error is linear in x",
+            -1: "Less than half of the error is linear in x",
+            0: "Whether half of the error is linear in x is not settled",
+            None: "What of the error is linear in x is known as a point estimate only",
+        }
+        start = words[side(r2, 0.5)]
+        if side(r2, NEXT_TO_NONE) == -1:
+            start = "Next to none of the error is linear in x"
+        return (f"{start}: an affine map of x predicts R² {shown(r2)} of its variance.",)

@@ -17,6 +17,7 @@ class WideSae(Extractor):
 
     name = "wide"
     title = "Wide SAE without penalty"
+    what = "a wide SAE without penalty"
     about = (
         "û = W_decᵀ ReLU(W_enc x + b_enc) + b_dec with as many latents as an SAE or more, trained "
         "on some tokens of the fit fold to predict u from x, without any penalty on the code: "
