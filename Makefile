@@ -43,7 +43,7 @@ $(INTEROP): tests/interop/requirements.txt
 test-interop: $(READY) $(INTEROP)  ## the formats of other libraries, by these libraries themselves
 	OMP_NUM_THREADS=2 $(PY) -m pytest tests/interop $(PYTEST_ARGS)
 
-golden: $(READY)  ## the losses of tiny runs, compared with those stored in tests/golden
+golden: $(READY)  ## losses and results of tiny runs, compared with those stored in tests/golden
 	OMP_NUM_THREADS=1 $(PY) -m pytest -q tests/golden
 
 lint: $(READY)  ## ruff: rules and format

@@ -1,15 +1,10 @@
-"""The losses of a tiny run on a tiny random model, compared with those that were stored.
-
-SAEWORKS_WRITE_GOLDEN=1 make golden      # after a change that is meant to move them
-"""
+"""The losses of a tiny run on a tiny random model, compared with those that were stored."""
 
 import json
-import os
 from pathlib import Path
 
-import pytest
-
 from helpers.fakes import fake_trainer
+from helpers.stored import compare
 
 GOLDEN = Path(__file__).with_name("losses.json")
 
@@ -28,12 +23,4 @@ def losses(out: Path) -> dict[str, dict[str, list[float]]]:
 
 def test_losses_are_the_stored_ones(tmp_path: Path) -> None:
     assert fake_trainer(tmp_path).run() == "finished"
-    now = losses(tmp_path)
-    if os.environ.get("SAEWORKS_WRITE_GOLDEN"):
-        GOLDEN.write_text(json.dumps(now, indent=1) + "\n")
-    stored = json.loads(GOLDEN.read_text())
-    assert now.keys() == stored.keys()
-    for where, series in stored.items():
-        assert now[where].keys() == series.keys(), where
-        for name, values in series.items():
-            assert now[where][name] == pytest.approx(values, rel=1e-4), (where, name)
+    compare(losses(tmp_path), GOLDEN)
