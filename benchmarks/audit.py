@@ -36,13 +36,14 @@ def worker(
     import numpy as np
     import torch
 
+    from saeworks.config import AuditConfig
     from saeworks.dictionary.registry import build_sae
     from saeworks.measure.audit import folds
     from saeworks.measure.audit.arrays import base
     from saeworks.measure.audit.engine import Reconstruction, SiteAudit, rows_at_once
     from saeworks.measure.audit.fits import Tokens
     from saeworks.measure.audit.measurement import Place
-    from saeworks.measure.audit.run import AuditConfig, measurements
+    from saeworks.measure.audit.run import measurements
 
     if threads:
         torch.set_num_threads(threads)

@@ -1,11 +1,9 @@
 """Fills the reference pages at build time from what the program itself says."""
 
-import json
 import os
 import subprocess
 import sys
 from collections.abc import Mapping
-from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,21 +11,6 @@ from markdown import Markdown
 from markdown.extensions import Extension
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "src"))
-
-COMMANDS = (
-    "",
-    "demo",
-    "plan",
-    "cost",
-    "train",
-    "eval",
-    "audit",
-    "compare",
-    "report",
-    "convert",
-    "bench",
-    "bench step",
-)
 
 
 class NoUnderscoreEmphasis(Extension):
@@ -56,8 +39,10 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
 
 def commands() -> str:
     """`--help` of every command."""
+    from saeworks.cli.parsing import BENCHES, COMMANDS
+
     sections = []
-    for command in COMMANDS:
+    for command in ("", *COMMANDS, *(f"bench {name}" for name in BENCHES)):
         title = f"saeworks {command}".strip()
         sections.append(f"## {title}\n\n```text\n{help_of(command)}\n```\n")
     return "\n".join(sections)
@@ -78,18 +63,19 @@ def help_of(command: str) -> str:
 
 def configuration() -> str:
     """A table per config dataclass: key, type, default and the text under the field."""
-    from saeworks.config import (
-        ErrorConfig,
-        EvalConfig,
-        GroupsConfig,
-        RunConfig,
-    )
+    from saeworks.cli.keys import RUN
+    from saeworks.config import AuditConfig, CompareConfig, EvalConfig
 
-    parts = ["## A run (`RUN.yaml`, `--set`)\n", *tables(RunConfig)]
-    parts += ["\n### A grouping, other than `per-site`\n", *tables(GroupsConfig, "groups[].")]
-    parts += ["\n### The error of other SAEs, where it is not `null`\n"]
-    parts += tables(ErrorConfig, "error.")
-    parts += ["\n## An evaluation\n", *tables(EvalConfig)]
+    parts = ["## A run (`RUN.yaml`, `--set`)\n"]
+    for heading, config, prefix in RUN:
+        parts += [f"\n### `{heading.replace(',', '`,', 1)}\n"] if heading else []
+        parts += table(config, prefix)
+    for title, config in (
+        ("An evaluation", EvalConfig),
+        ("An audit", AuditConfig),
+        ("A comparison", CompareConfig),
+    ):
+        parts += [f"\n## {title}\n", *table(config)]
     return "\n".join(parts)
 
 
@@ -103,48 +89,38 @@ def architectures() -> str:
             f"\n## `{name}`\n",
             f"::: {architecture.__module__}.{architecture.__qualname__}",
             "    options:\n      members: false\n      heading_level: 3\n",
-            *tables(architecture.Config),
+            *table(architecture.Config),
         ]
     return "\n".join(parts)
 
 
 def comparison(archs: Mapping[str, Any]) -> list[str]:
     """A row per option and a column per architecture: the defaults; Adam's β at the end."""
-    keys = dict.fromkeys(f.name for arch in archs.values() for f in fields(arch.Config))
+    from saeworks.cli.keys import keys_of
+
+    defaults = {
+        name: {k.name: k.default for k in keys_of(arch.Config)} for name, arch in archs.items()
+    }
     rows = ["", f"| option | {' | '.join(f'`{name}`' for name in archs)} |"]
     rows.append("|---|" + "---|" * len(archs))
-    for key in keys:
-        found = [{f.name: f for f in fields(arch.Config)}.get(key) for arch in archs.values()]
-        cells = ["" if item is None else shown_default(item) for item in found]
+    for key in dict.fromkeys(key for keys in defaults.values() for key in keys):
+        cells = [shown_default(keys[key]) if key in keys else "" for keys in defaults.values()]
         rows.append(f"| `{key}` | {' | '.join(cells)} |")
     betas = [f"`{list(arch.betas)}`" for arch in archs.values()]
     rows.append(f"| `train.betas` | {' | '.join(betas)} |")
     return rows
 
 
-def shown_default(item: Any) -> str:
-    from dataclasses import MISSING
-
-    if item.default is MISSING and item.default_factory is MISSING:
-        return "required"
-    made = item.default if item.default is not MISSING else item.default_factory()
-    return f"`{made:.4g}`" if isinstance(made, float) else f"`{json.dumps(made)}`"
+def shown_default(default: str | None) -> str:
+    return "required" if default is None else f"`{default}`"
 
 
-def tables(cls: Any, prefix: str = "") -> list[str]:
-    from dataclasses import MISSING
+def table(config: type, prefix: str = "") -> list[str]:
+    """A row per key."""
+    from saeworks.cli.keys import keys_of
 
-    from saeworks.config import field_docs
-
-    documented = field_docs(cls)
     rows = ["", "| key | default | meaning |", "|---|---|---|"]
-    nested = []
-    for item in fields(cls):
-        default = item.default if item.default is not MISSING else None
-        made = item.default_factory() if item.default_factory is not MISSING else default
-        if is_dataclass(made):
-            nested += tables(type(made), f"{prefix}{item.name}.")
-            continue
-        text = " ".join(documented.get(item.name, "").split()).replace("|", "\\|")
-        rows.append(f"| `{prefix}{item.name}` | {shown_default(item)} | {text} |")
-    return [*(rows if len(rows) > 3 else []), *nested]
+    for key in keys_of(config, prefix):
+        text = key.text.replace("|", "\\|")
+        rows.append(f"| `{key.name}` | {shown_default(key.default)} | {text} |")
+    return rows

@@ -13,9 +13,9 @@ from frontier_figures import COLOURS, save
 from matplotlib import pyplot as plt
 
 from groups import BASELINE, config, folder, plan_of, suites_of
-from saeworks.config import RunConfig, from_mapping, read_yaml
+from saeworks.config import CompareConfig, RunConfig, from_mapping, read_yaml
 from saeworks.cost.machine import processor
-from saeworks.measure.comparing.compare import CompareConfig, Comparison, compared_with
+from saeworks.measure.comparing.compare import Comparison, compared_with
 from saeworks.measure.comparing.over_seeds import over_seeds
 from saeworks.suite import load_suite
 from saeworks.train.job import Job, flops_of

@@ -89,7 +89,7 @@ def test_every_architecture_is_in_the_table(hooks: ModuleType) -> None:
 
 def test_every_option_has_its_meaning(hooks: ModuleType) -> None:
     for architecture in ARCHS.values():
-        for row in hooks.tables(architecture.Config)[3:]:
+        for row in hooks.table(architecture.Config)[3:]:
             assert len(row.split("|")[3].strip()) > 10, row
 
 

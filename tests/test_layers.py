@@ -72,9 +72,7 @@ def imported(path: Path) -> Iterator[tuple[int, str]]:
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}:{node.lineno}: relative imports hide the arrows"
             module = node.module or ""
-            if (
-                module == "saeworks"
-            ):  # `from saeworks import commands` imports saeworks.cli.commands
+            if module == "saeworks":  # `from saeworks import suite` imports saeworks.suite
                 yield from ((node.lineno, f"saeworks.{alias.name}") for alias in node.names)
             else:
                 yield node.lineno, module

@@ -2,7 +2,6 @@
 
 import json
 import os
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import torch
 
 from helpers.editing import edit
 from helpers.whole_suites import evaluated, write
-from saeworks.cli.printing import cell
+from saeworks.cli.tables import print_table
 from saeworks.dictionary.registry import ARCHS
 from saeworks.errors import UserError, shown
 from saeworks.files.access import own_folder, read_json, write_tensors
@@ -196,16 +195,14 @@ def test_what_a_terminal_would_obey_is_shown():
     assert str(UserError(f"a: {UserError(ESCAPES)}")) == f"a: {shown(ESCAPES)}"
 
 
-def test_no_table_obeys_what_is_in_a_cell(capsys: pytest.CaptureFixture[str]):
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(title=cell(ESCAPES))
-    table.add_column(cell(ESCAPES))
-    table.add_row(cell(ESCAPES + "\\"))
-    Console(width=200, file=sys.stdout, force_terminal=True, no_color=True).print(table)
+def test_no_table_obeys_what_is_in_a_cell(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    for name, value in {"COLUMNS": "200", "FORCE_COLOR": "1", "NO_COLOR": "1"}.items():
+        monkeypatch.setenv(name, value)
+    print_table([ESCAPES], [[ESCAPES + "\\"]])
     said = capsys.readouterr().out
-    assert said.count("[red]x[/red]") == 3 and said.count("\\x1b]0;PWN") == 3
+    assert said.count("[red]x[/red]") == 2 and said.count("\\x1b]0;PWN") == 2
     assert "\x1b]" not in said and "\x1b[2J" not in said and "\x07" not in said
 
 

@@ -15,10 +15,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, field, fields, is_dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
+from typing_extensions import Doc
 
 from saeworks.errors import UserError
 from saeworks.files.access import what_is
@@ -33,6 +34,7 @@ ModelDType = Literal["float32", "bfloat16", "float16"]
 TENSOR = "(tensor)"
 """Stands for the model and the text of a run on activations of the user's own (`sw.train`)."""
 NormaliserKind = Literal["centre-scale", "scale-only", "none", "learnable"]
+Device = Annotated[str, Doc("`auto`, `cpu`, `cuda` or `cuda:i`.")]
 T = TypeVar("T")
 
 
@@ -224,8 +226,7 @@ class RunConfig:
     train: TrainConfig = field(default_factory=TrainConfig)
     seed: int = 0
     """Fixes initialisation, order of text and shuffling."""
-    device: str = "auto"
-    """`auto`, `cpu`, `cuda` or `cuda:i`."""
+    device: Device = "auto"
     log: tuple[Literal["wandb", "tensorboard"], ...] = ()
     """Loggers beside metrics.jsonl."""
 
@@ -265,8 +266,7 @@ class EvalConfig:
     """Resamples of the documents behind each interval."""
     seed: int = 0
     """Seed of the bootstrap and of the choice of latents."""
-    device: str = "auto"
-    """`auto`, `cpu`, `cuda` or `cuda:i`."""
+    device: Device = "auto"
 
     def __post_init__(self) -> None:
         _at_least(1, "tokens", self.tokens)
@@ -277,6 +277,65 @@ class EvalConfig:
         _at_least(0, "overlap_tokens", self.overlap_tokens)
         if self.dedup is not None and not 0 < self.dedup < 1:
             raise UserError(f"dedup = {self.dedup}: a cosine above 0 and below 1, as 0.9 is")
+        _at_least(0, "bootstrap", self.bootstrap)
+        _check_seed(self.seed)
+
+
+@dataclass(frozen=True, config=STRICT)
+class AuditConfig:
+    """What `saeworks audit` measures, and on how much."""
+
+    tokens: int = 200_000
+    """Held-out tokens (fewer where the text has fewer): half to fit on, a quarter to fit what comes
+    after, a quarter to measure on."""
+    bootstrap: int = 1000
+    """Resamples of the test documents behind each interval."""
+    seed: int = 0
+    """Seed of the split of the documents, of the bootstrap and of the null targets."""
+    adjacent: bool = True
+    """Also measure what the site before knows of each site's error."""
+    pursuit: int = 4096
+    """Tokens of the second and of the test fold whose codes are also found by pursuit; 0 for none."""
+    mlp: int = 16384
+    """Tokens of the fit fold that MLP probes are trained on; 0 for none."""
+    wide: int = 0
+    """Tokens of the fit fold that wide SAEs without penalty (4, 16 and 64 times D latents) are trained
+    on, such as 16384; 0 for none. Slow: about 1.3·10⁸ times D² operations for each SAE, at D = 256 two
+    or three minutes on four cores."""
+    codes: int = 16384
+    """Tokens of the fit fold to whose codes a factor for each latent and a decoder are fitted; 0 for
+    none."""
+    zeroing: int = 16384
+    """Tokens of the second and of the test fold for the synthetic test, in which the weakest latents are
+    zeroed; 0 for none."""
+    downstream: int = 20_000
+    """Tokens of the test fold on which parts of the error are put back into the model; 0 for none."""
+    device: Device = "auto"
+
+    def __post_init__(self) -> None:
+        _at_least(1, "tokens", self.tokens)
+        for key in ("bootstrap", "pursuit", "mlp", "wide", "codes", "zeroing", "downstream"):
+            _at_least(0, key, getattr(self, key))
+        _check_seed(self.seed)
+
+
+@dataclass(frozen=True, config=STRICT)
+class CompareConfig:
+    """How suites are compared with a baseline."""
+
+    alignment: bool = True
+    """Also match the latents of the dictionaries (MMCS, MMCO, spread over a group's sites), which runs
+    the language model."""
+    tokens: int = 100_000
+    """Held-out tokens on which firing latents are matched."""
+    bootstrap: int = 1000
+    """Resamples of the documents behind each interval."""
+    seed: int = 0
+    """Seed of the bootstrap."""
+    device: Device = "auto"
+
+    def __post_init__(self) -> None:
+        _at_least(1, "tokens", self.tokens)
         _at_least(0, "bootstrap", self.bootstrap)
         _check_seed(self.seed)
 
@@ -460,7 +519,8 @@ def _put(old: Any, key: Sequence[str], depth: int, value: Any) -> Any:
     return new
 
 
-def _default(item: Any) -> Any:
+def default_of(item: Any) -> Any:
+    """A field's default; MISSING if it has none."""
     return item.default if item.default_factory is MISSING else item.default_factory()
 
 
@@ -503,7 +563,7 @@ def _defaults(cls: type, prefix: str = "") -> dict[str, Any]:
     """key.sub → default, of every key."""
     found: dict[str, Any] = {}
     for item in fields(cls):
-        value = _default(item)
+        value = default_of(item)
         if is_dataclass(value):
             found |= _defaults(type(value), f"{prefix}{item.name}.")
         else:
@@ -538,43 +598,20 @@ def parse_bytes(text: str) -> int:
 
 
 def field_docs(cls: type) -> dict[str, str]:
-    """The text under each field of a config dataclass, on one line, for the fields that have one;
-    empty where the source cannot be read (as of an architecture registered in a console)."""
-    try:
-        tree = ast.parse(textwrap.dedent(inspect.getsource(cls))).body[0]
-    except (OSError, TypeError):
-        return {}
-    assert isinstance(tree, ast.ClassDef)
-    docs = {}
-    for statement, after in itertools.pairwise(tree.body):
-        if isinstance(statement, ast.AnnAssign) and isinstance(after, ast.Expr):
-            name, text = ast.unparse(statement.target), ast.literal_eval(after.value)
-            docs[name] = " ".join(text.split())
-    return docs
-
-
-def describe_fields(cls: type, prefix: str = "", indent: str = "") -> str:
-    """Every key of a config dataclass with its default, if it has one, its documentation, and the
-    values it may have where these are few."""
-    docs, hints, lines = field_docs(cls), get_type_hints(cls), []
-    for item in fields(cls):
-        value = _default(item)
-        if is_dataclass(value):
-            lines.append(describe_fields(type(value), f"{prefix}{item.name}.", indent))
-        else:
-            shown = "" if value is MISSING else f" = {json.dumps(value, ensure_ascii=False)}"
-            required = " (required)" if value is MISSING else ""
-            words = choices(hints[item.name])
-            allowed = f" One of {', '.join(words)}." if words else ""
-            told = docs.get(item.name, "")
-            lines.append(f"{indent}{prefix}{item.name}{shown}{required}: {told}{allowed}")
-    return "\n".join(lines)
-
-
-def choices(hint: Any) -> list[str]:
-    """The words that a type allows, also in a container or beside None; empty where it allows other
-    values."""
-    if get_origin(hint) is Literal:
-        return [str(word) for word in get_args(hint)]
-    inner = [choices(part) for part in get_args(hint) if part not in (type(None), ...)]
-    return [word for words in inner for word in words] if all(inner) else []
+    """The text under each field of a dataclass, or in its annotation (`Doc`), on one line, for the
+    fields that have one; empty where the source cannot be read (as of an architecture registered in
+    a console)."""
+    docs: dict[str, str] = {}
+    for name, hint in get_type_hints(cls, include_extras=True).items():
+        for text in getattr(hint, "__metadata__", ()):
+            docs |= {name: text.documentation} if isinstance(text, Doc) else {}
+    for base in reversed(cls.__mro__[:-1]):
+        try:
+            tree = ast.parse(textwrap.dedent(inspect.getsource(base))).body[0]
+        except (OSError, TypeError):
+            continue
+        assert isinstance(tree, ast.ClassDef)
+        for statement, after in itertools.pairwise(tree.body):
+            if isinstance(statement, ast.AnnAssign) and isinstance(after, ast.Expr):
+                docs[ast.unparse(statement.target)] = ast.literal_eval(after.value)
+    return {name: " ".join(text.split()) for name, text in docs.items()}

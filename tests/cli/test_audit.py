@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from rich.cells import cell_len
 
-from saeworks.cli import audit as commands_audit
-from saeworks.measure.audit.config import AuditConfig
+from saeworks.cli.audit import COLUMNS, Audit
+from saeworks.measure.audit import run
 from saeworks.measure.audit.verdict import verdict
 from saeworks.results.audit import AuditResult
 from saeworks.results.metric import Value
@@ -17,7 +17,7 @@ SITES = ("layers.0", "layers.11.attention.output")
 
 def result() -> AuditResult:
     values: dict[str, dict[str, Value]] = {}
-    for section, metric, _ in commands_audit.SHOWN:
+    for section, metric, _ in COLUMNS:
         values.setdefault(section, {})[metric] = Value(0.123, 0.1, 0.15)
     values["vector"]["r2_error"] = Value(0.6, 0.5912, 0.6101)
     values["shrinkage"]["alpha"] = Value(1.02)
@@ -48,11 +48,9 @@ def said(
     """Its lines, at a width."""
     monkeypatch.setenv("COLUMNS", str(request.param))
     suites = [Path("runs/my run/topk"), Path("runs/my run/relu")]
-    monkeypatch.setattr(commands_audit, "find_all_suites", lambda paths: suites)
-    monkeypatch.setattr(
-        commands_audit, "audit_suites", lambda *_, **__: {suite: result() for suite in suites}
-    )
-    assert commands_audit.audit([Path("runs/my run")], AuditConfig()) == 0
+    monkeypatch.setattr("saeworks.suite.find_all_suites", lambda paths: suites)
+    monkeypatch.setattr(run, "audit_suites", lambda *_, **__: {suite: result() for suite in suites})
+    assert Audit((Path("runs/my run"),))() == 0
     return capsys.readouterr().out.splitlines()
 
 

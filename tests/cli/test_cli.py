@@ -7,13 +7,14 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, fields
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
 from saeworks import __version__
-from saeworks.cli.commands import _print_table, run_config
+from saeworks.cli.arguments import RunOptions
+from saeworks.cli.eval import Eval, print_suite
 from saeworks.cli.main import main
 from saeworks.config import EvalConfig
 from saeworks.dictionary.registry import ARCHS
@@ -85,7 +86,7 @@ def test_eval_on_another_text(
 
 
 def test_a_folder_named_like_markup(capsys: pytest.CaptureFixture[str]) -> None:
-    _print_table(Path("[bold]/a[/red]"), [])
+    print_suite(Path("[bold]/a[/red]"), [])
     assert "[bold]/a[/red]onheld-out" in "".join(capsys.readouterr().out.split())
 
 
@@ -102,7 +103,7 @@ def test_the_table_has_each_evaluations_own_columns(capsys: pytest.CaptureFixtur
         )
 
     dedup = result("dedup", {"fvu": 0.75, "fvu_tied_ratio": 1.5})  # its fvu is of half the tokens
-    _print_table(Path("a"), [result("reconstruction", {"fvu": 0.25, "mse": 9.0}), dedup])
+    print_suite(Path("a"), [result("reconstruction", {"fvu": 0.25, "mse": 9.0}), dedup])
     out = capsys.readouterr().out
     assert out.count("<fvu>") == 1 and "0.25" in out and "0.75" not in out
     assert "<fvu_tied_ratio>" in out and "1.5" in out and "<mse>" not in out
@@ -134,14 +135,11 @@ def test_help_tells_of_version_and_completion(capsys: pytest.CaptureFixture[str]
 def test_what_an_evaluation_leaves_out(
     what: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from saeworks.cli import commands
-
     configs: list[EvalConfig] = []
-    monkeypatch.setattr(commands, "evaluate", lambda _, config, **__: configs.append(config) or 0)
+    monkeypatch.setattr(Eval, "__call__", lambda self: configs.append(self.evaluation) or 0)
     assert main(["eval", "run", "--tokens", "7", f"--no-{what}"]) == 0
     assert main(["eval", "run"]) == 0
-    assert asdict(configs[0]) == asdict(EvalConfig(tokens=7)) | {what: False}
-    assert asdict(configs[1]) == asdict(EvalConfig())
+    assert configs == [EvalConfig(tokens=7, **{what: False}), EvalConfig()]
     with pytest.raises(SystemExit):
         main(["eval", "--help"])
     lines = capsys.readouterr().out.splitlines()
@@ -202,10 +200,9 @@ def test_help_needs_no_torch() -> None:
 def test_order_of_options(tmp_path: Path) -> None:
     file = tmp_path / "mine.yaml"
     file.write_text("train: {batch: 64, lr: 1.0e-3}\nseed: 1\n")
-    config, name = run_config(file, "quick", {"seed": 2, "device": None}, ["train.batch=32"])
+    config = RunOptions(run=file, preset="quick", set=("train.batch=32",)).config(seed=2)
     assert (config.train.batch, config.train.lr, config.seed) == (32, 1e-3, 2)
     assert config.train.tokens == 500_000  # the preset's
-    assert name == "mine"
 
 
 BAD = {
@@ -446,4 +443,4 @@ def test_yaml_is_named_in_the_message(tmp_path: Path) -> None:
     file = tmp_path / "mine.yaml"
     file.write_text("train: {tokens: 1, epochs: 3}\n")
     with pytest.raises(UserError, match=r"mine\.yaml: unknown key 'train\.epochs'"):
-        run_config(file, None, {}, [])
+        RunOptions(run=file).config()

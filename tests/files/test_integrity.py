@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from helpers.whole_suites import SITES, evaluated, write
+from saeworks.config import CompareConfig
 from saeworks.errors import UserError
 from saeworks.files.seals import SEAL, read_sealed, write_sealed
-from saeworks.measure.comparing.compare import CompareConfig, Comparison, compare
+from saeworks.measure.comparing.compare import Comparison, compare
 from saeworks.report.inputs import read_suites
 from saeworks.results.result import Result
 from saeworks.suite import load_suite

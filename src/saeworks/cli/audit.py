@@ -1,34 +1,22 @@
 """`saeworks audit`: what every SAE of a suite misses, and a verdict in words."""
 
-import json
 import textwrap
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Annotated, Any
 
-from rich import box
-from rich.console import Console
-from rich.table import Table
+from tyro.conf import OmitArgPrefixes
 
-from saeworks.cli.printing import (
-    cell,
-    command,
-    say,
-    speaker,
-)
+from saeworks.cli.arguments import Json, OtherModel, OtherText, Suites
+from saeworks.cli.printing import command, print_json, say, speaker
+from saeworks.config import AuditConfig
 from saeworks.errors import DONE, shown
 from saeworks.files.seals import RESULTS
-from saeworks.measure.asked import placed
-from saeworks.measure.audit.config import AuditConfig
-from saeworks.measure.audit.run import audit_suites
 from saeworks.results.audit import AuditResult
-from saeworks.results.metric import Value
 from saeworks.results.names import AUDIT
-from saeworks.suite import find_all_suites
 
-__all__ = ["AuditConfig", "audit"]
-
-SHOWN = (
+COLUMNS = (
     ("split", "fvu", "FVU"),
     ("split", "fvu_nonlinear", "FVU_nl"),
     ("vector", "r2_error", "R² e"),
@@ -39,66 +27,76 @@ SHOWN = (
     ("norm", "r2_token", "‖e‖² by\ntoken"),
 )
 """Metrics of the table; all are in the file."""
-WIDE = 120
-"""Columns of a terminal from which on a value and its interval stand on one line."""
-SAID = 3
-"""Sentences of each verdict; all are in the file and in the report."""
+SENTENCES = 3
+"""Sentences of each verdict that are printed; all are in the file and in the report."""
 
 
-def audit(
-    paths: Sequence[Path],
-    config: AuditConfig,
-    error_saes: Sequence[Path] = (),
-    model: str | None = None,
-    text: str | None = None,
-    as_json: bool = False,
-) -> int:
-    """Print a table and verdicts per suite and leave results/audit.json in it."""
-    suites = find_all_suites(paths)
-    trained = find_all_suites(error_saes) if error_saes else []
-    found = audit_suites(suites, config, speaker(as_json), trained, model=model, text=text)
-    if as_json:
-        print(json.dumps({str(path): _plain(result) for path, result in found.items()}))
+@dataclass(frozen=True)
+class Audit:
+    """Decompose the error of every SAE into what is linear in the activation and what is not.
+
+    Fits on some held-out documents and measures on others; with controls for shrinkage, and a
+    verdict in words for every site. Leaves results/audit.json in each suite.
+    """
+
+    suites: Suites
+    error_saes: tuple[Path, ...] = ()
+    """Folders of suites, or of runs, that were trained on the error of these (`saeworks train
+    --preset error`): their FVU on what they were trained on."""
+    model: OtherModel = None
+    text: OtherText = None
+    json: Json = False
+    audit: Annotated[AuditConfig, OmitArgPrefixes] = field(default_factory=AuditConfig)
+
+    def __call__(self) -> int:
+        """Run it."""
+        from saeworks.measure.asked import placed
+        from saeworks.measure.audit.run import audit_suites
+        from saeworks.suite import find_all_suites
+
+        suites = find_all_suites(self.suites)
+        error_saes = find_all_suites(self.error_saes) if self.error_saes else []
+        results = audit_suites(
+            suites, self.audit, speaker(self.json), error_saes, model=self.model, text=self.text
+        )
+        if self.json:
+            print_json({str(path): _values(result) for path, result in results.items()})
+            return DONE
+        for path, result in results.items():
+            print_audit(path, result)
+        _print_assumptions(list(results.values()))
+        folders = {p: placed(r.config, self.model, self.text) for p, r in results.items()}
+        for path, folder in folders.items():
+            say(f"Audit: {path / folder / AUDIT}")
+        if set(folders.values()) == {Path(RESULTS)}:  # what a report shows
+            say(f"Next: {command('report', *self.suites)}")
         return DONE
-    console = Console(highlight=False)
-    for path, result in found.items():
-        _print_table(console, path, result)
-        _print_verdicts(console, result)
-    _print_assumptions(console, list(found.values()))
-    folders = {path: placed(result.config, model, text) for path, result in found.items()}
-    for path, folder in folders.items():
-        say(f"Audit: {path / folder / AUDIT}")
-    if set(folders.values()) == {Path(RESULTS)}:  # what a report shows
-        say(f"Next: {command('report', *paths)}")
-    return DONE
 
 
-def _plain(result: AuditResult) -> dict[str, object]:
+def _values(result: AuditResult) -> dict[str, Any]:
     """Values by section and site, and the verdicts."""
     sections = {name: asdict(section)["sites"] for name, section in result.sections.items()}
-    return {
-        "sections": sections,
-        "verdicts": {site: asdict(one) for site, one in result.verdicts.items()},
-    }
+    verdicts = {site: asdict(verdict) for site, verdict in result.verdicts.items()}
+    return {"sections": sections, "verdicts": verdicts}
 
 
-def _print_table(console: Console, path: Path, result: AuditResult) -> None:
-    """A row per site."""
-    table = Table(box=box.SIMPLE_HEAD, padding=0, show_edge=False)
-    table.add_column("site", overflow="fold")
-    for _, _, head in SHOWN:
-        table.add_column(head, justify="right", no_wrap=True)
-    between = " " if console.width >= WIDE else "\n"
-    for site in result.verdicts:
-        cells = [
-            _cell(result.value(site, section, metric), between) for section, metric, _ in SHOWN
-        ]
-        table.add_row(cell(site), *cells)
+def print_audit(path: Path, result: AuditResult) -> None:
+    """A row per site, and the first sentences of its verdict."""
+    from saeworks.cli.tables import Cell, print_table
+
+    heads = ["site", *(head for _, _, head in COLUMNS)]
+    rows: list[list[Cell]] = [
+        [site, *(result.value(site, section, metric) for section, metric, _ in COLUMNS)]
+        for site in result.verdicts
+    ]
     about = f"{result.tokens:,} test tokens of {result.documents:,} documents"
-    say()
-    for line in (str(path), f"{about}; ± half of the 95% interval", *_fewer(result), ""):
+    for line in ("", str(path), f"{about}; ± half of the 95% interval", *_fewer(result), ""):
         say(line)
-    console.print(table)
+    print_table(heads, rows)
+    say()
+    for site, verdict in result.verdicts.items():
+        say(site)
+        _print_list(verdict.sentences[:SENTENCES])
 
 
 def _fewer(result: AuditResult) -> list[str]:
@@ -114,33 +112,20 @@ def _fewer(result: AuditResult) -> list[str]:
     return [f"(of them, {', '.join(parts)})"] if parts else []
 
 
-def _print_verdicts(console: Console, result: AuditResult) -> None:
-    """The first sentences for each site, wrapped."""
-    print()
-    for site, one in result.verdicts.items():
-        say(site)
-        for line in one.sentences[:SAID]:
-            print(_wrapped(console, line))
+def _print_assumptions(results: Sequence[AuditResult]) -> None:
+    lines = [line for r in results for v in r.verdicts.values() for line in v.assumptions]
+    say()
+    say("What this rests on")
+    _print_list(list(dict.fromkeys(lines)))
+    say()
 
 
-def _print_assumptions(console: Console, results: Sequence[AuditResult]) -> None:
-    lines = [line for r in results for one in r.verdicts.values() for line in one.assumptions]
-    print("\nWhat this rests on")
-    for line in dict.fromkeys(lines):
-        print(_wrapped(console, line))
-    print()
+def _print_list(lines: Sequence[str]) -> None:
+    """Items of a list, wrapped."""
+    from saeworks.cli.tables import terminal
 
-
-def _wrapped(console: Console, line: str) -> str:
-    """As one item of a list."""
-    width = min(console.width, 100)
-    return textwrap.fill(shown(line), width, initial_indent="  - ", subsequent_indent="    ")
-
-
-def _cell(value: Value, between: str) -> str:
-    """`0.123 ±0.002`, or a dash where it is undefined."""
-    if value.value is None:
-        return "–"
-    if value.low is None or value.high is None or value.low == value.high:
-        return f"{value.value:.3f}"
-    return f"{value.value:.3f}{between}±{(value.high - value.low) / 2:.1g}"
+    width = min(terminal().width, 100)
+    for line in lines:
+        wrapped = textwrap.wrap(shown(line), width, initial_indent="  - ", subsequent_indent="    ")
+        for part in wrapped:
+            say(part)

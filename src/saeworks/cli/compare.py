@@ -1,121 +1,117 @@
 """`saeworks compare`: suites beside their baseline, site by site."""
 
-import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import fmean
+from typing import TYPE_CHECKING, Annotated
 
-from rich.table import Table
+from tyro.conf import OmitArgPrefixes
 
-from saeworks.cli.printing import (
-    cell,
-    command,
-    console,
-    say,
-    speaker,
-)
+from saeworks.cli.arguments import Json, Suites
+from saeworks.cli.printing import command, print_json, say, speaker
+from saeworks.config import CompareConfig
 from saeworks.errors import DONE, UserError
-from saeworks.measure.comparing.alignment import SiteAlignment
-from saeworks.measure.comparing.compare import (
-    CompareConfig,
-    Comparison,
-    Paired,
-)
-from saeworks.measure.comparing.compare import compare as compare_suites
 from saeworks.results.metric import Value
 from saeworks.results.names import COMPARISON
-from saeworks.suite import find_suites
 
-__all__ = ["CompareConfig", "compare"]
+if TYPE_CHECKING:
+    from saeworks.measure.comparing.alignment import SiteAlignment
+    from saeworks.measure.comparing.compare import Comparison, Paired
 
 MEAN = "mean over sites"
-SHOWN = ("fvu", "l0", "delta_ce")
+COLUMNS = ("fvu", "l0", "delta_ce")
 """Metrics of the table; all are in the file."""
 
 
-def compare(
-    paths: Sequence[Path],
-    baselines: Sequence[Path],
-    config: CompareConfig,
-    as_json: bool = False,
-) -> int:
-    """Print each suite beside the baseline and leave results/comparison.json in it."""
-    if not paths:
-        raise UserError("name at least one folder of a suite or of a run")
-    bases = [_one(path) for path in baselines]
-    suites = _suites(paths, bases[:1])
-    found = compare_suites(suites, bases, config, say=speaker(as_json))
-    if as_json:
-        print(json.dumps({str(path): asdict(one) for path, one in found.items()}))
+@dataclass(frozen=True)
+class Compare:
+    """Compare evaluated suites with a baseline, site by site, on the same held-out documents.
+
+    Differences have intervals from paired resamples. Leaves results/comparison.json in each suite.
+    """
+
+    suites: Suites
+    baseline: tuple[Path, ...] = ()
+    """The suite to compare with; after it, the same trained with other seeds: how well their
+    latents match the first one's is shown beside how well the suites' do."""
+    json: Json = False
+    comparison: Annotated[CompareConfig, OmitArgPrefixes] = field(default_factory=CompareConfig)
+
+    def __call__(self) -> int:
+        """Run it."""
+        from saeworks.measure.comparing.compare import compare
+
+        baselines = [_suite(path) for path in self.baseline]
+        suites = _without(self.suites, baselines[:1])
+        comparisons = compare(suites, baselines, self.comparison, say=speaker(self.json))
+        if self.json:
+            print_json({str(path): asdict(found) for path, found in comparisons.items()})
+            return DONE
+        for path, comparison in comparisons.items():
+            print_comparison(path, comparison)
+            if comparison.notes:
+                say(f"The ratio is also of this: {'; '.join(comparison.notes)}.")
+        say(f"Comparisons: results/{COMPARISON} in each suite")
+        say(f"Next: {command('report', *self.suites)}")
         return DONE
-    for path, comparison in found.items():
-        _print_table(path, comparison)
-        if comparison.notes:
-            say(f"The ratio is also of this: {'; '.join(comparison.notes)}.")
-    say(f"Comparisons: results/{COMPARISON} in each suite")
-    say(f"Next: {command('report', *paths)}")
-    return DONE
 
 
-def _suites(paths: Sequence[Path], baseline: Sequence[Path]) -> list[Path]:
+def _without(paths: Sequence[Path], baseline: Sequence[Path]) -> list[Path]:
     """Every suite in the folders given; of a run, all but the baseline."""
+    from saeworks.suite import find_suites
+
     same = {path.resolve() for path in baseline}
-    found: dict[Path, None] = {}
+    suites: dict[Path, None] = {}
     for path in paths:
         below = find_suites(path)
         others = [suite for suite in below if suite.resolve() not in same]
-        found |= dict.fromkeys(others or below)
-    return list(found)
+        suites |= dict.fromkeys(others or below)
+    return list(suites)
 
 
-def _one(path: Path) -> Path:
-    found = find_suites(path)
-    if len(found) > 1:
-        names = ", ".join(suite.name for suite in found)
+def _suite(path: Path) -> Path:
+    """The only suite in a folder."""
+    from saeworks.suite import find_suites
+
+    suites = find_suites(path)
+    if len(suites) > 1:
+        names = ", ".join(suite.name for suite in suites)
         raise UserError(f"--baseline {path} holds several suites; name one of {names}")
-    return found[0]
+    return suites[0]
 
 
-def _print_table(path: Path, comparison: Comparison) -> None:
+def print_comparison(path: Path, comparison: "Comparison") -> None:
     """A row per site: value, difference from the baseline, ratio; how latents are matched."""
-    table = Table(
-        title=f"{cell(str(path))} − {cell(comparison.baseline.variant)} on the same held-out "
-        "documents [95% interval of the difference, of paired resamples]",
-        title_justify="left",
-    )
-    table.add_column("site", no_wrap=True)
-    metrics = [name for name in SHOWN if name in comparison.metrics]
+    from saeworks.cli.tables import print_table
+
+    heads, metrics = ["site"], [name for name in COLUMNS if name in comparison.metrics]
     for name in metrics:
         title = comparison.metrics[name].title
-        table.add_column(title, justify="right")
-        table.add_column(f"{title}\ndifference", justify="right")
-        if comparison.mean[name].ratio is not None:
-            table.add_column(f"{title}\nratio", justify="right")
+        heads += [title, f"{title}\ndifference"]
+        heads += [] if comparison.mean[name].ratio is None else [f"{title}\nratio"]
     aligned = comparison.alignment.sites if comparison.alignment else {}
     scale = "\n(other seeds)" if comparison.seeds else ""
-    for head in ("MMCS", "MMCO") if aligned else ():
-        table.add_column(f"{head}{scale}", justify="right")
+    heads += [f"{head}{scale}" for head in ("MMCS", "MMCO") if aligned]
+    rows = []
     for site, values in [*comparison.sites.items(), (MEAN, comparison.mean)]:
-        cells = _cells(values, metrics)
-        own = list(aligned.values()) if site == MEAN else [aligned[site]] if aligned else []
-        cells += [_matched(name, own) for name in ("mmcs", "mmco") if own]
-        table.add_row(cell(site), *cells)
-    console().print(table)
+        cells = [cell for name in metrics for cell in _cells(values[name])]
+        matched = list(aligned.values()) if site == MEAN else [aligned[site]] if aligned else []
+        cells += [_matched(name, matched) for name in ("mmcs", "mmco") if matched]
+        rows.append([site, *cells])
+    say(
+        f"{path} − {comparison.baseline.variant} on the same held-out documents [95% interval of "
+        "the difference, of paired resamples]"
+    )
+    print_table(heads, rows)
 
 
-def _cells(values: Mapping[str, Paired], metrics: Sequence[str]) -> list[str]:
-    cells = []
-    for name in metrics:
-        pair = values[name]
-        cells += [_number(pair.suite.value), _difference(pair.difference)]
-        if pair.ratio is not None:
-            cells.append(_number(pair.ratio.value))
-    return cells
+def _cells(pair: "Paired") -> list[str]:
+    """The suite's value, its difference from the baseline, and the ratio where there is one."""
+    from saeworks.cli.tables import number
 
-
-def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.4g}"
+    cells = [number(pair.suite.value), _difference(pair.difference)]
+    return cells if pair.ratio is None else [*cells, number(pair.ratio.value)]
 
 
 def _difference(value: Value) -> str:
@@ -124,13 +120,15 @@ def _difference(value: Value) -> str:
         return "–"
     if value.low is None or value.high is None:
         return f"{value.value:+.3g}"
-    return f"{value.value:+.3g} \\[{value.low:+.3g}, {value.high:+.3g}]"
+    return f"{value.value:+.3g} [{value.low:+.3g}, {value.high:+.3g}]"
 
 
-def _matched(name: str, sites: Sequence[SiteAlignment]) -> str:
+def _matched(name: str, sites: "Sequence[SiteAlignment]") -> str:
     """The suite's mean over the sites, and in brackets that of the baseline's other seeds."""
-    own = [value for site in sites if (value := getattr(site.suite, name)) is not None]
+    from saeworks.cli.tables import number
+
+    suite = [value for site in sites if (value := getattr(site.suite, name)) is not None]
     matches = [match for site in sites for match in site.seeds]
-    others = [value for match in matches if (value := getattr(match, name)) is not None]
-    text = _number(fmean(own) if own else None)
-    return f"{text} ({_number(fmean(others))})" if others else text
+    seeds = [value for match in matches if (value := getattr(match, name)) is not None]
+    text = number(fmean(suite) if suite else None)
+    return f"{text} ({number(fmean(seeds))})" if seeds else text

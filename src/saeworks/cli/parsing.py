@@ -11,19 +11,36 @@ from contextlib import redirect_stderr
 from dataclasses import fields
 from difflib import get_close_matches
 from itertools import pairwise
-from typing import Any
 
 import tyro
 from tyro.conf import DisallowNone, FlagCreatePairsOff
 
-from saeworks.cli.options import (
-    BENCHES,
-    COMMANDS,
-    Eval,
-    Measures,
-)
+from saeworks.cli.audit import Audit
+from saeworks.cli.bench import BENCHES, Bench
+from saeworks.cli.compare import Compare
+from saeworks.cli.convert import Convert
+from saeworks.cli.cost import Cost
+from saeworks.cli.demo import Demo
+from saeworks.cli.eval import Eval
+from saeworks.cli.fields import OPTIONS, Command, names
+from saeworks.cli.plan import Plan
+from saeworks.cli.report import Report
+from saeworks.cli.train import Train
 from saeworks.config import settings
 from saeworks.errors import UserError
+
+COMMANDS: dict[str, Command] = {
+    "demo": Demo,
+    "plan": Plan,
+    "cost": Cost,
+    "train": Train,
+    "eval": Eval,
+    "audit": Audit,
+    "compare": Compare,
+    "report": Report,
+    "convert": Convert,
+    "bench": Bench,
+}
 
 DESCRIPTION = """Train, scale and audit sparse autoencoders over a whole model.
   saeworks COMMAND --help                lists a command's options
@@ -47,21 +64,22 @@ def parse(arguments: Sequence[str]) -> Callable[[], int]:
         arguments = [*arguments, "--help"]
     _check_names(arguments)
     _check_completion(arguments)
-    said = io.StringIO()
+    refusal = io.StringIO()
     try:
-        with redirect_stderr(said):
+        with redirect_stderr(refusal):
             command: Callable[[], int] = tyro.extras.subcommand_cli_from_dict(
                 COMMANDS,
                 prog="saeworks",
                 description=DESCRIPTION,
                 args=arguments,
                 config=(FlagCreatePairsOff, DisallowNone),
+                registry=OPTIONS,
             )
         return command
     except SystemExit as stop:
         if not stop.code:
             raise
-        raise UserError(_refusal(arguments, said.getvalue())) from None
+        raise UserError(_refusal(arguments, refusal.getvalue())) from None
 
 
 def _check_completion(arguments: Sequence[str]) -> None:
@@ -84,7 +102,7 @@ def _check_names(arguments: Sequence[str]) -> None:
         where, allowed = f"{where} {word}", list(BENCHES) if word == "bench" else []
 
 
-def _refusal(arguments: Sequence[str], said: str) -> str:
+def _refusal(arguments: Sequence[str], message: str) -> str:
     """Why the options do not parse, on one line: the wrong option and what to write instead, or
     tyro's message without its frame."""
     if arguments[0].startswith("-"):
@@ -94,23 +112,18 @@ def _refusal(arguments: Sequence[str], said: str) -> str:
         return f"saeworks has no option {name}; {hint} (`saeworks --help` lists its commands)"
     depth = 2 if arguments[0] == "bench" else 1
     known = _options(" ".join(arguments[:depth]))
-    for at, word in enumerate(arguments[depth:] if "Unrecognized" in said else (), start=depth):
+    for at, word in enumerate(arguments[depth:] if "Unrecognized" in message else (), start=depth):
         name = word.partition("=")[0].lstrip("-").replace("_", "-")
         if known and re.match("--?[A-Za-z]", word) and name not in known:
             return _instead(arguments, depth, at, name, known)
-    text = re.sub(r"[\u2500-\u257f]+|-{4,}", " ", said)
+    text = re.sub(r"[\u2500-\u257f]+|-{4,}", " ", message)
     return " ".join(text.split())
 
 
 def _options(command: str) -> set[str]:
     """The names of a command's options; none where there is no such command."""
-    found: Any = COMMANDS.get(command) or BENCHES.get(command.removeprefix("bench "))
-    if found is None:
-        return set()
-    names = {item.name for item in fields(found)}
-    names |= {item.name for item in fields(Measures)} if found is Eval else set()
-    names -= {name.removeprefix("no_") for name in names if name.startswith("no_")}
-    return {"help", "h"} | {name.replace("_", "-") for name in names}
+    options = COMMANDS.get(command) or BENCHES.get(command.removeprefix("bench "))
+    return set() if options is None else {"help", "h", *names(options)}
 
 
 def _instead(
@@ -122,8 +135,8 @@ def _instead(
     if not equals and not following.startswith("--"):
         value = following
     begin = f"{command} has no option {arguments[at].partition('=')[0]}"
-    if command in ("train", "cost") and (found := _settings(name.replace("-", "_"), value)):
-        return f"{begin}; write {' or '.join(f'--set {shlex.quote(one)}' for one in found)}"
+    if command in ("train", "cost") and (keys := _settings(name.replace("-", "_"), value)):
+        return f"{begin}; write {' or '.join(f'--set {shlex.quote(key)}' for key in keys)}"
     near = get_close_matches(name, known, n=1)
     hint = f"; did you mean --{near[0]}?" if near else ""
     return f"{begin}{hint} (`saeworks {command} --help` lists its options)"
@@ -131,8 +144,8 @@ def _instead(
 
 def _settings(name: str, value: str) -> list[str]:
     """`key=value` of every key of a run that has this name."""
-    if found := settings(name, value):
-        return found
+    if keys := settings(name, value):
+        return keys
     from saeworks.dictionary.registry import ARCHS
 
     options = {"width"}.union(*({f.name for f in fields(sae.Config)} for sae in ARCHS.values()))

@@ -1,103 +1,133 @@
-"""What `saeworks plan` does: distances between sites, the groups that follow, and their page."""
+"""`saeworks plan`: distances between sites, the groups that follow, and their page."""
 
-import json
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from rich.table import Table
-
-from saeworks.cli.printing import cell, console, speaker
-from saeworks.config import (
-    ModelConfig,
-    RunConfig,
-    TextConfig,
-    TrainConfig,
-)
-from saeworks.cost.estimate import predicted
+from saeworks.cli.arguments import Json, Model, SameAs, Text
+from saeworks.cli.printing import print_json, say, speaker
+from saeworks.config import Device, ModelConfig, RunConfig, TextConfig, TrainConfig
 from saeworks.errors import DONE, UserError
 from saeworks.files.folders import make_ready
-from saeworks.groups.distances import angular_distances, choose_sites
-from saeworks.groups.partition import (
-    Method,
-    Objective,
-    check_method,
-    diameters,
-)
-from saeworks.groups.plan import Plan, make_plan
-from saeworks.lm.device import choose_device
-from saeworks.lm.model import LanguageModel
-from saeworks.report.plan import write_plan_page
-from saeworks.train.job import Job
+
+if TYPE_CHECKING:
+    from saeworks.groups.distances import AngularDistances
+    from saeworks.groups.plan import Plan as GroupPlan
+    from saeworks.lm.model import LanguageModel
 
 
-def plan(
-    model: str,
-    text: str,
-    out: Path,
-    *,
-    sites: Sequence[str],
-    last: bool,
-    tokens: int,
-    groups: int | None,
-    threshold: float,
-    method: Method,
-    objective: Objective | None,
-    matrix: Literal["raw", "centred"],
-    context: int,
-    seed: int,
-    device: str,
-    as_json: bool = False,
-) -> int:
-    """Distances between a model's sites and the groups that follow: plan.json and its page."""
-    check_method(method, objective)  # before anything is measured
-    if groups is not None and groups < 1:
-        raise UserError(f"--groups {groups}: at least 1")
-    if not threshold > 0:
-        raise UserError(f"--threshold {threshold}: it must be above 0, as 0.2 is")
-    make_ready(out)
-    lm = LanguageModel.load(ModelConfig(name=model), choose_device(device))
-    among = choose_sites(lm, sites, last=last)
-    if groups is not None and groups > len(among):
-        raise UserError(f"--groups {groups}: there are {len(among)} sites, {', '.join(among)}")
-    say = speaker(as_json)
-    if left_out := lm.left_out(sites):
-        say(left_out)
-    distances = angular_distances(
-        lm,
-        TextConfig(source=text, context=context),
-        sites,
-        tokens,
-        last=last,
-        seed=seed,
-        tick=_tenths(say),
-    )
-    made = make_plan(
-        distances,
-        groups,
-        method=method,
-        objective=objective,
-        threshold=threshold,
-        matrix=matrix,
-    )
-    made = _with_savings(made, lm)
-    path = out / "plan.json"
-    made.write(path)
-    page = write_plan_page(path, out)
-    if as_json:
-        curve = [point.amad for point in made.curve]
-        found = {"groups": made.groups, "curve": curve, "saving": made.saving}
-        print(json.dumps({"plan": str(path), "page": str(page), **found}))
+@dataclass(frozen=True)
+class Plan:
+    """Measure which sites are alike and group them: plan.json, and a page with heat maps.
+
+    Distances are mean angles between the activations of two sites, raw and mean-centred; of each
+    group the largest counts (AMAD: on average over the groups).
+    """
+
+    model: Model = "embedded"
+    text: Text = "embedded"
+    out: Path | None = None
+    """Folder of plan.json and index.html: runs/plan-<name of the model> by default."""
+    sites: tuple[str, ...] = ("*@resid",)
+    """Module names with `*` within one segment, or aliases such as `*@attn`; all of one width."""
+    last: bool = False
+    """Keep the last block's output where a `*` selects it: it lives in the unembedding's space."""
+    tokens: int = 1_000_000
+    """Tokens to average over (fewer where the text has fewer)."""
+    groups: int | None = None
+    """How many groups: by default the fewest whose AMAD is below --threshold."""
+    threshold: float = 0.2
+    """See --groups."""
+    method: Literal["complete", "contiguous", "even"] = "complete"
+    """Complete linkage, the best partition into neighbours, or neighbours in equal numbers."""
+    objective: Literal["amad", "weighted", "max"] | None = None
+    """What `contiguous` minimises: AMAD by default, AMAD weighted by size, the largest distance."""
+    matrix: Literal["raw", "centred"] = "raw"
+    """The distances that the groups follow from."""
+    context: Annotated[int, SameAs(TextConfig, "context")] = 128
+    seed: int = 0
+    """Fixes the order of the text."""
+    device: Device = "auto"
+    json: Json = False
+
+    def __call__(self) -> int:
+        """Run it."""
+        from saeworks.groups.plan import make_plan
+        from saeworks.report.plan import write_plan_page
+
+        out = self.out or Path("runs") / f"plan-{Path(self.model).name}"
+        self._check()
+        make_ready(out)
+        lm, distances = self._measured()
+        plan = make_plan(
+            distances,
+            self.groups,
+            method=self.method,
+            objective=self.objective,
+            threshold=self.threshold,
+            matrix=self.matrix,
+        )
+        plan = _with_savings(plan, lm)
+        path = out / "plan.json"
+        plan.write(path)
+        page = write_plan_page(path, out)
+        if self.json:
+            curve = [point.amad for point in plan.curve]
+            groups = {"groups": plan.groups, "curve": curve, "saving": plan.saving}
+            print_json({"plan": str(path), "page": str(page), **groups})
+            return DONE
+        print_plan(plan)
+        say(f"Plan: {path}")
+        say(f"Page: {page}")
         return DONE
-    _print_groups(made)
-    say(f"Plan: {path}")
-    say(f"Page: {page}")
-    return DONE
+
+    def _check(self) -> None:
+        """Refuse what makes no plan before anything is measured.
+
+        Raises:
+            UserError: if there is something.
+        """
+        from saeworks.groups.partition import check_method
+
+        check_method(self.method, self.objective)
+        if self.groups is not None and self.groups < 1:
+            raise UserError(f"--groups {self.groups}: at least 1")
+        if not self.threshold > 0:
+            raise UserError(f"--threshold {self.threshold}: it must be above 0, as 0.2 is")
+
+    def _measured(self) -> "tuple[LanguageModel, AngularDistances]":
+        """The language model, and the distances between its sites."""
+        from saeworks.groups.distances import angular_distances, choose_sites
+        from saeworks.lm.device import choose_device
+        from saeworks.lm.model import LanguageModel
+
+        lm = LanguageModel.load(ModelConfig(name=self.model), choose_device(self.device))
+        sites = choose_sites(lm, self.sites, last=self.last)
+        if self.groups is not None and self.groups > len(sites):
+            raise UserError(
+                f"--groups {self.groups}: there are {len(sites)} sites, {', '.join(sites)}"
+            )
+        tell = speaker(self.json)
+        if left_out := lm.left_out(self.sites):
+            tell(left_out)
+        distances = angular_distances(
+            lm,
+            TextConfig(source=self.text, context=self.context),
+            self.sites,
+            self.tokens,
+            last=self.last,
+            seed=self.seed,
+            tick=_tenths(tell),
+        )
+        return lm, distances
 
 
-def _with_savings(plan: Plan, lm: LanguageModel) -> Plan:
+def _with_savings(plan: "GroupPlan", lm: "LanguageModel") -> "GroupPlan":
     """The plan with what every number of groups saves, for the SAEs of a run's defaults."""
+    from saeworks.cost.estimate import predicted
+    from saeworks.train.job import Job
+
     config = RunConfig(
         model=ModelConfig(name=lm.name), sites=plan.sites, train=TrainConfig(eval_every=0)
     )
@@ -113,34 +143,36 @@ def _with_savings(plan: Plan, lm: LanguageModel) -> Plan:
     )
 
 
-def _tenths(say: Callable[[str], None]) -> Callable[[float], None]:
+def _tenths(tell: Callable[[str], None]) -> Callable[[float], None]:
     """Says at every tenth of the work how far it is."""
-    said = 0
+    tenths = 0
 
     def tick(share: float) -> None:
-        nonlocal said
-        if int(10 * share) > said:
-            said = int(10 * share)
-            say(f"distances: {10 * said}%")
+        nonlocal tenths
+        if int(10 * share) > tenths:
+            tenths = int(10 * share)
+            tell(f"distances: {10 * tenths}%")
 
     return tick
 
 
-def _print_groups(plan: Plan) -> None:
+def print_plan(plan: "GroupPlan") -> None:
     """A row per group, and what is known of every number of groups."""
-    curve = plan.curve
-    table = Table(
-        title=f"{cell(plan.model)}: {len(plan.groups)} groups by {plan.method}, over "
-        f"{plan.tokens:,} tokens of {plan.documents:,} documents",
-        title_justify="left",
+    from saeworks.cli.tables import print_table
+    from saeworks.groups.partition import diameters
+
+    say(
+        f"{plan.model}: {len(plan.groups)} groups by {plan.method}, over {plan.tokens:,} tokens of "
+        f"{plan.documents:,} documents"
     )
-    for head in ("group", "sites", "largest distance"):
-        table.add_column(head)
     largest = diameters(plan.measured, plan.partition)
-    for name, distance in zip(plan.groups, largest, strict=True):
-        table.add_row(name, cell(", ".join(plan.groups[name])), f"{distance:.3f}")
-    console().print(table)
-    print("AMAD by number of groups: " + ", ".join(f"{p.groups}: {p.amad:.3f}" for p in curve))
+    rows = [
+        [name, ", ".join(sites), f"{distance:.3f}"]
+        for (name, sites), distance in zip(plan.groups.items(), largest, strict=True)
+    ]
+    print_table(["group", "sites", "largest distance"], rows, words=2)
+    amads = ", ".join(f"{point.groups}: {point.amad:.3f}" for point in plan.curve)
+    say(f"AMAD by number of groups: {amads}")
     if plan.saving is not None:
-        saved = ", ".join(f"{g}: {share:.0%}" for g, share in enumerate(plan.saving, 1))
-        print(f"operations saved against one SAE per site ({plan.saving_of}): {saved}")
+        saved = ", ".join(f"{groups}: {share:.0%}" for groups, share in enumerate(plan.saving, 1))
+        say(f"operations saved against one SAE per site ({plan.saving_of}): {saved}")

@@ -1,11 +1,10 @@
 """What the commands print: nothing from outside is obeyed by the terminal or by rich."""
 
+import json
 import shlex
 import sys
 from collections.abc import Callable
-
-from rich.console import Console
-from rich.markup import escape
+from typing import Any
 
 from saeworks.errors import shown
 
@@ -15,20 +14,15 @@ def say(line: str = "") -> None:
     print(shown(line), flush=True)
 
 
+def print_json(values: Any) -> None:
+    """Print plain values on stdout, for a machine."""
+    print(json.dumps(values), flush=True)
+
+
 def speaker(as_json: bool) -> Callable[[str], None]:
     """Prints lines for a person: on stderr when stdout is for a machine."""
     stream = sys.stderr if as_json else sys.stdout
     return lambda line: print(shown(line), file=stream, flush=True)
-
-
-def cell(text: object) -> str:
-    """Text for a cell or the title of one of rich's tables, as it stands: no markup."""
-    return escape(shown(str(text)))
-
-
-def console() -> Console:
-    """Where tables are printed; a file or a pipe has no width to fit."""
-    return Console(width=None if sys.stdout.isatty() else 140)
 
 
 def command(*words: object) -> str:

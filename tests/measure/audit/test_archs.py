@@ -10,12 +10,11 @@ import torch
 from helpers.toy_suites import SITES, written_suite
 from helpers.toys import clean_rows, held_out, random_text, saved_llama, tiny_llama
 from saeworks.cli.main import main
-from saeworks.config import ModelConfig
+from saeworks.config import AuditConfig, ModelConfig
 from saeworks.dictionary.base import SAE
 from saeworks.dictionary.registry import ARCHS, build_sae
 from saeworks.lm.model import LanguageModel
 from saeworks.measure.audit import arrays, extractor
-from saeworks.measure.audit.config import AuditConfig
 from saeworks.measure.audit.run import audit_banks, audit_suites
 from saeworks.measure.run import held_out_tokens
 from saeworks.results.audit import AuditResult

@@ -12,11 +12,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import saeworks as sw
 from helpers.audit_arrays import Direct, documents, nonlinear, rows
+from saeworks.config import AuditConfig
 from saeworks.dictionary.registry import build_sae
 from saeworks.errors import UserError
 from saeworks.measure.audit import arrays, engine, folds
 from saeworks.measure.audit.measurement import Place
-from saeworks.measure.audit.run import AuditConfig, measurements
+from saeworks.measure.audit.run import measurements
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])

@@ -5,9 +5,9 @@ import torch
 
 from helpers.toy_suites import random_sae
 from helpers.toys import Toy, held_out, tiny_llama
+from saeworks.config import AuditConfig
 from saeworks.errors import UserError
 from saeworks.measure.audit import extractor
-from saeworks.measure.audit.config import AuditConfig
 from saeworks.measure.audit.run import audit_banks
 from saeworks.results.audit import AuditResult
 

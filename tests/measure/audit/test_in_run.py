@@ -11,8 +11,8 @@ import torch
 from helpers.toy_suites import random_sae
 from helpers.toys import Toy, random_text, saved_llama, tiny_llama, token_batch
 from saeworks.cli.main import main
+from saeworks.config import AuditConfig
 from saeworks.errors import UserError
-from saeworks.measure.audit.config import AuditConfig
 from saeworks.measure.audit.in_run import NAMES
 from saeworks.measure.audit.run import audit_banks
 from saeworks.measure.probe import HeldOutProbe

@@ -10,11 +10,11 @@ from helpers.planted import CHUNK, Planted, audited, sae_of
 from helpers.planted import value as planted_value
 from helpers.toy_suites import random_sae
 from helpers.toys import Toy, held_out, tiny_llama
+from saeworks.config import AuditConfig
 from saeworks.dictionary.registry import build_sae
 from saeworks.measure.audit import folds, inference
 from saeworks.measure.audit.arrays import base
 from saeworks.measure.audit.attribution import Attribution
-from saeworks.measure.audit.config import AuditConfig
 from saeworks.measure.audit.inference import gradient_pursuit, matching_pursuit, refit
 from saeworks.measure.audit.pursuit import Pursuit
 from saeworks.measure.audit.run import audit_banks

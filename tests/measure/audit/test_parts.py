@@ -11,11 +11,11 @@ import torch
 from helpers.audit_arrays import Direct, documents, nonlinear, rows
 from helpers.toy_suites import random_sae
 from helpers.toys import Toy, held_out, tiny_llama
+from saeworks.config import AuditConfig
 from saeworks.errors import UserError
 from saeworks.measure.audit import engine, extractor, folds
 from saeworks.measure.audit.adjacent import AdjacentSites
 from saeworks.measure.audit.arrays import base
-from saeworks.measure.audit.config import AuditConfig
 from saeworks.measure.audit.engine import Reconstruction, SaeAudit, SiteAudit
 from saeworks.measure.audit.fits import Tokens
 from saeworks.measure.audit.measurement import Measurement, Place

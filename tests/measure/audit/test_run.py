@@ -9,9 +9,9 @@ import torch
 from helpers.toy_suites import SITES, random_sae, written_suite
 from helpers.toys import Toy, clean_rows, held_out, random_text, saved_llama, tiny_llama
 from saeworks.cli.main import main
+from saeworks.config import AuditConfig
 from saeworks.errors import UserError
 from saeworks.measure.audit import arrays
-from saeworks.measure.audit.config import AuditConfig
 from saeworks.measure.audit.run import audit_banks
 from saeworks.report.build import write_report
 from saeworks.results.audit import AuditResult

@@ -10,7 +10,7 @@ import torch
 from helpers.audit_arrays import Direct
 from helpers.toy_suites import SITES, random_sae, written_suite
 from helpers.toys import Toy, clean_rows, held_out, random_text, saved_llama, tiny_llama
-from saeworks.measure.audit.config import AuditConfig
+from saeworks.config import AuditConfig
 from saeworks.measure.audit.run import audit_banks, audit_suites
 from saeworks.measure.audit.scaling import added_percent
 from saeworks.measure.audit.scaling_section import slope

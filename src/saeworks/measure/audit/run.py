@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from saeworks.config import ModelConfig, TextConfig
+from saeworks.config import AuditConfig, ModelConfig, TextConfig
 from saeworks.dictionary.base import SAE
 from saeworks.lm.device import choose_device
 from saeworks.lm.model import LanguageModel
@@ -26,7 +26,6 @@ from saeworks.measure.audit import downstream, folds
 from saeworks.measure.audit.adjacent import AdjacentSites
 from saeworks.measure.audit.arrays import base
 from saeworks.measure.audit.attribution import Attribution
-from saeworks.measure.audit.config import AuditConfig
 from saeworks.measure.audit.downstream import Downstream
 from saeworks.measure.audit.engine import (
     Make,
@@ -72,8 +71,6 @@ from saeworks.results.metric import Value
 from saeworks.results.names import AUDIT
 from saeworks.results.section import Section
 from saeworks.suite import Suite, load_suite
-
-__all__ = ["AuditConfig", "audit_banks", "audit_suites"]
 
 PHASES = ("fit", "second", "test")
 """Of the result's folds, and of the progress shown."""

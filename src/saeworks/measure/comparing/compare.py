@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic.dataclasses import dataclass
 
-from saeworks.config import STRICT, from_mapping
+from saeworks.config import STRICT, CompareConfig, from_mapping
 from saeworks.errors import UserError
 from saeworks.files.seals import read_sealed, write_sealed
 from saeworks.measure import bootstrap
@@ -108,27 +108,6 @@ class Comparison:
         if not isinstance(data, Mapping) or data.get("schema") != SCHEMA:
             raise UserError(f"{path} is not a comparison; run `saeworks compare` again")
         return from_mapping(cls, data, str(path))
-
-
-@dataclass(frozen=True, config=STRICT)
-class CompareConfig:
-    """How suites are compared."""
-
-    alignment: bool = True
-    """Also match the latents of the dictionaries, in one pass of the language model."""
-    tokens: int = 100_000
-    """Held-out tokens of that pass."""
-    bootstrap: int = 1000
-    """Resamples of the documents behind each interval."""
-    seed: int = 0
-    """Seed of the bootstrap."""
-    device: str = "auto"
-    """`auto`, `cpu`, `cuda` or `cuda:i`, for that pass."""
-
-    def __post_init__(self) -> None:
-        for key, least in (("tokens", 1), ("bootstrap", 0), ("seed", 0)):
-            if getattr(self, key) < least:
-                raise UserError(f"{key} = {getattr(self, key)}: it must be at least {least}")
 
 
 def compare(

@@ -1,0 +1,104 @@
+"""`saeworks eval`: suites on held-out documents."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+from tyro.conf import OmitArgPrefixes
+
+from saeworks.cli.arguments import Json, OtherModel, OtherText, Suites
+from saeworks.cli.printing import command, print_json, say, speaker
+from saeworks.config import EvalConfig
+from saeworks.errors import DONE
+from saeworks.files.seals import RESULTS
+from saeworks.results import regime
+from saeworks.results.result import Result
+
+TABLE_METRICS = {
+    "reconstruction": ("fvu", "l0", "fvu_without_outliers", "dead_share", "tokens_per_latent"),
+    "splice": ("delta_ce", "loss_recovered_zero", "kl"),
+    "dedup": ("fvu_tied_ratio", "fvu_merged_ratio"),
+    "consistency": ("queen",),
+}
+"""What the terminal shows, by evaluation."""
+
+
+@dataclass(frozen=True)
+class Eval:
+    """Evaluate suites on held-out documents: reconstruction, splice, latents, experts."""
+
+    suites: Suites
+    model: OtherModel = None
+    text: OtherText = None
+    json: Json = False
+    evaluation: Annotated[EvalConfig, OmitArgPrefixes] = field(default_factory=EvalConfig)
+
+    def __call__(self) -> int:
+        """Run it."""
+        from saeworks.measure.asked import placed
+        from saeworks.measure.run import evaluate
+        from saeworks.suite import find_all_suites
+
+        results = evaluate(
+            find_all_suites(self.suites),
+            self.evaluation,
+            say=speaker(self.json),
+            model=self.model,
+            text=self.text,
+        )
+        if self.json:
+            print_json(values_of(results))
+            return DONE
+        print_results(results)
+        folders = {
+            placed(result.config, self.model, self.text)
+            for of_suite in results.values()
+            for result in of_suite
+        }
+        if folders <= {Path(RESULTS)}:
+            say(f"Next: {command('report', *self.suites)}")
+        else:
+            say(f"Results: {', '.join(f'{folder}/' for folder in sorted(folders))} in each suite")
+        return DONE
+
+
+def values_of(results: Mapping[Path, Sequence[Result]]) -> dict[str, Any]:
+    """Plain data of the suites' results, by evaluation."""
+    return {
+        str(path): {result.evaluation: result.values() for result in of_suite if result.sites}
+        for path, of_suite in results.items()
+    }
+
+
+def print_results(results: Mapping[Path, Sequence[Result]]) -> None:
+    """A table per suite, and what to keep in mind when reading it."""
+    from saeworks.measure.studies import outliers
+
+    for path, of_suite in results.items():
+        print_suite(path, of_suite)
+        seen = [v.get("tokens_per_latent") for r in of_suite for v in r.sites.values()]
+        if few := regime.caution(value.value for value in seen if value is not None):
+            say(f"Note: {few}.")
+        for note in outliers.notes(of_suite):
+            say(f"Note: {note}.")
+
+
+def print_suite(path: Path, results: Sequence[Result]) -> None:
+    """A row per site: the values that `TABLE_METRICS` names."""
+    from saeworks.cli.tables import print_table
+
+    columns = [
+        (result, metric)
+        for evaluation, metrics in TABLE_METRICS.items()
+        for result in results
+        if result.evaluation == evaluation
+        for metric in metrics
+        if metric in result.metrics
+    ]
+    sites = list(dict.fromkeys(site for result in results for site in result.sites))
+    say(f"{path} on held-out documents: value ± half of the 95% interval")
+    print_table(
+        ["site", *(result.metrics[metric].title for result, metric in columns)],
+        [[site, *(r.sites.get(site, {}).get(key) for r, key in columns)] for site in sites],
+    )
