@@ -34,7 +34,10 @@ BLOCKS = [
     for number, block in enumerate(re.findall(r"```yaml\n(.*?)```", page.read_text(), re.DOTALL))
     if "saes:" in block
 ]
-EXPERIMENTS = [pytest.param(path, id=path.stem) for path in (ROOT / "experiments").glob("*.yaml")]
+EXPERIMENTS = [
+    pytest.param(path, id=f"{path.parent.name}-{path.stem}")
+    for path in sorted((ROOT / "experiments").glob("*/*.yaml"))
+]
 
 
 def an_entry(spec: object, where: str) -> list[Grouping]:

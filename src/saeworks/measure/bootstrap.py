@@ -1,10 +1,12 @@
 """Intervals over documents, by leaving documents out and by drawing them again.
 
 Tokens of a document are not independent, so whole documents are left out or drawn, never tokens.
-Every metric is a function of sums over documents: it is computed of all the documents, then with
-each of them left out, then of each resample. `experiments/coverage.py` simulates how often the
-intervals hold the truth. Shapes: N documents, L left out one after the other, R resamples, S sums;
-D = 1 + L + R rows of sums, in that order.
+Every metric is a function of sums over documents: it is computed of all documents, then with each
+of them left out, then of each resample. `experiments/intervals/coverage.py` simulates how often the
+intervals hold the truth.
+
+Shapes: N documents, L left out one after the other, R resamples, S sums; D = 1 + L + R rows of
+sums, in that order.
 """
 
 import math

@@ -1,7 +1,7 @@
 """The regime that an SAE was trained in: how many vectors each of its latents had to learn from.
 
 Which architecture or width is better depends on it: at a few hundred tokens per latent a wide or
-routed SAE has not yet learnt what it is wide for (experiments/results/switch.md)."""
+routed SAE has not yet learnt what it is wide for (experiments/switch/results/switch.md)."""
 
 from collections.abc import Iterable, Mapping
 

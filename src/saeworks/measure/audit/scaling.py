@@ -23,7 +23,7 @@ WIDEST_FLOOR = 0.25
 """c is not identified where its interval is wider than this share of the smallest FVU."""
 SEED_NOISE = 0.01
 """Relative scatter of the FVU that is assumed at least where no seeds tell it: between the seeds of
-an SAE it is 0.3% (TopK) to 3% (Switch) in experiments/results/switch.json."""
+an SAE it is 0.3% (TopK) to 3% (Switch) in experiments/switch/results/switch.json."""
 LEAST_LEFT = 3
 """Numbers beyond the three parameters from which the scatter about the law can be told."""
 _GOLDEN, _REFINED = (5**0.5 - 1) / 2, 45  # 0.6^45 of a grid's step
@@ -73,7 +73,7 @@ def power_law(
     give other FVUs, so every draw is first multiplied by exp(s·z), z standard normal for each SAE.
     s² is the residual variance on P − 3 degrees of freedom, of a draw of its own from s²·(P − 3)/χ²
     (a parametric bootstrap; for a law linear in its parameters that is Student's interval), and at
-    least `SEED_NOISE`², unless seeds tell it. experiments/scaling_coverage.py counts how often the
+    least `SEED_NOISE`², unless seeds tell it. experiments/intervals/scaling.py counts how often the
     interval holds c.
 
     Args:
