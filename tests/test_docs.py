@@ -24,7 +24,6 @@ from saeworks.dictionary.registry import ARCHS
 from saeworks.groups.grouping import Grouping
 from saeworks.lm.model import LanguageModel
 from saeworks.suite import load_suite
-from saeworks.train import schedule
 from saeworks.train.variants import build_members, expand_variants
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -51,7 +50,6 @@ def an_entry(spec: object, where: str) -> list[Grouping]:
 
 
 def check(config: RunConfig) -> None:
-    schedule.check(config.train)
     widths = {"layers.3": 128}
     variants = expand_variants(config.saes, widths, resolve=an_entry)
     assert len(build_members(variants, widths)) == len(variants)

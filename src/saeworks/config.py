@@ -98,6 +98,21 @@ class TextConfig:
     max_documents: int | None = None
     """Use only the first n documents of the source."""
 
+    def __post_init__(self) -> None:
+        _at_least(2, "text.context", self.context)
+        if not 0 <= self.exclude_first < self.context:
+            raise UserError(
+                f"text.exclude_first = {self.exclude_first}: at least 0 and less than text.context "
+                f"({self.context}), or no position is left"
+            )
+        whole = self.held_out == 0 and self.source == TENSOR  # all rows are trained on
+        if not (0 < self.held_out <= 1 or whole):
+            raise UserError(
+                f"text.held_out = {self.held_out}: a share above 0, at most 1 (all of it)"
+            )
+        if self.max_documents is not None:
+            _at_least(2, "text.max_documents", self.max_documents)
+
 
 @dataclass(frozen=True, config=STRICT)
 class BufferConfig:
@@ -123,6 +138,7 @@ class BufferConfig:
         above = self.exclude_norm_above
         if above is not None and not 1 < above < math.inf:
             raise UserError(f"buffer.exclude_norm_above = {above}: a number above 1, as 10 is")
+        parse_bytes(self.memory)
         _at_least(1, "buffer.lm_batch", self.lm_batch)
         _at_least(1, "buffer.normaliser_tokens", self.normaliser_tokens)
 
@@ -165,6 +181,32 @@ class TrainConfig:
     the activation (as `saeworks audit`, on `eval_tokens`: half to fit on, a quarter to measure)."""
     checkpoint_every: int = 500
     """Steps between checkpoints; 0 for only one, at the end or an interruption."""
+
+    def __post_init__(self) -> None:
+        for key in ("tokens", "batch", "log_every"):
+            _at_least(1, f"train.{key}", getattr(self, key))
+        for key in ("eval_every", "checkpoint_every"):
+            _at_least(0, f"train.{key}", getattr(self, key))
+        if self.eval_every:
+            _at_least(1, "train.eval_tokens", self.eval_tokens)
+        for key, default in (
+            ("lr", " (null: by the width)"),
+            ("clip", " (null: no clipping)"),
+            ("eps", ""),
+            ("dead_tokens", ""),
+        ):
+            value = getattr(self, key)
+            if value is not None and not 0 < value < math.inf:
+                raise UserError(f"train.{key} = {value}: it must be positive and finite{default}")
+        if not (self.warmup >= 0 and self.decay >= 0 and self.warmup + self.decay <= 1):
+            raise UserError(
+                f"train.warmup = {self.warmup} and train.decay = {self.decay} are shares of the "
+                "run: neither may be negative, nor their sum above 1"
+            )
+        if self.betas is not None and not all(0 <= beta < 1 for beta in self.betas):
+            raise UserError(
+                f"train.betas = {list(self.betas)}: each must be at least 0 and below 1"
+            )
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -316,8 +316,8 @@ BAD: dict[str, tuple[Any, dict[str, Any], str]] = {
         "split 'trian'.*could not be loaded",
     ),
     "empty folder": (lambda f: f, {}, "could not be loaded"),
-    "context too long": (lambda f: write_txt(f / "a.txt", texts()), {"context": 65}, "2 to 64"),
-    "context too short": (lambda f: write_txt(f / "a.txt", texts()), {"context": 1}, "2 to 64"),
+    "context too long": (lambda f: write_txt(f / "a.txt", texts()), {"context": 65}, "at most 64"),
+    "context too short": (lambda f: write_txt(f / "a.txt", texts()), {"context": 1}, "at least 2"),
     "nothing kept": (
         lambda f: write_txt(f / "a.txt", texts()),
         {"exclude_first": 16},

@@ -69,11 +69,6 @@ def test_a_resumed_run_is_the_same_run_in_wandb(tmp_path: Path, monkeypatch: pyt
     assert all(options["resume"] == "allow" for options in seen)
 
 
-def test_an_unknown_logger_is_refused(tmp_path: Path):
-    with pytest.raises(UserError, match="log 'mlflow' is unknown"):
-        open_trackers(["mlflow"], tmp_path, {}, step=0)
-
-
 def test_a_log_that_cannot_be_written_is_a_user_error(tmp_path: Path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="could not write"):

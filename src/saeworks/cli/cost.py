@@ -142,14 +142,14 @@ def _time(seconds: float | None) -> str:
     return f"{seconds / 3600:.1f} h"
 
 
-def _short(number: float) -> str:
+def _short(number: int | float) -> str:
     for size, unit in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
         if number >= size:
             return f"{number / size:.3g}{unit}"
     return f"{number:.0f}"
 
 
-def _size(size: float | None) -> str:
+def _size(size: int | float | None) -> str:
     if size is None:
         return ""
     for unit in ("B", "KiB", "MiB", "GiB"):

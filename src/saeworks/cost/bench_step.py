@@ -50,13 +50,10 @@ def bench_step(
     """
     if k is None and any(option.name == "k" for option in fields(ARCHS[arch].Config)):
         k = 32
-    sizes = {"d": d, "batch": batch, "rounds": rounds, "threads": threads}
     options = {"width": width, "k": k, "experts": experts}
-    for name, value in (sizes | options).items():
+    for name, value in {"batch": batch, "rounds": rounds, "threads": threads}.items():
         if value is not None and value < 1:
             raise UserError(f"bench step: {name} = {value} must be at least 1")
-    if dtype != "float32":
-        raise UserError(f"bench step: dtype {dtype!r} is unknown; choose float32")
     target = choose_device(device)
     before = torch.get_num_threads()
     torch.set_num_threads(threads or before)

@@ -70,10 +70,9 @@ def workload(
         widths: D of every site that is read.
 
     Raises:
-        UserError: for a configuration that makes no run, or whose ring holds no batch.
+        UserError: if the ring holds no batch.
     """
     train, buffer = config.train, config.buffer
-    schedule.check(train)
     steps = schedule.steps(train)
     every = train.eval_every
     stop = forward_flops(lm, config.text.context, list(widths))

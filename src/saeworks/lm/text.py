@@ -238,22 +238,11 @@ def _assert_disjoint(key: npt.NDArray[np.uint64], held_out: npt.NDArray[np.bool_
 def _packing(
     config: TextConfig, lm_tokenizer: Any, bos_id: int | None, max_context: int
 ) -> Packing:
-    if not 2 <= config.context <= max_context:
+    if config.context > max_context:
         raise UserError(
-            f"text.context = {config.context}: the model takes sequences of 2 to {max_context} "
+            f"text.context = {config.context}: the model takes sequences of at most {max_context} "
             "tokens"
         )
-    if not 0 <= config.exclude_first < config.context:
-        raise UserError(
-            f"text.exclude_first = {config.exclude_first}: at least 0 and less than text.context "
-            f"({config.context}), or no position is left"
-        )
-    if not 0 < config.held_out <= 1:
-        raise UserError(
-            f"text.held_out = {config.held_out}: a share above 0, at most 1 (all of it)"
-        )
-    if config.max_documents is not None and config.max_documents < 2:
-        raise UserError(f"text.max_documents = {config.max_documents}: at least 2 are needed")
     bos = config.bos
     if bos == "auto":
         bos = "none" if bos_id is None else "document"

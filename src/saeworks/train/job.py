@@ -63,8 +63,7 @@ class Job:
         Raises:
             UserError: if any of them is not there, or they do not go together.
         """
-        schedule.check(config.train)  # before anything is loaded
-        check_trackers(config.log)
+        check_trackers(config.log)  # before anything is loaded
         if config.error and config.train.audit:
             raise UserError("train.audit is of SAEs on activations; leave it out with error.suite")
         lm = lm or LanguageModel.load(config.model, choose_device(config.device))

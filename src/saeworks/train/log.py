@@ -113,7 +113,7 @@ def open_trackers(
     """The trackers of a configuration's `log`.
 
     Raises:
-        UserError: if one is unknown or its package is not installed.
+        UserError: if one's package is not installed.
     """
     trackers: list[Tracker] = []
     try:
@@ -143,11 +143,7 @@ def check_trackers(names: Sequence[str]) -> None:
 
 
 def _tracker(name: str) -> Callable[[Path, Mapping[str, Any], int], Tracker]:
-    if name == "tensorboard":
-        return _TensorBoard
-    if name == "wandb":
-        return _WandB
-    raise UserError(f"log {name!r} is unknown; choose among tensorboard, wandb")
+    return _TensorBoard if name == "tensorboard" else _WandB
 
 
 def _package(name: str) -> Any:

@@ -25,9 +25,6 @@ class DictionaryAdam:
     parameters (not at all for clip None); Adam, with the SAE's own `betas` unless given and its
     `lr_scales`; w ← w/‖w‖. A step whose gradient norm is not finite is skipped (unit rows may be
     normalised once more); its norm is returned, so that the caller sees it.
-
-    Raises:
-        UserError: if clip, a beta or eps is out of range.
     """
 
     def __init__(
@@ -38,15 +35,9 @@ class DictionaryAdam:
         eps: float = 6.25e-10,
         clip: float | None = 0.01,
     ) -> None:
-        clip = math.inf if clip is None else clip
-        betas = sae.betas if betas is None else betas
-        if not clip > 0:
-            raise UserError(f"clip = {clip}: it must be positive (null or None for no clipping)")
-        if not all(0 <= beta < 1 for beta in betas):
-            raise UserError(f"betas = {list(betas)}: each must be at least 0 and below 1")
-        if not (eps >= 0 and math.isfinite(eps)):
-            raise UserError(f"eps = {eps}: it must be 0 or more")
-        self.lr, self.betas, self.eps, self.clip = lr, betas, eps, clip
+        self.lr, self.eps = lr, eps
+        self.betas = sae.betas if betas is None else betas
+        self.clip = math.inf if clip is None else clip
         self.parameters = dict(sae.named_parameters())
         self.unit_norm = frozenset(sae.unit_norm)
         self.lr_scales = sae.lr_scales

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict
-from math import isfinite, sqrt
+from math import sqrt
 from typing import Any
 
 from saeworks.config import TrainConfig, from_mapping
@@ -23,36 +23,7 @@ def own_config(config: TrainConfig, own: Mapping[str, Any], where: str) -> Train
         raise UserError(
             f"{where}: train.{unknown[0]} cannot differ between SAEs (allowed: {', '.join(OWN)})"
         )
-    mine = from_mapping(TrainConfig, {**asdict(config), **own}, where)
-    try:
-        check(mine)
-    except UserError as error:
-        raise UserError(f"{where}: {error}") from None
-    return mine
-
-
-def check(config: TrainConfig) -> None:
-    """Raise a UserError, naming the key, if a value makes no run."""
-    for key in ("tokens", "batch", "log_every"):
-        if getattr(config, key) < 1:
-            raise UserError(f"train.{key} = {getattr(config, key)}: it must be at least 1")
-    for key in ("eval_every", "checkpoint_every"):
-        if getattr(config, key) < 0:
-            raise UserError(f"train.{key} = {getattr(config, key)}: it must be 0 (never) or more")
-    for key in ("lr", "clip", "eps", "dead_tokens"):
-        value = getattr(config, key)
-        if value is not None and not (value > 0 and isfinite(value)):
-            default = {"lr": " (null: by the width)", "clip": " (null: no clipping)"}.get(key, "")
-            raise UserError(f"train.{key} = {value}: it must be positive and finite{default}")
-    if config.eval_every and config.eval_tokens < 1:
-        raise UserError(f"train.eval_tokens = {config.eval_tokens}: it must be at least 1")
-    if not (config.warmup >= 0 and config.decay >= 0 and config.warmup + config.decay <= 1):
-        raise UserError(
-            f"train.warmup = {config.warmup} and train.decay = {config.decay} are shares of the "
-            "run: neither may be negative, nor their sum above 1"
-        )
-    if config.betas is not None and not all(0 <= beta < 1 for beta in config.betas):
-        raise UserError(f"train.betas = {list(config.betas)}: each must be at least 0 and below 1")
+    return from_mapping(TrainConfig, {**asdict(config), **own}, where)
 
 
 def steps(config: TrainConfig) -> int:

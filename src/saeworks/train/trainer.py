@@ -131,7 +131,6 @@ class Trainer:
         say: Callable[[str], None] = print,
         log: Sequence[str] = (),
     ) -> None:
-        schedule.check(config)
         self.config, self.source, self.seed = config, source, seed
         self.steps, self.step = schedule.steps(config), 0
         self.normalisers: dict[NormaliserKind, dict[str, Normaliser]] = {}
