@@ -17,11 +17,11 @@ from safetensors.torch import load
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from helpers import eager_kernels as eager
 from helpers import fakes, toys
 from saeworks import build_sae
 from saeworks.dictionary import kernels
 from saeworks.dictionary.base import SAE, Batch, Context
-from saeworks.dictionary.kernels import eager
 from saeworks.lm.model import LanguageModel
 from saeworks.train.optimiser import DictionaryAdam
 from saeworks.train.step import train_step

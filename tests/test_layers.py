@@ -119,39 +119,124 @@ def test_nobody_imports(library: str) -> None:
     assert importers(library) == set()
 
 
-SHARED = {
-    "base",
-    "registry",
-    "normaliser",
-    "stages",
-    "kernels",
-    "losses",
-    "flops",
-    "site_affine",
-    "experts",
-    "routing",
-    "cosines",
-    "dedup",
-}
-"""Modules of the dictionary that are no architecture."""
+ARCHS_FOLDER = SRC / "dictionary" / "archs"
 
 
-def test_training_names_no_architecture() -> None:
-    """Everything but the dictionary reaches an architecture through ARCHS."""
+def test_architectures_are_reached_through_archs() -> None:
+    """Nobody imports an architecture's own file but another architecture; the registry names it."""
     for path in sources():
         for line, module in imported(path):
-            if module.startswith("saeworks.dictionary.") and part(path) != "dictionary":
-                leaf = module.split(".")[2]
-                assert leaf in SHARED, f"{path}:{line}: {module} is an architecture's own file"
+            if module.startswith("saeworks.dictionary.archs"):
+                assert path.parent == ARCHS_FOLDER, f"{path}:{line}: {module} is an architecture"
 
 
-def test_registration_is_in_one_place() -> None:
-    """A `module:Class` reference to an architecture stands in the registry and nowhere else."""
+ORDINARY = {"threshold", "coefficient", "router.threshold"}
+"""Names of parameters and buffers that mean other things elsewhere."""
+
+
+def own_parameters() -> set[str]:
+    """Names of parameters and buffers that some architectures have and others have not."""
+    import torch
+
+    from saeworks.dictionary.registry import ARCHS
+
+    names: set[str] = set()
+    with torch.device("meta"):
+        for arch in ARCHS.values():
+            options = {"k": 1} if "k" in arch.Config.__dataclass_fields__ else {}
+            names |= arch(4, arch.Config(width=32, **options)).state_dict().keys()
+    return names - {"w_enc", "w_dec", "b_dec"} - ORDINARY
+
+
+NAMES_ARCHITECTURES = {
+    "config": "the default of a run and its presets",
+    "interop": "what another library's architecture is here",
+}
+"""Parts that may name an architecture, and why."""
+
+
+def test_no_architecture_is_named_outside_its_file() -> None:
+    """Nor a parameter that only some have: the SAE declares what is needed of it."""
+    from saeworks.dictionary.registry import ARCHS
+
+    parameters, wrong = own_parameters(), []
     for path in sources():
-        if path != SRC / "dictionary" / "registry.py":
-            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-                if isinstance(node, ast.Constant) and isinstance(node.value, str):
-                    assert not node.value.startswith("saeworks.dictionary.topk:"), path
+        shared = part(path) == "dictionary"  # names its stages, and bases name what they add
+        if part(path) in NAMES_ARCHITECTURES or path.parent == ARCHS_FOLDER:
+            continue
+        if shared and path.stem in {"registry", "penalised"}:
+            continue
+        words = parameters if shared else parameters | (set(ARCHS) - {"switch"})
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Constant) and node.value in words:
+                wrong.append(f"{path}:{node.lineno}: {node.value!r}")
+            elif isinstance(node, ast.Attribute) and node.attr in parameters and not shared:
+                wrong.append(f"{path}:{node.lineno}: .{node.attr}")
+    assert not wrong, "\n".join(wrong)
+
+
+Class = tuple[Path, ast.ClassDef]
+
+
+def classes() -> dict[str, Class]:
+    """Every class of the package, by module and name."""
+    return {
+        f"{'.'.join(path.relative_to(SRC).with_suffix('').parts)}.{node.name}": (path, node)
+        for path in sources()
+        for node in ast.parse(path.read_text(encoding="utf-8")).body
+        if isinstance(node, ast.ClassDef)
+    }
+
+
+def bases(path: Path, node: ast.ClassDef, known: dict[str, Class]) -> Iterator[Class]:
+    """The classes of ours from which one is derived, however far up."""
+    module = ".".join(path.relative_to(SRC).with_suffix("").parts)
+    sites = {
+        alias.asname or alias.name: f"{statement.module}.{alias.name}".removeprefix("saeworks.")
+        for statement in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(statement, ast.ImportFrom)
+        for alias in statement.names
+    }
+    for base in node.bases:
+        name = ast.unparse(base).split("[")[0]
+        above = known.get(sites.get(name, f"{module}.{name}"))
+        if above is not None:
+            yield above
+            yield from bases(*above, known)
+
+
+def does_something(function: ast.FunctionDef) -> bool:
+    """Whether a method is neither abstract nor empty: a docstring and, at most, an empty answer."""
+    if any("abstractmethod" in ast.unparse(line) for line in function.decorator_list):
+        return False
+    for statement in function.body:
+        if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant):
+            continue
+        empty = {"None", "False", "''", "()", "{}", "[]", "self"}
+        if (
+            isinstance(statement, ast.Return)
+            and ast.unparse(statement.value or ast.Constant(None)) in empty
+        ):
+            continue
+        return True
+    return False
+
+
+def test_no_method_that_does_something_is_overridden() -> None:
+    """A class is abstract or final: an override adds to nothing and takes nothing away."""
+    known = classes()
+    wrong = []
+    for name, (path, node) in known.items():
+        methods = {item.name for item in node.body if isinstance(item, ast.FunctionDef)}
+        for _, above in bases(path, node, known):
+            for item in above.body:
+                if (
+                    isinstance(item, ast.FunctionDef)
+                    and item.name in methods - {"__init__"}
+                    and does_something(item)
+                ):
+                    wrong.append(f"{name}.{item.name} overrides that of {above.name}")
+    assert not wrong, "\n".join(wrong)
 
 
 def test_no_eager_pickle() -> None:

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from saeworks.dictionary.archs.switch import Switch
 from saeworks.dictionary.base import SAE
-from saeworks.dictionary.switch import Switch
 from saeworks.lm.model import LanguageModel
 from saeworks.measure.banks import firing, for_each_site, row_chunks
 from saeworks.measure.run import held_out_tokens

@@ -244,6 +244,10 @@ class ErrorConfig:
         _at_least(1, "error.tokens", self.tokens)
 
 
+DEFAULT_SAE: dict[str, Any] = {"arch": "topk", "expansion": 8, "k": 32}
+"""What is trained where nobody says what."""
+
+
 @dataclass(frozen=True, config=STRICT)
 class RunConfig:
     """A training run: one language-model pass, every site, every variant."""
@@ -253,7 +257,7 @@ class RunConfig:
     sites: tuple[str, ...] = ("*@resid",)
     """Module names relative to the base model, with `*` within one segment, or aliases such as
     `3@resid`, `*@attn`, `*@mlp`; `@in` at the end for a module's input."""
-    saes: tuple[dict[str, Any], ...] = ({"arch": "topk", "expansion": 8, "k": 32},)
+    saes: tuple[dict[str, Any], ...] = (DEFAULT_SAE,)
     """The variants: each a mapping with `arch`, `width` or `expansion` (times d) and the
     architecture's own options; a list of values stands for one variant each. A mapping `train` among
     them holds what is different from the run's `train`: lr, warmup, decay, betas, eps, clip; so do
@@ -396,11 +400,11 @@ def _check_seed(seed: int) -> None:
 PRESETS: dict[str, dict[str, Any]] = {
     "quick": {
         "text": {"max_documents": 10_000},
-        "saes": [{"arch": "topk", "expansion": 8, "k": 32}],
+        "saes": [dict(DEFAULT_SAE)],
         "train": {"tokens": 500_000, "batch": 2048, "log_every": 20, "eval_every": 100},
         "buffer": {"memory": "512MiB", "normaliser_tokens": 50_000},
     },
-    "error": {"saes": [{"arch": "topk", "expansion": 16, "k": 32}]},
+    "error": {"saes": [{**DEFAULT_SAE, "expansion": 16}]},
 }
 """Named starting points for `saeworks train --preset NAME`. `quick`: every layer, minutes on a
 CPU, whatever the model. `error`: the SAEs that Engels et al. 2024 train on the error of others

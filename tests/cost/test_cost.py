@@ -32,7 +32,7 @@ from saeworks.cost.estimate import (
 from saeworks.cost.machine import Neighbours
 from saeworks.dictionary import preactivations
 from saeworks.dictionary.base import Batch, Context
-from saeworks.dictionary.flops import dense_step, sparse_step
+from saeworks.dictionary.flops import StepWork
 from saeworks.dictionary.registry import ARCHS, build_sae
 from saeworks.lm.flops import forward_flops
 from saeworks.lm.model import LanguageModel
@@ -55,7 +55,7 @@ def test_the_published_savings(
     lm, sae = authors_lm(N, layers, d), authors_sae(N, d, 16 * d)
     assert round(100 * saving(lm, sae, groups, layers), 1) == published
     assert round(100 * saving(lm, sae, groups, layers - 1)) == like_for_like
-    step = sparse_step(d, 16 * d, 128.0, 10**9).total * N
+    step = StepWork().flops(d, 16 * d, 128.0, 10**9).total * N
     assert round(100 * saving(lm, step, groups, layers - 1)) == sparse
 
 
@@ -72,8 +72,10 @@ def test_the_parts_of_a_topk_step() -> None:
 
 
 def test_a_dense_step_is_the_authors_count() -> None:
-    assert dense_step(64, 512, shifted=False).total == authors_sae(1.0, 64, 512)
-    every = sparse_step(64, 512, 512.0, 10**12, shifted=True).total
+    assert StepWork(shifted=False, dense_above=0).flops(64, 512, 1.0, 1).total == authors_sae(
+        1.0, 64, 512
+    )
+    every = StepWork().flops(64, 512, 512.0, 10**12).total
     assert every == pytest.approx(authors_sae(1.0, 64, 512))
 
 
@@ -104,11 +106,10 @@ def test_dense_steps_against_torchs_counter(arch: str, subtract: bool) -> None:
 def test_the_count_goes_dense_where_the_step_does(
     monkeypatch: pytest.MonkeyPatch, arch: str
 ) -> None:
-    sae = build_sae(arch, 24, width=96)
     totals = []
     for share in (2.0, -1.0):  # never dense, always dense
         monkeypatch.setattr(preactivations, "DENSE_SHARE", share)
-        totals.append(sae.flops(12.0, 256).total)
+        totals.append(build_sae(arch, 24, width=96).flops(12.0, 256).total)
     assert totals[0] < totals[1]
 
 

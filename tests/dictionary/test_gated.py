@@ -5,7 +5,7 @@ import torch
 from torch.func import functional_call
 
 from saeworks import UserError, build_sae
-from saeworks.dictionary import fused, preactivations
+from saeworks.dictionary import preactivations, selection
 from saeworks.dictionary.base import Batch, Context
 from saeworks.dictionary.initial import geometric_median
 
@@ -97,7 +97,7 @@ def test_losses_and_gradients(way, bias):
 
 @both_ways
 def test_tiles_of_one_row(way, monkeypatch):
-    monkeypatch.setitem(fused._TILE_BYTES, "cpu", 1)
+    monkeypatch.setitem(selection._TILE_BYTES, "cpu", 1)
     sae, x = build(l1=0.7), rows(13).requires_grad_()
     check_losses_and_gradients(sae, x, step(sae, x).loss_terms, dense_losses(sae, x, 0.7))
 
@@ -195,7 +195,7 @@ def test_the_controller_moves_the_coefficient_and_nothing_else_does():
     x = rows(50)
     free, steered = build(l1=0.5), build(l1=0.5, target_l0=2.0)
     for sae in (free, steered):
-        sae.after_step(step(sae, x).stats)
+        sae.after_step(step(sae, x).state)
     assert free.coefficient == 0.5
     assert steered.coefficient > 0.5  # about half of the gates are open
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from saeworks import UserError, build_sae
-from saeworks.dictionary import fused, preactivations
+from saeworks.dictionary import preactivations, selection
 from saeworks.dictionary.base import Batch, Context
 
 D, WIDTH = 9, 31
@@ -98,7 +98,7 @@ def test_losses_and_gradients(way, bias, subtract_b_dec):
 
 @both_ways
 def test_tiles_of_one_row(way, monkeypatch):
-    monkeypatch.setitem(fused._TILE_BYTES, "cpu", 1)
+    monkeypatch.setitem(selection._TILE_BYTES, "cpu", 1)
     sae, x = build(l0_coefficient=3.0), rows(13).requires_grad_()
     check(sae, x, step(sae, x).loss_terms, closed_form(sae, x, 3.0))
 
@@ -172,7 +172,7 @@ def test_thresholds_are_not_negative_after_a_step(target_l0):
     with torch.no_grad():
         sae.threshold[:5] = -1.0
     before = sae.threshold.detach().clone()
-    sae.after_step(step(sae, x).stats)
+    sae.after_step(step(sae, x).state)
     assert torch.equal(sae.threshold, before.clamp(min=0))
 
 
@@ -180,7 +180,7 @@ def test_the_controller_moves_the_coefficient_and_nothing_else_does():
     x = rows(50)
     free, steered = build(l0_coefficient=0.5), build(l0_coefficient=0.5, target_l0=2.0)
     for sae in (free, steered):
-        sae.after_step(step(sae, x).stats)
+        sae.after_step(step(sae, x).state)
     assert free.coefficient == 0.5
     assert steered.coefficient > 0.5  # about half of the latents are active
 

@@ -5,8 +5,8 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from saeworks.dictionary import fused, kernels
-from saeworks.dictionary.kernels import eager
+from helpers import eager_kernels as eager
+from saeworks.dictionary import autograd, kernels, selection
 
 SHAPES = [(1, 1, 1, 1), (7, 5, 11, 3), (33, 24, 130, 8), (6, 4, 9, 9), (0, 4, 9, 2)]
 
@@ -89,12 +89,12 @@ class Largest(TorchDispatchMode):
 @pytest.mark.parametrize("dead", [0, 24])
 def test_a_step_allocates_no_gathered_rows_and_no_dense_codes(monkeypatch, dead):
     rows, d, width, k = 512, 32, 2048, 16
-    monkeypatch.setitem(fused._TILE_BYTES, "cpu", 32 * width * 4)
+    monkeypatch.setitem(selection._TILE_BYTES, "cpu", 32 * width * 4)
     x = torch.randn(rows, d)
     w_enc, w_dec = (torch.randn(width, d, requires_grad=True) for _ in range(2))
     b_enc, b_dec = (torch.zeros(n, requires_grad=True) for n in (width, d))
     with Largest() as largest:
-        x_hat, values, _, auxk = fused.step_topk(
+        x_hat, values, _, auxk = autograd.step_topk(
             x, x, w_enc, b_enc, w_dec, b_dec, k, torch.arange(dead), min(dead, 16)
         )
         (x_hat.square().sum() + values.sum() + auxk).backward()

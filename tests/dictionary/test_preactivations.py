@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from saeworks.dictionary import fused, preactivations
+from saeworks.dictionary import preactivations, selection
 from saeworks.dictionary.preactivations import (
     AtAll,
     AtPairs,
@@ -40,7 +40,7 @@ def spread(z, values):
 @pytest.mark.parametrize("floor", list(FLOORS))
 @pytest.mark.parametrize("shifted", [True, False])
 def test_selects_every_pair_above_the_floor(monkeypatch, tile, floor, shifted):
-    monkeypatch.setitem(fused._TILE_BYTES, "cpu", tile * WIDTH * 8)
+    monkeypatch.setitem(selection._TILE_BYTES, "cpu", tile * WIDTH * 8)
     x, (w_enc, b_enc, b_dec, _) = rows(11), parameters()
     b_dec = b_dec if shifted else None
     limit = torch.tensor(FLOORS[floor], dtype=torch.float64)
@@ -148,8 +148,8 @@ def test_given_pairs_enter_the_graph():
 
 def test_pairs_are_sorted_once(monkeypatch):
     calls = []
-    sort = fused.sort_pairs
-    monkeypatch.setattr(fused, "sort_pairs", lambda *args: calls.append(0) or sort(*args))
+    sort = autograd.sort_pairs
+    monkeypatch.setattr(autograd, "sort_pairs", lambda *args: calls.append(0) or sort(*args))
     x, (w_enc, b_enc, b_dec, w_dec) = rows(9), parameters()
     z = preactivations_above(x, w_enc, b_enc, torch.zeros(()).double(), b_dec)
     (z.decode(z.z, w_dec, b_dec) + z.decode(z.z.square(), w_dec, b_dec)).sum().backward()

@@ -25,7 +25,7 @@ def absolute() -> Any:
     names: dict[str, Any] = {"__name__": __name__}
     exec(SCRIPT, names)
     yield names["Absolute"]
-    ARCHS._own.clear()
+    ARCHS._registered.clear()
 
 
 def test_an_architecture_of_a_script_is_one_like_any_other(absolute: Any, tmp_path: Path) -> None:
@@ -43,7 +43,7 @@ def test_an_architecture_of_a_script_is_one_like_any_other(absolute: Any, tmp_pa
     assert fake_trainer(tmp_path, saes=saes).run() == "finished"
     suite = sw.load_suite(tmp_path)
     assert "Absolute(d=16, width=24, k=3)" in str(suite)
-    ARCHS._own.clear()
+    ARCHS._registered.clear()
     with pytest.raises(sw.UserError, match=r"'absolute' is unknown.*sw\.register"):
         sw.load_suite(tmp_path).at("layers.0")
 

@@ -260,11 +260,11 @@ def test_the_bias_router_moves_towards_balance():
     sae, b = build("bias"), batch(40)
     before = sae.router.bias.clone()
     out = sae.step(b, context())
-    load = out.stats["router.load"].clone()
-    sae.after_step(out.stats)
+    load = out.state["load"]
+    sae.after_step(out.state)
     moved = sae.router.bias - before
     close(moved, 0.001 * torch.sign(40 / N - load.double()))
-    assert "router.load" not in out.stats  # per expert: not for the log
+    assert "load" not in out.stats  # per expert: not for the log
 
 
 def test_thresholds_of_expert_choice_follow_the_smallest_choice():
@@ -273,10 +273,10 @@ def test_thresholds_of_expert_choice_follow_the_smallest_choice():
     assert (sae.router.threshold == 1).all()
     p = probabilities(sae, b.x)
     one = dataclasses.replace(b, site=None)
-    sae.after_step(sae.step(one, context()).stats)
+    sae.after_step(sae.step(one, context()).state)
     close(sae.router.threshold, p.topk(10, 0).values[-1].detach())
     first = sae.router.threshold.clone()
-    sae.after_step(sae.step(dataclasses.replace(one, x=b.x + 1), context()).stats)
+    sae.after_step(sae.step(dataclasses.replace(one, x=b.x + 1), context()).state)
     second = probabilities(sae, b.x + 1).topk(10, 0).values[-1].detach()
     close(sae.router.threshold, 0.95 * first + 0.05 * second)
 
@@ -285,8 +285,8 @@ def test_expert_choice_keeps_a_threshold_per_site():
     sae, b = build("expert-choice"), batch(24)
     sae.router.initialise()
     sae.share(3)
-    stats = sae.step(b, context()).stats  # no row is of site 2
-    sae.double().after_step(stats)
+    state = sae.step(b, context()).state  # no row is of site 2
+    sae.double().after_step(state)
     assert sae.router.threshold.shape == (3, N)
     assert (sae.router.threshold[2] == 1).all()
     assert (sae.router.threshold[:2] < 1).all()

@@ -5,9 +5,9 @@ import torch
 
 from helpers.toys import auxk_by_angle
 from saeworks import UserError, build_sae
-from saeworks.dictionary import fused
+from saeworks.dictionary import autograd, selection
+from saeworks.dictionary.autograd import step_topk
 from saeworks.dictionary.base import Batch, Context
-from saeworks.dictionary.fused import step_topk
 from saeworks.dictionary.initial import geometric_median
 
 D, WIDTH, K = 10, 37, 4
@@ -74,7 +74,7 @@ def test_code_and_reconstruction(d, width, k, dtype):
 @pytest.mark.parametrize("dead", [1, 3, 5, 12, WIDTH])  # around D/2 = 5
 @pytest.mark.parametrize("tile", [1, 3, 1000])
 def test_losses_and_gradients_with_dead_latents(monkeypatch, dead, tile):
-    monkeypatch.setitem(fused._TILE_BYTES, "cpu", tile * WIDTH * 8)
+    monkeypatch.setitem(selection._TILE_BYTES, "cpu", tile * WIDTH * 8)
     monkeypatch.setattr("saeworks.dictionary.auxk._TILE_BYTES", tile * dead * 8)
     sae, x, mask = build(), rows(31), dead_mask(dead)
     ours = sae.step(Batch(x, x), context(mask)).loss_terms
@@ -136,9 +136,9 @@ def test_plain_functions_pass_gradcheck():
     arguments = [i.detach().clone().requires_grad_() for i in (x, *sae.parameters())]
 
     def through(x, w_enc, b_enc, w_dec, b_dec):
-        values, indices = fused.encode_topk(x, w_enc, b_enc, b_dec, K)
+        values, indices = autograd.encode_topk(x, w_enc, b_enc, b_dec, K)
         offsets = torch.arange(0, values.numel() + 1, K)
-        return values, fused.decode_sparse(
+        return values, autograd.decode_sparse(
             values.reshape(-1), indices.reshape(-1), w_dec, b_dec, offsets
         )
 

@@ -46,3 +46,9 @@ def rows(n, seed=0, dtype=torch.float32):
 
 def context(sae, dead=0):
     return Context(torch.arange(dead), 0.5)
+
+
+def training_code(sae, batch):
+    """The code that a step trains: that of inference, unless the architecture says otherwise."""
+    selected = getattr(sae, "training_code", None)
+    return sae.encode_rows(batch.x) if selected is None else selected(batch)

@@ -50,11 +50,6 @@ class Toy(SAE):
         offsets = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
         return SparseCode(indices, f_BM[owner, indices], self.width, (len(x_BD),), offsets)
 
-    def decode(self, code: SparseCode | Tensor) -> Tensor:
-        f = code if isinstance(code, Tensor) else code.dense()
-        gain = self.w_dec[0, 0]
-        return gain * (f[..., : self.d] - f[..., self.d :]) + self.b_dec
-
     def step(self, batch: Batch, context: Context) -> StepOut:
         raise NotImplementedError
 

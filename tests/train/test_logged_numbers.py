@@ -6,7 +6,7 @@ from typing import Any, get_args
 import pytest
 import torch
 
-from helpers.tiny_saes import TINY, D, name
+from helpers.tiny_saes import TINY, D, name, training_code
 from saeworks.config import NormaliserKind
 from saeworks.dictionary.base import (
     SAE,
@@ -75,7 +75,7 @@ def test_logged_numbers_are_those_of_raw_rows(arch: str, kind: NormaliserKind, v
     sae = made(arch, view, batch)
     with torch.no_grad():
         inner, own = inside(sae, batch)
-        fires = (inner.training_code(own).dense() > 0).sum(1).double().mean().item()
+        fires = (training_code(inner, own).dense() > 0).sum(1).double().mean().item()
     seen: list[StepOut] = []
     step = sae.step
 

@@ -11,8 +11,8 @@ import torch
 from helpers.fakes import CONFIG, StopAt, fake_source, fake_trainer, shorter, weights
 from saeworks import UserError
 from saeworks.activations.labelled import Labelled
+from saeworks.dictionary.archs.switch import Switch
 from saeworks.dictionary.normaliser import Normaliser
-from saeworks.dictionary.switch import Switch
 from saeworks.groups.grouping import Grouping
 from saeworks.suite import load_suite
 from saeworks.train.mixing import View

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from saeworks.config import DEFAULT_SAE
 from saeworks.cost.machine import (
     Neighbours,
     forget_peak,
@@ -28,7 +29,7 @@ _ROUND_SECONDS = 0.25
 
 
 def bench_step(
-    arch: str = "topk",
+    arch: str = DEFAULT_SAE["arch"],
     d: int = 768,
     width: int = 24576,
     k: int | None = None,

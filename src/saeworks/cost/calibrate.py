@@ -12,7 +12,6 @@ from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
 from time import perf_counter
-from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -286,14 +285,12 @@ def _built(part: Part, x_BD: Float[Tensor, "B D"], phase: Phase, device: torch.d
 
 @torch.no_grad()
 def _thin(sae: SAE, x_BD: Float[Tensor, "B D"], active: float) -> None:
-    """Lower the bias on which it depends whether a latent is active, until `active` are."""
-    parameters: dict[str, Any] = dict(sae.named_parameters())
-    bias_M = parameters.get("b_gate", parameters.get("b_enc"))
-    if bias_M is None or "w_enc" not in parameters:
+    """Lower the bias that decides whether a latent is active, until `active` are."""
+    if not sae.gate:
         return
-    z = (x_BD @ parameters["w_enc"].T).flatten()
+    z = (x_BD @ sae.w_enc.T).flatten()
     above = max(1, round(active * len(x_BD)))
-    bias_M.fill_(-float(z.kthvalue(max(1, len(z) - above)).values))
+    sae.get_parameter(sae.gate).fill_(-float(z.kthvalue(max(1, len(z) - above)).values))
 
 
 def _step_seconds(

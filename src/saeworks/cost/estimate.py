@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from saeworks.dictionary.base import SAE
+from saeworks.dictionary.base import SAE, Trainable
 from saeworks.dictionary.flops import Flops, Phase
 from saeworks.dictionary.registry import ARCHS, sae_config
 
@@ -65,7 +65,7 @@ def flops(arch: str, d: int, *, batch: int = 4096, **options: Any) -> Flops:
     return Flops.mean([(phase.share, sae.flops(phase.active, batch)) for phase in sae.phases])
 
 
-def spent(sae: SAE, batch: int, step: int, steps: int) -> float:
+def spent(sae: Trainable, batch: int, step: int, steps: int) -> float:
     """Operations of the first `step` of a run's steps, each of `batch` rows."""
     total, before = 0.0, 0.0
     for phase in sae.phases:

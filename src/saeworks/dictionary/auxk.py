@@ -1,10 +1,24 @@
-"""AuxK's value and gradient in one pass over tiles of tokens, on the dead latents alone.
+"""AuxK, the loss that revives dead latents: they explain what the live ones miss (Gao et al. 2024,
+Scaling and evaluating sparse autoencoders, A.2).
 
-The target e is a constant, so the gradient is known as soon as the value is: nothing is kept for
-a backward pass, and memory is one tile plus the dead rows.
+With e = x − x̂, a constant, and ê = W_decᵀ TopK_k(ReLU(W_enc x + b_enc)) over the dead latents,
+
+    AuxK = Σ_b min_{α ≥ 0} ‖e_b − α ê_b‖² / Σ_b ‖e_b − ē‖²:
+
+how much of the error does not point where the dead latents' reconstruction points. (Gao et al. have
+α = 1; then the loss first shrinks latents whose ê is larger than e, and they never fire again:
+docs/decisions.md.) 0 where e does not vary.
+
+The target is a constant, so the gradient is known as soon as the value is: nothing is kept for a
+backward pass, and memory is one tile of tokens plus the dead rows.
+
+Shapes: B tokens, D model width, M latents, N experts, V visits (of a token to an expert), n dead
+latents.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -12,9 +26,16 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.autograd.function import Function, once_differentiable
 
-from saeworks.dictionary.losses import best_multiple, inverse_variation
+from saeworks.dictionary.losses import total_variation
 
 _TILE_BYTES = 16 * 2**20
+
+
+def auxk_latents(d: int, dead: int) -> tuple[int, float]:
+    """How many dead latents AuxK uses per token, and its weight: (min(D/2, dead),
+    min(1, dead/(D/2))) (Gao et al. 2024, A.2; the weight lets few dead latents pull gently)."""
+    half = max(d // 2, 1)
+    return min(half, dead), min(1.0, dead / half)
 
 
 @dataclass(frozen=True)
@@ -47,40 +68,10 @@ def auxk_of_dead(
         x_BD: the encoder's input, b_dec taken off; a constant here, as is the error.
         k: dead latents per token, at least 1 and at most n.
     """
-    loss: Tensor = _AuxK.apply(  # type: ignore[no-untyped-call]
-        x_BD.detach(), error_BD.detach(), w_enc_MD, b_enc_M, w_dec_MD, dead, k
-    )
-    return loss
-
-
-class _AuxK(Function):
-    @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        error: Tensor,
-        w_enc: Tensor,
-        b_enc: Tensor,
-        w_dec: Tensor,
-        dead: Tensor,
-        k: int,
-    ) -> Tensor:
-        found = auxk_with_gradients(x, error, w_enc[dead], b_enc[dead], w_dec[dead], k)
-        ctx.found, ctx.width = found, w_enc.shape[0]
-        ctx.save_for_backward(dead)
-        return found.loss
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> Any:
-        (dead,) = ctx.saved_tensors
-
-        def spread(rows: Tensor) -> Tensor:
-            out = rows.new_zeros(ctx.width, *rows.shape[1:])
-            return out.index_copy_(0, dead, rows * grad)
-
-        found = ctx.found
-        return None, None, spread(found.w_enc), spread(found.b_enc), spread(found.w_dec), None, None
+    with torch.no_grad():
+        aux = auxk_with_gradients(x_BD, error_BD, w_enc_MD[dead], b_enc_M[dead], w_dec_MD[dead], k)
+    gradients = (aux.w_enc, aux.b_enc, aux.w_dec)
+    return _with_gradients(aux.loss, dead, gradients, (w_enc_MD, b_enc_M, w_dec_MD))
 
 
 def auxk_with_gradients(
@@ -92,14 +83,13 @@ def auxk_with_gradients(
     k: int,
     inverse: Float[Tensor, ""] | None = None,
 ) -> AuxK:
-    """ê = W_decᵀ TopK_k(ReLU(W_enc x + b_enc)) over n dead latents, its best multiple compared with
-    e (`losses.auxk`).
+    """AuxK of n dead latents, and its gradients.
 
     Args:
         x_BD: the encoder's input, b_dec taken off.
         error_BD: e, detached.
         k: dead latents per token, at most n.
-        inverse: 1/Σ‖e − ē‖², where these rows are not all; theirs, unless given.
+        inverse: 1/Σ‖e − ē‖²; that of these rows, unless given.
 
     Matrices are dense within a tile: with k near n, as it is while few latents are dead, that is
     much faster than gathering rows.
@@ -127,3 +117,112 @@ def auxk_with_gradients(
     for grad in (grad_enc, grad_bias, grad_dec):
         grad.mul_(2 * inverse)
     return AuxK(square * inverse, grad_enc, grad_bias, grad_dec)
+
+
+def auxk_of_experts(
+    x_VD: Float[Tensor, "V D"],
+    error_BD: Float[Tensor, "B D"],
+    w_enc_MD: Float[Tensor, "M D"],
+    w_dec_MD: Float[Tensor, "M D"],
+    token_V: Int[Tensor, " V"],
+    bounds: Sequence[int],
+    dead: Int[Tensor, " n"],
+) -> Float[Tensor, ""]:
+    """AuxK inside each expert: its dead latents explain what is missed of the tokens it was sent,
+
+        (B/V) · Σ_v c_e min_{α ≥ 0} ‖e_b − α ê_v‖² / Σ_b ‖e_b − ē‖²
+
+    over visits v of token b to expert e, with ê_v of the n_e dead latents of e, without b_enc,
+    k = min(D/2, n_e) and c_e = min(1, n_e/(D/2)). The router's weight would be one more multiple of
+    ê, so it does not matter. Differentiable in the dead rows of w_enc and w_dec alone.
+
+    Args:
+        x_VD: the encoder's input by visits in the order of their experts, b_dec taken off; a
+            constant here, as is the error.
+        token_V: the token of each visit.
+        bounds: expert e has the visits bounds[e]:bounds[e + 1].
+        dead: latents, ascending.
+    """
+    width = len(w_enc_MD) // (len(bounds) - 1)
+    edges = torch.arange(0, len(w_enc_MD) + 1, width, device=dead.device)
+    owned = pairwise(torch.searchsorted(dead, edges).tolist())
+    rows_per_visit = len(error_BD) / max(len(x_VD), 1)
+    with torch.no_grad():
+        inverse = inverse_variation(error_BD)
+        loss = error_BD.new_zeros(())
+        grad_enc, grad_dec = (w.new_zeros(len(dead), w.shape[1]) for w in (w_enc_MD, w_dec_MD))
+        for (first, last), (start, end) in zip(pairwise(bounds), owned, strict=True):
+            latents = dead[start:end]
+            k, share = auxk_latents(x_VD.shape[1], len(latents))
+            if not k or first == last:
+                continue
+            aux = auxk_with_gradients(
+                x_VD[first:last],
+                error_BD[token_V[first:last]],
+                w_enc_MD[latents],
+                w_enc_MD.new_zeros(len(latents)),
+                w_dec_MD[latents],
+                k,
+                inverse,
+            )
+            scale = share * rows_per_visit
+            loss += scale * aux.loss
+            grad_enc[start:end] = scale * aux.w_enc
+            grad_dec[start:end] = scale * aux.w_dec
+    return _with_gradients(loss, dead, (grad_enc, grad_dec), (w_enc_MD, w_dec_MD))
+
+
+def _with_gradients(
+    loss: Float[Tensor, ""],
+    rows: Int[Tensor, " n"],
+    gradients: Sequence[Tensor],
+    tensors: Sequence[Tensor],
+) -> Float[Tensor, ""]:
+    """The loss, put into the graph of the tensors, with known gradients of some of their rows."""
+    out: Tensor = _Known.apply(loss, rows, gradients, *tensors)  # type: ignore[no-untyped-call]
+    return out
+
+
+class _Known(Function):
+    """Gradients are sparse tensors of the rows, which autograd adds to the dense ones."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, loss: Tensor, rows: Tensor, gradients: Sequence[Tensor], *tensors: Tensor
+    ) -> Tensor:
+        ctx.save_for_backward(rows, *gradients)
+        ctx.shapes = [tensor.shape for tensor in tensors]
+        return loss.clone()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        rows, *gradients = ctx.saved_tensors
+        spread = [
+            torch.sparse_coo_tensor(
+                rows[None], gradient * grad, shape, is_coalesced=True, check_invariants=False
+            )
+            for gradient, shape in zip(gradients, ctx.shapes, strict=True)
+        ]
+        return None, None, None, *spread
+
+
+@torch.no_grad()
+def best_multiple(
+    error_BD: Float[Tensor, "B D"], error_hat_BD: Float[Tensor, "B D"]
+) -> Float[Tensor, "B 1"]:
+    """The α_b ≥ 0 that minimises ‖e_b − α_b ê_b‖²; 0 where ê is.
+
+    A constant: at the minimum the loss does not change with α, so its gradient is complete without.
+    """
+    along_B1 = (error_BD * error_hat_BD).sum(1, keepdim=True)
+    square_B1 = error_hat_BD.square().sum(1, keepdim=True)
+    tiny = torch.finfo(square_B1.dtype).tiny
+    return along_B1.clamp_min(0) / square_B1.clamp_min(tiny)
+
+
+def inverse_variation(error_BD: Float[Tensor, "B D"]) -> Float[Tensor, ""]:
+    """1 / Σ‖e − ē‖², or 0 where there is no variation to explain."""
+    variation = total_variation(error_BD.detach())
+    tiny = torch.finfo(variation.dtype).tiny
+    return torch.where(variation > tiny, 1 / variation.clamp_min(tiny), 0)

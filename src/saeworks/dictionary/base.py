@@ -3,17 +3,18 @@
 Shapes: B tokens, D model width, M latents, K active latents per token.
 """
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, field, fields, replace
-from typing import Any, ClassVar, final
+from typing import Any, Self, final
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from saeworks.dictionary.flops import Flops, Phase, sparse_step
-from saeworks.dictionary.fused import decode_sparse
+from saeworks.dictionary.autograd import decode_sparse
+from saeworks.dictionary.flops import Flops, Phase, StepWork
 from saeworks.errors import UserError
 
 
@@ -104,18 +105,106 @@ class StepOut:
         loss_terms: scalars that are summed, coefficients included.
         x_hat: the reconstruction, in the graph.
         fired: latents with a strictly positive activation somewhere in the batch.
-        stats: detached tensors for the log and for `after_step`: always `fvu` (the batch's, over
-            target variance) and `l0`.
+        stats: detached tensors for the log: always `fvu` (the batch's, over target variance) and
+            `l0`.
+        state: detached tensors that `after_step` needs.
     """
 
     loss_terms: dict[str, Float[Tensor, ""]]
     x_hat: Float[Tensor, "B D"]
     fired: Bool[Tensor, " M"]
     stats: dict[str, Tensor] = field(default_factory=dict)
+    state: dict[str, Tensor] = field(default_factory=dict)
 
 
-class SAE(nn.Module, ABC):
-    """A dictionary: encoder, decoder and a rule of sparsity. Subclasses are final.
+class Trainable(nn.Module, ABC):
+    """What a trainer steps: an SAE, or a map that is trained around one (`SiteAffine`).
+
+    Classes are abstract or final, and no method that does anything is overridden: two do nothing
+    here (`after_step`, `warning`), and all else in which subclasses differ is abstract or an
+    attribute that they set.
+
+    Attributes:
+        d: D, width of the activations.
+        config: the options that it was built from.
+        lr_scales: factors on the learning rate of single parameters; 1 for those not named. A
+            pre-activation is of the order of √D where a weight is of the order of 1: Adam, which
+            moves everything by the learning rate, moves a bias √D times too slowly unless told.
+        phases: how many latents a run's steps will have active, for estimates of its cost; their
+            shares add up to 1. Where nothing better is known, all M.
+        work: the matrix products of a step; by default a dense encoder and one sparse
+            reconstruction.
+    """
+
+    unit_norm: tuple[str, ...] = ()
+    """Parameters whose rows the optimiser keeps at norm 1, and whose gradient loses its component
+    along the row."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """Adam's decay rates in the architecture's paper; a run may choose others."""
+
+    def __init__(self, d: int, config: Any) -> None:
+        super().__init__()
+        self.d = d
+        self.config = config
+        self.lr_scales: dict[str, float] = {}
+        self.phases: tuple[Phase, ...] = (
+            Phase(1.0, float(self.width), "all latents taken to be active"),
+        )
+        self.work = StepWork()
+
+    @property
+    @final
+    def width(self) -> int:
+        """M, the number of latents."""
+        return int(self.config.width)
+
+    @property
+    @final
+    def dtype(self) -> torch.dtype:
+        """Precision of weights, codes and arithmetic: float32 or float64."""
+        return next(self.parameters()).dtype
+
+    @final
+    def flops(self, active: float, rows: int) -> Flops:
+        """Operations per token of a training step with so many active latents per token, in a
+        batch of so many rows."""
+        return self.work.flops(self.d, self.width, active, rows)
+
+    @abstractmethod
+    def initialise(self, x_BD: Float[Tensor, "B D"], generator: torch.Generator) -> None:
+        """Set every parameter, from the run's first normalised rows and a CPU generator."""
+
+    @abstractmethod
+    def step(self, batch: Batch, context: Context) -> StepOut:
+        """The training forward: x̂ and the terms of the loss, fused where that is faster."""
+
+    @abstractmethod
+    def for_site(self, index: int) -> "SAE":
+        """The SAE of one of the sites that it is trained on."""
+
+    def after_step(self, state: dict[str, Tensor]) -> None:
+        """Update what is not a gradient (thresholds, controllers, a router's bias) from the
+        step's `StepOut.state`; the trainer alone calls it."""
+
+    def warning(self, stats: Mapping[str, Any]) -> str | None:
+        """What a user should be told, once, of a step with these statistics; None for nothing."""
+        return None
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """What `to`, `half` and the like do, but nothing goes below float32."""
+
+        def precise(tensor: Tensor) -> Tensor:
+            out = fn(tensor)
+            if out.dtype not in (torch.bfloat16, torch.float16):
+                return out
+            return tensor.to(out.device, torch.promote_types(tensor.dtype, torch.float32))
+
+        super()._apply(precise, recurse)  # type: ignore[no-untyped-call]
+        return self
+
+
+class SAE(Trainable):
+    """A dictionary: encoder, decoder and a rule of sparsity.
 
     Parameters are named w_enc [M, D], b_enc [M], w_dec [M, D], b_dec [D]. Encoding a token never
     depends on the rest of its batch; `forward`, `step` and the losses change no state.
@@ -126,102 +215,69 @@ class SAE(nn.Module, ABC):
     answers in that of its input. A token with a NaN has a NaN in its code and in its
     reconstruction, one with an infinity has no finite reconstruction, and other tokens have what
     they would have without it.
+
+    Attributes:
+        sites: how many sites it was made for; 1, unless `share` says otherwise.
     """
 
-    Config: ClassVar[type[Any]]
+    Config: type[Any]
     """Frozen dataclass of the architecture's options; every one has `width`."""
-    arch: ClassVar[str]
+    arch: str
     """The name in ARCHS."""
-    unit_norm: ClassVar[tuple[str, ...]] = ()
-    """Parameters whose rows the optimiser keeps at norm 1, and whose gradient loses its component
-    along the row."""
-    betas: ClassVar[tuple[float, float]] = (0.9, 0.999)
-    """Adam's decay rates in the architecture's paper; a run may choose others."""
+    per_latent: tuple[str, ...] = ("w_enc", "w_dec")
+    """Parameters and buffers with a row, or a number, for every latent."""
+    per_site: tuple[str, ...] = ()
+    """Parameters and buffers that an SAE on a group has once for every site."""
+    gate: str = ""
+    """The bias that decides which latents are active, where each latent decides for itself: a
+    lower one makes all codes sparser."""
+    labels: int | None = None
+    """How many labels rows may have (`Batch.label`), for an SAE that is trained on them."""
 
+    w_enc: nn.Parameter
     w_dec: nn.Parameter
     b_dec: nn.Parameter
 
     def __init__(self, d: int, config: Any) -> None:
-        super().__init__()
-        self.d = d
-        self.config = config
-
-    @property
-    def width(self) -> int:
-        """M, the number of latents."""
-        return int(self.config.width)
+        super().__init__(d, config)
+        self.sites = 1
 
     def __repr__(self) -> str:
         return described(type(self), self.d, self.config)
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Precision of weights, codes and arithmetic: float32 or float64."""
-        return next(self.parameters()).dtype
-
-    @property
-    def labels(self) -> int | None:
-        """How many labels rows may have (`Batch.label`), for an SAE that is trained on them; None
-        for one that is not."""
-        return None
-
-    @property
-    def lr_scales(self) -> dict[str, float]:
-        """Factors on the learning rate of single parameters; 1 for those not named.
-
-        A pre-activation is of the order of √D where a weight is of the order of 1: Adam, which
-        moves everything by the learning rate, moves a bias √D times too slowly unless told."""
-        return {}
-
-    @property
-    def phases(self) -> tuple[Phase, ...]:
-        """How many latents a run's steps will have active, for estimates of its cost; their shares
-        add up to 1. Where nothing better is known, all M."""
-        return (Phase(1.0, float(self.width), "all latents taken to be active"),)
-
-    def flops(self, active: float, rows: int) -> Flops:
-        """Operations per token of a training step with so many active latents per token, in a
-        batch of so many rows; by default a dense encoder and one sparse reconstruction."""
-        return sparse_step(self.d, self.width, active, rows)
-
-    @abstractmethod
-    def initialise(self, x_BD: Float[Tensor, "B D"], generator: torch.Generator) -> None:
-        """Set every parameter, from the run's first normalised rows and a CPU generator."""
 
     @abstractmethod
     def encode_rows(self, x_BD: Float[Tensor, "B D"]) -> SparseCode:
         """The code of rows in the SAE's precision; differentiable in x and the parameters through
         its values. What `encode_sparse` calls."""
 
-    def training_code(self, batch: Batch) -> SparseCode:
-        """The code that `step` trains: that of inference, unless the architecture selects across
-        the batch while it is trained (BatchTopK)."""
-        return self.encode_rows(batch.x)
-
-    @abstractmethod
-    def step(self, batch: Batch, context: Context) -> StepOut:
-        """The training forward: x̂ = decode(training_code(batch)), fused where that is faster."""
-
     @abstractmethod
     def folded(self, mean_D: Float[Tensor, " D"], scale: Float[Tensor, ""]) -> "SAE":
         """A copy on raw activations: folded(r) = scale · self((r − mean)/scale) + mean, with the
         same code."""
 
+    @final
     def share(self, sites: int) -> None:
-        """Make room for what the SAE keeps per site, before it is trained on a group of sites or
-        loaded; nothing, unless an architecture has such a thing."""
+        """Have what is `per_site` once for each of so many sites: before the SAE is trained on a
+        group, or a group's weights are loaded."""
+        if sites > 1:
+            self.sites = sites
+            for name in self.per_site:
+                tensor = self.state_dict()[name]
+                _replace(self, name, tensor.expand(sites, *tensor.shape).clone())
 
+    @final
     def for_site(self, index: int) -> "SAE":
-        """The SAE as it is at one site of its group: itself, unless it keeps something per site."""
-        return self
+        """The SAE as it is at one site of its group: a copy with what is `per_site`; itself where
+        there is nothing of that kind."""
+        if self.sites == 1 or not self.per_site:
+            return self
+        at_site = copy.deepcopy(self)
+        at_site.sites = 1
+        for name in self.per_site:
+            _replace(at_site, name, self.state_dict()[name][index].clone())
+        return at_site
 
-    def after_step(self, stats: dict[str, Tensor]) -> None:
-        """State that is not a gradient (thresholds, controllers, router bias); trainer only."""
-
-    def warning(self, stats: Mapping[str, Any]) -> str | None:
-        """What a user should be told of a step with these statistics, once; None for nothing."""
-        return None
-
+    @final
     def rows(self, x: Float[Tensor, "*tokens D"]) -> Float[Tensor, "B D"]:
         """x as rows, in the SAE's precision.
 
@@ -247,6 +303,7 @@ class SAE(nn.Module, ABC):
         with torch.autocast(x.device.type, enabled=False):
             return replace(self.encode_rows(self.rows(x)), shape=tuple(x.shape[:-1]))
 
+    @final
     def decode(self, code: SparseCode | Float[Tensor, "*tokens M"]) -> Float[Tensor, "*tokens D"]:
         """x̂ = W_decᵀ f + b_dec, of a sparse or a dense code, in the SAE's precision.
 
@@ -275,18 +332,6 @@ class SAE(nn.Module, ABC):
         """x̂ = decode(encode_sparse(x)), in the precision of x: ready to stand in its place."""
         return self.decode(self.encode_sparse(x)).to(x.dtype)
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "SAE":
-        """What `to`, `half` and the like do, but nothing goes below float32."""
-
-        def precise(tensor: Tensor) -> Tensor:
-            out = fn(tensor)
-            if out.dtype not in (torch.bfloat16, torch.float16):
-                return out
-            return tensor.to(out.device, torch.promote_types(tensor.dtype, torch.float32))
-
-        super()._apply(precise, recurse)  # type: ignore[no-untyped-call]
-        return self
-
 
 def _check_tensor(x: Any, what: str, width: int) -> None:
     if not isinstance(x, Tensor):
@@ -294,6 +339,14 @@ def _check_tensor(x: Any, what: str, width: int) -> None:
             f"{what} in a {type(x).__name__}; give a tensor [..., {width}] (torch.as_tensor makes "
             "one of lists and arrays)"
         )
+
+
+def _replace(sae: SAE, name: str, tensor: Tensor) -> None:
+    """Put a tensor in the place of a parameter or a buffer of another shape."""
+    owner, _, leaf = name.rpartition(".")
+    module = sae.get_submodule(owner)
+    is_parameter = leaf in dict(module.named_parameters(recurse=False))
+    setattr(module, leaf, nn.Parameter(tensor) if is_parameter else tensor)
 
 
 def described(architecture: type[SAE], d: int, config: Any) -> str:

@@ -67,16 +67,16 @@ def leaders(
     for start in range(0, len(order_L), step):
         rows_tD = sorted_LD[start : start + step]
         best_t = rows_tD.new_full((len(rows_tD),), -1.0)
-        own_t = torch.arange(start, start + len(rows_tD), device=order_L.device)
+        nearest_t = torch.arange(start, start + len(rows_tD), device=order_L.device)
         for part in tiles(kept, len(rows_tD)):
             cosine_tk = rows_tD @ kept_LD[part].T
-            found_t, at_t = cosine_tk.max(1)
-            better_t = found_t > best_t
-            best_t = torch.where(better_t, found_t, best_t)
-            own_t = torch.where(better_t, place_L[part][at_t], own_t)
+            closest_t, at_t = cosine_tk.max(1)
+            better_t = closest_t > best_t
+            best_t = torch.where(better_t, closest_t, best_t)
+            nearest_t = torch.where(better_t, place_L[part][at_t], nearest_t)
         chosen_t, new = _within((rows_tD @ rows_tD.T).cpu().numpy(), best_t.tolist(), threshold)
         lead_t = torch.tensor(chosen_t, device=order_L.device)
-        leader_L[start : start + len(rows_tD)] = torch.where(lead_t < 0, own_t, start + lead_t)
+        leader_L[start : start + len(rows_tD)] = torch.where(lead_t < 0, nearest_t, start + lead_t)
         kept_LD[kept : kept + len(new)] = rows_tD[new]
         place_L[kept : kept + len(new)] = start + torch.tensor(
             new, dtype=torch.int64, device=order_L.device

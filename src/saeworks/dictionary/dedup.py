@@ -15,9 +15,6 @@ from saeworks.dictionary.cosines import leaders, unit
 from saeworks.dictionary.experts import experts_of
 from saeworks.errors import UserError
 
-_PER_LATENT = ("w_enc", "w_dec", "b_enc", "b_gate", "b_mag", "r_mag", "threshold")
-"""Parameters and buffers with a row or a number for each latent (where their length is M)."""
-
 
 @dataclass(frozen=True)
 class Clusters:
@@ -34,8 +31,8 @@ class Clusters:
     @property
     def distinct(self) -> int:
         """Live latents that stand for themselves."""
-        own = self.leader == torch.arange(len(self.leader), device=self.leader.device)
-        return int((own & (self.weight > 0)).sum())
+        leads_M = self.leader == torch.arange(len(self.leader), device=self.leader.device)
+        return int((leads_M & (self.weight > 0)).sum())
 
 
 def clusters(
@@ -61,35 +58,35 @@ def clusters(
     experts = experts_of(sae)
     blocks = 1 if across or experts is None else experts.experts
     leader_M = torch.arange(sae.width, device=sae.w_dec.device)
-    for own_E in leader_M.clone().chunk(blocks):
-        live = own_E[weight_M[own_E] > 0]
+    for latent_E in leader_M.clone().chunk(blocks):
+        live = latent_E[weight_M[latent_E] > 0]
         order = weight_M[live].argsort(descending=True, stable=True)
         leader_M[live] = live[leaders(sae.w_dec[live], order, threshold)]
     return Clusters(leader_M, weight_M)
 
 
 @torch.no_grad()
-def tie(sae: SAE, found: Clusters) -> SAE:
+def tie(sae: SAE, joined: Clusters) -> SAE:
     """A copy in which the latents of a cluster have one decoder direction,
 
         w_dec_m = ‖w_dec_m‖ · u / ‖u‖,  u = Σ_j weight_j · w_dec_j / ‖w_dec_j‖ over the cluster,
 
-    so that only `found.distinct` directions are left to store. Encoder, router and code are
+    so that only `joined.distinct` directions are left to store. Encoder, router and code are
     untouched, and so it is defined for latents of different experts as well, of which no encoder
     row can be spared: where a token goes, only its expert's are computed.
     """
-    own = copy.deepcopy(sae)
+    tied = copy.deepcopy(sae)
     rows_MD = unit(sae.w_dec)
     sums_MD = torch.zeros_like(rows_MD)
-    sums_MD.index_add_(0, found.leader, rows_MD * found.weight.to(rows_MD)[:, None])
-    alone_M = torch.bincount(found.leader, minlength=sae.width)[found.leader] == 1
-    shared_MD = unit(sums_MD)[found.leader] * sae.w_dec.norm(dim=1, keepdim=True)
-    own.w_dec.copy_(torch.where(alone_M[:, None], sae.w_dec, shared_MD.to(sae.w_dec.dtype)))
-    return own
+    sums_MD.index_add_(0, joined.leader, rows_MD * joined.weight.to(rows_MD)[:, None])
+    alone_M = torch.bincount(joined.leader, minlength=sae.width)[joined.leader] == 1
+    shared_MD = unit(sums_MD)[joined.leader] * sae.w_dec.norm(dim=1, keepdim=True)
+    tied.w_dec.copy_(torch.where(alone_M[:, None], sae.w_dec, shared_MD.to(sae.w_dec.dtype)))
+    return tied
 
 
 @torch.no_grad()
-def merge(sae: SAE, found: Clusters) -> SAE:
+def merge(sae: SAE, joined: Clusters) -> SAE:
     """A narrower copy in which a cluster is one latent: every parameter of its own (encoder and
     decoder rows, biases, thresholds) is the mean over the cluster, by weight; the decoder row keeps
     the leader's norm.
@@ -107,42 +104,41 @@ def merge(sae: SAE, found: Clusters) -> SAE:
     """
     experts = experts_of(sae)
     blocks = 1 if experts is None else experts.experts
-    latent_M = torch.arange(sae.width, device=found.leader.device)
+    latent_M = torch.arange(sae.width, device=joined.leader.device)
     run = sae.width // blocks
-    if bool((latent_M // run != found.leader // run).any()):
+    if bool((latent_M // run != joined.leader // run).any()):
         raise UserError(
             "merge: latents of different experts cannot become one, since a token's expert computes"
             " only its own; find the clusters with across=False, or use tie"
         )
-    kept = [own[found.leader[own] == own] for own in latent_M.chunk(blocks)]
-    width = max(len(own) for own in kept)
+    leaders_of = [part[joined.leader[part] == part] for part in latent_M.chunk(blocks)]
+    width = max(len(part) for part in leaders_of)
     chosen = torch.full((blocks, width), -1, dtype=torch.int64, device=latent_M.device)
-    for block, own in enumerate(kept):
-        chosen[block, : len(own)] = own
+    for block, part in enumerate(leaders_of):
+        chosen[block, : len(part)] = part
     config = replace(sae.config, width=blocks * width)  # which refuses what cannot be
-    narrow = copy.deepcopy(sae)
-    narrow.config = config
-    for name, tensor in _merged(sae, found, chosen.flatten()).items():
-        own_parameter = getattr(narrow, name)
-        own_parameter.data = tensor
+    with torch.device("meta"):
+        narrow = type(sae)(sae.d, config)
+    narrow.share(sae.sites)
+    kept = {name: tensor.clone() for name, tensor in sae.state_dict().items()}
+    narrow.load_state_dict(kept | _merged(sae, joined, chosen.flatten()), assign=True)
     return narrow
 
 
-def _merged(sae: SAE, found: Clusters, chosen: Int[Tensor, " kept"]) -> dict[str, Tensor]:
+def _merged(sae: SAE, joined: Clusters, chosen: Int[Tensor, " kept"]) -> dict[str, Tensor]:
     """What is kept per latent: means over clusters, one row for each chosen leader, 0 where that is
     −1."""
-    weight_M = found.weight.clamp_min(0).double()
-    size_M = torch.bincount(found.leader, minlength=sae.width)
-    weight_M = torch.where(size_M[found.leader] == 1, 1.0, weight_M)  # of the dead, too
-    total_M = torch.zeros_like(weight_M).index_add_(0, found.leader, weight_M)
-    share_M = weight_M / total_M[found.leader].clamp_min(torch.finfo(torch.float64).tiny)
+    weight_M = joined.weight.clamp_min(0).double()
+    size_M = torch.bincount(joined.leader, minlength=sae.width)
+    weight_M = torch.where(size_M[joined.leader] == 1, 1.0, weight_M)  # of the dead, too
+    total_M = torch.zeros_like(weight_M).index_add_(0, joined.leader, weight_M)
+    share_M = weight_M / total_M[joined.leader].clamp_min(torch.finfo(torch.float64).tiny)
     state = {}
-    for name, tensor in sae.state_dict().items():
-        if name not in _PER_LATENT or tensor.shape[:1] != (sae.width,):
-            continue
+    for name in sae.per_latent:
+        tensor = sae.state_dict()[name]
         shape = (-1, *[1] * (tensor.dim() - 1))
         sums = torch.zeros_like(tensor, dtype=torch.float64)
-        sums.index_add_(0, found.leader, tensor.double() * share_M.view(shape))
+        sums.index_add_(0, joined.leader, tensor.double() * share_M.view(shape))
         if name == "w_dec":
             norm_M1 = tensor.double().norm(dim=1, keepdim=True)
             sums = torch.nn.functional.normalize(sums, dim=1) * norm_M1

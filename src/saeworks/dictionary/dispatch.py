@@ -8,6 +8,7 @@ K active latents per token.
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -15,10 +16,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.autograd.function import Function, once_differentiable
 
-from saeworks.dictionary.fused import PairSort
+from saeworks.dictionary.autograd import PairSort
+from saeworks.dictionary.experts import Routing
 from saeworks.dictionary.kernels import gather_sum, segment_outer
-from saeworks.dictionary.routing import Routing
-from saeworks.dictionary.select import padded_width, topk_rows
+from saeworks.dictionary.selection import padded_width, topk_rows
 from saeworks.dictionary.stages import stage
 
 _TILE_BYTES = {"cpu": 16 * 2**20, "cuda": 2**30}
@@ -38,10 +39,10 @@ class Dispatch:
     token: Int[Tensor, " V"]
     bounds: tuple[int, ...]
 
-    def experts(self, start: int, end: int) -> "list[tuple[int, int, int]]":
-        """(expert, first, last + 1) of the non-empty runs among visits start:end."""
+    def runs(self, start: int, end: int) -> list[tuple[int, int, int]]:
+        """(expert, first, last + 1) of the visits of each expert among visits start:end."""
         runs = []
-        for expert, (low, high) in enumerate(zip(self.bounds, self.bounds[1:], strict=False)):
+        for expert, (low, high) in enumerate(pairwise(self.bounds)):
             first, last = max(low, start), min(high, end)
             if first < last:
                 runs.append((expert, first, last))
@@ -99,7 +100,7 @@ def select_within(
     pre_tP[:, width:] = -torch.inf
     for start in range(0, visits, tile):
         end = min(start + tile, visits)
-        runs = sent.experts(start, end)
+        runs = sent.runs(start, end)
         with stage("encoder"):
             for expert, first, last in runs:
                 w_ED = w_enc_MD[expert * width : (expert + 1) * width]

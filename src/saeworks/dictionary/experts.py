@@ -1,12 +1,36 @@
-"""What an SAE of several experts tells of them, to whoever studies experts."""
+"""What an SAE of several experts has to say of them, to whoever studies experts.
 
+Shapes: B tokens, D model width, M latents, N experts of E = M/N latents, n experts per token,
+V visits (of a token to an expert).
+"""
+
+from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from saeworks.dictionary.base import SAE, SparseCode
-from saeworks.dictionary.routing import Routing
+
+
+@dataclass(frozen=True)
+class Routing:
+    """Visits: n per token, [B, n] with `offsets` None; or [V], row b's being
+    `offsets[b]:offsets[b + 1]`, at least one.
+
+    Attributes:
+        expert: of each visit; those of one token differ.
+        weight: of each visit; differentiable.
+        p: softmax of the logits, over the experts that are routed to.
+        offsets: int64 [B + 1], or None.
+        state: what the router's `after_step` needs, detached.
+    """
+
+    expert: Int[Tensor, "*visits"]
+    weight: Float[Tensor, "*visits"]
+    p: Float[Tensor, "B routed"]
+    offsets: Int[Tensor, " rows_plus_1"] | None = None
+    state: dict[str, Tensor] = field(default_factory=dict)
 
 
 @runtime_checkable

@@ -5,9 +5,10 @@ Two per multiply-add of a matrix product, dense or over (token, latent) pairs. W
 arithmetic. Nor is AuxK, whose size depends on how many latents will be dead (10·D operations per
 dead latent and token while there are any).
 
-Shapes: B tokens in a batch, D model width, M latents, A active latents per token.
+Shapes: B tokens in a batch, D model width, M latents, A active latents per token, N experts.
 """
 
+import math
 from dataclasses import dataclass
 
 
@@ -55,54 +56,44 @@ class Phase:
     assumed: str = ""
 
 
-def sparse_step(
-    d: int, width: int, active: float, rows: int, *, decodes: int = 1, shifted: bool = True
-) -> Flops:
-    """A dense encoder and sparse passes: 2·D·M + 8·D·A, and b_dec's gradient, once per step.
+@dataclass(frozen=True)
+class StepWork:
+    """The matrix products of an architecture's training step.
 
-    Args:
-        rows: B, over which what is done once per step is spread.
+    Attributes:
+        encoded: share of the M pre-activations that are computed for a token.
         decodes: reconstructions per step, of which one trains w_dec.
-        shifted: b_dec is subtracted from the encoder's input, and trained through it.
+        shifted: whether b_dec is subtracted from the encoder's input, and trained through it.
+        dense_above: share of active latents above which the step works on dense matrices.
+        probe_rows: rows of the batch that are encoded twice, to choose how the step goes.
+        routed: N, the outputs of the router; 0 without one.
     """
-    pairs = 2.0 * d * active
-    forward = {"encoder": 2.0 * d * width, "decoder": decodes * pairs}
-    backward = {"values": decodes * pairs, "w_dec": pairs, "w_enc": pairs}
-    if shifted:
-        backward["b_dec"] = 2.0 * d * width / rows
-    return Flops(forward, backward)
 
+    encoded: float = 1.0
+    decodes: int = 1
+    shifted: bool = True
+    dense_above: float = math.inf
+    probe_rows: int = 0
+    routed: int = 0
 
-def dense_step(d: int, width: int, *, decodes: int = 1, shifted: bool = True) -> Flops:
-    """All [B, M] dense: five products of 2·D·M, more for further decodes and for b_dec."""
-    product = 2.0 * d * width
-    backward = {"values": decodes * product, "w_dec": product, "w_enc": product}
-    if shifted:
-        backward["b_dec"] = product
-    return Flops({"encoder": product, "decoder": decodes * product}, backward)
+    def flops(self, d: int, width: int, active: float, rows: int) -> Flops:
+        """Operations per token of a step with A active latents per token in a batch of B rows.
 
-
-def probed(flops: Flops, d: int, width: int, rows: int, probe_rows: int) -> Flops:
-    """With the encoder on the batch's first rows, from which the step's way is chosen."""
-    probe = 2.0 * d * width * min(probe_rows, rows) / rows
-    return Flops({**flops.forward, "probe": probe}, flops.backward)
-
-
-def switch_step(
-    d: int, width: int, experts: int, per_token: float, active: float, rows: int
-) -> Flops:
-    """As `sparse_step` with the encoder of so many experts of M/N latents per token, and the
-    router, 2·D·N each way (no dx: x is data).
-
-    Args:
-        experts: N.
-        per_token: experts that encode a token.
-    """
-    step = sparse_step(d, width, active, rows)
-    router = 2.0 * d * experts
-    once = router / rows  # W_r b_router and its gradients, to each of the two
-    encoder = 2.0 * d * per_token * width / experts
-    return Flops(
-        {**step.forward, "encoder": encoder, "router": router + once},
-        {**step.backward, "router": router + 2 * once},
-    )
+        A sparse step is 2·D·M + 8·D·A, and b_dec's gradient through the encoder once per step; a
+        dense one is five products of 2·D·M. The router has 2·D·N each way (x is data and has no
+        gradient), and W_r b_router and its two gradients once per step.
+        """
+        product = 2.0 * d * width
+        dense = active > self.dense_above * width
+        decode = product if dense else 2.0 * d * active
+        forward = {"encoder": self.encoded * product, "decoder": self.decodes * decode}
+        backward = {"values": self.decodes * decode, "w_dec": decode, "w_enc": decode}
+        if self.shifted:
+            backward["b_dec"] = product if dense else product / rows
+        if self.probe_rows:
+            forward["probe"] = product * min(self.probe_rows, rows) / rows
+        if self.routed:
+            router = 2.0 * d * self.routed
+            forward["router"] = router + router / rows
+            backward["router"] = router + 2 * router / rows
+        return Flops(forward, backward)

@@ -48,42 +48,6 @@ def annealed_lp(
     return penalty * strength
 
 
-def auxk(error_BD: Float[Tensor, "B D"], error_hat_BD: Float[Tensor, "B D"]) -> Float[Tensor, ""]:
-    """Σ_b min_{α ≥ 0} ‖e_b − α ê_b‖² / Σ‖e − ē‖²: how much of what the live latents miss points
-    where the dead latents' reconstruction points.
-
-    e = x − x̂ and the denominator are constants; ê is the dead latents' reconstruction of e,
-    without b_dec. Gao et al. 2024 (Scaling and evaluating sparse autoencoders, A.2) have α = 1;
-    then the loss first shrinks latents whose ê is larger than e, and they never fire again
-    (docs/decisions.md). 0 where e does not vary.
-    """
-    error_BD = error_BD.detach()
-    multiple_B1 = best_multiple(error_BD, error_hat_BD)
-    left_BD = multiple_B1 * error_hat_BD - error_BD
-    return left_BD.square().sum() * inverse_variation(error_BD)
-
-
-@torch.no_grad()
-def best_multiple(
-    error_BD: Float[Tensor, "B D"], error_hat_BD: Float[Tensor, "B D"]
-) -> Float[Tensor, "B 1"]:
-    """The α_b ≥ 0 that minimises ‖e_b − α_b ê_b‖²; 0 where ê is.
-
-    A constant: at the minimum the loss does not change with α, so its gradient is complete without.
-    """
-    along_B1 = (error_BD * error_hat_BD).sum(1, keepdim=True)
-    square_B1 = error_hat_BD.square().sum(1, keepdim=True)
-    tiny = torch.finfo(square_B1.dtype).tiny
-    return along_B1.clamp_min(0) / square_B1.clamp_min(tiny)
-
-
-def inverse_variation(error_BD: Float[Tensor, "B D"]) -> Float[Tensor, ""]:
-    """1 / Σ‖e − ē‖², or 0 where there is no variation to explain."""
-    variation = total_variation(error_BD.detach())
-    tiny = torch.finfo(variation.dtype).tiny
-    return torch.where(variation > tiny, 1 / variation.clamp_min(tiny), 0)
-
-
 def total_variation(x_BD: Float[Tensor, "B D"]) -> Float[Tensor, ""]:
     """Σ_b ‖x_b − x̄‖²."""
     if x_BD.numel() == 0:
@@ -112,10 +76,3 @@ def fvu_by_site(
     spread_B = (target_BD - mean_SD[site_B]).square().sum(1)
     total_S = target_BD.new_zeros(sites)
     return total_S.index_add(0, site_B, error_B) / total_S.index_add(0, site_B, spread_B)
-
-
-def auxk_latents(d: int, dead: int) -> tuple[int, float]:
-    """How many dead latents AuxK uses per token, and its weight: (min(D/2, dead),
-    min(1, dead/(D/2))) (Gao et al. 2024, A.2; the weight lets few dead latents pull gently)."""
-    half = max(d // 2, 1)
-    return min(half, dead), min(1.0, dead / half)

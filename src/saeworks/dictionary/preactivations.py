@@ -8,26 +8,20 @@ Shapes: B tokens, D model width, M latents, nnz pairs.
 """
 
 from abc import ABC, abstractmethod
-from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from torch.autograd.function import Function, once_differentiable
 
+from saeworks.dictionary.autograd import PairSort, decode_sparse, pre_activations_at
 from saeworks.dictionary.base import SparseCode
-from saeworks.dictionary.fused import (
-    PairSort,
-    decode_sparse,
-    encoder_gradients,
-    tile_rows,
-)
-from saeworks.dictionary.kernels import gather_sum
+from saeworks.dictionary.selection import select_above
 from saeworks.dictionary.stages import stage
 
 DENSE_SHARE = 1 / 8
 """Share of active latents above which dense matrices beat sparse pairs in a training step."""
 PROBE_ROWS = 64
+"""Rows of a batch that tell whether it is to be dense."""
 
 
 class Preactivations(ABC):
@@ -169,68 +163,5 @@ def at_pairs(
 ) -> AtPairs:
     """Pairs that were selected, with their z put into the graph."""
     sort = PairSort()
-    z = _AtPairs.apply(x_BD, w_enc_MD, b_enc_M, b_dec_D, z, indices, offsets, sort)  # type: ignore[no-untyped-call]
+    z = pre_activations_at(x_BD, w_enc_MD, b_enc_M, b_dec_D, z, indices, offsets, sort)
     return AtPairs(z, indices, offsets, w_enc_MD.shape[0], sort)
-
-
-def select_above(
-    x_BD: Float[Tensor, "B D"],
-    w_enc_MD: Float[Tensor, "M D"],
-    b_enc_M: Float[Tensor, " M"],
-    floor: Float[Tensor, "*latents"],
-    b_dec_D: Float[Tensor, " D"] | None = None,
-) -> tuple[Float[Tensor, " nnz"], Int[Tensor, " nnz"], Int[Tensor, " rows_plus_1"]]:
-    """z, latent and offsets of every pair with z > floor or z = NaN (which must not look like a
-    latent that is off), without gradients, over tiles of tokens in one reused buffer."""
-    rows, width = x_BD.shape[0], w_enc_MD.shape[0]
-    tile = tile_rows(x_BD, width)
-    pre_tM = x_BD.new_empty(min(tile, rows), width)
-    values, latents, counts = [], [], [torch.zeros(1, dtype=torch.int64, device=x_BD.device)]
-    for x_tD in torch.split(x_BD, tile):
-        pre = pre_tM[: len(x_tD)]
-        with stage("encoder"):
-            shifted_tD = x_tD if b_dec_D is None else x_tD - b_dec_D
-            torch.addmm(b_enc_M, shifted_tD, w_enc_MD.T, out=pre)
-        with stage("select"):
-            above = (pre <= floor).logical_not_()  # so, and not >, for NaN
-            place = above.view(-1).nonzero().squeeze(1)
-            bounds = torch.arange(0, pre.numel() + 1, width, device=place.device)
-            counts.append(torch.searchsorted(place, bounds).diff())  # far faster than above.sum(1)
-            values.append(pre.view(-1)[place])
-            latents.append(place.remainder_(width))
-    offsets = torch.cat(counts).cumsum(0)
-    return torch.cat(values), torch.cat(latents), offsets
-
-
-class _AtPairs(Function):
-    """z at given pairs; gradients through the sparse primitives."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        w_enc: Tensor,
-        b_enc: Tensor,
-        b_dec: Tensor | None,
-        z: Tensor,
-        indices: Tensor,
-        offsets: Tensor,
-        sort: PairSort,
-    ) -> Tensor:
-        ctx.save_for_backward(x, w_enc, b_dec, indices, offsets)
-        ctx.sort = sort
-        return z.clone()
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad_z: Tensor) -> Any:
-        x, w_enc, b_dec, indices, offsets = ctx.saved_tensors
-        with stage("sparse backward"):
-            grads: tuple[Tensor | None, ...] = (None, None, None)
-            if any(ctx.needs_input_grad[1:4]):
-                pairs = ctx.sort(indices, w_enc.shape[0], offsets)
-                grads = encoder_gradients(grad_z, x, w_enc, b_dec, pairs)
-            grad_x = None
-            if ctx.needs_input_grad[0]:
-                grad_x = gather_sum(grad_z, indices, w_enc, offsets)
-        return grad_x, *grads, None, None, None, None

@@ -13,13 +13,13 @@ if TYPE_CHECKING:
     from saeworks.dictionary.base import SAE
 
 _MODULES = {
-    "topk": "saeworks.dictionary.topk:TopK",
-    "batchtopk": "saeworks.dictionary.batchtopk:BatchTopK",
-    "matryoshka": "saeworks.dictionary.matryoshka:Matryoshka",
-    "relu": "saeworks.dictionary.relu:ReLU",
-    "jumprelu": "saeworks.dictionary.jumprelu:JumpReLU",
-    "gated": "saeworks.dictionary.gated:Gated",
-    "switch": "saeworks.dictionary.switch:Switch",
+    "topk": "saeworks.dictionary.archs.topk:TopK",
+    "batchtopk": "saeworks.dictionary.archs.batchtopk:BatchTopK",
+    "matryoshka": "saeworks.dictionary.archs.matryoshka:Matryoshka",
+    "relu": "saeworks.dictionary.archs.relu:ReLU",
+    "jumprelu": "saeworks.dictionary.archs.jumprelu:JumpReLU",
+    "gated": "saeworks.dictionary.archs.gated:Gated",
+    "switch": "saeworks.dictionary.archs.switch:Switch",
 }
 
 
@@ -30,11 +30,11 @@ class Registry(Mapping[str, "type[SAE]"]):
     """Architectures by name: the package's own, imported when asked for, and those of scripts."""
 
     def __init__(self) -> None:
-        self._own: dict[str, type[SAE]] = {}
+        self._registered: dict[str, type[SAE]] = {}
 
     def __getitem__(self, name: str) -> "type[SAE]":
-        if name in self._own:
-            return self._own[name]
+        if name in self._registered:
+            return self._registered[name]
         if name not in _MODULES:
             raise UserError(
                 f"arch {name!r} is unknown; choose one of {', '.join(self)} (one of your own is "
@@ -46,13 +46,13 @@ class Registry(Mapping[str, "type[SAE]"]):
 
     def __iter__(self) -> Iterator[str]:
         yield from _MODULES
-        yield from self._own
+        yield from self._registered
 
     def __len__(self) -> int:
-        return len(_MODULES) + len(self._own)
+        return len(_MODULES) + len(self._registered)
 
     def __contains__(self, name: object) -> bool:
-        return name in _MODULES or name in self._own
+        return name in _MODULES or name in self._registered
 
     def add(self, architecture: Any) -> None:
         """Take an architecture in; again under the same name in place of the one before, as a
@@ -65,7 +65,7 @@ class Registry(Mapping[str, "type[SAE]"]):
         config = architecture.Config
         if not hasattr(config, "__pydantic_config__"):  # a plain dataclass, read as strictly
             config.__pydantic_config__ = STRICT
-        self._own[architecture.arch] = architecture
+        self._registered[architecture.arch] = architecture
 
 
 ARCHS = Registry()
@@ -102,16 +102,16 @@ def register(architecture: Architecture) -> Architecture:
     return architecture
 
 
-def _check_architecture(found: Any) -> None:
+def _check_architecture(given: Any) -> None:
     from saeworks.dictionary.base import SAE
 
-    if not (inspect.isclass(found) and issubclass(found, SAE)):
-        raise UserError(f"register: {found!r} is no subclass of sw.SAE; give the class itself")
-    where = f"register: {found.__name__}"
-    if inspect.isabstract(found):
-        missing = ", ".join(sorted(found.__abstractmethods__))
+    if not (inspect.isclass(given) and issubclass(given, SAE)):
+        raise UserError(f"register: {given!r} is no subclass of sw.SAE; give the class itself")
+    where = f"register: {given.__name__}"
+    if inspect.isabstract(given):
+        missing = ", ".join(sorted(given.__abstractmethods__))
         raise UserError(f"{where} lacks {missing}; write them (the base class says what they do)")
-    name, config = getattr(found, "arch", None), getattr(found, "Config", None)
+    name, config = getattr(given, "arch", None), getattr(given, "Config", None)
     if not (isinstance(name, str) and re.fullmatch(r"[a-z][a-z0-9_-]*", name)):
         raise UserError(f"{where}.arch = {name!r}: a name in lower case, such as 'absolute'")
     if name in _MODULES:

@@ -1,25 +1,19 @@
 """An SAE on a group of sites whose means and scales are trained with it."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, final
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from saeworks.dictionary.base import (
-    SAE,
-    Batch,
-    Context,
-    SparseCode,
-    StepOut,
-)
-from saeworks.dictionary.flops import Flops, Phase
+from saeworks.dictionary.base import SAE, Batch, Context, StepOut, Trainable
 from saeworks.dictionary.losses import batch_fvu, reconstruction
 from saeworks.dictionary.normaliser import Normaliser
 
 
-class SiteAffine(SAE):
+@final
+class SiteAffine(Trainable):
     """SAE_s(x) = e^{γ_s} · SAE((x − δ_s) e^{−γ_s}) + δ_s with a trained shift δ_s and log-scale γ_s
     for every site s; both 0 to begin with.
 
@@ -39,23 +33,10 @@ class SiteAffine(SAE):
         weight = next(inner.parameters())
         self.shift = nn.Parameter(weight.new_zeros(sites, inner.d))
         self.log_scale = nn.Parameter(weight.new_zeros(sites))
-        self.arch = inner.arch  # type: ignore[misc]
-        self.unit_norm = tuple(f"inner.{name}" for name in inner.unit_norm)  # type: ignore[misc]
-        self.betas = inner.betas  # type: ignore[misc]
-
-    @property
-    def lr_scales(self) -> dict[str, float]:
-        """The inner SAE's."""
-        return {f"inner.{name}": scale for name, scale in self.inner.lr_scales.items()}
-
-    @property
-    def phases(self) -> tuple[Phase, ...]:
-        """The inner SAE's."""
-        return self.inner.phases
-
-    def flops(self, active: float, rows: int) -> Flops:
-        """The inner SAE's; shifts and scales are elementwise."""
-        return self.inner.flops(active, rows)
+        self.unit_norm = tuple(f"inner.{name}" for name in inner.unit_norm)
+        self.betas = inner.betas
+        self.lr_scales = {f"inner.{name}": scale for name, scale in inner.lr_scales.items()}
+        self.phases, self.work = inner.phases, inner.work  # shifts and scales are elementwise
 
     @torch.no_grad()
     def initialise(self, x_BD: Float[Tensor, "B D"], generator: torch.Generator) -> None:
@@ -77,36 +58,21 @@ class SiteAffine(SAE):
         x_hat_BD = out.x_hat * scale_B1 + shift_BD
         with torch.no_grad():  # the inner one is of weighted errors over unweighted variance
             fvu = batch_fvu(batch.target, reconstruction(batch.target, x_hat_BD))
-        return StepOut(out.loss_terms, x_hat_BD, out.fired, {**out.stats, "fvu": fvu})
-
-    def after_step(self, stats: dict[str, Tensor]) -> None:
-        self.inner.after_step(stats)
-
-    def warning(self, stats: Mapping[str, Any]) -> str | None:
-        """The inner SAE's."""
-        return self.inner.warning(stats)
-
-    def share(self, sites: int) -> None:
-        self.inner.share(sites)
+        stats = {**out.stats, "fvu": fvu}
+        return StepOut(out.loss_terms, x_hat_BD, out.fired, stats, out.state)
 
     def for_site(self, index: int) -> SAE:
         """The inner SAE on rows of the site, δ and γ folded in."""
         mean_D, scale = self.shift[index].detach(), self.log_scale[index].detach().exp()
         return self.inner.for_site(index).folded(mean_D, scale)
 
+    def after_step(self, state: dict[str, Tensor]) -> None:
+        self.inner.after_step(state)
+
+    def warning(self, stats: Mapping[str, Any]) -> str | None:
+        return self.inner.warning(stats)
+
     def normaliser(self, index: int, frozen: Normaliser) -> Normaliser:
         """From raw activations of a site to what the inner SAE sees, for its frozen normaliser."""
         shift_D, scale = self.shift[index].detach(), self.log_scale[index].detach().exp()
         return Normaliser(frozen.mean + frozen.scale * shift_D, frozen.scale * scale)
-
-    def encode_rows(self, x_BD: Float[Tensor, "B D"]) -> SparseCode:
-        """As at the first site."""
-        return self.for_site(0).encode_rows(x_BD)
-
-    def decode(self, code: SparseCode | Float[Tensor, "*tokens M"]) -> Float[Tensor, "*tokens D"]:
-        """As at the first site."""
-        return self.for_site(0).decode(code)
-
-    def folded(self, mean_D: Float[Tensor, " D"], scale: Float[Tensor, ""]) -> Any:
-        """As at the first site."""
-        return self.for_site(0).folded(mean_D, scale)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from saeworks.config import NormaliserKind, TrainConfig
-from saeworks.dictionary.base import SAE
+from saeworks.dictionary.base import SAE, Trainable
 from saeworks.dictionary.normaliser import Normaliser
 from saeworks.dictionary.site_affine import SiteAffine
 from saeworks.train import schedule
@@ -34,7 +34,7 @@ class Learner:
     """
 
     member: Member
-    sae: SAE
+    sae: Trainable
     view: View
     config: TrainConfig
     optimiser: DictionaryAdam
@@ -57,10 +57,10 @@ class Learner:
         Raises:
             UserError: if the variant's own options make no configuration.
         """
-        sae = member.sae
+        sae: Trainable = member.sae
         view = View(member.sites, member.normaliser or normaliser, member.draw)
         if view.normaliser == "learnable":
-            sae = SiteAffine(sae, len(view.sites))
+            sae = SiteAffine(member.sae, len(view.sites))
         config = schedule.own_config(config, member.train, f"variant {member.variant}")
         lr = schedule.base_lr(config, sae.width)
         optimiser = DictionaryAdam(sae, lr, config.betas, config.eps, config.clip)
@@ -92,8 +92,8 @@ class Learner:
     def shared(self, normalisers: Mapping[str, Normaliser]) -> tuple[SAE, Mapping[str, Normaliser]]:
         """The SAE in the units in which its sites share it, and the way there from each."""
         if not isinstance(self.sae, SiteAffine):
-            return self.sae, {site: normalisers[site] for site in self.view.sites}
-        return self.sae.inner, {
+            return self.member.sae, {site: normalisers[site] for site in self.view.sites}
+        return self.member.sae, {
             site: self.sae.normaliser(index, normalisers[site])
             for index, site in enumerate(self.view.sites)
         }

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from saeworks.dictionary.base import SAE
+from saeworks.dictionary.base import Trainable
 from saeworks.dictionary.stages import stage
 from saeworks.errors import UserError
 
@@ -29,7 +29,7 @@ class DictionaryAdam:
 
     def __init__(
         self,
-        sae: SAE,
+        sae: Trainable,
         lr: float,
         betas: tuple[float, float] | None = None,
         eps: float = 6.25e-10,

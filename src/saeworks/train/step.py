@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from saeworks.dictionary.base import SAE, Batch, Context
+from saeworks.dictionary.base import Batch, Context, Trainable
 from saeworks.dictionary.losses import fvu_by_site
 from saeworks.train.optimiser import DictionaryAdam
 
@@ -34,7 +34,7 @@ class Stepped:
 
 
 def train_step(
-    sae: SAE,
+    sae: Trainable,
     optimiser: DictionaryAdam,
     batch: Batch,
     context: Context,
@@ -52,7 +52,7 @@ def train_step(
     torch.stack(list(out.loss_terms.values())).sum().backward()  # type: ignore[no-untyped-call]
     grad_norm = optimiser.step(lr)
     optimiser.zero_grad()
-    sae.after_step(out.stats)
+    sae.after_step(out.state)
     if sites and batch.site is not None:
         out.stats["fvu"] = fvu_by_site(batch.target, out.x_hat, batch.site, sites)
     losses = {name: term.detach() for name, term in out.loss_terms.items()}

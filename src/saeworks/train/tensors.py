@@ -14,6 +14,7 @@ from torch import Tensor
 from saeworks.activations.seeds import generator
 from saeworks.activations.tensor import TensorSource
 from saeworks.config import (
+    DEFAULT_SAE,
     TENSOR,
     BufferConfig,
     EvalConfig,
@@ -39,14 +40,13 @@ from saeworks.suite import Suite, load_suite, write_suite
 from saeworks.train.trainer import Trained, Trainer
 from saeworks.train.variants import Variant, build_members, expand_variants
 
-_DEFAULT = {"arch": "topk", "expansion": 8, "k": 32}
 _BATCH, _FEWEST_BATCHES = 4096, 8
 
 
 def train(
     x: Rows | Mapping[str, Rows],
     out: str | Path,
-    sae: Mapping[str, Any] = _DEFAULT,
+    sae: Mapping[str, Any] = DEFAULT_SAE,
     *,
     documents: Tensor | NDArray[Any] | Sequence[int] | None = None,
     held_out: float | int = 0.05,

@@ -92,7 +92,15 @@ class Extractor(Measurement):
     def seconded(self, factor: Factor) -> None:
         self._best = self.widths[int(self._second.argmin())]
 
+    def seen(self, parts: Parts) -> None:
+        """What else a network is asked of the rows that it is tested on."""
+
+    def told(self) -> dict[str, Any]:
+        """What it answered, for the series."""
+        return {}
+
     def test(self, parts: Parts) -> dict[str, Tensor]:
+        self.seen(parts)
         return {f"u_{width}": left_N for width, left_N in self._residuals(parts).items()}
 
     def statistics(self) -> dict[str, Statistic]:
@@ -106,6 +114,7 @@ class Extractor(Measurement):
             "steps": STEPS,
             "tokens": self._used,
             "documents": len(self._documents),
+            **self.told(),
         }
 
 

@@ -3,7 +3,7 @@
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from saeworks.measure.audit.extractor import Extractor, metrics, silenced
 from saeworks.measure.audit.fits import Parts
@@ -44,7 +44,7 @@ class WideSae(Extractor):
         nn.init.zeros_(encoder.bias)
         return nn.Sequential(encoder, nn.ReLU(), silenced(nn.Linear(latents, d)))
 
-    def test(self, parts: Parts) -> dict[str, Tensor]:
+    def seen(self, parts: Parts) -> None:
         if not self._l0:  # of the first chunk
             x_ND = self.inputs(parts)
             self._l0 = [
@@ -52,7 +52,6 @@ class WideSae(Extractor):
                 for network in self._networks.values()
                 if isinstance(network, nn.Sequential)
             ]
-        return super().test(parts)
 
-    def series(self) -> dict[str, Any]:
-        return super().series() | {"l0": self._l0}
+    def told(self) -> dict[str, Any]:
+        return {"l0": self._l0}

@@ -281,13 +281,12 @@ def _maps(
     sample = torch.randperm(len(live_L), generator=generator)[: config.tsne].sort().values
     chosen_n = live_L[sample.to(live_L.device)]
     perplexity = min(_PERPLEXITY, (len(chosen_n) - 1) / 3)
-    w_enc_MD = dict(sae.named_parameters())["w_enc"]
     return {
         "perplexity": perplexity,
         "latents": chosen_n.tolist(),
         "expert": block_M[chosen_n].tolist(),
         "decoder": _map(sae.w_dec[chosen_n], perplexity, config.seed),
-        "encoder": _map(w_enc_MD[chosen_n], perplexity, config.seed),
+        "encoder": _map(sae.w_enc[chosen_n], perplexity, config.seed),
     }
 
 

@@ -12,8 +12,7 @@ from torch import Tensor
 
 from saeworks.dictionary.base import SAE, SparseCode
 from saeworks.dictionary.cosines import unit
-from saeworks.dictionary.experts import HasExperts
-from saeworks.dictionary.routing import Routing
+from saeworks.dictionary.experts import HasExperts, Routing
 from saeworks.results.metric import Metric
 
 NEAR = 0.9

@@ -1,6 +1,6 @@
 """The Gated SAE (Rajamanoharan et al. 2024, Improving dictionary learning with gated SAEs)."""
 
-from typing import ClassVar, final
+from typing import final
 
 import torch
 from jaxtyping import Float
@@ -8,19 +8,13 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from saeworks.config import STRICT
-from saeworks.dictionary.base import (
-    Batch,
-    Context,
-    SparseCode,
-    StepOut,
-)
+from saeworks.dictionary.base import Batch, Context, SparseCode, StepOut
 from saeworks.dictionary.checks import check_share, check_steering, check_width
 from saeworks.dictionary.initial import geometric_median, unit_rows
 from saeworks.dictionary.losses import l1, reconstruction
-from saeworks.dictionary.normaliser import fold
+from saeworks.dictionary.penalised import Penalised
 from saeworks.dictionary.preactivations import Preactivations, preactivations, preactivations_above
 from saeworks.dictionary.stages import stage
-from saeworks.dictionary.steered import Steered
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -44,7 +38,7 @@ class GatedConfig:
 
 
 @final
-class Gated(Steered):
+class Gated(Penalised):
     """f = H(z) · ReLU(exp(r_mag) · W_enc(x − b_dec) + b_mag) with the gate
     z = W_enc(x − b_dec) + b_gate,  x̂ = W_decᵀ f + b_dec.
 
@@ -54,14 +48,15 @@ class Gated(Steered):
     how strongly is not. Rows of W_dec have norm 1. (Rajamanoharan et al. 2024, §3.2.)
     """
 
-    Config: ClassVar[type[GatedConfig]] = GatedConfig
-    arch: ClassVar[str] = "gated"
-    unit_norm: ClassVar[tuple[str, ...]] = ("w_dec",)
-    betas: ClassVar[tuple[float, float]] = (0.0, 0.999)
-    decodes: ClassVar[int] = 2
+    Config = GatedConfig
+    arch = "gated"
+    unit_norm = ("w_dec",)
+    betas = (0.0, 0.999)
+    gate = "b_gate"
+    per_latent = ("w_enc", "b_gate", "b_mag", "r_mag", "w_dec")
 
     def __init__(self, d: int, config: GatedConfig) -> None:
-        super().__init__(d, config, config.l1)
+        super().__init__(d, config, config.l1, shifted=True, decodes=2)
         w_MD = unit_rows(config.width, d)
         self.w_enc = nn.Parameter(w_MD)
         self.b_gate = nn.Parameter(torch.zeros(config.width))
@@ -69,11 +64,7 @@ class Gated(Steered):
         self.r_mag = nn.Parameter(torch.zeros(config.width))
         self.w_dec = nn.Parameter(w_MD.clone())
         self.b_dec = nn.Parameter(torch.zeros(d))
-
-    @property
-    def lr_scales(self) -> dict[str, float]:
-        """Biases of the pre-activations are of the order of √D where a weight is of that of 1."""
-        return {"b_gate": self.d**0.5, "b_mag": self.d**0.5}
+        self.lr_scales = {"b_gate": d**0.5, "b_mag": d**0.5}
 
     @torch.no_grad()
     def initialise(self, x_BD: Float[Tensor, "B D"], generator: torch.Generator) -> None:
@@ -106,14 +97,6 @@ class Gated(Steered):
                 "auxiliary": reconstruction(batch.target, frozen, batch.weight),
             }
         return self._finish(batch, context, z, f, x_hat, losses)
-
-    def folded(self, mean_D: Float[Tensor, " D"], scale: Float[Tensor, ""]) -> "Gated":
-        """W_enc/s, W_dec·s, b_dec·s + μ: the same code from raw activations."""
-        return fold(self, mean_D, scale)
-
-    @property
-    def _shift(self) -> Tensor:
-        return self.b_dec
 
     def _activations(self, z: Preactivations) -> Float[Tensor, "*places"]:
         """H(z) · ReLU(exp(r_mag)(z − b_gate) + b_mag)."""

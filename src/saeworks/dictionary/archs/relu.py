@@ -1,6 +1,6 @@
 """The ReLU SAE with an L1 penalty (Conerly et al. 2024, Update on how we train SAEs)."""
 
-from typing import ClassVar, final
+from typing import final
 
 import torch
 from jaxtyping import Float
@@ -8,19 +8,13 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from saeworks.config import STRICT
-from saeworks.dictionary.base import (
-    Batch,
-    Context,
-    SparseCode,
-    StepOut,
-)
+from saeworks.dictionary.base import Batch, Context, SparseCode, StepOut
 from saeworks.dictionary.checks import check_share, check_steering, check_width
 from saeworks.dictionary.initial import unit_rows
 from saeworks.dictionary.losses import annealed_lp, l1, reconstruction
-from saeworks.dictionary.normaliser import fold
+from saeworks.dictionary.penalised import Penalised
 from saeworks.dictionary.preactivations import AtPairs, preactivations, preactivations_above
 from saeworks.dictionary.stages import stage
-from saeworks.dictionary.steered import Steered
 from saeworks.errors import UserError
 
 
@@ -54,7 +48,7 @@ class ReLUConfig:
 
 
 @final
-class ReLU(Steered):
+class ReLU(Penalised):
     """f = ReLU(W_enc x + b_enc),  x̂ = W_decᵀ f + b_dec.
 
     Loss: mean‖x − x̂‖²/D + λ · mean Σ_m f_m‖w_dec,m‖/√D. The decoder is not constrained: the norm
@@ -62,21 +56,17 @@ class ReLU(Steered):
     the recipe of Anthropic's April 2024 update.)
     """
 
-    Config: ClassVar[type[ReLUConfig]] = ReLUConfig
-    arch: ClassVar[str] = "relu"
+    Config = ReLUConfig
+    arch = "relu"
 
     def __init__(self, d: int, config: ReLUConfig) -> None:
-        super().__init__(d, config, config.l1)
+        super().__init__(d, config, config.l1, shifted=config.subtract_b_dec)
         w_MD = unit_rows(config.width, d)
         self.w_enc = nn.Parameter(0.1 * w_MD)
         self.b_enc = nn.Parameter(torch.zeros(config.width))
         self.w_dec = nn.Parameter(0.1 * w_MD)
         self.b_dec = nn.Parameter(torch.zeros(d))
-
-    @property
-    def lr_scales(self) -> dict[str, float]:
-        """b_enc is of the order of √D where a weight is of the order of 1."""
-        return {"b_enc": self.d**0.5}
+        self.lr_scales = {"b_enc": d**0.5}
 
     @torch.no_grad()
     def initialise(self, x_BD: Float[Tensor, "B D"], generator: torch.Generator) -> None:
@@ -109,14 +99,6 @@ class ReLU(Steered):
             error = reconstruction(batch.target, x_hat, batch.weight)
             losses = {"reconstruction": error, "sparsity": penalty}
         return self._finish(batch, context, z, f, x_hat, losses)
-
-    def folded(self, mean_D: Float[Tensor, " D"], scale: Float[Tensor, ""]) -> "ReLU":
-        """W_enc/s, W_dec·s, b_dec·s + μ, and b_enc − W_enc μ/s unless b_dec is subtracted."""
-        return fold(self, mean_D, scale, () if self.config.subtract_b_dec else ("b_enc",))
-
-    @property
-    def _shift(self) -> Tensor | None:
-        return self.b_dec if self.config.subtract_b_dec else None
 
     def _p(self, progress: float) -> float:
         start = self.config.sparsity_warmup

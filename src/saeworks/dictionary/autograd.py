@@ -1,8 +1,8 @@
-"""Autograd functions of TopK dictionaries: sparse gradients, bounded memory.
+"""Autograd functions of sparse dictionaries: sparse gradients, bounded memory.
 
-Shapes: B tokens, D model width, M latents, K active latents per token. Selection runs over tiles
-of tokens, so pre-activations [B, M] never exist whole; gradients go through the sparse primitives,
-so neither do [B·K, D] nor dense [B, M] gradients.
+Gradients go through the sparse primitives, so neither [B·K, D] nor a dense [B, M] gradient exists.
+
+Shapes: B tokens, D model width, M latents, K active latents per token, nnz pairs.
 """
 
 from typing import Any
@@ -21,10 +21,8 @@ from saeworks.dictionary.kernels import (
     segment_outer,
     sort_pairs,
 )
-from saeworks.dictionary.select import padded_width, topk_rows
+from saeworks.dictionary.selection import select_topk
 from saeworks.dictionary.stages import stage
-
-_TILE_BYTES = {"cpu": 64 * 2**20, "cuda": 2**30}
 
 
 class PairSort:
@@ -47,8 +45,31 @@ def encode_topk(
     k: int,
 ) -> tuple[Float[Tensor, "B K"], Int[Tensor, "B K"]]:
     """TopK_k(ReLU(W_enc(x − b_dec) + b_enc)) as values and latents; differentiable."""
-    values, indices = _apply(_Encode, x_BD, w_enc_MD, b_enc_M, b_dec_D, k)
-    return values, indices
+    with torch.no_grad():
+        values, indices = select_topk(x_BD, w_enc_MD, b_enc_M, b_dec_D, k)
+    z = pre_activations_at(x_BD, w_enc_MD, b_enc_M, b_dec_D, values, indices, None, PairSort())
+    return z.relu(), indices
+
+
+def pre_activations_at(
+    x_BD: Float[Tensor, "B D"],
+    w_enc_MD: Float[Tensor, "M D"],
+    b_enc_M: Float[Tensor, " M"],
+    b_dec_D: Float[Tensor, " D"] | None,
+    z: Float[Tensor, "*pairs"],
+    indices: Int[Tensor, "*pairs"],
+    offsets: Int[Tensor, " rows_plus_1"] | None,
+    sort: PairSort,
+) -> Float[Tensor, "*pairs"]:
+    """z = W_enc(x − b_dec) + b_enc at pairs that were selected, put into the graph.
+
+    Args:
+        z: the pre-activations, as they were computed without gradients.
+        b_dec_D: subtracted from x, unless None.
+    """
+    inputs = (x_BD, w_enc_MD, b_enc_M, b_dec_D, z, indices, offsets, sort)
+    out: Tensor = _apply(_PreActivations, *inputs)
+    return out
 
 
 def decode_sparse(
@@ -57,7 +78,7 @@ def decode_sparse(
     w_dec_MD: Float[Tensor, "M D"],
     b_dec_D: Float[Tensor, " D"],
     offsets: Int[Tensor, " rows_plus_1"] | None = None,
-    sort: "PairSort | None" = None,
+    sort: PairSort | None = None,
 ) -> Float[Tensor, "B D"]:
     """Σ_j values[b, j] · W_dec[indices[b, j]] + b_dec; differentiable.
 
@@ -90,38 +111,6 @@ def step_topk(
     return out
 
 
-def select_topk(
-    x_BD: Float[Tensor, "B D"],
-    w_enc_MD: Float[Tensor, "M D"],
-    b_enc_M: Float[Tensor, " M"],
-    b_dec_D: Float[Tensor, " D"],
-    k: int,
-) -> tuple[Float[Tensor, "B K"], Int[Tensor, "B K"]]:
-    """Values and latents of TopK_k(ReLU(W_enc(x − b_dec) + b_enc)), without gradients, over tiles
-    of tokens in one reused buffer."""
-    rows, width = x_BD.shape[0], w_enc_MD.shape[0]
-    values = x_BD.new_empty(rows, k)
-    indices = torch.empty(rows, k, dtype=torch.int64, device=x_BD.device)
-    tile = max(1, min(rows, tile_rows(x_BD, width)))
-    padded = padded_width(width, k, x_BD.device)
-    pre_tP = x_BD.new_empty(tile, padded)
-    pre_tP[:, width:] = -torch.inf
-    for start in range(0, rows, tile):
-        end = min(start + tile, rows)
-        pre = pre_tP[: end - start]
-        with stage("encoder"):
-            torch.addmm(b_enc_M, x_BD[start:end] - b_dec_D, w_enc_MD.T, out=pre[:, :width])
-        with stage("topk"):
-            values[start:end], indices[start:end] = topk_rows(pre, k)
-    return values.relu_(), indices
-
-
-def tile_rows(x_BD: Float[Tensor, "B D"], width: int) -> int:
-    """Tokens whose pre-activations are in memory at a time."""
-    budget = _TILE_BYTES.get(x_BD.device.type, 2**28)
-    return max(1, budget // (width * x_BD.element_size()))
-
-
 def encoder_gradients(
     grad: Float[Tensor, "*pairs"],
     x: Float[Tensor, "B D"],
@@ -140,25 +129,36 @@ def _apply(function: type[Function], *inputs: Any) -> Any:
     return function.apply(*inputs)  # type: ignore[no-untyped-call]
 
 
-class _Encode(Function):
+class _PreActivations(Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, w_enc: Tensor, b_enc: Tensor, b_dec: Tensor, k: int) -> Any:
-        values, indices = select_topk(x, w_enc, b_enc, b_dec, k)
-        ctx.save_for_backward(x, w_enc, b_dec, values, indices)
-        ctx.mark_non_differentiable(indices)
-        return values, indices
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        w_enc: Tensor,
+        b_enc: Tensor,
+        b_dec: Tensor | None,
+        z: Tensor,
+        indices: Tensor,
+        offsets: Tensor | None,
+        sort: PairSort,
+    ) -> Tensor:
+        ctx.save_for_backward(x, w_enc, b_dec, indices, offsets)
+        ctx.sort = sort
+        return z.clone()
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_values: Tensor, _: Any) -> Any:
-        x, w_enc, b_dec, values, indices = ctx.saved_tensors
-        grad_pre = grad_values * (values > 0)
-        grads: tuple[Tensor | None, ...] = (None, None, None)
-        if any(ctx.needs_input_grad[1:4]):
-            pairs = sort_pairs(indices, w_enc.shape[0])
-            grads = encoder_gradients(grad_pre, x, w_enc, b_dec, pairs)
-        grad_x = gather_sum(grad_pre, indices, w_enc) if ctx.needs_input_grad[0] else None
-        return grad_x, *grads, None
+    def backward(ctx: Any, grad_z: Tensor) -> Any:
+        x, w_enc, b_dec, indices, offsets = ctx.saved_tensors
+        with stage("sparse backward"):
+            grads: tuple[Tensor | None, ...] = (None, None, None)
+            if any(ctx.needs_input_grad[1:4]):
+                pairs = ctx.sort(indices, w_enc.shape[0], offsets)
+                grads = encoder_gradients(grad_z, x, w_enc, b_dec, pairs)
+            grad_x = None
+            if ctx.needs_input_grad[0]:
+                grad_x = gather_sum(grad_z, indices, w_enc, offsets)
+        return grad_x, *grads, None, None, None, None
 
 
 class _Decode(Function):

@@ -2,7 +2,7 @@
 Matryoshka Sparse Autoencoders)."""
 
 from itertools import pairwise
-from typing import ClassVar, final
+from typing import final
 
 import torch
 from jaxtyping import Float
@@ -10,14 +10,13 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from saeworks.config import STRICT
+from saeworks.dictionary.archs.batchtopk import BatchSelection
+from saeworks.dictionary.autograd import decode_sparse
 from saeworks.dictionary.base import Batch
-from saeworks.dictionary.batch_selection import BatchSelection
 from saeworks.dictionary.checks import check_coefficient, check_k, check_width
-from saeworks.dictionary.fused import decode_sparse
 from saeworks.dictionary.losses import reconstruction
-from saeworks.dictionary.normaliser import fold
 from saeworks.dictionary.preactivations import AtPairs
-from saeworks.dictionary.select_batch import keep_pairs
+from saeworks.dictionary.selection import keep_pairs
 from saeworks.dictionary.stages import stage
 from saeworks.errors import UserError
 
@@ -70,12 +69,8 @@ class Matryoshka(BatchSelection):
     Autoencoders, §3.)
     """
 
-    Config: ClassVar[type[MatryoshkaConfig]] = MatryoshkaConfig
-    arch: ClassVar[str] = "matryoshka"
-
-    def folded(self, mean_D: Float[Tensor, " D"], scale: Float[Tensor, ""]) -> "Matryoshka":
-        """W_enc/s, W_dec·s, b_dec·s + μ, θ as it is: the same code from raw activations."""
-        return fold(self, mean_D, scale)
+    Config = MatryoshkaConfig
+    arch = "matryoshka"
 
     def _reconstruct(
         self, batch: Batch, z: AtPairs

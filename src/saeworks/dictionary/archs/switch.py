@@ -1,10 +1,9 @@
 """The Switch SAE (Mudide et al. 2025, Efficient Dictionary Learning with Switch Sparse
 Autoencoders)."""
 
-import copy
 import math
 from collections.abc import Mapping
-from typing import Any, ClassVar, NamedTuple, final
+from typing import Any, NamedTuple, final
 
 import torch
 from jaxtyping import Float, Int
@@ -12,14 +11,9 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from saeworks.config import STRICT
-from saeworks.dictionary.auxk_within import auxk_within
-from saeworks.dictionary.base import (
-    SAE,
-    Batch,
-    Context,
-    SparseCode,
-    StepOut,
-)
+from saeworks.dictionary.autograd import PairSort, decode_sparse
+from saeworks.dictionary.auxk import auxk_of_experts
+from saeworks.dictionary.base import SAE, Batch, Context, SparseCode, StepOut
 from saeworks.dictionary.checks import check_coefficient, check_k, check_width
 from saeworks.dictionary.dispatch import (
     Dispatch,
@@ -30,18 +24,12 @@ from saeworks.dictionary.dispatch import (
     reorder,
     select_within,
 )
-from saeworks.dictionary.flops import Flops, Phase, switch_step
-from saeworks.dictionary.fused import PairSort, decode_sparse
+from saeworks.dictionary.experts import Routing
+from saeworks.dictionary.flops import Phase, StepWork
 from saeworks.dictionary.initial import geometric_median, unit_rows
 from saeworks.dictionary.losses import batch_fvu, reconstruction
 from saeworks.dictionary.normaliser import fold
-from saeworks.dictionary.routing import (
-    ROUTERS,
-    Router,
-    RouterName,
-    RouterOptions,
-    Routing,
-)
+from saeworks.dictionary.routers import ROUTERS, Router, RouterName, RouterOptions
 from saeworks.dictionary.stages import stage
 from saeworks.errors import UserError
 
@@ -85,11 +73,6 @@ class SwitchConfig:
         _check_router(self.router, self.experts, self.active, self.labels)
         for name in ("balance", "bias_step", "supervision", "aux_coefficient"):
             check_coefficient(name, getattr(self, name))
-
-    @property
-    def expert_width(self) -> int:
-        """E = M/N."""
-        return self.width // self.experts
 
 
 def _check_experts(experts: int, width: int) -> None:
@@ -176,9 +159,9 @@ class Switch(SAE):
     al. 2025, Efficient Dictionary Learning with Switch Sparse Autoencoders, §3.)
     """
 
-    Config: ClassVar[type[SwitchConfig]] = SwitchConfig
-    arch: ClassVar[str] = "switch"
-    unit_norm: ClassVar[tuple[str, ...]] = ("w_dec",)
+    Config = SwitchConfig
+    arch = "switch"
+    unit_norm = ("w_dec",)
 
     def __init__(self, d: int, config: SwitchConfig) -> None:
         super().__init__(d, config)
@@ -197,22 +180,11 @@ class Switch(SAE):
             config.supervision,
         )
         self.router: Router = ROUTERS[config.router](options)
-
-    @property
-    def labels(self) -> int | None:
-        """Of the router `supervised`."""
-        found: int | None = self.config.labels
-        return found
-
-    @property
-    def phases(self) -> tuple[Phase, ...]:
-        """k from the first step to the last."""
-        return (Phase(1.0, float(self.config.k), self.router.assumed),)
-
-    def flops(self, active: float, rows: int) -> Flops:
-        """The router, the encoder of a token's experts, and one sparse reconstruction."""
-        per_token = self.router.per_token
-        return switch_step(self.d, self.width, self.config.experts, per_token, active, rows)
+        self.labels = config.labels
+        self.per_site = tuple(f"router.{name}" for name in self.router.per_site)
+        self.phases = (Phase(1.0, float(config.k), self.router.assumed),)
+        encoded = self.router.per_token / config.experts
+        self.work = StepWork(encoded=encoded, routed=config.experts)
 
     @torch.no_grad()
     def initialise(self, x_BD: Float[Tensor, "B D"], generator: torch.Generator) -> None:
@@ -255,32 +227,33 @@ class Switch(SAE):
         return self._code(self._encoded(x_BD, routing))
 
     def training_code(self, batch: Batch) -> SparseCode:
-        """As in inference, but where experts choose among the batch, or see the site."""
-        routing = self.router.training_route(self.logits(batch.x), batch)
+        """What `step` trains: as in inference, but where experts choose among the batch, or see the
+        site."""
+        routing = self.router.route(self.logits(batch.x), batch)
         return self._code(self._encoded(batch.x, routing))
 
     def step(self, batch: Batch, context: Context) -> StepOut:
         """On tokens in the order of their experts; `auxk` is among the losses while there are dead
         latents, `balance` and `supervision` where the router has them."""
         with stage("routing"):
-            routing = self.router.training_route(self.logits(batch.x), batch)
-        found = self._encoded(batch.x, routing)
+            routing = self.router.route(self.logits(batch.x), batch)
+        encoded = self._encoded(batch.x, routing)
         with stage("decode"):
             rows_BD = decode_sparse(
-                found.values, found.picked.indices, self.w_dec, self.b_dec, sort=found.sort
+                encoded.values, encoded.picked.indices, self.w_dec, self.b_dec, sort=encoded.sort
             )
-            x_hat = reorder(rows_BD, found.picked.order)
+            x_hat = reorder(rows_BD, encoded.picked.order)
         with stage("loss"):
             terms = {"reconstruction": reconstruction(batch.target, x_hat, batch.weight)}
             terms |= self.router.losses(routing, batch)
         if self.config.aux_coefficient and len(context.dead):
             with stage("auxk"):
-                auxk = self._auxk(found, batch.target - x_hat, context.dead)
+                auxk = self._auxk(encoded, batch.target - x_hat, context.dead)
                 terms["auxk"] = self.config.aux_coefficient * auxk
         with stage("statistics"), torch.no_grad():
-            values, tokens = found.values, max(len(found.values), 1)
+            values, tokens = encoded.values, max(len(encoded.values), 1)
             total_M = values.new_zeros(self.width)
-            total_M.index_add_(0, found.picked.indices.view(-1), values.view(-1))
+            total_M.index_add_(0, encoded.picked.indices.view(-1), values.view(-1))
             load_N = torch.bincount(routing.expert.flatten(), minlength=self.config.experts)
             stats = {
                 "fvu": batch_fvu(batch.target, terms["reconstruction"]),
@@ -288,16 +261,13 @@ class Switch(SAE):
                 "busiest": load_N.max() / load_N.sum().clamp_min(1),
                 "used": (load_N > 0).sum(),
                 "confidence": routing.p.detach().amax(1).sum() / tokens,
-                **{f"router.{name}": tensor for name, tensor in routing.state.items()},
             }
-        return StepOut(terms, x_hat, total_M > 0, stats)
+        return StepOut(terms, x_hat, total_M > 0, stats, routing.state)
 
     @torch.no_grad()
-    def after_step(self, stats: dict[str, Tensor]) -> None:
-        """The router's thresholds or biases, whose numbers are taken out of the statistics: they
-        are per expert, and not for the log."""
-        names = [name for name in stats if name.startswith("router.")]
-        self.router.after_step({name.removeprefix("router."): stats.pop(name) for name in names})
+    def after_step(self, state: dict[str, Tensor]) -> None:
+        """The router's thresholds or biases."""
+        self.router.after_step(state)
 
     def warning(self, stats: Mapping[str, Any]) -> str | None:
         """Where all tokens went to the same experts, though there are more."""
@@ -310,27 +280,14 @@ class Switch(SAE):
             "raise balance, or choose another router"
         )
 
-    def share(self, sites: int) -> None:
-        """What the router keeps per site."""
-        self.router.share(sites)
-
-    def for_site(self, index: int) -> SAE:
-        """A copy with the site's own router, where it has one."""
-        router = self.router.for_site(index)
-        if router is self.router:
-            return self
-        own = copy.deepcopy(self)
-        own.router = router
-        return own
-
     @torch.no_grad()
     def folded(self, mean_D: Float[Tensor, " D"], scale: Float[Tensor, ""]) -> "Switch":
         """W_enc/s, W_dec·s, b_dec·s + μ, W_r/s, b_router·s + μ: the same code from raw
         activations."""
-        own = fold(self, mean_D, scale)
-        own.w_router.div_(scale)
-        own.b_router.mul_(scale).add_(mean_D)
-        return own
+        folded = fold(self, mean_D, scale)
+        folded.w_router.div_(scale)
+        folded.b_router.mul_(scale).add_(mean_D)
+        return folded
 
     def _encoded(self, x_BD: Float[Tensor, "B D"], routing: Routing) -> _Encoded:
         with stage("routing"):
@@ -344,8 +301,8 @@ class Switch(SAE):
         values_BK = z_BK * routing.weight.flatten()[picked.visit]
         return _Encoded(values_BK, picked, routing, sent, shifted_BD, sort)
 
-    def _code(self, found: _Encoded) -> SparseCode:
-        values, indices, order = found.values, found.picked.indices, found.picked.order
+    def _code(self, encoded: _Encoded) -> SparseCode:
+        values, indices, order = encoded.values, encoded.picked.indices, encoded.picked.order
         if order is not None:
             back = torch.empty_like(order)
             back[order] = torch.arange(len(order), device=order.device)
@@ -353,11 +310,13 @@ class Switch(SAE):
         return SparseCode(indices, values, self.width, (len(values),))
 
     def _auxk(
-        self, found: _Encoded, error_BD: Float[Tensor, "B D"], dead: Int[Tensor, " n"]
+        self, encoded: _Encoded, error_BD: Float[Tensor, "B D"], dead: Int[Tensor, " n"]
     ) -> Float[Tensor, ""]:
-        sent, single = found.sent, found.picked.order is not None
-        x_VD = found.shifted if single else found.shifted[sent.token]
-        return auxk_within(x_VD, error_BD, self.w_enc, self.w_dec, sent, dead)
+        sent, in_order = encoded.sent, encoded.picked.order is not None
+        x_VD = encoded.shifted if in_order else encoded.shifted[sent.token]
+        return auxk_of_experts(
+            x_VD, error_BD, self.w_enc, self.w_dec, sent.token, sent.bounds, dead
+        )
 
 
 def _uniform(

@@ -1,6 +1,6 @@
 """The JumpReLU SAE (Rajamanoharan et al. 2024, Jumping ahead)."""
 
-from typing import Any, ClassVar, final
+from typing import Any, final
 
 import torch
 from jaxtyping import Float
@@ -9,12 +9,7 @@ from torch import Tensor, nn
 from torch.autograd.function import Function, once_differentiable
 
 from saeworks.config import STRICT
-from saeworks.dictionary.base import (
-    Batch,
-    Context,
-    SparseCode,
-    StepOut,
-)
+from saeworks.dictionary.base import Batch, Context, SparseCode, StepOut
 from saeworks.dictionary.checks import (
     check_coefficient,
     check_positive,
@@ -24,10 +19,9 @@ from saeworks.dictionary.checks import (
 )
 from saeworks.dictionary.initial import unit_rows
 from saeworks.dictionary.losses import reconstruction
-from saeworks.dictionary.normaliser import fold
+from saeworks.dictionary.penalised import Penalised
 from saeworks.dictionary.preactivations import preactivations, preactivations_above
 from saeworks.dictionary.stages import stage
-from saeworks.dictionary.steered import Steered
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -61,7 +55,7 @@ class JumpReLUConfig:
 
 
 @final
-class JumpReLU(Steered):
+class JumpReLU(Penalised):
     """f = z · H(z − θ) with z = W_enc x + b_enc,  x̂ = W_decᵀ f + b_dec.
 
     Loss: mean‖x − x̂‖²/D + λ · mean Σ_m H(z_m − θ_m)/D. Neither H has a gradient in θ; with the
@@ -73,25 +67,23 @@ class JumpReLU(Steered):
     Jumping ahead, §3 and A.)
     """
 
-    Config: ClassVar[type[JumpReLUConfig]] = JumpReLUConfig
-    arch: ClassVar[str] = "jumprelu"
-    unit_norm: ClassVar[tuple[str, ...]] = ("w_dec",)
-    betas: ClassVar[tuple[float, float]] = (0.0, 0.999)
+    Config = JumpReLUConfig
+    arch = "jumprelu"
+    unit_norm = ("w_dec",)
+    betas = (0.0, 0.999)
+    per_latent = ("w_enc", "b_enc", "threshold", "w_dec")
 
     def __init__(self, d: int, config: JumpReLUConfig) -> None:
-        super().__init__(d, config, config.l0_coefficient, signed=True)
+        super().__init__(
+            d, config, config.l0_coefficient, shifted=config.subtract_b_dec, signed=True
+        )
         w_MD = unit_rows(config.width, d)
         self.w_enc = nn.Parameter(w_MD)
         self.b_enc = nn.Parameter(torch.zeros(config.width))
         self.threshold = nn.Parameter(torch.full((config.width,), config.threshold * d**0.5))
         self.w_dec = nn.Parameter(w_MD.clone())
         self.b_dec = nn.Parameter(torch.zeros(d))
-
-    @property
-    def lr_scales(self) -> dict[str, float]:
-        """θ is of the order of √D where a weight is of the order of 1, and moves as much more. Not
-        b_enc: measured, that helps at small L0 and hurts more at large."""
-        return {"threshold": self.d**0.5}
+        self.lr_scales = {"threshold": d**0.5}  # not b_enc: measured, docs/decisions.md
 
     @torch.no_grad()
     def initialise(self, x_BD: Float[Tensor, "B D"], generator: torch.Generator) -> None:
@@ -123,15 +115,9 @@ class JumpReLU(Steered):
             }
         return self._finish(batch, context, z, f, x_hat, losses)
 
-    @torch.no_grad()
-    def after_step(self, stats: dict[str, Tensor]) -> None:
-        """Keep θ ≥ 0; move the coefficient towards the target L0, if there is one."""
+    def _constrain(self) -> None:
+        """θ ≥ 0."""
         self.threshold.clamp_min_(0)
-        super().after_step(stats)
-
-    def folded(self, mean_D: Float[Tensor, " D"], scale: Float[Tensor, ""]) -> "JumpReLU":
-        """W_enc/s, W_dec·s, b_dec·s + μ, and b_enc − W_enc μ/s unless b_dec is subtracted."""
-        return fold(self, mean_D, scale, () if self.config.subtract_b_dec else ("b_enc",))
 
     @property
     def _epsilon(self) -> float:
@@ -141,10 +127,6 @@ class JumpReLU(Steered):
     def _floor(self) -> Tensor:
         """Below it a pair has neither value nor gradient."""
         return self.threshold.detach() - self._epsilon / 2
-
-    @property
-    def _shift(self) -> Tensor | None:
-        return self.b_dec if self.config.subtract_b_dec else None
 
 
 def _jump(z: Tensor, theta: Tensor, epsilon: float) -> Tensor:

@@ -1,13 +1,13 @@
 """The three sparse primitives, written plainly: what the fast ones are checked against.
 
-They allocate [B·K, D]; use them where speed does not matter.
+They allocate [B·K, D].
 """
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from saeworks.dictionary.kernels.pairs import SortedPairs, pair_rows
+from saeworks.dictionary.kernels import SortedPairs, pair_rows
 
 
 def gather_sum(

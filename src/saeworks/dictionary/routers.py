@@ -7,44 +7,24 @@ depend on the token alone.
 Shapes: B tokens, N experts, n experts per token, V visits, S sites.
 """
 
-import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass
+from typing import Literal, final
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from saeworks.dictionary.base import Batch
+from saeworks.dictionary.experts import Routing
 from saeworks.errors import UserError
 
 RouterName = Literal[
     "switch", "heaviside", "shared", "top-n", "expert-choice", "bias", "layer", "supervised"
 ]
 DECAY = 0.95
-"""Of an expert's running threshold, as of BatchTopK's (`batch_selection.DECAY`)."""
-
-
-@dataclass(frozen=True)
-class Routing:
-    """Visits: n per token, [B, n] with `offsets` None; or [V], row b's being
-    `offsets[b]:offsets[b + 1]`, at least one.
-
-    Attributes:
-        expert: of each visit; those of one token differ.
-        weight: of each visit; differentiable.
-        p: softmax of the logits, over the experts that are routed to.
-        offsets: int64 [B + 1], or None.
-        state: what `after_step` needs, detached.
-    """
-
-    expert: Int[Tensor, "*visits"]
-    weight: Float[Tensor, "*visits"]
-    p: Float[Tensor, "B routed"]
-    offsets: Int[Tensor, " rows_plus_1"] | None = None
-    state: dict[str, Tensor] = field(default_factory=dict)
+"""Of an expert's running threshold, as of BatchTopK's (`archs.batchtopk.DECAY`)."""
 
 
 @dataclass(frozen=True)
@@ -60,56 +40,51 @@ class RouterOptions:
 
 
 class Router(nn.Module, ABC):
-    """A strategy. Parameters and buffers are what it has beyond W_r and b_router."""
+    """A strategy. Parameters and buffers are what it has beyond W_r and b_router.
+
+    Attributes:
+        per_token: experts that encode a token, on average.
+    """
 
     balanced = True
     """Whether its loads are equalised by the balance loss."""
+    assumed = ""
+    """Why `per_token` is an estimate; empty where it is exact."""
+    per_site: tuple[str, ...] = ()
+    """Parameters and buffers that a group's router has once for every site."""
 
-    def __init__(self, options: RouterOptions) -> None:
+    def __init__(self, options: RouterOptions, per_token: float = 1.0) -> None:
         super().__init__()
-        self.options = options
-
-    @property
-    def per_token(self) -> float:
-        """Experts that encode a token, on average."""
-        return 1.0
-
-    @property
-    def assumed(self) -> str:
-        """Why `per_token` is an estimate; empty where it is exact."""
-        return ""
+        self.options, self.per_token = options, per_token
 
     @abstractmethod
-    def route(
-        self, logits_BN: Float[Tensor, "B N"], site_B: Int[Tensor, " B"] | None = None
-    ) -> Routing:
-        """The visits of each token, whatever else is in the batch."""
+    def route(self, logits_BN: Float[Tensor, "B N"], batch: Batch | None = None) -> Routing:
+        """The visits of each token, whatever else is in the batch.
 
-    def training_route(self, logits_BN: Float[Tensor, "B N"], batch: Batch) -> Routing:
-        """The visits in training; `route`, unless experts choose among the batch."""
-        return self.route(logits_BN, batch.site)
+        Args:
+            batch: in training, what the rows come from; experts may then choose among them.
+        """
 
+    @final
     def losses(self, routing: Routing, batch: Batch) -> dict[str, Float[Tensor, ""]]:
-        """`balance`, unless its coefficient is 0 or the router needs none."""
-        if not (self.balanced and self.options.balance):
-            return {}
-        first = self.options.experts - routing.p.shape[1]
-        chosen = routing.expert.flatten()
-        loss = balance_loss(routing.p, chosen[chosen >= first] - first)
-        return {"balance": self.options.balance * loss}
+        """`balance`, unless its coefficient is 0 or the router needs none; and its own."""
+        terms = self.own_losses(routing, batch)
+        if self.balanced and self.options.balance:
+            first = self.options.experts - routing.p.shape[1]
+            chosen = routing.expert.flatten()
+            loss = balance_loss(routing.p, chosen[chosen >= first] - first)
+            terms = {"balance": self.options.balance * loss, **terms}
+        return terms
+
+    def own_losses(self, routing: Routing, batch: Batch) -> dict[str, Float[Tensor, ""]]:
+        """Losses that this router alone has."""
+        return {}
 
     def initialise(self) -> None:
         """Forget what was learnt."""
 
     def after_step(self, state: dict[str, Tensor]) -> None:
-        """Update what is not a gradient."""
-
-    def share(self, sites: int) -> None:
-        """Make room for what is kept per site."""
-
-    def for_site(self, index: int) -> "Router":
-        """The router at one site: itself, unless it keeps something per site."""
-        return self
+        """Update what is not a gradient from `Routing.state`."""
 
 
 def balance_loss(p_BN: Float[Tensor, "B N"], chosen_V: Int[Tensor, " V"]) -> Float[Tensor, ""]:
@@ -121,42 +96,36 @@ def balance_loss(p_BN: Float[Tensor, "B N"], chosen_V: Int[Tensor, " V"]) -> Flo
     return p_BN.shape[1] * (f_N @ (p_BN.sum(0) / max(p_BN.shape[0], 1)))
 
 
-class Switch(Router):
+@final
+class SwitchRouter(Router):
     """i* = argmax p with weight p_i*, p = softmax(logits) (Mudide et al. 2025, Efficient Dictionary
     Learning with Switch Sparse Autoencoders, §3; Fedus et al. 2022)."""
 
-    def route(
-        self, logits_BN: Float[Tensor, "B N"], site_B: Int[Tensor, " B"] | None = None
-    ) -> Routing:
-        p_BN = logits_BN.softmax(1)
-        weight_B1, expert_B1 = p_BN.max(1, keepdim=True)
-        return Routing(expert_B1, weight_B1, p_BN)
+    def route(self, logits_BN: Float[Tensor, "B N"], batch: Batch | None = None) -> Routing:
+        return _most_probable(logits_BN.softmax(1))
 
 
-class Heaviside(Router):
+@final
+class HeavisideRouter(Router):
     """i* = argmax p with weight 1: the router learns from the balance loss alone (Mudide et al.
     2025, the ablation of the softmax weight)."""
 
-    def route(
-        self, logits_BN: Float[Tensor, "B N"], site_B: Int[Tensor, " B"] | None = None
-    ) -> Routing:
+    def route(self, logits_BN: Float[Tensor, "B N"], batch: Batch | None = None) -> Routing:
         p_BN = logits_BN.softmax(1)
         expert_B1 = p_BN.argmax(1, keepdim=True)
         return Routing(expert_B1, torch.ones_like(expert_B1, dtype=p_BN.dtype), p_BN)
 
 
-class Shared(Router):
+@final
+class SharedRouter(Router):
     """Expert 0 for every token with weight 1, and argmax_{i>0} p with weight p, p = softmax over
     the N − 1 others; one joint TopK (DeepSeekMoE's shared expert, Dai et al. 2024; the public
     Switch code's `1on`)."""
 
-    @property
-    def per_token(self) -> float:
-        return 2.0
+    def __init__(self, options: RouterOptions) -> None:
+        super().__init__(options, per_token=2.0)
 
-    def route(
-        self, logits_BN: Float[Tensor, "B N"], site_B: Int[Tensor, " B"] | None = None
-    ) -> Routing:
+    def route(self, logits_BN: Float[Tensor, "B N"], batch: Batch | None = None) -> Routing:
         p_BR = logits_BN[:, 1:].softmax(1)
         weight_B1, place_B1 = p_BR.max(1, keepdim=True)
         expert_B2 = torch.cat([torch.zeros_like(place_B1), place_B1 + 1], 1)
@@ -164,24 +133,23 @@ class Shared(Router):
         return Routing(expert_B2, weight_B2, p_BR)
 
 
-class TopN(Router):
+@final
+class TopNRouter(Router):
     """The n experts of largest p, each with its own p, and one joint TopK over their union (Xu et
     al. 2025, Beyond Redundancy: Diverse and Specialized Multi-Expert Sparse Autoencoder, without
     its feature scaling)."""
 
-    @property
-    def per_token(self) -> float:
-        return float(self.options.active)
+    def __init__(self, options: RouterOptions) -> None:
+        super().__init__(options, per_token=float(options.active))
 
-    def route(
-        self, logits_BN: Float[Tensor, "B N"], site_B: Int[Tensor, " B"] | None = None
-    ) -> Routing:
+    def route(self, logits_BN: Float[Tensor, "B N"], batch: Batch | None = None) -> Routing:
         p_BN = logits_BN.softmax(1)
         weight_Bn, expert_Bn = p_BN.topk(self.options.active, dim=1)
         return Routing(expert_Bn, weight_Bn, p_BN)
 
 
-class ExpertChoice(Router):
+@final
+class ExpertChoiceRouter(Router):
     """Every expert takes the ⌈n·B/N⌉ tokens of largest p_i (of the rows of each site its share);
     a token that none took goes to argmax p. Weight p, one joint TopK over a token's experts. (Zhou
     et al. 2022, Mixture-of-Experts with Expert Choice Routing, which drops such tokens; an SAE
@@ -193,31 +161,21 @@ class ExpertChoice(Router):
     """
 
     balanced = False
+    assumed = (
+        "expert-choice: tokens that no expert chose, which go to one more each, are not counted"
+    )
+    per_site = ("threshold",)
     threshold: Tensor
 
     def __init__(self, options: RouterOptions) -> None:
-        super().__init__(options)
+        super().__init__(options, per_token=float(options.active))
         self.register_buffer("threshold", torch.ones(options.experts))
 
-    @property
-    def per_token(self) -> float:
-        return float(self.options.active)
-
-    @property
-    def assumed(self) -> str:
-        return (
-            "expert-choice: tokens that no expert chose, which go to one more each, are not counted"
-        )
-
-    def route(
-        self, logits_BN: Float[Tensor, "B N"], site_B: Int[Tensor, " B"] | None = None
-    ) -> Routing:
-        floor = self.threshold.mean(0) if self.threshold.dim() == 2 else self.threshold
+    def route(self, logits_BN: Float[Tensor, "B N"], batch: Batch | None = None) -> Routing:
         p_BN = logits_BN.softmax(1)
-        return _visits(p_BN, p_BN > floor)
-
-    def training_route(self, logits_BN: Float[Tensor, "B N"], batch: Batch) -> Routing:
-        p_BN = logits_BN.softmax(1)
+        if batch is None:
+            floor_N = self.threshold.mean(0) if self._per_site else self.threshold
+            return _visits(p_BN, p_BN > floor_N, {})
         taken_BN = torch.zeros_like(p_BN, dtype=torch.bool)
         smallest_SN = p_BN.new_full((self._sites(batch), self.options.experts), torch.nan)
         for site in range(len(smallest_SN)):
@@ -229,7 +187,7 @@ class ExpertChoice(Router):
                 best_CN, place_CN = p_BN.detach()[rows].topk(capacity, dim=0)
                 taken_BN[rows] = taken_BN[rows].scatter(0, place_CN, True)
                 smallest_SN[site] = best_CN[-1]
-        smallest = smallest_SN if self.threshold.dim() == 2 else smallest_SN.nanmean(0)
+        smallest = smallest_SN if self._per_site else smallest_SN.nanmean(0)
         return _visits(p_BN, taken_BN, {"threshold": smallest})
 
     def initialise(self) -> None:
@@ -243,26 +201,20 @@ class ExpertChoice(Router):
         )
         self.threshold.copy_(torch.where(smallest.isnan(), self.threshold, mean))
 
-    def share(self, sites: int) -> None:
-        if sites > 1:
-            self.threshold = self.threshold.new_ones(sites, self.options.experts)
-
-    def for_site(self, index: int) -> Router:
-        if self.threshold.dim() == 1:
-            return self
-        own = copy.deepcopy(self)
-        own.threshold = self.threshold[index].clone()
-        return own
+    @property
+    def _per_site(self) -> bool:
+        return self.threshold.dim() == 2
 
     def _sites(self, batch: Batch) -> int:
-        if self.threshold.dim() == 2:
+        if self._per_site:
             return len(self.threshold)
         if batch.site is None or not len(batch.site):
             return 1
         return int(batch.site.max()) + 1
 
 
-class Bias(Router):
+@final
+class BiasRouter(Router):
     """i* = argmax(p + c) with weight p_i*; after each step c_i += u · sign(V/N − load_i). No
     balance loss (Wang et al. 2024, Auxiliary-Loss-Free Load Balancing Strategy for
     Mixture-of-Experts; DeepSeek-V3; there p is a sigmoid)."""
@@ -274,9 +226,7 @@ class Bias(Router):
         super().__init__(options)
         self.register_buffer("bias", torch.zeros(options.experts))
 
-    def route(
-        self, logits_BN: Float[Tensor, "B N"], site_B: Int[Tensor, " B"] | None = None
-    ) -> Routing:
+    def route(self, logits_BN: Float[Tensor, "B N"], batch: Batch | None = None) -> Routing:
         p_BN = logits_BN.softmax(1)
         expert_B1 = (p_BN + self.bias).argmax(1, keepdim=True)
         load_N = torch.bincount(expert_B1.flatten(), minlength=self.options.experts)
@@ -290,48 +240,41 @@ class Bias(Router):
         self.bias.add_(torch.sign(load_N.mean() - load_N), alpha=self.options.bias_step)
 
 
-class Layer(Router):
+@final
+class LayerRouter(Router):
     """As `switch`, with p = softmax(logits + a_s): for an SAE on several sites, of which the row's
     own, s, has a trained bias towards each expert. Where nobody says which site it is (`for_site`
     does), the mean of a. (Ours; the router of a group sees the layer.)"""
 
+    per_site = ("site_logits",)
     site_logits: nn.Parameter
 
     def __init__(self, options: RouterOptions) -> None:
         super().__init__(options)
-        self.site_logits = nn.Parameter(torch.zeros(1, options.experts))
+        self.site_logits = nn.Parameter(torch.zeros(options.experts))
 
-    def route(
-        self, logits_BN: Float[Tensor, "B N"], site_B: Int[Tensor, " B"] | None = None
-    ) -> Routing:
-        if site_B is None or len(self.site_logits) == 1:
-            p_BN = (logits_BN + self.site_logits.mean(0)).softmax(1)
-        else:
-            p_BN = (logits_BN + self.site_logits[site_B]).softmax(1)
-        weight_B1, expert_B1 = p_BN.max(1, keepdim=True)
-        return Routing(expert_B1, weight_B1, p_BN)
+    def route(self, logits_BN: Float[Tensor, "B N"], batch: Batch | None = None) -> Routing:
+        logits: Tensor = self.site_logits
+        if logits.dim() == 2:
+            site_B = None if batch is None else batch.site
+            logits = logits.mean(0) if site_B is None else logits[site_B]
+        return _most_probable((logits_BN + logits).softmax(1))
 
     def initialise(self) -> None:
         self.site_logits.zero_()
 
-    def share(self, sites: int) -> None:
-        self.site_logits = nn.Parameter(
-            self.site_logits.data.new_zeros(sites, self.options.experts)
-        )
 
-    def for_site(self, index: int) -> Router:
-        own = copy.deepcopy(self)
-        own.site_logits = nn.Parameter(self.site_logits.data[index : index + 1].clone())
-        return own
-
-
-class Supervised(Switch):
+@final
+class SupervisedRouter(Router):
     """As `switch`, with the further loss −mean log Σ_{i ∈ E(l)} p_i over the rows with a label l:
     experts are dealt out to labels in equal runs, E(l) = {i : ⌊i·L/N⌋ = l}. Rows labelled −1 are
     unknown. At inference the router goes by x alone. (Gururangan et al. 2022, DEMix Layers, whose
     experts belong to domains; the loss is ours.)"""
 
-    def losses(self, routing: Routing, batch: Batch) -> dict[str, Float[Tensor, ""]]:
+    def route(self, logits_BN: Float[Tensor, "B N"], batch: Batch | None = None) -> Routing:
+        return _most_probable(logits_BN.softmax(1))
+
+    def own_losses(self, routing: Routing, batch: Batch) -> dict[str, Float[Tensor, ""]]:
         labels = self.options.labels
         assert labels is not None  # the config's promise
         if batch.label is None:
@@ -350,10 +293,16 @@ class Supervised(Switch):
         inside_RN = torch.where(owner_N == label_R[:, None], routing.p[known], 0)
         log_R = inside_RN.sum(1).clamp_min(torch.finfo(routing.p.dtype).tiny).log()
         loss = -log_R.sum() / max(len(label_R), 1)
-        return {**super().losses(routing, batch), "supervision": self.options.supervision * loss}
+        return {"supervision": self.options.supervision * loss}
 
 
-def _visits(p_BN: Tensor, taken_BN: Tensor, state: dict[str, Tensor] | None = None) -> Routing:
+def _most_probable(p_BN: Float[Tensor, "B N"]) -> Routing:
+    """One visit per token, to argmax p with weight p."""
+    weight_B1, expert_B1 = p_BN.max(1, keepdim=True)
+    return Routing(expert_B1, weight_B1, p_BN)
+
+
+def _visits(p_BN: Tensor, taken_BN: Tensor, state: dict[str, Tensor]) -> Routing:
     """The visits of a mask, and of argmax p where a row has none."""
     lost_B1 = ~taken_BN.any(1, keepdim=True)
     best_B1 = p_BN.argmax(1, keepdim=True)
@@ -361,16 +310,16 @@ def _visits(p_BN: Tensor, taken_BN: Tensor, state: dict[str, Tensor] | None = No
     place_V = taken_BN.flatten().nonzero().squeeze(1)
     offsets = nn.functional.pad(taken_BN.sum(1).cumsum(0), (1, 0))
     experts = p_BN.shape[1]
-    return Routing(place_V % experts, p_BN.flatten()[place_V], p_BN, offsets, state or {})
+    return Routing(place_V % experts, p_BN.flatten()[place_V], p_BN, offsets, state)
 
 
 ROUTERS: dict[str, Callable[[RouterOptions], Router]] = {
-    "switch": Switch,
-    "heaviside": Heaviside,
-    "shared": Shared,
-    "top-n": TopN,
-    "expert-choice": ExpertChoice,
-    "bias": Bias,
-    "layer": Layer,
-    "supervised": Supervised,
+    "switch": SwitchRouter,
+    "heaviside": HeavisideRouter,
+    "shared": SharedRouter,
+    "top-n": TopNRouter,
+    "expert-choice": ExpertChoiceRouter,
+    "bias": BiasRouter,
+    "layer": LayerRouter,
+    "supervised": SupervisedRouter,
 }

@@ -1,32 +1,24 @@
-"""What BatchTopK and its descendants have in common: a selection that spans the batch while they
-are trained, a threshold afterwards."""
+"""The BatchTopK SAE (Bussmann et al. 2024, BatchTopK Sparse Autoencoders), and what its descendants
+share with it: a selection that spans the batch in training, a threshold in use."""
 
-import copy
 from abc import abstractmethod
-from typing import Any, ClassVar
+from typing import Any, Self, final
 
 import torch
 from jaxtyping import Float
+from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-from saeworks.dictionary.auxk import auxk_of_dead
-from saeworks.dictionary.base import (
-    SAE,
-    Batch,
-    Context,
-    SparseCode,
-    StepOut,
-)
-from saeworks.dictionary.flops import (
-    Flops,
-    Phase,
-    probed,
-    sparse_step,
-)
+from saeworks.config import STRICT
+from saeworks.dictionary.auxk import auxk_latents, auxk_of_dead
+from saeworks.dictionary.base import SAE, Batch, Context, SparseCode, StepOut
+from saeworks.dictionary.checks import check_coefficient, check_k, check_width
+from saeworks.dictionary.flops import Phase, StepWork
 from saeworks.dictionary.initial import geometric_median, unit_rows
-from saeworks.dictionary.losses import auxk_latents, batch_fvu
+from saeworks.dictionary.losses import batch_fvu, reconstruction
+from saeworks.dictionary.normaliser import fold
 from saeworks.dictionary.preactivations import AtPairs, at_pairs, preactivations_above
-from saeworks.dictionary.select_batch import PROBE_ROWS, select_batch
+from saeworks.dictionary.selection import PROBE_ROWS, select_batch
 from saeworks.dictionary.stages import stage
 
 DECAY = 0.95
@@ -46,7 +38,9 @@ class BatchSelection(SAE):
     target.
     """
 
-    unit_norm: ClassVar[tuple[str, ...]] = ("w_dec",)
+    unit_norm = ("w_dec",)
+    per_latent = ("w_enc", "b_enc", "w_dec")
+    per_site = ("threshold",)
     threshold: Tensor
 
     def __init__(self, d: int, config: Any) -> None:
@@ -57,18 +51,11 @@ class BatchSelection(SAE):
         self.w_dec = nn.Parameter(w_MD.clone())
         self.b_dec = nn.Parameter(torch.zeros(d))
         self.register_buffer("threshold", torch.zeros(()))
+        self.phases = (Phase(1.0, float(config.k)),)
+        # not counted is a second pass of the encoder, in the rare step whose floor lets few through
+        self.work = StepWork(probe_rows=PROBE_ROWS)
 
-    @property
-    def phases(self) -> tuple[Phase, ...]:
-        """k per token, on average, from the first step to the last."""
-        return (Phase(1.0, float(self.config.k)),)
-
-    def flops(self, active: float, rows: int) -> Flops:
-        """As TopK's, and some rows encoded twice; not counted is a second pass of the encoder, in
-        the rare step whose floor let too few through."""
-        step = sparse_step(self.d, self.width, active, rows)
-        return probed(step, self.d, self.width, rows, PROBE_ROWS)
-
+    @final
     @torch.no_grad()
     def initialise(self, x_BD: Float[Tensor, "B D"], generator: torch.Generator) -> None:
         """Random unit decoder rows, the encoder their clone, b_enc = 0, b_dec the geometric
@@ -79,18 +66,22 @@ class BatchSelection(SAE):
         self.b_dec.copy_(geometric_median(x_BD))
         self.threshold.zero_()
 
+    @final
     def encode_rows(self, x_BD: Float[Tensor, "B D"]) -> SparseCode:
-        """Each token's pre-activations above θ: the path of inference. Where there is a θ per site
-        and nobody says which (`for_site` does), their mean."""
+        """Each token's pre-activations above θ; above the mean of θ where there is one per site and
+        nobody says which site it is (`for_site` does)."""
         floor = self.threshold.mean().clamp_min(0)
         z = preactivations_above(x_BD, self.w_enc, self.b_enc, floor, self.b_dec)
         return z.code(z.z)
 
+    @final
     def training_code(self, batch: Batch) -> SparseCode:
-        """The B·k largest z of the batch, positive ones only; n·k of the n rows of each site."""
+        """What `step` trains: the B·k largest z of the batch, positive ones only; n·k of the n rows
+        of each site."""
         z, _ = self._selected(batch)
         return z.code(z.z)
 
+    @final
     def step(self, batch: Batch, context: Context) -> StepOut:
         """On the batch's selection; `auxk` is among the losses while there are dead latents."""
         z, smallest = self._selected(batch)
@@ -109,30 +100,23 @@ class BatchSelection(SAE):
                 "threshold": smallest,
             }
             fired = z.fired(z.z)
-        return StepOut(loss_terms, x_hat, fired, stats)
+        return StepOut(loss_terms, x_hat, fired, stats, {"threshold": smallest})
 
-    def share(self, sites: int) -> None:
-        """A threshold per site."""
-        if sites > 1:
-            self.threshold = self.threshold.new_zeros(sites)
-
-    def for_site(self, index: int) -> SAE:
-        """A copy with the site's own threshold."""
-        if self.threshold.dim() == 0:
-            return self
-        own = copy.deepcopy(self)
-        own.threshold = self.threshold[index].clone()
-        return own
-
+    @final
     @torch.no_grad()
-    def after_step(self, stats: dict[str, Tensor]) -> None:
+    def after_step(self, state: dict[str, Tensor]) -> None:
         """θ ← 0.95 θ + 0.05 · the smallest selected z; the first is taken as it is, and a batch
         without any changes nothing (selected z are positive, so 0 says that there was none)."""
-        smallest = stats["threshold"]
+        smallest = state["threshold"]
         mean = torch.where(
             self.threshold > 0, torch.lerp(smallest, self.threshold, DECAY), smallest
         )
         self.threshold.copy_(torch.where(smallest > 0, mean, self.threshold))
+
+    @final
+    def folded(self, mean_D: Float[Tensor, " D"], scale: Float[Tensor, ""]) -> Self:
+        """W_enc/s, W_dec·s, b_dec·s + μ, θ as it is: the same code from raw activations."""
+        return fold(self, mean_D, scale)
 
     @abstractmethod
     def _reconstruct(
@@ -141,9 +125,47 @@ class BatchSelection(SAE):
         """x̂ of the selected pairs, and the losses that compare with the target: `reconstruction`
         (of x̂) and any others."""
 
+    @final
     def _selected(self, batch: Batch) -> tuple[AtPairs, Tensor]:
         weights = (self.w_enc, self.b_enc, self.b_dec)
-        sites = len(self.threshold) if self.threshold.dim() else None
+        sites = self.sites if self.sites > 1 else None
         pairs = select_batch(batch.x, *weights, self.config.k, batch.site, sites)
         z = at_pairs(batch.x, *weights, pairs.z, pairs.indices, pairs.offsets)
         return z, pairs.smallest
+
+
+@dataclass(frozen=True, config=STRICT)
+class BatchTopKConfig:
+    """Options of a BatchTopK SAE."""
+
+    width: int
+    """M, the number of latents."""
+    k: int
+    """Active latents per token, on average."""
+    aux_coefficient: float = 1 / 32
+    """Weight of AuxK, the loss that revives dead latents (Gao et al. 2024, A.2); 0 for none."""
+
+    def __post_init__(self) -> None:
+        check_width(self.width)
+        check_k(self.k, self.width)
+        check_coefficient("aux_coefficient", self.aux_coefficient)
+
+
+@final
+class BatchTopK(BatchSelection):
+    """z = ReLU(W_enc(x − b_dec) + b_enc),  x̂ = W_decᵀ f + b_dec; in training f keeps the B·k
+    largest z of the batch, in inference f = z · 1[z > θ].
+
+    Loss: mean‖x − x̂‖²/D + aux_coefficient · min(1, dead/(D/2)) · AuxK, as TopK's. Rows of W_dec
+    have norm 1. (Bussmann et al. 2024, BatchTopK Sparse Autoencoders, §3.)
+    """
+
+    Config = BatchTopKConfig
+    arch = "batchtopk"
+
+    def _reconstruct(
+        self, batch: Batch, z: AtPairs
+    ) -> tuple[Float[Tensor, "B D"], dict[str, Float[Tensor, ""]]]:
+        x_hat = z.decode(z.z, self.w_dec, self.b_dec)
+        with stage("loss"):
+            return x_hat, {"reconstruction": reconstruction(batch.target, x_hat, batch.weight)}

@@ -1,6 +1,6 @@
 """The TopK SAE (Gao et al. 2024, Scaling and evaluating sparse autoencoders)."""
 
-from typing import ClassVar, final
+from typing import final
 
 import torch
 from jaxtyping import Float
@@ -8,18 +8,13 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from saeworks.config import STRICT
-from saeworks.dictionary.base import (
-    SAE,
-    Batch,
-    Context,
-    SparseCode,
-    StepOut,
-)
+from saeworks.dictionary.autograd import encode_topk, step_topk
+from saeworks.dictionary.auxk import auxk_latents
+from saeworks.dictionary.base import SAE, Batch, Context, SparseCode, StepOut
 from saeworks.dictionary.checks import check_coefficient, check_k, check_width
 from saeworks.dictionary.flops import Phase
-from saeworks.dictionary.fused import encode_topk, step_topk
 from saeworks.dictionary.initial import geometric_median, unit_rows
-from saeworks.dictionary.losses import auxk_latents, batch_fvu, reconstruction
+from saeworks.dictionary.losses import batch_fvu, reconstruction
 from saeworks.dictionary.normaliser import fold
 from saeworks.dictionary.stages import stage
 
@@ -50,9 +45,10 @@ class TopK(SAE):
     latents. Rows of W_dec have norm 1. (Gao et al. 2024, sections 2.3, 2.4 and A, where α = 1.)
     """
 
-    Config: ClassVar[type[TopKConfig]] = TopKConfig
-    arch: ClassVar[str] = "topk"
-    unit_norm: ClassVar[tuple[str, ...]] = ("w_dec",)
+    Config = TopKConfig
+    arch = "topk"
+    unit_norm = ("w_dec",)
+    per_latent = ("w_enc", "b_enc", "w_dec")
 
     def __init__(self, d: int, config: TopKConfig) -> None:
         super().__init__(d, config)
@@ -61,11 +57,7 @@ class TopK(SAE):
         self.b_enc = nn.Parameter(torch.zeros(config.width))
         self.w_dec = nn.Parameter(w_MD.clone())
         self.b_dec = nn.Parameter(torch.zeros(d))
-
-    @property
-    def phases(self) -> tuple[Phase, ...]:
-        """k from the first step to the last."""
-        return (Phase(1.0, float(self.config.k)),)
+        self.phases = (Phase(1.0, float(config.k)),)
 
     @torch.no_grad()
     def initialise(self, x_BD: Float[Tensor, "B D"], generator: torch.Generator) -> None:

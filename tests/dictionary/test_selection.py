@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from saeworks import build_sae
-from saeworks.dictionary.select import GROUP, padded_width, topk_rows
+from saeworks.dictionary.selection import GROUP, padded_width, topk_rows
 
 CPU = torch.device("cpu")
 

@@ -7,7 +7,7 @@ import torch
 
 from saeworks import build_sae
 from saeworks.dictionary.base import Batch, Context
-from saeworks.dictionary.sparsity import Steering, warmup_share
+from saeworks.dictionary.penalised import Steering, warmup_share
 from saeworks.train.optimiser import DictionaryAdam
 from saeworks.train.step import train_step
 
@@ -15,7 +15,7 @@ STEERED = ("relu", "gated", "jumprelu")
 FULL = torch.ones(())
 
 
-def stats(l0, warmup=1.0):
+def state(l0, warmup=1.0):
     return {"l0": torch.tensor(float(l0)), "warmup": torch.tensor(warmup)}
 
 
@@ -31,7 +31,7 @@ def test_without_a_target_the_coefficient_is_fixed():
     c, fixed = torch.tensor(0.3), Steering(0.3, None)
     assert fixed.coefficient(c, torch.tensor(1e9), FULL) == c
     assert fixed.coefficient(c, torch.tensor(1e9), FULL / 4) == c / 4
-    assert fixed.adjusted(c, stats(1e9)) == c
+    assert fixed.adjusted(c, **state(1e9)) == c
 
 
 def test_the_answering_part():
@@ -52,14 +52,14 @@ def test_the_multiplier():
     steering = Steering(1.0, 10.0)
 
     def change(ratio, warmup=1.0):
-        return steering.adjusted(torch.tensor(2.0).double(), stats(10 * ratio, warmup)).item() - 2
+        return steering.adjusted(torch.tensor(2.0).double(), **state(10 * ratio, warmup)).item() - 2
 
     assert change(1) == 0
     assert change(2) == pytest.approx(0.015 * 7.5)
     assert change(0.5) == pytest.approx(-0.015 * 7.5)
     assert change(1e9) == pytest.approx(0.015 * 15)
     assert change(5, warmup=0.5) == 0
-    assert steering.adjusted(torch.tensor(0.0), stats(0)) == 0  # never below
+    assert steering.adjusted(torch.tensor(0.0), **state(0)) == 0  # never below
 
 
 def follow(lag, gain, delay, needed, steps, target=32.0, noise=0.01):
@@ -72,11 +72,11 @@ def follow(lag, gain, delay, needed, steps, target=32.0, noise=0.01):
     log_ratio = math.log(384 / target)
     pulls, ratios = [0.0] * (delay + 1), []
     for seen in noises:
-        now = stats(target * math.exp(log_ratio) * seen)
+        now = state(target * math.exp(log_ratio) * seen)
         pull = steering.coefficient(multiplier, now["l0"], now["warmup"]).item()
         pulls.append(-gain * math.log(max(pull, needed / 10) / needed))
         log_ratio += (pulls[-1 - delay] - log_ratio) / lag
-        multiplier = steering.adjusted(multiplier, now)
+        multiplier = steering.adjusted(multiplier, **now)
         ratios.append(math.exp(log_ratio))
     return torch.tensor(ratios)
 
@@ -148,14 +148,14 @@ def test_a_bad_batch_leaves_a_coefficient_to_go_on_with(arch, bad):
     before = sae.coefficient.clone()
     x = sparse_rows(8, 0)
     x[3] = bad
-    sae.after_step(sae.step(Batch(x, x), Context(torch.empty(0, dtype=torch.int64), 0.5)).stats)
+    sae.after_step(sae.step(Batch(x, x), Context(torch.empty(0, dtype=torch.int64), 0.5)).state)
     assert sae.coefficient.isfinite() and abs(sae.coefficient / before - 1) < 0.2
 
 
 @pytest.mark.parametrize("arch", STEERED)
 def test_the_coefficient_goes_on_after_a_reload(arch):
     sae = build_sae(arch, d=D, width=WIDTH, target_l0=4.0)
-    sae.after_step(stats(8.0))
+    sae.after_step(state(8.0))
     other = build_sae(arch, d=D, width=WIDTH, target_l0=4.0)
     other.load_state_dict(sae.state_dict())
     assert other.coefficient == sae.coefficient != build_sae(arch, d=D, width=WIDTH).coefficient
