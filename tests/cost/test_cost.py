@@ -72,7 +72,7 @@ def test_the_parts_of_a_topk_step() -> None:
 
 
 def test_a_dense_step_is_the_authors_count() -> None:
-    assert StepWork(shifted=False, dense_above=0).flops(64, 512, 1.0, 1).total == authors_sae(
+    assert StepWork(shifted=False, dense_above=0.0).flops(64, 512, 1.0, 1).total == authors_sae(
         1.0, 64, 512
     )
     every = StepWork().flops(64, 512, 512.0, 10**12).total
@@ -256,7 +256,7 @@ def test_exact_flops_and_bytes() -> None:
     work = run(evaluations=2, eval_tokens=50)
     found = predicted(work)
     assert found.seconds is None
-    each = sparse_step(64, 512, 8.0, 256).total
+    each = StepWork().flops(64, 512, 8.0, 256).total
     assert found.flops["saes"] == pytest.approx(4 * 25600 * each)
     assert found.flops["lm"] == 4 * 7680 * 1e6
     assert found.flops["evaluation"] == 2 * 50 * (4 * 2e6 + 4 * 2 * 64 * 512)

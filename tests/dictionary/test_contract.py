@@ -32,6 +32,20 @@ def test_names_and_declarations(arch):
 
 
 @archs
+def test_what_it_has_per_latent_and_per_site_is_declared(arch):
+    sae = build(arch)
+    before = {name: tensor.shape for name, tensor in sae.state_dict().items()}
+    per_latent = {name for name, shape in before.items() if shape[:1] == (sae.width,)}
+    assert per_latent == set(sae.per_latent)
+    sae.share(3)
+    assert {name: tensor.shape for name, tensor in sae.state_dict().items()} == {
+        name: (3, *shape) if name in sae.per_site else shape for name, shape in before.items()
+    }
+    at_site = sae.for_site(2).state_dict()
+    assert {name: tensor.shape for name, tensor in at_site.items()} == before
+
+
+@archs
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_the_pieces_compose(arch, dtype):
     sae, x = build(arch, dtype), rows(9, dtype=dtype)

@@ -9,7 +9,7 @@ from tyro.conf import OmitSubcommandPrefixes, subcommand
 from saeworks.cli.arguments import Model, SameAs
 from saeworks.cli.fields import Command
 from saeworks.cli.printing import print_json
-from saeworks.config import Device, TextConfig
+from saeworks.config import DEFAULT_SAE, Device, TextConfig
 from saeworks.errors import DONE
 
 Threads = Annotated[int | None, Doc("CPU threads: by default as many as torch chooses.")]
@@ -19,7 +19,7 @@ Threads = Annotated[int | None, Doc("CPU threads: by default as many as torch ch
 class Step:
     """Time the trainer's own step on random data; one JSON line on stdout, split by stage."""
 
-    arch: str = "topk"
+    arch: str = DEFAULT_SAE["arch"]
     """An architecture's name."""
     d: int = 768
     """Width of the activations."""

@@ -160,19 +160,19 @@ def select_batch(
         return Selected(*pairs, _smallest(pairs.z))
     present = torch.unique(site_B) if sites is None else range(sites)
     rows = [(site_B == site).nonzero().squeeze(1) for site in present]
-    found = [_largest(x_BD[r], *weights, k) for r in rows]
-    if not found:
+    per_site = [_largest(x_BD[r], *weights, k) for r in rows]
+    if not per_site:
         pairs = _largest(x_BD, *weights, k)
         return Selected(*pairs, _smallest(pairs.z))
-    smallest = torch.stack([_smallest(f.z) for f in found])
+    smallest = torch.stack([_smallest(f.z) for f in per_site])
     row = torch.cat(
-        [r.repeat_interleave(f.offsets.diff()) for r, f in zip(rows, found, strict=True)]
+        [r.repeat_interleave(f.offsets.diff()) for r, f in zip(rows, per_site, strict=True)]
     )
     order = row.argsort(stable=True)
     counts = row.bincount(minlength=x_BD.shape[0])
     return Selected(
-        torch.cat([f.z for f in found])[order],
-        torch.cat([f.indices for f in found])[order],
+        torch.cat([f.z for f in per_site])[order],
+        torch.cat([f.indices for f in per_site])[order],
         pad(counts.cumsum(0), (1, 0)),
         smallest.mean() if sites is None else smallest,
     )
@@ -190,10 +190,10 @@ def _largest(x: Tensor, w_enc: Tensor, b_enc: Tensor, b_dec: Tensor, k: int) -> 
     out to have fewer than rows·k above it, a second pass does without.
     """
     floor = _floor(x, w_enc, b_enc, b_dec, k)
-    found = _largest_above(x, w_enc, b_enc, b_dec, k, floor)
-    if found.z.shape[0] < x.shape[0] * k and bool(floor > 0):
-        found = _largest_above(x, w_enc, b_enc, b_dec, k, torch.zeros_like(floor))
-    return found
+    pairs = _largest_above(x, w_enc, b_enc, b_dec, k, floor)
+    if pairs.z.shape[0] < x.shape[0] * k and bool(floor > 0):
+        pairs = _largest_above(x, w_enc, b_enc, b_dec, k, torch.zeros_like(floor))
+    return pairs
 
 
 def _largest_above(
