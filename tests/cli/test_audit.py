@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from rich.cells import cell_len
 
-from saeworks.cli.audit import COLUMNS, Audit
+from saeworks.cli.audit import Audit, _studies
 from saeworks.measure.audit import run
 from saeworks.measure.audit.verdict import verdict
 from saeworks.results.audit import AuditResult
@@ -17,8 +17,8 @@ SITES = ("layers.0", "layers.11.attention.output")
 
 def result() -> AuditResult:
     values: dict[str, dict[str, Value]] = {}
-    for section, metric, _ in COLUMNS:
-        values.setdefault(section, {})[metric] = Value(0.123, 0.1, 0.15)
+    for study in _studies():
+        values[study.name] = dict.fromkeys(study.headline, Value(0.123, 0.1, 0.15))
     values["vector"]["r2_error"] = Value(0.6, 0.5912, 0.6101)
     values["shrinkage"]["alpha"] = Value(1.02)
     return AuditResult(

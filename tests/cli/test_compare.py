@@ -1,4 +1,5 @@
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from saeworks.files.seals import read_sealed
 
 def test_eval_then_compare(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     saved_llama(tmp_path)
+    moved = shutil.copytree(tmp_path, tmp_path / "moved")
     (tmp_path / "text.txt").write_text(random_text(200))
     base = written_suite(tmp_path / "base", tmp_path, tokens=480_000)
     seed = written_suite(tmp_path / "base-1", tmp_path, seed=3)
@@ -28,6 +30,10 @@ def test_eval_then_compare(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert "trained on 24,000 and 480,000 tokens; 500 tokens per latent, fewer than" in said
     for word in (*SITES, "mean over sites", "ratio", "(other seeds)", "comparison.json"):
         assert word in said
+    (tmp_path / "config.json").rename(tmp_path / "gone.json")
+    arguments = ["compare", str(run), "--baseline", str(base), *options]
+    assert main([*arguments, "--model", str(moved)]) == 0
+    assert main(arguments) == 2 and "--model" in capsys.readouterr().err
     arguments = ["compare", str(run), "--baseline", str(base), "--no-alignment", "--json"]
     assert main(arguments) == 0
     found = json.loads(capsys.readouterr().out)

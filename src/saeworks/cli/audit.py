@@ -4,7 +4,7 @@ import textwrap
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import OmitArgPrefixes
 
@@ -16,17 +16,9 @@ from saeworks.files.seals import RESULTS
 from saeworks.results.audit import AuditResult
 from saeworks.results.names import AUDIT
 
-COLUMNS = (
-    ("split", "fvu", "FVU"),
-    ("split", "fvu_nonlinear", "FVU_nl"),
-    ("vector", "r2_error", "R² e"),
-    ("shrinkage", "r2_error_scaled", "R² e,\nα*x̂"),
-    ("shrinkage", "r2_error_affine", "R² e,\nA x̂ + b"),
-    ("shrinkage", "alpha", "α*"),
-    ("norm", "r2_error_norm", "R²\n‖e‖²"),
-    ("norm", "r2_token", "‖e‖² by\ntoken"),
-)
-"""Metrics of the table; all are in the file."""
+if TYPE_CHECKING:
+    from saeworks.measure.audit.study import AuditStudy
+
 SENTENCES = 3
 """Sentences of each verdict that are printed; all are in the file and in the report."""
 
@@ -84,19 +76,29 @@ def print_audit(path: Path, result: AuditResult) -> None:
     """A row per site, and the first sentences of its verdict."""
     from saeworks.cli.tables import Cell, print_table
 
-    heads = ["site", *(head for _, _, head in COLUMNS)]
+    columns = [(study.name, *column) for study in _studies() for column in study.headline.items()]
     rows: list[list[Cell]] = [
-        [site, *(result.value(site, section, metric) for section, metric, _ in COLUMNS)]
+        [site, *(result.value(site, section, metric) for section, metric, _ in columns)]
         for site in result.verdicts
     ]
     about = f"{result.tokens:,} test tokens of {result.documents:,} documents"
     for line in ("", str(path), f"{about}; ± half of the 95% interval", *_fewer(result), ""):
         say(line)
-    print_table(heads, rows)
+    print_table(["site", *(head for _, _, head in columns)], rows)
     say()
     for site, verdict in result.verdicts.items():
         say(site)
         _print_list(verdict.sentences[:SENTENCES])
+
+
+def _studies() -> "list[type[AuditStudy]]":
+    """Those in the table, in the order of its columns."""
+    from saeworks.measure.audit.norm import NormProbeOfError
+    from saeworks.measure.audit.shrinkage import ShrinkageLadder
+    from saeworks.measure.audit.split import FvuSplit
+    from saeworks.measure.audit.vector import VectorProbe
+
+    return [FvuSplit, VectorProbe, ShrinkageLadder, NormProbeOfError]
 
 
 def _fewer(result: AuditResult) -> list[str]:

@@ -35,6 +35,8 @@ class Compare:
     baseline: tuple[Path, ...] = ()
     """The suite to compare with; after it, the same trained with other seeds: how well their
     latents match the first one's is shown beside how well the suites' do."""
+    model: str | None = None
+    """Where the suites' language model is, if it has moved: a Hugging Face id or a folder."""
     json: Json = False
     comparison: Annotated[CompareConfig, OmitArgPrefixes] = field(default_factory=CompareConfig)
 
@@ -44,7 +46,9 @@ class Compare:
 
         baselines = [_suite(path) for path in self.baseline]
         suites = _without(self.suites, baselines[:1])
-        comparisons = compare(suites, baselines, self.comparison, say=speaker(self.json))
+        comparisons = compare(
+            suites, baselines, self.comparison, say=speaker(self.json), model=self.model
+        )
         if self.json:
             print_json({str(path): asdict(found) for path, found in comparisons.items()})
             return DONE

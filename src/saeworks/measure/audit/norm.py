@@ -26,9 +26,9 @@ from saeworks.measure.audit.words import Sections, shown
 from saeworks.measure.bootstrap import Statistic, Sums
 from saeworks.results.metric import Metric
 
-R2_NORM = "r2_error_norm"
+R2_NORM, R2_TOKEN = "r2_error_norm", "r2_token"
 BASELINES = {
-    "r2_token": "the mean by token",
+    R2_TOKEN: "the mean by token",
     "r2_loss": "the model's loss",
     "r2_l0": "L0",
     "r2_x_norm": "‖x‖²",
@@ -135,11 +135,12 @@ class NormProbeOfError(Measurement):
     )
     metrics: ClassVar[Mapping[str, Metric]] = {
         R2_NORM: Metric("R² of ‖e‖²", "Of the probe on x: 1 − Σ(‖e‖² − â(x))²/Σ(‖e‖² − mean)²."),
-        "r2_token": Metric("by token", "R² of ‖e‖² by the mean over the same token id."),
+        R2_TOKEN: Metric("by token", "R² of ‖e‖² by the mean over the same token id."),
         "r2_loss": Metric("by loss", "R² of ‖e‖² by the model's loss on the next token."),
         "r2_l0": Metric("by L0", "R² of ‖e‖² by the number of latents that fire."),
         "r2_x_norm": Metric("by ‖x‖²", "R² of ‖e‖² by ‖x‖²."),
     }
+    headline: ClassVar[Mapping[str, str]] = {R2_NORM: "R²\n‖e‖²", R2_TOKEN: "‖e‖² by\ntoken"}
 
     def __init__(self, place: Place) -> None:
         super().__init__(place)

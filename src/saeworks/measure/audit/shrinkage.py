@@ -38,6 +38,7 @@ RUNGS = {
     "per_latent": "Σ s_m f_m D_m + c, the best scale of each latent and bias",
     "affine": "A x̂ + b, the best affine map of x̂",
 }
+SHORT = {"scaled": "α*x̂", "affine": "A x̂ + b"}
 CONTROLS = {
     "scaled": "with x̂ rescaled as a whole",
     "per_latent": "with each latent rescaled",
@@ -100,6 +101,10 @@ class ShrinkageLadder(Measurement):
         "tokens of the fit fold) and at the affine recalibration is no such artefact."
     )
     metrics: ClassVar[Mapping[str, Metric]] = _metrics()
+    headline: ClassVar[Mapping[str, str]] = {
+        **{f"r2_error_{rung}": f"R² e,\n{what}" for rung, what in SHORT.items()},
+        ALPHA: "α*",
+    }
 
     def __init__(self, place: Place) -> None:
         super().__init__(place)

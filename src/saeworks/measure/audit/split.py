@@ -30,6 +30,8 @@ class FvuSplit(Measurement):
         NONLINEAR_SHARE: Metric("Nonlinear share", "FVU_nl/FVU; null where FVU is 0."),
     }
 
+    headline: ClassVar[Mapping[str, str]] = {FVU: "FVU", FVU_NONLINEAR: "FVU_nl"}
+
     def statistics(self) -> dict[str, Statistic]:
         return {
             FVU: lambda s: s["e"] / s["variance"],

@@ -17,6 +17,8 @@ class AuditStudy:
     about: ClassVar[str]
     """What it answers, and on what it rests, in a sentence or two."""
     metrics: ClassVar[Mapping[str, Metric]]
+    headline: ClassVar[Mapping[str, str]] = {}
+    """Its metrics in the table of `saeworks audit`, with the heads of their columns."""
 
     @classmethod
     def value(cls, sections: Sections, metric: str) -> Value:

@@ -59,6 +59,7 @@ class VectorProbe(Measurement):
             "large where tokens are independent; more where those of a document are alike.",
         ),
     }
+    headline: ClassVar[Mapping[str, str]] = {R2_ERROR: "R² e"}
 
     def __init__(self, place: Place) -> None:
         super().__init__(place)

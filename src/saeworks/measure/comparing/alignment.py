@@ -22,7 +22,7 @@ from saeworks.config import STRICT
 from saeworks.dictionary.base import SAE, SparseCode
 from saeworks.lm.device import choose_device
 from saeworks.lm.model import LanguageModel
-from saeworks.measure.asked import check_fingerprint
+from saeworks.measure.asked import check_fingerprint, works
 from saeworks.measure.banks import (
     Bank,
     firing,
@@ -241,18 +241,23 @@ def align(
     tokens: int,
     device: str = "auto",
     say: Callable[[str], None] | None = None,
+    model: str | None = None,
 ) -> dict[Path, Alignment]:
     """Match the baseline's latents with each suite's, and with those of its other seeds.
 
     One pass of the language model over the baseline's held-out tokens feeds all of them. The
     firing pairs go to a temporary folder: 4 bytes × L0 × tokens for each site and suite.
 
+    Args:
+        model: where the suites' language model is, if it has moved.
+
     Raises:
         UserError: if the language model has changed, an SAE does not fit its site, or an
             activation is NaN or infinite.
     """
     run = baseline.run
-    lm = LanguageModel.load(run.model, choose_device(device))
+    (work,) = works([baseline], model, None)
+    lm = work.language_model(choose_device(device), own=model is None)
     wanted = {site for suite in suites for site in suite.sites}
     banks: dict[str, Bank] = {}
     for suite in (baseline, *seeds, *suites):

@@ -115,6 +115,7 @@ def compare(
     baseline_paths: Sequence[Path],
     config: CompareConfig | None = None,
     say: Callable[[str], None] | None = None,
+    model: str | None = None,
 ) -> dict[Path, Comparison]:
     """Compare evaluated suites with a baseline and write `results/comparison.json` into each.
 
@@ -126,6 +127,7 @@ def compare(
         baseline_paths: the baseline, then the same trained with other seeds, which say how well
             dictionaries match that differ in nothing but their seed.
         say: where lines about progress go; None for silence.
+        model: where the suites' language model is, if it has moved.
 
     Raises:
         UserError: if a suite is missing, corrupt or not evaluated, has no site of the baseline's,
@@ -141,7 +143,7 @@ def compare(
         _check(suite, baseline)
     compared = {suite.path: compared_with(suite, baseline, seeds, config) for suite in suites}
     if config.alignment:
-        found = align(suites, baseline, seeds, config.tokens, config.device, say)
+        found = align(suites, baseline, seeds, config.tokens, config.device, say, model)
         for path, alignment in found.items():
             compared[path] = replace(compared[path], alignment=alignment)
     for path, comparison in compared.items():
