@@ -1,0 +1,224 @@
+"""What `eval` and `audit` of a suite cost: passes of the language model, tokens encoded, seconds.
+
+    .venv/bin/python benchmarks/measuring.py --before ../before/src     # beside another version
+    .venv/bin/python benchmarks/measuring.py --rounds 1 --tokens 4000   # a trial, of this one alone
+
+A suite with one TopK SAE on each of the embedded model's six blocks is trained once, then measured
+by each version in processes of their own, in turn. A version whose `evaluate` takes an audit
+measures both in shared sweeps; an older one has two commands. Counted are forward calls of the
+language model, the tokens that go through its blocks and its unembedding (in whole passes: of all
+tokens evaluated, through all blocks), and the tokens that SAEs encode. The results of both versions
+are compared number by number.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from time import perf_counter, process_time
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+RUN: dict[str, Any] = {
+    "text": {"max_documents": 10_000},
+    "saes": [{"arch": "topk", "width": 512, "k": 16}],
+    "train": {"tokens": 200_000, "batch": 1024},
+    "buffer": {"memory": "64MiB", "normaliser_tokens": 20_000},
+    "device": "cpu",
+}
+RANDOM = "null"
+"""The section of an audit whose draws depend on how the text is cut."""
+
+
+def trained(out: Path) -> Path:
+    """The suite that is measured."""
+    from saeworks.config import RunConfig, from_mapping
+    from saeworks.suite import find_suites
+    from saeworks.train.job import train_run
+
+    train_run(from_mapping(RunConfig, RUN, "benchmark"), out, lambda line: None)
+    (suite,) = find_suites(out)
+    return suite
+
+
+class Counts:
+    """What the language model and the SAEs did, counted by wrapping their methods."""
+
+    def __init__(self) -> None:
+        from saeworks.dictionary.base import SAE
+        from saeworks.lm.model import LanguageModel
+
+        self.calls = self.block_tokens = self.logit_tokens = self.encoded_tokens = 0
+        self.layers = 1
+        self._watched: set[int] = set()
+        run, encode = LanguageModel.run, SAE.encode_sparse
+
+        def counted_run(lm: Any, tokens_BT: Any, *args: Any, **options: Any) -> Any:
+            self._watch(lm)
+            self.calls += 1
+            return run(lm, tokens_BT, *args, **options)
+
+        def counted_encode(sae: Any, x: Any) -> Any:
+            self.encoded_tokens += x.numel() // x.shape[-1]
+            return encode(sae, x)
+
+        LanguageModel.run = counted_run  # type: ignore[method-assign, assignment]
+        SAE.encode_sparse = counted_encode  # type: ignore[method-assign]
+
+    def _watch(self, lm: Any) -> None:
+        """Count inside the blocks: what is skipped of a pass does not run there."""
+        if id(lm) in self._watched:
+            return
+        self._watched.add(id(lm))
+        self.layers = lm.layers
+
+        def in_block(_module: Any, _args: Any, output: Any) -> None:
+            first = output[0] if isinstance(output, tuple) else output
+            self.block_tokens += first.shape[0] * first.shape[1]
+
+        def in_head(_module: Any, _args: Any, logits: Any) -> None:
+            self.logit_tokens += logits.shape[0] * logits.shape[1]
+
+        for name in lm.attention:
+            lm.block(name).register_forward_hook(in_block)
+        lm.model.get_output_embeddings().register_forward_hook(in_head)
+
+    def taken(self) -> dict[str, float]:
+        """The counts so far, which start again from 0."""
+        names = ("calls", "block_tokens", "logit_tokens", "encoded_tokens")
+        found = {name: getattr(self, name) for name in names}
+        for name in names:
+            setattr(self, name, 0)
+        return {**found, "whole_passes_tokens": found.pop("block_tokens") / self.layers}
+
+
+def worker(suite: Path, tokens: int) -> dict[str, Any]:
+    """One process: measure the suite once, with the version that is on the path."""
+    import inspect
+
+    from saeworks.config import EvalConfig
+    from saeworks.measure.audit.config import AuditConfig
+    from saeworks.measure.audit.run import audit_suites
+    from saeworks.measure.run import evaluate
+
+    counts = Counts()
+    config = EvalConfig(tokens, splice_tokens=tokens // 4, consistency=True, dedup=0.9)
+    audit = AuditConfig(tokens, downstream=tokens // 10, device="cpu")
+    found: dict[str, Any] = {}
+    began = (perf_counter(), process_time())
+    if "audit" in inspect.signature(evaluate).parameters:
+        evaluate([suite], config, audit=audit)
+        found["together"] = counts.taken()
+    else:
+        evaluate([suite], config)
+        found["eval"] = counts.taken()
+        audit_suites([suite], audit)
+        found["audit"] = counts.taken()
+    found["seconds"] = {
+        "wall": perf_counter() - began[0],
+        "processor": process_time() - began[1],
+    }
+    return found
+
+
+def measured(source: Path, suite: Path, tokens: int) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What a version counts, and the results that it writes."""
+    command = [sys.executable, __file__, "--worker", "--suite", str(suite), "--tokens", str(tokens)]
+    env = os.environ | {"PYTHONPATH": str(source)}
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=env)
+    results = {
+        file.stem: json.loads(file.read_text()) for file in (suite / "results").glob("*.json")
+    }
+    return json.loads(done.stdout.splitlines()[-1]), results
+
+
+def best(runs: list[dict[str, Any]]) -> dict[str, Any]:
+    """The counts, which are the same every time, and the fewest seconds."""
+    seconds = {
+        kind: round(min(run["seconds"][kind] for run in runs), 2) for kind in runs[0]["seconds"]
+    }
+    parts = [value for key, value in runs[0].items() if key != "seconds"]
+    total = {key: sum(part[key] for part in parts) for key in parts[0]}
+    return {**runs[0], "total": total, "seconds": seconds, "rounds": len(runs)}
+
+
+def differences(one: Any, other: Any, place: str = "") -> Iterator[tuple[str, float]]:
+    """Every number's place and relative difference; infinite where structure or text differ."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        for key in one.keys() | other.keys():
+            yield from differences(one.get(key), other.get(key), f"{place}/{key}")
+    elif isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
+        for at, (a, b) in enumerate(zip(one, other, strict=True)):
+            yield from differences(a, b, f"{place}/{at}")
+    elif isinstance(one, int | float) and isinstance(other, int | float):
+        yield place, abs(one - other) / max(abs(one), abs(other), 1.0)
+    else:
+        yield place, 0.0 if one == other else float("inf")
+
+
+def compared(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
+    """How many numbers there are, and the largest difference, of each result."""
+    found = {}
+    for name in sorted(before.keys() | after.keys()):
+        numbers = [
+            (place, difference)
+            for place, difference in differences(before.get(name), after.get(name))
+            if not place.startswith(("/seal", "/config/sums"))
+        ]
+        apart = [one for one in numbers if f"/{RANDOM}/" not in one[0]]
+        place, most = max(apart, key=lambda one: one[1])
+        found[name] = {"numbers": len(apart), "largest_difference": most, "at": place}
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--suite", type=Path, help="instead of one that is trained here")
+    parser.add_argument("--before", type=Path, help="the src folder of another version")
+    parser.add_argument("--tokens", type=int, default=20_000)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
+    results = ROOT / "benchmarks" / "results"
+    parser.add_argument("--out", type=Path, default=results / "measuring.json")
+    args = parser.parse_args()
+    if args.worker:
+        print(json.dumps(worker(args.suite, args.tokens)))
+        return
+    from saeworks.cost.machine import Neighbours, processor
+    from saeworks.files.access import write_json
+
+    neighbours = Neighbours()
+    versions = {"before": args.before} if args.before else {}
+    versions["after"] = ROOT / "src"
+    runs: dict[str, list[dict[str, Any]]] = {name: [] for name in versions}
+    written: dict[str, dict[str, Any]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        suite = args.suite or trained(Path(folder))
+        for _ in range(args.rounds):
+            for name, source in versions.items():
+                counts, written[name] = measured(source, suite, args.tokens)
+                runs[name].append(counts)
+                print(name, json.dumps(counts), flush=True)
+    found: dict[str, Any] = {
+        "what": "eval (with consistency and dedup) and audit of six TopK SAEs on the embedded model",
+        "at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "processor": processor(),
+        "quiet": neighbours.verdict()[0],
+        "tokens": args.tokens,
+        **{name: best(of) for name, of in runs.items()},
+    }
+    if args.before:
+        found["differences"] = compared(written["before"], written["after"])
+    write_json(args.out, found)
+    print(json.dumps(found, indent=1))
+
+
+if __name__ == "__main__":
+    main()
