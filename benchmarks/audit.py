@@ -40,10 +40,11 @@ def worker(
     from saeworks.dictionary.registry import build_sae
     from saeworks.measure.audit import folds
     from saeworks.measure.audit.arrays import base
-    from saeworks.measure.audit.engine import Reconstruction, SiteAudit, rows_at_once
+    from saeworks.measure.audit.engine import Reconstruction, SiteAudit
     from saeworks.measure.audit.fits import Tokens
     from saeworks.measure.audit.measurement import Place
     from saeworks.measure.audit.run import measurements
+    from saeworks.measure.banks import double_rows_at_once
 
     if threads:
         torch.set_num_threads(threads)
@@ -54,7 +55,7 @@ def worker(
         for at, width in enumerate(widths)
     }
     mix_DD = torch.randn(d, d) / d**0.5
-    per_chunk = max(1, rows_at_once(d) // DOCUMENT)
+    per_chunk = max(1, double_rows_at_once(d) // DOCUMENT)
     rows = per_chunk * DOCUMENT
     chunks = -(-tokens // rows)
     chunk_fold = folds.assign(np.full(chunks, rows), seed=0)

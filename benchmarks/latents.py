@@ -35,21 +35,23 @@ def evaluate(latents: int, width: int, tokens: int) -> dict[str, Any]:
     from saeworks.cost.machine import peak_bytes
     from saeworks.dictionary.registry import build_sae
     from saeworks.lm.model import LanguageModel
-    from saeworks.measure.banks import site_means
-    from saeworks.measure.progress import silent
-    from saeworks.measure.run import held_out_tokens
-    from saeworks.measure.studies.latents import latents as follow
-    from saeworks.measure.studies.reconstruction import tally
+    from saeworks.measure.engine import Subject, sweep
+    from saeworks.measure.studies.latents import Latents
+    from saeworks.measure.studies.reconstruction import Reconstruction
+    from saeworks.measure.suites import held_out_tokens
 
     torch.manual_seed(0)
     lm = LanguageModel.load(ModelConfig("embedded"))
     held_out = held_out_tokens(lm, TextConfig("embedded"), 0, tokens)
     sae = build_sae("topk", lm.width(SITE), width=width, k=64).requires_grad_(False)
-    with torch.no_grad(), silent("", 1) as tick:
-        means = site_means(lm, [SITE], held_out, tick)
-        tallies = tally({"a": {SITE: sae}}, lm, held_out, means, tick)
+    subject, config = Subject.of({"a": {SITE: sae}}, lm, held_out), EvalConfig(latents=latents)
+    tally = Reconstruction(subject, config).tally
+    sweep(lm, [tally])
     before, began = peak_bytes(), perf_counter()
-    result = follow({"a": {SITE: sae}}, lm, held_out, EvalConfig(latents=latents), silent, tallies)
+    study = Latents(subject, config, tally)
+    study.followed.needs = ()
+    sweep(lm, study.readings)
+    result = {name: one.result for name, one in study.results().items()}
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "latents.json"
         result["a"].write(file)

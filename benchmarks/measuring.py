@@ -4,7 +4,7 @@
     .venv/bin/python benchmarks/measuring.py --rounds 1 --tokens 4000   # a trial, of this one alone
 
 A suite with one TopK SAE on each of the embedded model's six blocks is trained once, then measured
-by each version in processes of their own, in turn. A version whose `evaluate` takes an audit
+by each version in processes of their own, in turn. A version that has `evaluate_and_audit`
 measures both in shared sweeps; an older one has two commands. Counted are forward calls of the
 language model, the tokens that go through its blocks and its unembedding (in whole passes: of all
 tokens evaluated, through all blocks), and the tokens that SAEs encode. The results of both versions
@@ -99,25 +99,22 @@ class Counts:
 
 def worker(suite: Path, tokens: int) -> dict[str, Any]:
     """One process: measure the suite once, with the version that is on the path."""
-    import inspect
-
     from saeworks.config import EvalConfig
-    from saeworks.measure.audit.config import AuditConfig
-    from saeworks.measure.audit.run import audit_suites
-    from saeworks.measure.run import evaluate
+    from saeworks.measure import run
+    from saeworks.measure.audit import run as audits
 
     counts = Counts()
     config = EvalConfig(tokens, splice_tokens=tokens // 4, consistency=True, dedup=0.9)
-    audit = AuditConfig(tokens, downstream=tokens // 10, device="cpu")
+    audit = audits.AuditConfig(tokens, downstream=tokens // 10, device="cpu")
     found: dict[str, Any] = {}
     began = (perf_counter(), process_time())
-    if "audit" in inspect.signature(evaluate).parameters:
-        evaluate([suite], config, audit=audit)
+    if hasattr(run, "evaluate_and_audit"):
+        run.evaluate_and_audit([suite], config, audit)
         found["together"] = counts.taken()
     else:
-        evaluate([suite], config)
+        run.evaluate([suite], config)
         found["eval"] = counts.taken()
-        audit_suites([suite], audit)
+        audits.audit_suites([suite], audit)
         found["audit"] = counts.taken()
     found["seconds"] = {
         "wall": perf_counter() - began[0],
@@ -207,7 +204,7 @@ def main() -> None:
                 runs[name].append(counts)
                 print(name, json.dumps(counts), flush=True)
     found: dict[str, Any] = {
-        "what": "eval (with consistency and dedup) and audit of six TopK SAEs on the embedded model",
+        "what": "eval, with consistency and dedup, and audit of six TopK SAEs",
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
         "processor": processor(),
         "quiet": neighbours.verdict()[0],

@@ -14,13 +14,14 @@ from experiments.runs import Found, machine
 from saeworks.config import RunConfig
 from saeworks.dictionary.cosines import unit
 from saeworks.lm.model import LanguageModel
+from saeworks.measure.engine import sweep
 from saeworks.measure.known import Truth, truth_of
-from saeworks.measure.run import held_out_tokens
 from saeworks.measure.studies.consistency import (
     CODED,
     METRICS,
     THRESHOLDS,
     Firing,
+    Firings,
     Watch,
     by_place,
     by_tokens,
@@ -28,9 +29,9 @@ from saeworks.measure.studies.consistency import (
     first_half,
     judge,
     summarise,
-    watch,
 )
 from saeworks.measure.studies.consistency import Found as Answer
+from saeworks.measure.suites import held_out_tokens
 from saeworks.suite import find_suites, load_suite
 
 MEASURED = (*SHOWN, "one_latent")
@@ -64,7 +65,9 @@ def ask(run: Path, seed: int, tokens: int) -> Found:
     lm = LanguageModel.load(config.model)
     held_out = held_out_tokens(lm, config.text, config.seed, tokens)
     truth = truth_of(config.text, config.seed, lm, held_out)
-    watches = watch({str(s.path): s.bank() for s in suites}, lm, held_out, 1)
+    firings = Firings({str(s.path): s.bank() for s in suites}, held_out, 1)
+    sweep(lm, [firings])
+    watches = firings.watches
     asked = Asked(truth, held_out.row_NT[held_out.keep_NT].numpy(), seed)
     for (_, site), of in watches.items():
         experts = getattr(of.sae.config, "experts", None)

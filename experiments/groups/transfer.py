@@ -5,9 +5,10 @@ from typing import Any
 
 from saeworks.config import EvalConfig
 from saeworks.lm.model import LanguageModel
-from saeworks.measure.run import held_out_tokens
-from saeworks.measure.studies.reconstruction import reconstruction
-from saeworks.measure.studies.splice import splice
+from saeworks.measure import engine
+from saeworks.measure.studies.reconstruction import Reconstruction
+from saeworks.measure.studies.splice import Splice
+from saeworks.measure.suites import held_out_tokens
 from saeworks.suite import load_suite
 
 
@@ -24,15 +25,17 @@ def measure(path: Path, tokens: int) -> dict[str, Any]:
     }
     lm = LanguageModel.load(suite.run.model)
     held_out = held_out_tokens(lm, suite.run.text, suite.run.seed, tokens)
-    settings = EvalConfig(bootstrap=200)
-    results = {
-        "fvu": reconstruction(banks, lm, held_out, settings),
-        "delta_ce": splice(banks, lm, held_out, settings),
-    }
+    settings = EvalConfig(tokens, splice_tokens=tokens, bootstrap=200)
+    subject = engine.Subject.of(banks, lm, held_out)
+    reconstruction = Reconstruction(subject, settings)
+    splice = Splice(subject, settings, reconstruction.means)
+    results = dict(
+        zip(("fvu", "delta_ce"), engine.measure(lm, [reconstruction, splice]), strict=True)
+    )
     values = {
         trained: {
             site: {
-                metric: result[trained].sites[site][metric].value
+                metric: result[trained].result.sites[site][metric].value
                 for metric, result in results.items()
             }
             for site in suite.sites

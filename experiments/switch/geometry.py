@@ -14,7 +14,7 @@ from saeworks.dictionary.archs.switch import Switch
 from saeworks.dictionary.base import SAE
 from saeworks.lm.model import LanguageModel
 from saeworks.measure.banks import firing, for_each_site, row_chunks
-from saeworks.measure.run import held_out_tokens
+from saeworks.measure.suites import held_out_tokens
 from saeworks.suite import Suite, load_suite
 
 TOKENS = 50_000

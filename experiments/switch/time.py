@@ -15,7 +15,7 @@ from saeworks.dictionary.base import Batch, Context
 from saeworks.dictionary.normaliser import Normaliser
 from saeworks.dictionary.registry import ARCHS, sae_config
 from saeworks.measure.banks import for_each_site
-from saeworks.measure.run import held_out_tokens
+from saeworks.measure.suites import held_out_tokens
 from saeworks.train.job import Job
 from saeworks.train.optimiser import DictionaryAdam
 from saeworks.train.step import train_step

@@ -9,7 +9,7 @@ from saeworks.config import EvalConfig
 from saeworks.dictionary.registry import build_sae
 from saeworks.errors import UserError
 from saeworks.measure import bootstrap
-from saeworks.measure.banks import site_means
+from saeworks.measure.engine import Subject, measure
 from saeworks.measure.held_out import HeldOut
 from saeworks.measure.studies import reconstruction, splice
 from saeworks.measure.sums import (
@@ -68,20 +68,18 @@ def test_sums_reproduce_the_results() -> None:
         "topk": {site: build_sae("topk", d=16, width=40, k=3).requires_grad_(False)},
     }
     config = EvalConfig(bootstrap=50)
-    means = site_means(lm, [site], sample, lambda done: None)
-    tallies = reconstruction.tally(banks, lm, sample, means, lambda done: None)
-    expected = reconstruction.reconstruction(banks, lm, sample, config)
-    spliced, expected_splice = (
-        splice.tally(banks, lm, sample),
-        splice.splice(banks, lm, sample, config),
-    )
+    subject = Subject.of(banks, lm, sample)
+    study = reconstruction.Reconstruction(subject, config)
+    measured, spliced = measure(lm, [study, splice.Splice(subject, config, study.means)])
     for name in banks:
-        sums = reconstruction.per_document(tallies[name])[site]
-        assert sums["n"].sum() == sample.kept
+        sums, result = measured[name].sums[site], measured[name].result
+        assert sums["n"].sum() == sample.kept and isinstance(result, Result)
         found = bootstrap.estimate(sums, reconstruction.statistics(16), 50, config.seed)
-        assert found.items() <= expected[name].sites[site].items()
-        found = bootstrap.estimate(spliced[name][site], splice.STATISTICS, 50, config.seed)
-        assert found == expected_splice[name].sites[site]
+        assert found.items() <= result.sites[site].items()
+        sums, result = spliced[name].sums[site], spliced[name].result
+        assert isinstance(result, Result)
+        found = bootstrap.estimate(sums, splice.STATISTICS, 50, config.seed)
+        assert found == result.sites[site]
 
 
 def test_digest_tells_held_out_tokens_apart() -> None:

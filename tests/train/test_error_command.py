@@ -15,7 +15,7 @@ from saeworks.cli.main import main
 from saeworks.lm.model import LanguageModel
 from saeworks.measure.audit import folds
 from saeworks.measure.audit.linear_error import read_map
-from saeworks.measure.run import held_out_tokens
+from saeworks.measure.suites import held_out_tokens
 from saeworks.results.audit import AuditResult
 from saeworks.suite import load_suite
 

@@ -16,10 +16,13 @@ Bank = Mapping[str, SAE]
 
 LM_TOKENS = 8192
 """Tokens per forward pass of the language model where no logits are kept."""
+_LOGITS = 2**26
+"""Logits of one batch, elements; two such batches are in memory at once."""
 _ACTIVATIONS = 2**22
 """Elements of an SAE's pre-activations in memory at once,"""
 _ROWS = 256
 """but never fewer rows than this, so that its weights are not read for a handful of tokens."""
+_DOUBLES, _LEAST = 2**20, 1024
 
 
 def sites_of(banks: Mapping[str, Bank], lm: LanguageModel) -> list[str]:
@@ -46,6 +49,16 @@ def sites_of(banks: Mapping[str, Bank], lm: LanguageModel) -> list[str]:
     return lm.sites(sorted(wanted))
 
 
+def widest(banks: Mapping[str, Bank]) -> int:
+    """Latents of the widest SAE."""
+    return max((sae.width for bank in banks.values() for sae in bank.values()), default=0)
+
+
+def logit_batch(lm: LanguageModel) -> int:
+    """Tokens per forward pass of the language model where logits are kept."""
+    return max(1, min(LM_TOKENS, _LOGITS // lm.vocabulary))
+
+
 def kept_rows(
     x_BTD: Float[Tensor, "B T D"], keep_BT: Bool[Tensor, "B T"], site: str, batch: int
 ) -> Float[Tensor, "rows D"]:
@@ -68,6 +81,12 @@ def rows_at_once(width: int) -> int:
     return max(_ROWS, _ACTIVATIONS // width)
 
 
+def double_rows_at_once(d: int) -> int:
+    """Rows in float64 at once: 8 MiB a matrix, which stays near the processor, but never so few
+    that products are slow."""
+    return max(_LEAST, _DOUBLES // d)
+
+
 def row_chunks(rows: int, width: int) -> Iterator[slice]:
     """Slices of the rows such that an SAE of that width needs bounded memory."""
     step = rows_at_once(width)
@@ -81,6 +100,19 @@ def reconstruct(sae: SAE, x_ND: Float[Tensor, "N D"]) -> Float[Tensor, "N D"]:
     for part in row_chunks(len(x_ND), sae.width):
         x_hat_ND[part] = sae.decode(sae.encode_sparse(x_ND[part])).to(x_ND.dtype)
     return x_hat_ND
+
+
+def code_rows(code: SparseCode, at_n: Int[Tensor, " n"]) -> SparseCode:
+    """The code of some of the rows, whose numbers ascend."""
+    shape = (len(at_n),)
+    if code.offsets is None:
+        return SparseCode(code.indices[at_n], code.values[at_n], code.width, shape)
+    counts_N = code.offsets.diff()
+    kept_N = torch.zeros_like(counts_N, dtype=torch.bool)
+    kept_N[at_n] = True
+    pairs, offsets = kept_N.repeat_interleave(counts_N), code.offsets.new_zeros(len(at_n) + 1)
+    offsets[1:] = counts_N[at_n].cumsum(0)
+    return SparseCode(code.indices[pairs], code.values[pairs], code.width, shape, offsets)
 
 
 def firing(

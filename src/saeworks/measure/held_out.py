@@ -79,22 +79,20 @@ class HeldOut:
         return self._of(self.tokens_NT[:count], self.document_NT[:count], self.keep_NT[:count])
 
     def halves(self) -> "tuple[HeldOut, HeldOut]":
-        """The first half of the sequences and the others, at least one in each; a document that
-        lies across the border is in both.
+        """The same sequences, of which the first half are kept, and the others, at least one in
+        each; a document that lies across the border is in both.
 
         Raises:
             UserError: if there are fewer than two sequences, or a half has no kept token.
         """
-        middle = len(self.tokens_NT) // 2
-        parts = [slice(0, middle), slice(middle, None)]
-        if not all(bool(self.keep_NT[part].any()) for part in parts):
+        first_N1 = (torch.arange(len(self.tokens_NT)) < len(self.tokens_NT) // 2)[:, None]
+        one, other = (
+            replace(self, keep_NT=self.keep_NT & half_N1) for half_N1 in (first_N1, ~first_N1)
+        )
+        if not (one.kept and other.kept):
             raise UserError(
                 f"{self.kept} held-out tokens cannot be halved: both halves need some; raise tokens"
             )
-        one, other = (
-            self._of(self.tokens_NT[part], self.document_NT[part], self.keep_NT[part])
-            for part in parts
-        )
         return one, other
 
     @property
@@ -121,10 +119,29 @@ class HeldOut:
         step = max(1, tokens // self.tokens_NT.shape[1])
         for start in range(0, len(self.tokens_NT), step):
             part = slice(start, start + step)
-            yield replace(
-                self,
-                tokens_NT=self.tokens_NT[part].to(device),
-                document_NT=self.document_NT[part].to(device),
-                row_NT=self.row_NT[part].to(device),
-                keep_NT=self.keep_NT[part].to(device),
-            )
+            yield self.at(part).to(device)
+
+    def at(self, sequences: slice | Int[Tensor, " n"]) -> "HeldOut":
+        """Some of the sequences; the documents keep their rows."""
+        return replace(
+            self,
+            tokens_NT=self.tokens_NT[sequences],
+            document_NT=self.document_NT[sequences],
+            row_NT=self.row_NT[sequences],
+            keep_NT=self.keep_NT[sequences],
+        )
+
+    def to(self, device: torch.device) -> "HeldOut":
+        """On a device."""
+        return replace(
+            self,
+            tokens_NT=self.tokens_NT.to(device),
+            document_NT=self.document_NT.to(device),
+            row_NT=self.row_NT.to(device),
+            keep_NT=self.keep_NT.to(device),
+        )
+
+    def keeping(self, longer: "HeldOut") -> "HeldOut":
+        """The same sequences with those kept that are kept in `longer`, which begins with them."""
+        keep_NT = longer.keep_NT[: len(self.keep_NT)]
+        return self if torch.equal(keep_NT, self.keep_NT) else replace(self, keep_NT=keep_NT)

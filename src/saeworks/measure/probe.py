@@ -13,6 +13,7 @@ from saeworks.lm.packing import TokenBatch
 from saeworks.measure.audit.in_run import InRunAudit
 from saeworks.measure.banks import (
     for_each_site,
+    logit_batch,
     reconstruct,
     site_means,
     sites_of,
@@ -20,7 +21,6 @@ from saeworks.measure.banks import (
 from saeworks.measure.held_out import HeldOut
 from saeworks.measure.studies.outliers import without
 from saeworks.measure.studies.splice import (
-    logit_batch,
     logits,
     prediction_losses,
     splice_hook,

@@ -18,11 +18,12 @@ from saeworks.config import EvalConfig
 from saeworks.dictionary.base import SAE
 from saeworks.errors import UserError
 from saeworks.measure.audit.arrays import document_numbers
-from saeworks.measure.banks import Bank, reconstruct
+from saeworks.measure.banks import Bank, reconstruct, row_chunks
+from saeworks.measure.engine import Measured
 from saeworks.measure.held_out import HeldOut
-from saeworks.measure.run import Measured, with_regime
 from saeworks.measure.studies import reconstruction
 from saeworks.measure.studies.outliers import Usual
+from saeworks.measure.suites import described
 from saeworks.results.result import Result
 from saeworks.suite import Suite, load_suite
 
@@ -66,7 +67,9 @@ def evaluate(
     planes = planes_of(x, "evaluate", suite.sites)
     document_N = documents_of(documents, planes, "evaluate")
     config = EvalConfig(tokens=len(document_N), splice=False, bootstrap=bootstrap, seed=seed)
-    return measure(suite, planes, document_N, config).result
+    result = measure(suite, planes, document_N, config).result
+    assert isinstance(result, Result)
+    return result
 
 
 def measure(
@@ -82,7 +85,7 @@ def measure(
     tallies = {site: _tally(sae, planes[site], held_out) for site, sae in bank.items()}
     (result,) = reconstruction.summarise({"": tallies}, {"": bank}, held_out, config).values()
     about = {"own": True, "model": dict(suite.meta["model"]), "text": dict(suite.meta["text"])}
-    return Measured(with_regime(result, about, suite), reconstruction.per_document(tallies))
+    return Measured(described(result, about, suite), reconstruction.per_document(tallies))
 
 
 class RowsProbe:
@@ -178,9 +181,10 @@ def _tally(sae: SAE, x_ND: Tensor, held_out: HeldOut) -> reconstruction.SiteSums
     sums = reconstruction.SiteSums.empty(held_out.rows, sae.width, x_ND.device)
     mean_D, usual = _mean(x_ND), Usual.of(x_ND)
     row_N = held_out.row_NT[:, 0].to(x_ND.device)
-    for start in range(0, len(x_ND), _CHUNK):
-        part = slice(start, start + _CHUNK)
-        sums.add(sae, x_ND[part].float(), mean_D, row_N[part], usual)
+    for part in row_chunks(len(x_ND), sae.width):
+        rows_nD = x_ND[part].float()
+        code = sae.encode_sparse(rows_nD)
+        sums.add(code, rows_nD, sae.decode(code), mean_D, row_N[part], usual)
     return sums
 
 

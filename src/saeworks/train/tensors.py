@@ -35,7 +35,7 @@ from saeworks.measure.rows import (
     measure,
     planes_of,
 )
-from saeworks.measure.run import written
+from saeworks.measure.suites import written
 from saeworks.suite import Suite, load_suite, write_suite
 from saeworks.train.trainer import Trained, Trainer
 from saeworks.train.variants import Variant, build_members, expand_variants

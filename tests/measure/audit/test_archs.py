@@ -16,7 +16,7 @@ from saeworks.dictionary.registry import ARCHS, build_sae
 from saeworks.lm.model import LanguageModel
 from saeworks.measure.audit import arrays, extractor
 from saeworks.measure.audit.run import audit_banks, audit_suites
-from saeworks.measure.run import held_out_tokens
+from saeworks.measure.suites import held_out_tokens
 from saeworks.results.audit import AuditResult
 from saeworks.suite import load_suite
 

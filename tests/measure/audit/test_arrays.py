@@ -29,7 +29,7 @@ def test_any_floating_type_is_audited_in_float64(dtype: torch.dtype) -> None:
 
 
 def test_streaming_equals_direct_least_squares(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(arrays, "rows_at_once", lambda d: 97)
+    monkeypatch.setattr(arrays, "double_rows_at_once", lambda d: 97)
     x, document = rows(), documents(8000)
     x_hat = nonlinear(x)
     found = sw.audit(x, x_hat, document, resamples=50)
@@ -251,7 +251,7 @@ class Largest(TorchDispatchMode):
 
 def test_no_copy_of_the_arrays_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
     """Not even of one byte a number: what grows with tokens is one integer for each."""
-    monkeypatch.setattr(arrays, "rows_at_once", lambda d: 97)
+    monkeypatch.setattr(arrays, "double_rows_at_once", lambda d: 97)
     x, document = rows().float(), documents(8000)
     x_hat = nonlinear(x.double()).float()
     with Largest([x, x_hat, document]) as largest:

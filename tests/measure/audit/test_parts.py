@@ -13,7 +13,7 @@ from helpers.toy_suites import random_sae
 from helpers.toys import Toy, held_out, tiny_llama
 from saeworks.config import AuditConfig
 from saeworks.errors import UserError
-from saeworks.measure.audit import engine, extractor, folds
+from saeworks.measure.audit import extractor, folds
 from saeworks.measure.audit.adjacent import AdjacentSites
 from saeworks.measure.audit.arrays import base
 from saeworks.measure.audit.engine import Reconstruction, SaeAudit, SiteAudit
@@ -24,6 +24,7 @@ from saeworks.measure.audit.positions import ErrorByPosition
 from saeworks.measure.audit.run import audit_banks
 from saeworks.measure.audit.scaling import SEED_NOISE, bands, power_law
 from saeworks.measure.audit.wide import WideSae
+from saeworks.measure.banks import double_rows_at_once
 from saeworks.measure.bootstrap import FEWEST
 from saeworks.results.metric import Value
 
@@ -332,7 +333,7 @@ def test_measurements_need_override_nothing() -> None:
 
     x = rows(2000)
     assert values(through(Nothing, x, nonlinear(x)), "nothing") == {}
-    assert engine.rows_at_once(64) == 2**14 and engine.rows_at_once(4096) == 1024
+    assert double_rows_at_once(64) == 2**14 and double_rows_at_once(4096) == 1024
 
 
 def test_positions_are_in_the_bins_that_the_text_names() -> None:

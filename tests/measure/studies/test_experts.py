@@ -3,6 +3,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from helpers.studies import experts
 from helpers.toys import clean_rows, held_out, tiny_llama
 from saeworks.config import EvalConfig
 from saeworks.dictionary.base import SAE
@@ -10,8 +11,6 @@ from saeworks.dictionary.experts import HasExperts
 from saeworks.dictionary.registry import build_sae
 from saeworks.measure.held_out import HeldOut
 from saeworks.measure.known import Labels
-from saeworks.measure.studies.experts import experts
-from saeworks.measure.studies.reconstruction import tally
 from saeworks.results.result import Result
 
 SITE = "layers.1"
@@ -32,10 +31,7 @@ def measured(
 ) -> dict[str, Result]:
     lm, banks = tiny_llama(), {"a": {SITE: sae}}
     config = EvalConfig(**({"bootstrap": 30, "overlap_tokens": 50} | options))  # type: ignore[arg-type]
-    with torch.no_grad():
-        means = {SITE: torch.zeros(16, dtype=torch.float64)}
-        tallies = tally(banks, lm, sample, means, lambda done: None)
-    return experts(banks, lm, sample, config, tallies, labels)
+    return experts(banks, lm, sample, config, labels)
 
 
 def routed(sae: SAE, sample: HeldOut) -> tuple[Tensor, Tensor]:

@@ -26,7 +26,8 @@ from saeworks.lm.model import LanguageModel
 from saeworks.lm.text import Corpus
 from saeworks.measure.held_out import HeldOut
 from saeworks.measure.known import labels_of, truth_of, with_label
-from saeworks.measure.run import evaluate, held_out_tokens
+from saeworks.measure.run import evaluate
+from saeworks.measure.suites import held_out_tokens
 from saeworks.results.result import Result
 from saeworks.suite import write_suite
 

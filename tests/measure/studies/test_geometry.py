@@ -5,14 +5,14 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from helpers.studies import geometry, reconstruction
 from helpers.toys import held_out, tiny_llama
 from saeworks.config import EvalConfig
 from saeworks.dictionary import cosines
 from saeworks.dictionary.base import SAE
 from saeworks.dictionary.registry import build_sae
 from saeworks.measure.held_out import HeldOut
-from saeworks.measure.studies.geometry import blocks_of, geometry, similarity
-from saeworks.measure.studies.reconstruction import Tallies, tally
+from saeworks.measure.studies.geometry import blocks_of, similarity
 from saeworks.results.result import Result
 
 SITE = "layers.1"
@@ -67,11 +67,8 @@ def test_identical_experts() -> None:
 
 def measured(sae: SAE, sample: HeldOut, **options: object) -> Result:
     lm, banks = tiny_llama(), {"a": {SITE: sae}}
-    means = {SITE: torch.zeros(16, dtype=torch.float64)}
-    with torch.no_grad():
-        tallies: Tallies = tally(banks, lm, sample, means, lambda done: None)
     config = EvalConfig(bootstrap=20, **options)  # type: ignore[arg-type]
-    return geometry(banks, tallies, sample, config)["a"]
+    return geometry(banks, lm, sample, config)["a"]
 
 
 def topk(width: int = 64, k: int = 16) -> SAE:
@@ -148,10 +145,8 @@ def test_nothing_lives_or_one_latent_does(sample: HeldOut) -> None:
 def test_explained_per_distinct_latent(sample: HeldOut) -> None:
     sae = topk()
     lm, banks = tiny_llama(), {"a": {SITE: sae}}
-    means = {SITE: torch.zeros(16, dtype=torch.float64)}
-    with torch.no_grad():
-        sums = tally(banks, lm, sample, means, lambda done: None)["a"][SITE].sums.sum(0)
-    fvu = float(sums[1] / sums[2])
+    fvu = reconstruction(banks, lm, sample, EvalConfig(bootstrap=0))["a"].sites[SITE]["fvu"].value
+    assert fvu is not None
     found = measured(sae, sample).sites[SITE]["explained_per_thousand"]
     assert found.value == pytest.approx(1000 * (1 - fvu) / 64)
     assert found.low is not None and found.high is not None

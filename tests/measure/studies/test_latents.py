@@ -5,6 +5,7 @@ import sys
 import pytest
 import torch
 
+from helpers.studies import latents
 from helpers.toys import clean_rows, held_out, tiny_llama
 from saeworks.config import EvalConfig
 from saeworks.dictionary.base import SAE
@@ -15,7 +16,7 @@ from saeworks.measure.held_out import HeldOut
 from saeworks.measure.studies import contexts
 from saeworks.measure.studies import latents as latents_module
 from saeworks.measure.studies.contexts import AFTER, BEFORE
-from saeworks.measure.studies.latents import choose, latents
+from saeworks.measure.studies.latents import choose
 
 SITE = "layers.1"
 
@@ -147,8 +148,8 @@ def test_memory_does_not_grow_with_the_tokens(
     sizes = []
     plain = contexts.Watcher.see
 
-    def measured(self, rows_ND, batch):  # type: ignore[no-untyped-def]
-        plain(self, rows_ND, batch)
+    def measured(self, chunk):  # type: ignore[no-untyped-def]
+        plain(self, chunk)
         held = [tensor for pool in (self.top, self.sampled) for tensor in vars(pool).values()]
         sizes.append(sum(tensor.numel() for tensor in held if isinstance(tensor, torch.Tensor)))
 
@@ -208,13 +209,12 @@ MEMORY = """
 import resource, sys, tempfile
 from pathlib import Path
 import torch
-from toys import held_out, tiny_llama
+from helpers.toys import held_out, tiny_llama
 from saeworks.config import EvalConfig
 from saeworks.dictionary.registry import build_sae
-from saeworks.measure.banks import site_means
-from saeworks.measure.studies.latents import latents
-from saeworks.measure.progress import silent
-from saeworks.measure.studies.reconstruction import tally
+from saeworks.measure.engine import Subject, sweep
+from saeworks.measure.studies.latents import Latents
+from saeworks.measure.studies.reconstruction import Reconstruction
 
 def peak():
     unit = 1 if sys.platform == "darwin" else 1024
@@ -224,11 +224,14 @@ torch.set_num_threads(1)
 lm, sample = tiny_llama(), held_out(sequences=150, documents=300)
 torch.manual_seed(0)
 banks = {"a": {"layers.1": build_sae("topk", d=16, width=2**16, k=16).requires_grad_(False)}}
-with torch.no_grad(), silent("", 1) as tick:
-    means = site_means(lm, ["layers.1"], sample, tick)
-    tallies = tally(banks, lm, sample, means, tick)
+subject, config = Subject.of(banks, lm, sample), EvalConfig(latents=3000)
+tally = Reconstruction(subject, config).tally
+sweep(lm, [tally])
 before = peak()
-result = latents(banks, lm, sample, EvalConfig(latents=3000), silent, tallies)["a"]
+study = Latents(subject, config, tally)
+study.followed.needs = ()
+sweep(lm, study.readings)
+result = study.results()["a"].result
 assert len(result.series["layers.1"]["latents"]) == 3000
 result.write(Path(tempfile.mkdtemp()) / "latents.json")
 print(peak() - before)

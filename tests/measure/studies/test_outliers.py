@@ -8,14 +8,15 @@ from typing import Any
 import pytest
 import torch
 
+from helpers.studies import reconstruction
 from helpers.toy_suites import SITES, random_sae, written_suite
 from helpers.toys import clean_rows, held_out, random_text, saved_llama, tiny_llama
 from saeworks.config import EvalConfig
 from saeworks.errors import UserError
 from saeworks.lm.model import LanguageModel
-from saeworks.measure.run import evaluate, held_out_tokens
+from saeworks.measure.run import evaluate
 from saeworks.measure.studies import outliers
-from saeworks.measure.studies.reconstruction import reconstruction
+from saeworks.measure.suites import held_out_tokens
 from saeworks.suite import load_suite
 
 SITE = "layers.1"

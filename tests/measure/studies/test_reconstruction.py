@@ -3,13 +3,13 @@ import math
 import pytest
 import torch
 
+from helpers.studies import reconstruction
 from helpers.toys import Toy, clean_rows, held_out, tiny_llama
 from saeworks.config import EvalConfig
 from saeworks.dictionary.registry import build_sae
 from saeworks.errors import UserError
 from saeworks.measure import banks as banks_module
 from saeworks.measure.held_out import HeldOut
-from saeworks.measure.studies.reconstruction import reconstruction
 from saeworks.results.result import Result
 
 SITE = "layers.1"

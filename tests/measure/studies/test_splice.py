@@ -1,14 +1,15 @@
 import pytest
 import torch
 
+from helpers.studies import reconstruction, splice
 from helpers.toys import Toy, clean_rows, held_out, tiny_llama, token_batch
 from saeworks.config import EvalConfig
 from saeworks.dictionary.registry import build_sae
 from saeworks.errors import UserError
+from saeworks.measure import banks as banks_module
 from saeworks.measure.probe import HeldOutProbe
 from saeworks.measure.studies import splice as splice_module
-from saeworks.measure.studies.reconstruction import reconstruction
-from saeworks.measure.studies.splice import counted, splice
+from saeworks.measure.studies.splice import counted
 
 SITE = "layers.1"
 CONFIG = EvalConfig(bootstrap=100)
@@ -59,7 +60,7 @@ def test_closed_forms() -> None:
 
 
 def test_equals_by_hand_in_small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(splice_module, "_LOGITS", 5 * 24 * 64)
+    monkeypatch.setattr(banks_module, "_LOGITS", 5 * 24 * 64)
     monkeypatch.setattr(splice_module, "_LOGIT_ROWS", 7 * 64)
     lm, sample = tiny_llama(), held_out()
     torch.manual_seed(0)
@@ -107,12 +108,11 @@ def test_excluded_positions_keep_their_x() -> None:
 
 def test_bad_activations_are_named() -> None:
     lm, sample = tiny_llama(), held_out()
-    means = {SITE: torch.zeros(16)}
     handle = lm.base.get_submodule("layers.1.mlp").register_forward_hook(
         lambda module, args, output: output / 0
     )
     with pytest.raises(UserError, match=r"site layers\.1: NaN or infinity"):
-        splice({"a": {SITE: Toy(16)}}, lm, sample, CONFIG, means=means)
+        splice({"a": {SITE: Toy(16)}}, lm, sample, CONFIG)
     handle.remove()
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from saeworks.errors import UserError
 from saeworks.measure.audit import folds
-from saeworks.measure.audit.engine import Reconstruction, SiteAudit, rows_at_once
+from saeworks.measure.audit.engine import Reconstruction, SiteAudit
 from saeworks.measure.audit.fits import Tokens
 from saeworks.measure.audit.ladder import NormLadder
 from saeworks.measure.audit.measurement import Measurement, Place
@@ -21,6 +21,7 @@ from saeworks.measure.audit.shrinkage import ALPHA, ShrinkageLadder
 from saeworks.measure.audit.split import FVU, FVU_NONLINEAR, FvuSplit
 from saeworks.measure.audit.vector import R2_ERROR, VectorProbe
 from saeworks.measure.audit.verdict import doubt, why_degenerate
+from saeworks.measure.banks import double_rows_at_once
 from saeworks.results.metric import Value
 
 BASE: tuple[type[Measurement], ...] = (
@@ -136,7 +137,7 @@ def audit(
     fold_N = torch.from_numpy(folds_R).to(x_ND.device)[numbers_N]
     for phase, fold in enumerate(folds.phases(folds_R)):
         rows_n = (fold_N == fold).nonzero()[:, 0]
-        for part_n in torch.split(rows_n, rows_at_once(width)):
+        for part_n in torch.split(rows_n, double_rows_at_once(width)):
             made = {"x_hat": _known(x_hat_ND[part_n])}
             site.add(phase, x_ND[part_n], Tokens(numbers_N[part_n]), made)
         site.finish(phase)
@@ -195,7 +196,7 @@ def _checked(x: Any, x_hat: Any, documents: Any) -> tuple[Tensor, Tensor, Tensor
             raise UserError(
                 f"audit: {name} is of type {rows_ND.dtype}; give floating point numbers"
             )
-        chunks = torch.split(rows_ND, rows_at_once(rows_ND.shape[1]))
+        chunks = torch.split(rows_ND, double_rows_at_once(rows_ND.shape[1]))
         if not all(bool(torch.isfinite(chunk_ND).all()) for chunk_ND in chunks):
             raise UserError(f"audit: NaN or infinity in {name}; leave those tokens out")
     return x_ND, x_hat_ND.to(x_ND.device), document_N.to(x_ND.device)

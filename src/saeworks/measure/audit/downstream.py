@@ -3,32 +3,33 @@
 One site at a time, x is replaced at the kept tokens of the test documents by x̂, x̂ + ℓ and x̂ + u.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import ClassVar
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import ClassVar, final
 
 import torch
 from torch import Tensor
 
 from saeworks.dictionary.base import SAE
-from saeworks.lm.model import LanguageModel
 from saeworks.lm.prefix import shared_prefix
 from saeworks.measure import bootstrap
 from saeworks.measure.audit.engine import Sums
 from saeworks.measure.audit.fits import Fit, dot, square
 from saeworks.measure.audit.study import AuditStudy
 from saeworks.measure.audit.words import Sections, percent, shown, side
-from saeworks.measure.banks import LM_TOKENS, reconstruct
+from saeworks.measure.banks import logit_batch, reconstruct
+from saeworks.measure.engine import ModelBatch, Reading, Subject
 from saeworks.measure.held_out import HeldOut
 from saeworks.measure.progress import Tick
 from saeworks.measure.studies.splice import (
+    Losses,
     counted,
-    logit_batch,
     logits,
     prediction_losses,
     splice_hook,
 )
 from saeworks.results.metric import Metric, Value
+from saeworks.results.section import Section
 
 
 class Downstream(AuditStudy):
@@ -101,99 +102,128 @@ STATISTICS: dict[str, bootstrap.Statistic] = {
     "squared_share_linear": lambda s: 1 - s["u"] / s["e"],
 }
 
-Batches = Callable[[int], Iterator[tuple[HeldOut, Tensor]]]
-"""Tokens per batch → batches in which only the test documents are kept, and the clean losses."""
 
-
-@dataclass(frozen=True)
-class Limits:
-    """What is measured on, and how often its documents are resampled.
-
-    Attributes:
-        documents: in all.
-        tokens: of the test fold to use.
-        seed: of the resamples.
-    """
-
-    documents: int
-    tokens: int
-    resamples: int
-    seed: int
-
-
-@torch.no_grad()
-def downstream(
-    site: str,
-    sae: SAE,
-    fit: Fit,
-    lm: LanguageModel,
-    batches: Batches,
-    limits: Limits,
-    tick: Tick,
-) -> dict[str, Value]:
-    """The metrics of one SAE: three language-model passes over the first test documents.
+@final
+class PutBack(Reading):
+    """The model's losses with parts put back, as sums by document: three passes of the language
+    model per SAE over the first test documents.
 
     Args:
-        batches: see `Batches`.
+        test: the tokens of the test fold.
+        fits: of each bank and site, once the second fold is over.
+        tokens: of the test fold to use, to the end of a batch.
+        needs: what the fits need.
+        beside: the reading of the test fold.
     """
-    sums = Sums(limits.documents, lm.device)
-    for number, (batch, loss_NT) in enumerate(first(lm, batches, limits.tokens)):
-        counted_NT = counted(batch)
-        clean_P = loss_NT[counted_NT].double()
-        found = {"n": torch.ones_like(clean_P), "clean": clean_P}
-        from_site = shared_prefix(lm, batch.tokens_NT, site)
-        for name, replace in _replacements(sae, fit).items():
-            hook = splice_hook(replace, batch, site, number)
-            with from_site():
-                spliced_BTV = logits(lm, batch, {site: hook})
-            found[name], _ = prediction_losses(spliced_BTV, batch)
-            tick(batch.tokens_NT.numel())
-        found |= _norms(site, sae, fit, lm, batch, counted_NT)
-        sums.add(batch.row_NT[counted_NT], found)
-    return bootstrap.estimate(sums.columns(), STATISTICS, limits.resamples, limits.seed)
+
+    title = Downstream.name
+
+    def __init__(
+        self,
+        subject: Subject,
+        test: HeldOut,
+        losses: Losses,
+        fits: Callable[[str, str], Fit],
+        tokens: int,
+        needs: Sequence[Reading],
+        beside: Reading,
+    ) -> None:
+        self.lm, self.banks, self._sites = subject.lm, subject.banks, subject.sites
+        self.batch_tokens = logit_batch(subject.lm)
+        self.held_out = first(test, self.batch_tokens, tokens)
+        self.needs, self.beside, self._fits, self._losses = needs, beside, fits, losses
+        saes = sum(len(bank) for bank in subject.banks.values())
+        used = int(self.held_out.keep_NT.any(dim=1).sum())
+        self.passes = 3 * saes * used * self.held_out.tokens_NT.shape[1]
+        self._sums = {
+            (name, site): Sums(test.rows, subject.lm.device)
+            for name, bank in subject.banks.items()
+            for site in bank
+        }
+
+    def batch(self, batch: ModelBatch, tick: Tick) -> None:
+        held_out = batch.held_out
+        counted_BT = counted(held_out)
+        loss_BT = self._losses.loss_NT[batch.sequence_B].to(counted_BT.device)
+        clean_P = loss_BT[counted_BT].double()
+        for site in self._sites:
+            from_site = shared_prefix(self.lm, held_out.tokens_NT, site)
+            for name, bank in self.banks.items():
+                if site not in bank:
+                    continue
+                found = {"n": torch.ones_like(clean_P), "clean": clean_P}
+                parts = _Parts(bank[site], self._fits(name, site), counted_BT[held_out.keep_NT])
+                for part, replace in parts.replacements().items():
+                    hook = splice_hook(replace, held_out, site, batch.number)
+                    with from_site():
+                        spliced_BTV = logits(self.lm, held_out, {site: hook})
+                    found[part], _ = prediction_losses(spliced_BTV, held_out)
+                    tick(held_out.tokens_NT.numel())
+                self._sums[name, site].add(held_out.row_NT[counted_BT], found | parts.norms)
+
+    def section(self, name: str, resamples: int, seed: int) -> Section:
+        """What was found of a bank."""
+        sites = {}
+        for site in self._sites:
+            if site in self.banks[name]:
+                columns = self._sums[name, site].columns()
+                sites[site] = bootstrap.estimate(columns, STATISTICS, resamples, seed)
+        return Downstream.section(sites, dict.fromkeys(sites, _extent(self.held_out)))
 
 
-def first(lm: LanguageModel, batches: Batches, tokens: int) -> Iterator[tuple[HeldOut, Tensor]]:
-    """The first batches that hold so many kept tokens, or all."""
-    used = 0
-    for batch, loss_NT in batches(min(LM_TOKENS, logit_batch(lm))):
+def first(test: HeldOut, batch_tokens: int, tokens: int) -> HeldOut:
+    """Of the test fold, the first batches that hold so many kept tokens, or all."""
+    step = max(1, batch_tokens // test.tokens_NT.shape[1])
+    there_n = test.keep_NT.any(dim=1).nonzero()[:, 0]
+    keep_NT, used = torch.zeros_like(test.keep_NT), 0
+    for batch_n in torch.split(there_n, step):
         if used >= tokens:
-            return
-        used += int(batch.keep_NT.sum())
-        yield batch, loss_NT
+            break
+        keep_NT[batch_n] = test.keep_NT[batch_n]
+        used += int(keep_NT[batch_n].sum())
+    return dataclasses.replace(test, keep_NT=keep_NT)
 
 
-def extent(batches: Iterable[tuple[HeldOut, Tensor]]) -> dict[str, int]:
-    """Tokens at which x is replaced in batches, predictions that are counted, and of how many
-    documents these are."""
-    found, rows = {"tokens": 0, "predictions": 0}, set[int]()
-    for batch, _ in batches:
-        rows_P = batch.row_NT[counted(batch)]
-        found["tokens"] += int(batch.keep_NT.sum())
-        found["predictions"] += len(rows_P)
-        rows |= set(rows_P.tolist())
-    return found | {"documents": len(rows)}
-
-
-def _replacements(sae: SAE, fit: Fit) -> Mapping[str, Callable[[Tensor], Tensor]]:
-    """x̂, x̂ + ℓ and x̂ + u = x − ℓ, of rows x."""
-
-    def linear(x_ND: Tensor) -> Tensor:
-        return fit.linear(x_ND.double()).to(x_ND.dtype)
-
+def _extent(used: HeldOut) -> dict[str, int]:
+    """Tokens at which x is replaced, predictions that are counted, and of how many documents these
+    are."""
+    rows_P = used.row_NT[counted(used)]
     return {
-        "x_hat": lambda x_ND: reconstruct(sae, x_ND),
-        "x_hat_l": lambda x_ND: reconstruct(sae, x_ND) + linear(x_ND),
-        "x_hat_u": lambda x_ND: x_ND - linear(x_ND),
+        "tokens": used.kept,
+        "predictions": len(rows_P),
+        "documents": len(torch.unique(rows_P)),
     }
 
 
-def _norms(
-    site: str, sae: SAE, fit: Fit, lm: LanguageModel, batch: HeldOut, counted_NT: Tensor
-) -> dict[str, Tensor]:
-    """‖e‖² and ⟨u, u′⟩ at the counted positions."""
-    x_ND = lm.capture(batch.tokens_NT, [site])[site][counted_NT]
-    e_ND = x_ND.double() - reconstruct(sae, x_ND).double()
-    assert fit.again is not None
-    u_ND, again_ND = (e_ND - map_(x_ND.double()) for map_ in (fit.linear, fit.again))
-    return {"e": square(e_ND), "u": dot(u_ND, again_ND)}
+class _Parts:
+    """What is put in the place of one batch's x at a site.
+
+    Attributes:
+        norms: ‖e‖² and ⟨u, u′⟩ at the counted positions, once x̂ was made.
+    """
+
+    def __init__(self, sae: SAE, fit: Fit, counted_N: Tensor) -> None:
+        self._sae, self._fit, self._counted_N = sae, fit, counted_N
+        self._x_hat_ND: Tensor | None = None
+        self.norms: dict[str, Tensor] = {}
+
+    def replacements(self) -> Mapping[str, Callable[[Tensor], Tensor]]:
+        """x̂, x̂ + ℓ and x̂ + u = x − ℓ, of the kept rows x."""
+        return {
+            "x_hat": self._x_hat,
+            "x_hat_l": lambda x_ND: self._x_hat(x_ND) + self._linear(x_ND),
+            "x_hat_u": lambda x_ND: x_ND - self._linear(x_ND),
+        }
+
+    def _linear(self, x_ND: Tensor) -> Tensor:
+        return self._fit.linear(x_ND.double()).to(x_ND.dtype)
+
+    def _x_hat(self, x_ND: Tensor) -> Tensor:
+        if self._x_hat_ND is None:
+            self._x_hat_ND = reconstruct(self._sae, x_ND)
+            wide_PD = x_ND[self._counted_N].double()
+            e_PD = wide_PD - self._x_hat_ND[self._counted_N].double()
+            assert self._fit.again is not None
+            u_PD, again_PD = (e_PD - map_(wide_PD) for map_ in (self._fit.linear, self._fit.again))
+            self.norms = {"e": square(e_PD), "u": dot(u_PD, again_PD)}
+        return self._x_hat_ND

@@ -36,15 +36,6 @@ from saeworks.measure.audit.widths import Trained, Widths
 from saeworks.measure.progress import Tick
 from saeworks.results.metric import Value
 
-_ELEMENTS, _LEAST = 2**20, 1024
-
-
-def rows_at_once(d: int) -> int:
-    """Rows in float64 at once: 8 MiB a matrix, which stays near the processor, but never so few
-    that products are slow."""
-    return max(_LEAST, _ELEMENTS // d)
-
-
 _NONE: Mapping[str, Before | None] = {}
 _UNKNOWN: Mapping[str, Trained] = {}
 Make = Callable[[Place], Sequence[Measurement]]

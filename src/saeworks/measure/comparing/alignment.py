@@ -33,7 +33,7 @@ from saeworks.measure.banks import (
 from saeworks.measure.comparing.spread import Spread, spread
 from saeworks.measure.held_out import HeldOut
 from saeworks.measure.progress import Tick, tracker
-from saeworks.measure.run import held_out_tokens
+from saeworks.measure.suites import held_out_tokens
 from saeworks.results.metric import Metric
 from saeworks.suite import Suite
 

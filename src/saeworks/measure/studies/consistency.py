@@ -15,10 +15,9 @@ place with the latent chosen for it, R documents, M latents, D model width; S ro
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from itertools import combinations, groupby
-from typing import Any
+from typing import Any, final
 
 import numpy as np
-import torch
 from jaxtyping import Bool, Float, Int
 from scipy.sparse import csr_matrix, vstack
 from torch import Tensor
@@ -27,20 +26,14 @@ from saeworks.config import EvalConfig
 from saeworks.dictionary.base import SAE
 from saeworks.dictionary.cosines import unit
 from saeworks.dictionary.experts import experts_of
-from saeworks.lm.model import LanguageModel
 from saeworks.measure import bootstrap
-from saeworks.measure.banks import (
-    Bank,
-    firing,
-    for_each_site,
-    row_chunks,
-    sites_of,
-)
+from saeworks.measure.banks import Bank, firing, widest
+from saeworks.measure.engine import Chunk, Measured, Reading, Study
 from saeworks.measure.held_out import HeldOut
 from saeworks.measure.known import Truth
-from saeworks.measure.progress import Tracker, silent
 from saeworks.measure.studies.geometry import blocks_of
 from saeworks.measure.studies.overlap import visitors
+from saeworks.measure.studies.reconstruction import Tally
 from saeworks.results.metric import Metric, Value
 from saeworks.results.result import Result
 
@@ -382,18 +375,17 @@ class Watch:
     fires: list[csr_matrix] = field(default_factory=list)
     visits: list[csr_matrix] = field(default_factory=list)
 
-    def add(self, x_ND: Float[Tensor, "N D"]) -> None:
+    def add(self, chunk: Chunk) -> None:
         """Take tokens in."""
-        for part in row_chunks(len(x_ND), self.sae.width):
-            rows = x_ND[part]
-            owner, latents, _ = firing(self.sae.encode_sparse(rows))
-            self.fires.append(_matrix(owner, latents, (len(rows), self.sae.width)))
-            experts = experts_of(self.sae)
-            if experts is not None:
-                routing = experts.route(rows)
-                shape = (len(rows), experts.experts)
-                owner = visitors(routing, len(rows))
-                self.visits.append(_matrix(owner, routing.expert.flatten(), shape))
+        owner, latents, _ = firing(chunk.code(self.sae))
+        rows = len(chunk.x_ND)
+        self.fires.append(_matrix(owner, latents, (rows, self.sae.width)))
+        experts = experts_of(self.sae)
+        if experts is not None:
+            routing = experts.route(chunk.x_ND)
+            owner = visitors(routing, rows)
+            shape = (rows, experts.experts)
+            self.visits.append(_matrix(owner, routing.expert.flatten(), shape))
 
     def firing(self) -> Firing:
         """By the SAE's experts, or by blocks of its latents."""
@@ -412,68 +404,78 @@ def _matrix(row: Tensor, column: Tensor, shape: tuple[int, int]) -> csr_matrix:
     return csr_matrix((ones, (row.cpu().numpy(), column.cpu().numpy())), shape=shape)
 
 
-@torch.no_grad()
-def watch(
-    banks: Mapping[str, Bank],
-    lm: LanguageModel,
-    held_out: HeldOut,
-    blocks: int,
-    progress: Tracker = silent,
-) -> dict[tuple[str, str], Watch]:
-    """The firings of every SAE on the held-out tokens, by bank and site: one pass of the language
-    model; 4 bytes for each latent that fires on a token."""
-    watches = {
-        (name, site): Watch(sae, blocks)
-        for name, bank in banks.items()
-        for site, sae in bank.items()
-    }
+@final
+class Firings(Reading):
+    """The firings of every SAE, by bank and site: 4 bytes for each latent that fires on a token."""
 
-    def visit(site: str, rows_ND: Tensor, batch: HeldOut) -> None:
-        for name, bank in banks.items():
-            if site in bank:
-                watches[name, site].add(rows_ND)
+    title = "consistency"
 
-    with progress("consistency", held_out.tokens_NT.numel()) as tick:
-        for_each_site(lm, sites_of(banks, lm), held_out, visit, tick)
-    return watches
+    def __init__(
+        self,
+        banks: Mapping[str, Bank],
+        held_out: HeldOut,
+        blocks: int,
+        beside: Reading | None = None,
+    ) -> None:
+        self.held_out, self.beside = held_out, beside
+        self.sites = {site for bank in banks.values() for site in bank}
+        self.width = widest(banks)
+        self.watches = {
+            (name, site): Watch(sae, blocks)
+            for name, bank in banks.items()
+            for site, sae in bank.items()
+        }
+
+    def rows(self, site: str, chunk: Chunk) -> None:
+        for (_, at), watch in self.watches.items():
+            if at == site:
+                watch.add(chunk)
 
 
-def consistency(
-    banks: Mapping[str, Bank],
-    lm: LanguageModel,
-    held_out: HeldOut,
-    config: EvalConfig,
-    truth: Truth,
-    progress: Tracker = silent,
-) -> dict[str, Result]:
+@final
+class Consistency(Study):
     """How often a known concept has different latents in different experts, of every SAE; of those
     without experts, in different blocks of their latents."""
-    watches = watch(banks, lm, held_out, config.blocks, progress)
-    row_N = held_out.row_NT[held_out.keep_NT].cpu().numpy()
-    judged = len(np.unique(row_N[~first_half(row_N, config.seed)]))
-    out = {}
-    for name, bank in banks.items():
-        values, lists = {}, {}
-        for site, sae in bank.items():
-            fires = watches.pop((name, site)).firing()
-            rows_MD = unit(sae.w_dec).cpu().numpy()
-            found = find(fires, truth.stands, row_N, rows_MD, config.bootstrap, config.seed)
-            values[site], lists[site] = summarise(found), series(found, fires, truth)
-        out[name] = Result(
-            evaluation="consistency",
-            title="Known concepts in different experts",
-            config=asdict(config)
-            | {
-                "intervals": bootstrap.describe(judged, config.bootstrap, config.seed),
-                "held_out": held_out.digest,
-                "coded": CODED,
-                "least": LEAST,
-                "same": SAME,
-            },
-            tokens=held_out.kept,
-            documents=held_out.documents,
-            metrics=METRICS,
-            sites=values,
-            series=lists,
-        )
-    return out
+
+    name = "consistency"
+    title = "Known concepts in different experts"
+    metrics = METRICS
+
+    def __init__(self, config: EvalConfig, tally: Tally, truth: Truth) -> None:
+        self.config, self.tally, self.truth = config, tally, truth
+        self.firings = Firings(tally.banks, tally.held_out, config.blocks, beside=tally)
+        self.readings = (self.firings,)
+
+    def results(self) -> dict[str, Measured]:
+        held_out, config = self.tally.held_out, self.config
+        row_N = held_out.row_NT[held_out.keep_NT].cpu().numpy()
+        judged = len(np.unique(row_N[~first_half(row_N, config.seed)]))
+        out = {}
+        for name, bank in self.tally.banks.items():
+            values, lists = {}, {}
+            for site, sae in bank.items():
+                fires = self.firings.watches.pop((name, site)).firing()
+                rows_MD = unit(sae.w_dec).cpu().numpy()
+                found = find(
+                    fires, self.truth.stands, row_N, rows_MD, config.bootstrap, config.seed
+                )
+                values[site], lists[site] = summarise(found), series(found, fires, self.truth)
+            result = Result(
+                evaluation=self.name,
+                title=self.title,
+                config=asdict(config)
+                | {
+                    "intervals": bootstrap.describe(judged, config.bootstrap, config.seed),
+                    "held_out": held_out.digest,
+                    "coded": CODED,
+                    "least": LEAST,
+                    "same": SAME,
+                },
+                tokens=held_out.kept,
+                documents=held_out.documents,
+                metrics=METRICS,
+                sites=values,
+                series=lists,
+            )
+            out[name] = Measured(result)
+        return out

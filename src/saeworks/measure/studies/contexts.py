@@ -4,7 +4,7 @@ Shapes: B sequences, T positions, N kept tokens, D model width, M latents, n cho
 P contexts in a pool, W tokens of a context, G peaks (latent, document), t latents of a tile.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -13,7 +13,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from saeworks.dictionary.base import SAE
-from saeworks.measure.banks import firing, row_chunks, rows_at_once
+from saeworks.measure.banks import firing
+from saeworks.measure.engine import Chunk
 from saeworks.measure.held_out import HeldOut
 
 TOP, SAMPLED = 10, 24
@@ -158,7 +159,12 @@ class Watcher:
     """
 
     def __init__(
-        self, sae: SAE, chosen: Int[Tensor, " n"], peaks: Float[Tensor, " n"], seed: int
+        self,
+        sae: SAE,
+        chosen: Int[Tensor, " n"],
+        peaks: Float[Tensor, " n"],
+        seed: int,
+        held_out: HeldOut,
     ) -> None:
         device = chosen.device
         self.sae, self.chosen, self.peaks = sae, chosen, peaks
@@ -167,41 +173,38 @@ class Watcher:
         self.top = Pool(len(chosen), TOP, lambda peaks: peaks.value, device)
         self.sampled = Pool(len(chosen), SAMPLED, _lottery(seed), device)
         self.histogram = torch.zeros(len(chosen) * BINS, dtype=torch.int64, device=device)
-        self.seen = 0
+        self._row_X = held_out.row_NT.flatten().to(device)
+        self._length = held_out.tokens_NT.shape[1]
+        self._pending: list[tuple[Tensor, Tensor, Tensor]] = []
 
-    def see(self, rows_ND: Float[Tensor, "N D"], batch: HeldOut) -> None:
-        """Count the next batch of whole sequences."""
-        place_N = batch.keep_NT.flatten().nonzero().squeeze(1)
-        pending: list[tuple[Tensor, Tensor, Tensor]] = []
-        for rows in _whole_sequences(batch.keep_NT, rows_at_once(self.sae.width)):
-            pending += self._active(rows_ND[rows], place_N[rows])
-            if sum(len(place) for place, _, _ in pending) >= _PAIRS:
-                self._count(pending, batch)
-                pending = []
-        self._count(pending, batch)
-        self.seen += batch.keep_NT.numel()
+    def see(self, chunk: Chunk) -> None:
+        """Collect where chosen latents fire; what is collected is counted in whole sequences."""
+        owner, latents, values = firing(chunk.code(self.sae))
+        slots = self.slot_M[latents]
+        chosen = slots >= 0
+        self._pending.append((chunk.place_N[owner[chosen]], slots[chosen], values[chosen].float()))
+        if chunk.last:
+            self._count(len(self._row_X))
+        elif sum(len(place) for place, _, _ in self._pending) >= _PAIRS:
+            self._count(int(chunk.place_N[-1]) // self._length * self._length)
 
-    def _active(self, rows_ND: Tensor, place_N: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Place, slot and activation wherever a chosen latent fires."""
-        for part in row_chunks(len(rows_ND), self.sae.width):
-            owner, latents, values = firing(self.sae.encode_sparse(rows_ND[part]))
-            slots = self.slot_M[latents]
-            chosen = slots >= 0
-            yield place_N[part][owner[chosen]], slots[chosen], values[chosen].float()
-
-    def _count(self, pending: Sequence[tuple[Tensor, Tensor, Tensor]], batch: HeldOut) -> None:
-        if not pending:
+    def _count(self, end: int) -> None:
+        """Count what was collected of the places before `end`."""
+        place, slot, value = (torch.cat(parts) for parts in zip(*self._pending, strict=True))
+        now = place < end
+        self._pending = [(place[~now], slot[~now], value[~now])]
+        place, slot, value = place[now], slot[now], value[now]
+        if not len(place):
             return
-        place, slot, value = (torch.cat(parts) for parts in zip(*pending, strict=True))
         bins = (value / self.peaks[slot] * BINS).long().clamp_(0, BINS - 1)
         self.histogram += torch.bincount(slot * BINS + bins, minlength=len(self.histogram))
-        span = batch.keep_NT.numel()
+        span = len(self._row_X)
         key, order = (slot * span + place).sort()
         place, slot, value = place[order], slot[order], value[order]
-        found = Peaks(slot, batch.row_NT.flatten()[place], place + self.seen, value).by_document()
+        found = Peaks(slot, self._row_X[place], place, value).by_document()
 
         def window(peaks: Peaks) -> Float[Tensor, "G W"]:
-            return _around(peaks, self.seen, batch.keep_NT.shape[1], span, key, value)
+            return _around(peaks, self._length, span, key, value)
 
         edges = torch.arange(0, len(self.peaks) + _TILE, _TILE, device=slot.device)
         ends = torch.searchsorted(found.slot, edges).tolist()
@@ -211,29 +214,18 @@ class Watcher:
                 self.sampled.take(found.at(slice(start, end)), window)
 
 
-def _whole_sequences(keep_BT: Bool[Tensor, "B T"], rows: int) -> Iterator[slice]:
-    """Slices of at least `rows` kept tokens (but for the last), that end where a sequence ends."""
-    start = end = 0
-    for end in keep_BT.sum(dim=1).cumsum(0).tolist():
-        if end - start >= rows:
-            yield slice(start, end)
-            start = end
-    if start < end:
-        yield slice(start, end)
-
-
 def _around(
-    peaks: Peaks, seen: int, length: int, span: int, key: Tensor, value: Tensor
+    peaks: Peaks, length: int, span: int, key: Tensor, value: Tensor
 ) -> Float[Tensor, "G W"]:
     """A latent's activations around its peaks, within the sequence, 0 outside.
 
     Args:
-        seen: tokens before the batch; `span` tokens are in it, `length` in a sequence.
-        key: slot · span + place of the batch's activations `value`, sorted.
+        length: tokens of a sequence; `span` are in all of them.
+        key: slot · span + place of the activations `value` that are there, sorted.
     """
     offset_W = torch.arange(-BEFORE, AFTER + 1, device=key.device)
-    at_GW = (peaks.place - seen)[:, None] + offset_W
-    inside = at_GW.div(length, rounding_mode="floor") == ((peaks.place - seen) // length)[:, None]
+    at_GW = peaks.place[:, None] + offset_W
+    inside = at_GW.div(length, rounding_mode="floor") == (peaks.place // length)[:, None]
     wanted_GW = peaks.slot[:, None] * span + at_GW
     found_GW = torch.searchsorted(key, wanted_GW).clamp_(max=len(key) - 1)
     return torch.where(inside & (key[found_GW] == wanted_GW), value[found_GW], 0.0)

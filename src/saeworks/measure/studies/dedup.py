@@ -4,6 +4,7 @@ those by which the latents were weighted."""
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict
+from typing import final
 
 import numpy as np
 import torch
@@ -14,12 +15,12 @@ from saeworks.config import EvalConfig
 from saeworks.dictionary.base import SAE
 from saeworks.dictionary.dedup import clusters, merge, tie
 from saeworks.errors import UserError
-from saeworks.lm.model import LanguageModel
 from saeworks.measure import bootstrap
-from saeworks.measure.banks import Bank, site_means, sites_of
+from saeworks.measure.banks import firing
+from saeworks.measure.engine import Chunk, Measured, Reading, Study, Subject
 from saeworks.measure.held_out import HeldOut
-from saeworks.measure.progress import Tracker, silent
-from saeworks.measure.studies.reconstruction import SiteSums, per_document, tally
+from saeworks.measure.studies.outliers import SiteMeans
+from saeworks.measure.studies.reconstruction import SiteSums, Tally, per_document
 from saeworks.results.metric import Metric, Value
 from saeworks.results.result import Result
 
@@ -56,70 +57,113 @@ METRICS = {
 _AS_IT_WAS, _TIED, _MERGED = "as it was", "tied", "merged"
 
 
-@torch.no_grad()
-def dedup(
-    banks: Mapping[str, Bank],
-    lm: LanguageModel,
-    held_out: HeldOut,
-    config: EvalConfig,
-    threshold: float,
-    progress: Tracker = silent,
-) -> dict[str, Result]:
+@final
+class Fired(Reading):
+    """How often each latent fires, by bank and site."""
+
+    title = "dedup"
+
+    def __init__(self, tally: Tally, held_out: HeldOut) -> None:
+        self.held_out, self.beside = held_out, tally
+        self.sites, self.width, self._banks = tally.sites, tally.width, tally.banks
+        self.counts = {
+            (name, site): torch.zeros(sae.width, dtype=torch.int64, device=sae.b_dec.device)
+            for name, bank in tally.banks.items()
+            for site, sae in bank.items()
+        }
+
+    def rows(self, site: str, chunk: Chunk) -> None:
+        for name, bank in self._banks.items():
+            if site in bank:
+                _, indices, _ = firing(chunk.code(bank[site]))
+                counts_M = self.counts[name, site]
+                counts_M += torch.bincount(indices, minlength=len(counts_M))
+
+
+@final
+class Variants(Reading):
+    """The sums of every SAE as it was and de-duplicated by how often its latents fire.
+
+    Attributes:
+        counts: bank, site → how many latents are left.
+        sums: bank, site → variant → its sums.
+    """
+
+    title = "dedup"
+
+    def __init__(self, tally: Tally, fired: Fired, means: SiteMeans, threshold: float) -> None:
+        self.held_out, self.needs = means.held_out, (fired, means)
+        self.sites, self.width, self._banks = tally.sites, tally.width, tally.banks
+        self._fired, self._means, self._threshold = fired, means, threshold
+        self.counts: dict[tuple[str, str], dict[str, Value]] = {}
+        self.sums: dict[tuple[str, str], dict[str, SiteSums]] = {}
+        self._saes: dict[tuple[str, str], dict[str, SAE]] = {}
+
+    def begin(self) -> None:
+        for name, bank in self._banks.items():
+            for site, sae in bank.items():
+                fired_M = self._fired.counts[name, site]
+                counts, saes = _variants(sae, fired_M, self._threshold)
+                self.counts[name, site], self._saes[name, site] = counts, saes
+                self.sums[name, site] = {
+                    kind: SiteSums.empty(self.held_out.rows, variant.width, fired_M.device)
+                    for kind, variant in saes.items()
+                }
+
+    def rows(self, site: str, chunk: Chunk) -> None:
+        for (name, at), saes in self._saes.items():
+            for kind, sae in saes.items() if at == site else ():
+                code, x_hat_ND = chunk.code(sae), chunk.x_hat(sae)
+                mean_D, sums = self._means.means[site], self.sums[name, site][kind]
+                sums.add(code, chunk.x_ND, x_hat_ND, mean_D, chunk.document_N)
+
+
+@final
+class Dedup(Study):
     """De-duplicate every SAE by how often its latents fire on one half of the tokens, and measure
-    FVU on the other: three passes of the language model over a half.
+    FVU on the other.
 
     Raises:
         UserError: if the tokens cannot be halved.
     """
-    first, second = held_out.halves()
-    sites = sites_of(banks, lm)
-    passes = first.tokens_NT.numel() + 2 * second.tokens_NT.numel()
-    with progress("dedup", passes) as tick:
-        zeros = {site: torch.zeros(lm.width(site), device=lm.device) for site in sites}
-        weighed = tally(banks, lm, first, zeros, tick)
-        found = {
-            (name, site): _variants(sae, weighed[name][site].fired, threshold)
-            for name, bank in banks.items()
-            for site, sae in bank.items()
-        }
-        flat = {
-            f"{kind} {name}": {
-                site: found[name, site][1][kind] for site in bank if kind in found[name, site][1]
-            }
-            for name, bank in banks.items()
-            for kind in (_AS_IT_WAS, _TIED, _MERGED)
-        }
-        flat = {name: bank for name, bank in flat.items() if bank}
-        means = site_means(lm, sites, second, tick)
-        sums = tally(flat, lm, second, means, tick)
-    return {
-        name: Result(
-            evaluation="dedup",
-            title="Near-equal latents made one",
-            config=asdict(config)
-            | {
-                "intervals": bootstrap.describe(second.documents, config.bootstrap, config.seed),
-                "held_out": held_out.digest,
-                "threshold": threshold,
-            },
-            tokens=second.kept,
-            documents=second.documents,
-            metrics=METRICS,
-            sites={
-                site: found[name, site][0]
-                | _fvus(
-                    {
-                        kind: sums[f"{kind} {name}"][site]
-                        for kind in (_AS_IT_WAS, _TIED, _MERGED)
-                        if site in sums.get(f"{kind} {name}", {})
-                    },
-                    config,
-                )
-                for site in bank
-            },
-        )
-        for name, bank in banks.items()
-    }
+
+    name = "dedup"
+    title = "Near-equal latents made one"
+    metrics = METRICS
+
+    def __init__(
+        self, subject: Subject, config: EvalConfig, threshold: float, tally: Tally
+    ) -> None:
+        self.config, self.threshold, self.tally = config, threshold, tally
+        first, self.second = tally.held_out.halves()
+        means = SiteMeans(subject.lm, subject.sites, self.second)
+        self.variants = Variants(tally, Fired(tally, first), means, threshold)
+        self.readings = (self.variants,)
+
+    def results(self) -> dict[str, Measured]:
+        config, second, variants = self.config, self.second, self.variants
+        intervals = bootstrap.describe(second.documents, config.bootstrap, config.seed)
+        found = {}
+        for name, bank in self.tally.banks.items():
+            result = Result(
+                evaluation=self.name,
+                title=self.title,
+                config=asdict(config)
+                | {
+                    "intervals": intervals,
+                    "held_out": self.tally.held_out.digest,
+                    "threshold": self.threshold,
+                },
+                tokens=second.kept,
+                documents=second.documents,
+                metrics=METRICS,
+                sites={
+                    site: variants.counts[name, site] | _fvus(variants.sums[name, site], config)
+                    for site in bank
+                },
+            )
+            found[name] = Measured(result)
+        return found
 
 
 def _variants(

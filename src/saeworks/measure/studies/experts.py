@@ -6,7 +6,7 @@ Shapes: N experts, R documents, B tokens of a batch, V visits (pairs of a token 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import Any
+from typing import Any, final
 
 import numpy as np
 import torch
@@ -16,20 +16,14 @@ from torch import Tensor
 from saeworks.config import EvalConfig
 from saeworks.dictionary.base import SAE
 from saeworks.dictionary.experts import HasExperts, experts_of
-from saeworks.lm.model import LanguageModel
 from saeworks.measure import bootstrap
-from saeworks.measure.banks import (
-    Bank,
-    for_each_site,
-    row_chunks,
-    sites_of,
-)
+from saeworks.measure.banks import widest
+from saeworks.measure.engine import Chunk, Measured, Reading, Study
 from saeworks.measure.held_out import HeldOut
 from saeworks.measure.known import Labels
-from saeworks.measure.progress import Tracker, silent
 from saeworks.measure.studies import information, overlap
 from saeworks.measure.studies.geometry import matrix
-from saeworks.measure.studies.reconstruction import Tallies
+from saeworks.measure.studies.reconstruction import Tally
 from saeworks.results.metric import Metric, Value
 from saeworks.results.result import Result
 
@@ -115,8 +109,7 @@ class Watch:
 
     def add(self, sae: SAE, x_BD: Float[Tensor, "B D"], row_B: Int[Tensor, " B"]) -> None:
         """Count tokens in; row_B is each token's document."""
-        for part in row_chunks(len(x_BD), sae.width):
-            self._add(x_BD[part], row_B[part])
+        self._count(x_BD, row_B)
         if self.overlap is not None:
             first = -self.seen % self.stride
             picked = torch.arange(first, len(x_BD), self.stride, device=x_BD.device)
@@ -124,7 +117,7 @@ class Watch:
                 self.overlap.add(sae, self.experts, x_BD[picked], row_B[picked])
         self.seen += len(x_BD)
 
-    def _add(self, x_BD: Tensor, row_B: Tensor) -> None:
+    def _count(self, x_BD: Tensor, row_B: Tensor) -> None:
         routing, count = self.experts.route(x_BD), self.experts.experts
         expert_V, token_V = routing.expert.flatten(), overlap.visitors(routing, len(x_BD))
         flat = torch.bincount(row_B[token_V] * count + expert_V, minlength=self.visits.numel())
@@ -144,55 +137,62 @@ class Watch:
         self.confidence += torch.bincount(bin_B, minlength=_FINE)
 
 
-@torch.no_grad()
-def experts(
-    banks: Mapping[str, Bank],
-    lm: LanguageModel,
-    held_out: HeldOut,
-    config: EvalConfig,
-    tallies: Tallies,
-    labels: Labels | None = None,
-    progress: Tracker = silent,
-) -> dict[str, Result]:
+@final
+class Visits(Reading):
+    """Where the routers send the tokens, of every SAE that has experts."""
+
+    title = "experts"
+
+    def __init__(self, tally: Tally, config: EvalConfig) -> None:
+        self.held_out, self.beside = tally.held_out, tally
+        self.banks = {
+            name: having
+            for name, bank in tally.banks.items()
+            if (having := {site: sae for site, sae in bank.items() if experts_of(sae) is not None})
+        }
+        self.sites = {site for bank in self.banks.values() for site in bank}
+        self.width = widest(self.banks)
+        self.watches = {
+            (name, site): Watch.empty(
+                experts, self.held_out, config.overlap_tokens, sae.b_dec.device
+            )
+            for name, bank in self.banks.items()
+            for site, sae in bank.items()
+            if (experts := experts_of(sae)) is not None
+        }
+
+    def rows(self, site: str, chunk: Chunk) -> None:
+        for name, bank in self.banks.items():
+            if site in bank:
+                self.watches[name, site].add(bank[site], chunk.x_ND, chunk.document_N)
+
+
+@final
+class Experts(Study):
     """Load, confidence, domains and supports of the experts, of every SAE that has some; banks
-    without any are left out. One pass of the language model.
+    without any are left out.
 
     Args:
-        tallies: what `reconstruction` counted on the same tokens.
         labels: of the documents; without them nothing is said of domains.
     """
-    having = {
-        name: {site: sae for site, sae in bank.items() if experts_of(sae) is not None}
-        for name, bank in banks.items()
-    }
-    having = {name: bank for name, bank in having.items() if bank}
-    if not having:
-        return {}
-    watches = {
-        (name, site): Watch.empty(found, held_out, config.overlap_tokens, lm.device)
-        for name, bank in having.items()
-        for site, sae in bank.items()
-        if (found := experts_of(sae)) is not None
-    }
 
-    def visit(site: str, rows_ND: Tensor, batch: HeldOut) -> None:
-        row_N = batch.row_NT[batch.keep_NT]
-        for name, bank in having.items():
-            if site in bank:
-                watches[name, site].add(bank[site], rows_ND, row_N)
+    name = "experts"
+    title = "How the experts share the work"
+    metrics = METRICS
 
-    with progress("experts", held_out.tokens_NT.numel()) as tick:
-        for_each_site(lm, sites_of(having, lm), held_out, visit, tick)
-    return {
-        name: _result(
-            {site: watches[name, site] for site in bank},
-            {site: tallies[name][site].fired for site in bank},
-            held_out,
-            config,
-            labels,
-        )
-        for name, bank in having.items()
-    }
+    def __init__(self, config: EvalConfig, tally: Tally, labels: Labels | None = None) -> None:
+        self.config, self.tally, self.labels = config, tally, labels
+        self.visits = Visits(tally, config)
+        self.readings = (self.visits,) if self.visits.banks else ()
+
+    def results(self) -> dict[str, Measured]:
+        found = {}
+        for name, bank in self.visits.banks.items():
+            watches = {site: self.visits.watches[name, site] for site in bank}
+            fired = {site: self.tally.tallies[name][site].fired for site in bank}
+            result = _result(watches, fired, self.tally.held_out, self.config, self.labels)
+            found[name] = Measured(result)
+        return found
 
 
 def _result(
@@ -204,8 +204,8 @@ def _result(
 ) -> Result:
     overlapping = any(watch.overlap is not None for watch in watches.values())
     return Result(
-        evaluation="experts",
-        title="How the experts share the work",
+        evaluation=Experts.name,
+        title=Experts.title,
         config=asdict(config)
         | {
             "intervals": bootstrap.describe(held_out.documents, config.bootstrap, config.seed),

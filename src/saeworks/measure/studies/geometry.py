@@ -6,9 +6,9 @@ Shapes: M latents, L live ones, D model width, N blocks (experts), t rows of a t
 """
 
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, final
 
 import numpy as np
 import torch
@@ -25,9 +25,8 @@ from saeworks.dictionary.cosines import (
 )
 from saeworks.dictionary.experts import experts_of
 from saeworks.measure import bootstrap
-from saeworks.measure.banks import Bank
-from saeworks.measure.held_out import HeldOut
-from saeworks.measure.studies.reconstruction import SiteSums, Tallies, per_document
+from saeworks.measure.engine import Measured, Study
+from saeworks.measure.studies.reconstruction import SiteSums, Tally, per_document
 from saeworks.results.metric import Metric, Value
 from saeworks.results.result import Result
 
@@ -139,33 +138,39 @@ def blocks_of(sae: SAE, blocks: int) -> tuple[str, Int[Tensor, " M"], int]:
     return "cut" if experts is None else "experts", latent_M // run, count
 
 
-@torch.no_grad()
-def geometry(
-    banks: Mapping[str, Bank], tallies: Tallies, held_out: HeldOut, config: EvalConfig
-) -> dict[str, Result]:
+@final
+class Geometry(Study):
     """Duplicates, nearest neighbours and similarity of blocks per site, from the weights and from
-    which latents fire; no pass of the language model.
+    which latents fire."""
 
-    Args:
-        tallies: what `reconstruction` counted on the held-out tokens.
-    """
-    out = {}
-    for name, bank in banks.items():
-        found = {
-            site: _site(sae, tallies[name][site], config, zlib.crc32(site.encode()))
-            for site, sae in bank.items()
-        }
-        out[name] = Result(
-            evaluation="geometry",
-            title="Duplicates, and how similar experts are",
-            config=asdict(config) | {"held_out": held_out.digest, "duplicate": DUPLICATE},
-            tokens=held_out.kept,
-            documents=held_out.documents,
-            metrics=METRICS,
-            sites={site: values for site, (values, _) in found.items()},
-            series={site: series for site, (_, series) in found.items()},
-        )
-    return out
+    name = "geometry"
+    title = "Duplicates, and how similar experts are"
+    metrics = METRICS
+
+    def __init__(self, config: EvalConfig, tally: Tally) -> None:
+        self.config, self.tally = config, tally
+        self.readings = (tally,)
+
+    def results(self) -> dict[str, Measured]:
+        held_out, config = self.tally.held_out, self.config
+        out = {}
+        for name, bank in self.tally.banks.items():
+            found = {
+                site: _site(sae, self.tally.tallies[name][site], config, zlib.crc32(site.encode()))
+                for site, sae in bank.items()
+            }
+            result = Result(
+                evaluation=self.name,
+                title=self.title,
+                config=asdict(config) | {"held_out": held_out.digest, "duplicate": DUPLICATE},
+                tokens=held_out.kept,
+                documents=held_out.documents,
+                metrics=METRICS,
+                sites={site: values for site, (values, _) in found.items()},
+                series={site: series for site, (_, series) in found.items()},
+            )
+            out[name] = Measured(result)
+        return out
 
 
 def _site(

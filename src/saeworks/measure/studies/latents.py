@@ -5,9 +5,9 @@ context, t and m latents of a tile.
 """
 
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, final
 
 import numpy as np
 import torch
@@ -18,15 +18,8 @@ from saeworks.config import EvalConfig
 from saeworks.dictionary.base import SAE
 from saeworks.dictionary.cosines import unit
 from saeworks.files.access import Rows
-from saeworks.lm.model import LanguageModel
-from saeworks.measure.banks import (
-    Bank,
-    for_each_site,
-    site_means,
-    sites_of,
-)
+from saeworks.measure.engine import Chunk, Measured, Reading, Study, Subject
 from saeworks.measure.held_out import HeldOut
-from saeworks.measure.progress import Tracker, silent
 from saeworks.measure.studies.contexts import (
     AFTER,
     BEFORE,
@@ -35,7 +28,7 @@ from saeworks.measure.studies.contexts import (
     Watcher,
 )
 from saeworks.measure.studies.pieces import Pieces
-from saeworks.measure.studies.reconstruction import SiteSums, Tallies, tally
+from saeworks.measure.studies.reconstruction import SiteSums, Tally
 from saeworks.results.result import Result
 
 QUANTILES = 4
@@ -62,67 +55,70 @@ def choose(fired_M: Int[Tensor, " M"], latents: int, seed: Sequence[int]) -> lis
     return [int(rng.choice(part)) for part in np.array_split(live, latents)]
 
 
-@torch.no_grad()
-def latents(
-    banks: Mapping[str, Bank],
-    lm: LanguageModel,
-    held_out: HeldOut,
-    config: EvalConfig,
-    progress: Tracker = silent,
-    tallies: Tallies | None = None,
-) -> dict[str, Result]:
+@final
+class Followed(Reading):
+    """The chosen latents of every SAE, followed through the tokens."""
+
+    title = "latents"
+
+    def __init__(self, tally: Tally, config: EvalConfig) -> None:
+        self.held_out, self.sites, self.width = tally.held_out, tally.sites, tally.width
+        self.needs, self._tally, self._config = (tally,), tally, config
+        self.watchers: dict[tuple[str, str], Watcher] = {}
+
+    def begin(self) -> None:
+        for name, bank in self._tally.banks.items():
+            for site, sae in bank.items():
+                sums = self._tally.tallies[name][site]
+                self.watchers[name, site] = _watcher(site, sae, sums, self._config, self.held_out)
+
+    def rows(self, site: str, chunk: Chunk) -> None:
+        for name, bank in self._tally.banks.items():
+            if site in bank:
+                self.watchers[name, site].see(chunk)
+
+
+@final
+class Latents(Study):
     """Per site `config.latents` live latents with contexts, activation histogram, neighbours.
 
-    One language-model pass for all sites and banks. A latent's contexts are from distinct
-    documents: those with its largest activations, and some spread over the quantiles of a sample
-    of its other documents. Memory: some 6 kB for each chosen latent, whatever the widths; a
-    latent's entry is made when the result is written.
-
-    Args:
-        tallies: what `reconstruction` counted on the same tokens; counted here if not given.
-
-    Raises:
-        UserError: as `reconstruction`.
+    A latent's contexts are from distinct documents: those with its largest activations, and some
+    spread over the quantiles of a sample of its other documents. Memory: some 6 kB for each chosen
+    latent, whatever the widths; a latent's entry is made when the result is written.
     """
-    sites = sites_of(banks, lm)
-    passes = 1 if tallies is not None else 3
-    with progress("latents", passes * held_out.tokens_NT.numel()) as tick:
-        if tallies is None:
-            means = site_means(lm, sites, held_out, tick)
-            tallies = tally(banks, lm, held_out, means, tick)
-        watchers = {
-            (name, site): _watcher(site, sae, tallies[name][site], config)
-            for name, bank in banks.items()
-            for site, sae in bank.items()
-        }
 
-        def visit(site: str, rows_ND: Tensor, batch: HeldOut) -> None:
-            for name, bank in banks.items():
-                if site in bank:
-                    watchers[name, site].see(rows_ND, batch)
+    name = "latents"
+    title = "Latents and what they respond to"
 
-        for_each_site(lm, sites, held_out, visit, tick)
-    pieces = Pieces(lm.tokenizer)
-    return {
-        name: Result(
-            evaluation="latents",
-            title="Latents and what they respond to",
-            config=asdict(config),
-            tokens=held_out.kept,
-            documents=held_out.documents,
-            series={
-                site: _series(watchers[name, site], tallies[name][site], held_out, pieces)
-                for site in bank
-            },
-        )
-        for name, bank in banks.items()
-    }
+    def __init__(self, subject: Subject, config: EvalConfig, tally: Tally) -> None:
+        self.config, self.tally, self.tokenizer = config, tally, subject.lm.tokenizer
+        self.followed = Followed(tally, config)
+        self.readings = (self.followed,)
+
+    def results(self) -> dict[str, Measured]:
+        held_out, pieces = self.tally.held_out, Pieces(self.tokenizer)
+        found = {}
+        for name, sums in self.tally.tallies.items():
+            series = {
+                site: _series(self.followed.watchers[name, site], of_site, held_out, pieces)
+                for site, of_site in sums.items()
+            }
+            result = Result(
+                evaluation=self.name,
+                title=self.title,
+                config=asdict(self.config),
+                tokens=held_out.kept,
+                documents=held_out.documents,
+                series=series,
+            )
+            found[name] = Measured(result)
+        return found
 
 
-def _watcher(site: str, sae: SAE, sums: SiteSums, config: EvalConfig) -> Watcher:
+def _watcher(site: str, sae: SAE, sums: SiteSums, config: EvalConfig, held_out: HeldOut) -> Watcher:
     chosen = choose(sums.fired, config.latents, (config.seed, zlib.crc32(site.encode())))
     index = torch.tensor(chosen, dtype=torch.int64, device=sums.fired.device)
-    return Watcher(sae, index, sums.peak[index].float(), config.seed)
+    return Watcher(sae, index, sums.peak[index].float(), config.seed, held_out)
 
 
 def _series(watcher: Watcher, sums: SiteSums, held_out: HeldOut, pieces: Pieces) -> dict[str, Any]:

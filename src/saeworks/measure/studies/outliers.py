@@ -5,6 +5,7 @@ Shapes: N tokens, D model width.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import final
 
 import torch
 from jaxtyping import Float
@@ -13,9 +14,10 @@ from torch import Tensor
 from saeworks.activations.outliers import FAR, beyond, norms
 from saeworks.errors import UserError
 from saeworks.lm.model import LanguageModel
-from saeworks.measure.banks import for_each_site
+from saeworks.measure.banks import for_each_site, logit_batch
+from saeworks.measure.engine import Chunk, Reading
 from saeworks.measure.held_out import HeldOut
-from saeworks.measure.progress import Tick
+from saeworks.measure.progress import Tracker
 from saeworks.results.metric import Metric, Value
 from saeworks.results.result import Result
 
@@ -76,38 +78,53 @@ class Usual:
         return cls(limit, total_D / max(count, 1), len(x_ND) - count)
 
 
-@torch.no_grad()
-def means_and_usual(
-    lm: LanguageModel, sites: Sequence[str], held_out: HeldOut, tick: Tick
-) -> tuple[dict[str, Tensor], dict[str, Usual]]:
-    """Each site's mean over the kept tokens, float64, and the same without outliers: one pass of
-    the language model. The limit is `FAR` times the median norm of the first batch's tokens."""
-    sums = {
-        site: torch.zeros(2, lm.width(site), dtype=torch.float64, device=lm.device)
-        for site in sites
-    }
-    limits: dict[str, float] = {}
-    far = dict.fromkeys(sites, 0)
+@final
+class SiteMeans(Reading):
+    """Each site's mean over the kept tokens, and the same without outliers, in float64.
 
-    def visit(site: str, rows_ND: Tensor, batch: HeldOut) -> None:
-        if site not in limits and len(rows_ND):
-            limits[site] = FAR * float(norms(rows_ND).median())
-        whole_D = rows_ND.double().sum(dim=0)
-        sums[site][0] += whole_D
-        far_N = beyond(rows_ND, limits.get(site, 0.0))
+    The limit is `FAR` times the median norm of the first tokens: as many as a batch has whose
+    logits fit into memory, whatever else is measured.
+
+    Attributes:
+        means: site → mean.
+        usual: site → its tokens without the outliers.
+    """
+
+    title = "means"
+
+    def __init__(self, lm: LanguageModel, sites: Sequence[str], held_out: HeldOut) -> None:
+        self.held_out, self.sites = held_out, sites
+        self.means: dict[str, Tensor] = {}
+        self.usual: dict[str, Usual] = {}
+        self._sums = {
+            site: torch.zeros(2, lm.width(site), dtype=torch.float64, device=lm.device)
+            for site in sites
+        }
+        self._limits: dict[str, float] = {}
+        self._far = dict.fromkeys(sites, 0)
+        self._length = held_out.tokens_NT.shape[1]
+        self._first = max(1, logit_batch(lm) // self._length)
+
+    def rows(self, site: str, chunk: Chunk) -> None:
+        x_ND, sums = chunk.x_ND, self._sums[site]
+        if site not in self._limits:
+            sequence_N = chunk.place_N // self._length
+            first_n = sequence_N - sequence_N[0] < self._first
+            self._limits[site] = FAR * float(norms(x_ND[first_n]).median())
+        whole_D = x_ND.double().sum(dim=0)
+        sums[0] += whole_D
+        far_N = beyond(x_ND, self._limits[site])
         if bool(far_N.any()):
-            far[site] += int(far_N.sum())
-            whole_D = rows_ND[~far_N].double().sum(dim=0)
-        sums[site][1] += whole_D
+            self._far[site] += int(far_N.sum())
+            whole_D = x_ND[~far_N].double().sum(dim=0)
+        sums[1] += whole_D
 
-    for_each_site(lm, sites, held_out, visit, tick)
-    count = held_out.kept
-    means = {site: total[0] / count for site, total in sums.items()}
-    usual = {
-        site: Usual(limits[site], total[1] / max(count - far[site], 1), far[site])
-        for site, total in sums.items()
-    }
-    return means, usual
+    def finish(self, progress: Tracker) -> None:
+        count = self.held_out.kept
+        for site, total in self._sums.items():
+            far = self._far[site]
+            self.means[site] = total[0] / count
+            self.usual[site] = Usual(self._limits[site], total[1] / max(count - far, 1), far)
 
 
 @torch.no_grad()

@@ -3,9 +3,9 @@
 Shapes: N tokens, D model width, M latents, R documents (rows of per-document sums).
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, final
 
 import numpy as np
 import torch
@@ -14,21 +14,13 @@ from torch import Tensor
 
 from saeworks.activations.outliers import beyond
 from saeworks.config import EvalConfig
-from saeworks.dictionary.base import SAE
-from saeworks.lm.model import LanguageModel
+from saeworks.dictionary.base import SparseCode
 from saeworks.measure import bootstrap
-from saeworks.measure.banks import (
-    Bank,
-    firing,
-    for_each_site,
-    row_chunks,
-    site_means,
-    sites_of,
-)
+from saeworks.measure.banks import Bank, firing, widest
+from saeworks.measure.engine import Chunk, Measured, Reading, Study, Subject
 from saeworks.measure.held_out import HeldOut
-from saeworks.measure.progress import Tick, Tracker, silent
 from saeworks.measure.studies import outliers
-from saeworks.measure.studies.outliers import Usual, means_and_usual
+from saeworks.measure.studies.outliers import SiteMeans, Usual
 from saeworks.measure.sums import PerDocument
 from saeworks.results.metric import Metric, Value
 from saeworks.results.result import Result
@@ -93,21 +85,15 @@ class SiteSums:
 
     def add(
         self,
-        sae: SAE,
+        code: SparseCode,
         x_ND: Float[Tensor, "N D"],
+        x_hat_ND: Float[Tensor, "N D"],
         mean_D: Float[Tensor, " D"],
         row_N: Int[Tensor, " N"],
         usual: Usual | None = None,
     ) -> None:
         """Count tokens in; row_N is each token's document. Without `usual`, none is an outlier."""
-        for part in row_chunks(len(x_ND), sae.width):
-            self._add(sae, x_ND[part], mean_D, row_N[part], usual)
-
-    def _add(
-        self, sae: SAE, x_ND: Tensor, mean_D: Tensor, row_N: Tensor, usual: Usual | None
-    ) -> None:
-        code = sae.encode_sparse(x_ND)
-        x, x_hat = x_ND.double(), sae.decode(code).double()
+        x, x_hat = x_ND.double(), x_hat_ND.double()
         x_norm, x_hat_norm = x.norm(dim=1), x_hat.norm(dim=1)
         dot = (x * x_hat).sum(dim=1)
         owner, indices, values = firing(code)
@@ -136,7 +122,7 @@ class SiteSums:
             dim=1,
         )
         self.sums.index_add_(0, row_N, sums_NS)
-        self.fired += torch.bincount(indices, minlength=sae.width)
+        self.fired += torch.bincount(indices, minlength=code.width)
         self.total.index_add_(0, indices, values)
         self.peak.scatter_reduce_(0, indices, values, "amax")
 
@@ -150,58 +136,76 @@ Tallies = Mapping[str, Mapping[str, SiteSums]]
 """Bank → site → what one pass over the held-out tokens leaves."""
 
 
-@torch.no_grad()
-def tally(
-    banks: Mapping[str, Bank],
-    lm: LanguageModel,
-    held_out: HeldOut,
-    means: Mapping[str, Tensor],
-    tick: Tick,
-    usual: Mapping[str, Usual] | None = None,
-) -> Tallies:
-    """One pass of the language model feeds every SAE of every bank."""
-    usual = usual or {}
-    tallies = {
-        name: {
-            site: SiteSums.empty(held_out.rows, sae.width, lm.device) for site, sae in bank.items()
-        }
-        for name, bank in banks.items()
-    }
+@final
+class Tally(Reading):
+    """What an SAE does with each token, as sums by document and counts by latent.
 
-    def visit(site: str, rows_ND: Tensor, batch: HeldOut) -> None:
-        row_N = batch.row_NT[batch.keep_NT]
-        for name, bank in banks.items():
-            if site in bank:
-                own = usual.get(site)
-                tallies[name][site].add(bank[site], rows_ND, means[site], row_N, own)
-
-    for_each_site(lm, sites_of(banks, lm), held_out, visit, tick)
-    return tallies
-
-
-def reconstruction(
-    banks: Mapping[str, Bank],
-    lm: LanguageModel,
-    held_out: HeldOut,
-    config: EvalConfig,
-    progress: Tracker = silent,
-) -> dict[str, Result]:
-    """FVU, MSE, cosine, L0, L1, l2 ratio, relative bias, dead share per site, and how often
-    latents fire; for any number of banks on the same tokens.
-
-    Two passes of the language model, whatever the number of sites and banks: one for each site's
-    mean (FVU's denominator), one for everything else. Memory is bounded by documents and latents,
-    not by tokens.
-
-    Raises:
-        UserError: if a bank has no SAE, a site is unknown or of another width, or an activation is
-            NaN or infinite.
+    Attributes:
+        tallies: bank → site → the sums.
     """
-    sites = sites_of(banks, lm)
-    with progress("reconstruction", 2 * held_out.tokens_NT.numel()) as tick:
-        means, usual = means_and_usual(lm, sites, held_out, tick)
-        tallies = tally(banks, lm, held_out, means, tick, usual)
-    return summarise(tallies, banks, held_out, config)
+
+    title = "reconstruction"
+
+    def __init__(
+        self,
+        banks: Mapping[str, Bank],
+        held_out: HeldOut,
+        means: SiteMeans,
+        with_outliers: bool = True,
+    ) -> None:
+        self.banks, self.held_out = banks, held_out
+        self.sites = {site for bank in banks.values() for site in bank}
+        self.width = widest(banks)
+        self.needs, self._means, self._with_outliers = (means,), means, with_outliers
+        self.tallies: dict[str, dict[str, SiteSums]] = {
+            name: {
+                site: SiteSums.empty(held_out.rows, sae.width, sae.b_dec.device)
+                for site, sae in bank.items()
+            }
+            for name, bank in banks.items()
+        }
+
+    def rows(self, site: str, chunk: Chunk) -> None:
+        mean_D = self._means.means[site]
+        usual = self._means.usual[site] if self._with_outliers else None
+        for name, bank in self.banks.items():
+            if site in bank:
+                code, x_hat_ND = chunk.code(bank[site]), chunk.x_hat(bank[site])
+                self.tallies[name][site].add(
+                    code, chunk.x_ND, x_hat_ND, mean_D, chunk.document_N, usual
+                )
+
+
+@final
+class Reconstruction(Study):
+    """FVU, MSE, cosine, L0, L1, l2 ratio, relative bias, dead share per site, and how often latents
+    fire. Where training left outliers out, also FVU with them."""
+
+    name = "reconstruction"
+    title = "Reconstruction of held-out activations"
+    metrics = METRICS
+
+    def __init__(self, subject: Subject, config: EvalConfig) -> None:
+        self.subject, self.config = subject, config
+        self.held_out = subject.held_out(config.tokens)
+        self.means = SiteMeans(subject.lm, subject.sites, self.held_out)
+        self.tally = Tally(subject.banks, self.held_out, self.means)
+        self.readings: Sequence[Reading] = (self.tally,)
+        self.with_outliers: Tally | None = None
+        all_tokens = subject.with_outliers(config.tokens)
+        if all_tokens.kept > self.held_out.kept:
+            means = SiteMeans(subject.lm, subject.sites, all_tokens)
+            self.with_outliers = Tally(subject.banks, all_tokens, means, with_outliers=False)
+            self.readings = (self.tally, self.with_outliers)
+
+    def results(self) -> dict[str, Measured]:
+        results = summarise(self.tally.tallies, self.subject.banks, self.held_out, self.config)
+        if self.with_outliers is not None:
+            results = _with_outliers(results, self.with_outliers, self.config)
+        return {
+            name: Measured(result, per_document(self.tally.tallies[name]))
+            for name, result in results.items()
+        }
 
 
 def summarise(
@@ -214,8 +218,8 @@ def summarise(
     }
     return {
         name: Result(
-            evaluation="reconstruction",
-            title="Reconstruction of held-out activations",
+            evaluation=Reconstruction.name,
+            title=Reconstruction.title,
             config=asdict(config)
             | {
                 "intervals": bootstrap.describe(held_out.documents, config.bootstrap, config.seed),
@@ -256,26 +260,17 @@ def _of(metrics: Mapping[str, Metric], names: Iterable[str]) -> dict[str, Metric
     return {name: metrics[name] for name in names}
 
 
-@torch.no_grad()
-def with_excluded(
-    results: Mapping[str, Result],
-    banks: Mapping[str, Bank],
-    lm: LanguageModel,
-    every: HeldOut,
-    config: EvalConfig,
-    tick: Tick,
+def _with_outliers(
+    results: Mapping[str, Result], tally: Tally, config: EvalConfig
 ) -> dict[str, Result]:
-    """The results of tokens without outliers, and beside them the FVU of `every` token: two more
-    passes of the language model."""
-    means = site_means(lm, sites_of(banks, lm), every, tick)
-    tallies = tally(banks, lm, every, means, tick)
+    """The results of tokens without outliers, and beside them the FVU of all tokens."""
     found = {}
     for name, result in results.items():
-        share = Value(1 - result.tokens / every.kept)
+        share = Value(1 - result.tokens / tally.held_out.kept)
         added = {
             site: bootstrap.estimate(sums, EXCLUDED_STATISTICS, config.bootstrap, config.seed)
             | {"excluded_share": share}
-            for site, sums in per_document(tallies[name]).items()
+            for site, sums in per_document(tally.tallies[name]).items()
         }
         sites = {site: {**values, **added[site]} for site, values in result.sites.items()}
         metrics = _of(outliers.METRICS, ("excluded_share", *EXCLUDED_STATISTICS))

@@ -5,6 +5,7 @@ Shapes: B sequences, T positions, V vocabulary, P predictions that are counted.
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from typing import final
 
 import numpy as np
 import torch
@@ -17,15 +18,11 @@ from saeworks.dictionary.base import SAE
 from saeworks.lm.model import LanguageModel
 from saeworks.lm.prefix import shared_prefix
 from saeworks.measure import bootstrap
-from saeworks.measure.banks import (
-    Bank,
-    kept_rows,
-    reconstruct,
-    site_means,
-    sites_of,
-)
+from saeworks.measure.banks import kept_rows, logit_batch, reconstruct
+from saeworks.measure.engine import Measured, ModelBatch, Reading, Study, Subject
 from saeworks.measure.held_out import HeldOut
-from saeworks.measure.progress import Tick, Tracker, silent
+from saeworks.measure.progress import Tick
+from saeworks.measure.studies.outliers import SiteMeans
 from saeworks.measure.sums import PerDocument
 from saeworks.results.metric import Metric
 from saeworks.results.result import Result
@@ -72,18 +69,11 @@ STATISTICS: dict[str, bootstrap.Statistic] = {
     "loss_recovered_mean": lambda s: (s["mean"] - s["spliced"]) / (s["mean"] - s["clean"]),
     "kl": lambda s: s["kl"] / s["n"],
 }
-_LOGITS = 2**26
-"""Logits of one batch, elements; two such batches are in memory at once."""
 _LOGIT_ROWS = 2**22
 """Logits turned into log-probabilities at once, elements."""
 
 Replace = Callable[[Tensor], Tensor]
 """Kept rows of x [rows, D] → what is put in their place."""
-
-
-def logit_batch(lm: LanguageModel) -> int:
-    """Tokens per forward pass of the language model whose logits are kept."""
-    return max(1, _LOGITS // lm.vocabulary)
 
 
 def counted(batch: HeldOut) -> Bool[Tensor, "B T"]:
@@ -135,6 +125,29 @@ def prediction_losses(
     return loss_P, torch.cat(divergences) if divergences else none
 
 
+@final
+class Losses(Reading):
+    """What the untouched model loses on every counted prediction.
+
+    Attributes:
+        loss_NT: nats lost on the next token, float32; NaN where that is not counted.
+    """
+
+    title = "losses"
+    logits = True
+
+    def __init__(self, lm: LanguageModel, held_out: HeldOut) -> None:
+        self.held_out, self.batch_tokens = held_out, logit_batch(lm)
+        self.loss_NT = torch.full(held_out.tokens_NT.shape, torch.nan)
+
+    def batch(self, batch: ModelBatch, tick: Tick) -> None:
+        assert batch.logits_BTV is not None
+        loss_P, _ = prediction_losses(batch.logits_BTV, batch.held_out)
+        loss_BT = torch.full(batch.held_out.tokens_NT.shape, torch.nan)
+        loss_BT[counted(batch.held_out).cpu()] = loss_P.float().cpu()
+        self.loss_NT[batch.sequence_B] = loss_BT
+
+
 _Key = tuple[str, ...]
 
 
@@ -152,53 +165,81 @@ class _Sums:
         sums_R.index_add_(0, batch.row_NT[counted(batch)], values_P)
 
 
-def splice(
-    banks: Mapping[str, Bank],
-    lm: LanguageModel,
-    held_out: HeldOut,
-    config: EvalConfig,
-    progress: Tracker = silent,
-    means: Mapping[str, Tensor] | None = None,
-) -> dict[str, Result]:
-    """CE, ΔCE in nats and %, loss recovered against zero and mean ablation, KL, per site.
+@final
+class Spliced(Reading):
+    """The model's losses with each site replaced, as sums by document.
 
-    One language-model pass per site and bank; the clean pass is shared by all, the two ablations
-    of a site by all banks, and the blocks before a site by all passes of that site. Two batches of
-    logits are in memory at most.
-
-    Args:
-        means: each site's mean, for the mean ablation; by default over `held_out`, in one more
-            pass.
-
-    Raises:
-        UserError: as `reconstruction`.
+    One pass per site and SAE, and two for the ablations of a site; the blocks before a site are
+    computed once for all passes of that site. Two batches of logits are in memory at most.
     """
-    tallies = tally(banks, lm, held_out, progress, means)
-    return {name: summarise(sites, held_out, config) for name, sites in tallies.items()}
+
+    title = "splice"
+    logits = True
+
+    def __init__(self, subject: Subject, held_out: HeldOut, means: SiteMeans) -> None:
+        self.banks, self.lm, self.held_out = subject.banks, subject.lm, held_out
+        self.needs, self._means = (means,), means
+        self.batch_tokens = logit_batch(subject.lm)
+        self._sites = subject.sites
+        saes = sum(len(bank) for bank in subject.banks.values())
+        self.passes = (2 * len(self._sites) + saes) * held_out.tokens_NT.numel()
+        self._sums = _Sums(held_out.rows, subject.lm.device)
+
+    def batch(self, batch: ModelBatch, tick: Tick) -> None:
+        assert batch.logits_BTV is not None
+        clean_P, _ = prediction_losses(batch.logits_BTV, batch.held_out)
+        self._sums.add(("n",), batch.held_out, torch.ones_like(clean_P))
+        self._sums.add(("clean",), batch.held_out, clean_P)
+        for site in self._sites:
+            self._splice(site, batch, tick)
+
+    def _splice(self, site: str, batch: ModelBatch, tick: Tick) -> None:
+        ablations: dict[_Key, Replace] = {
+            (site, "zero"): torch.zeros_like,
+            (site, "mean"): _constant(self._means.means[site]),
+        }
+        through: dict[_Key, Replace] = {
+            (site, "bank", name): _through(bank[site])
+            for name, bank in self.banks.items()
+            if site in bank
+        }
+        held_out = batch.held_out
+        from_site = shared_prefix(self.lm, held_out.tokens_NT, site)
+        for key, replace in (ablations | through).items():
+            hook = splice_hook(replace, held_out, site, batch.number)
+            compared = None if key in ablations else batch.logits_BTV
+            with from_site():
+                spliced_BTV = logits(self.lm, held_out, {site: hook})
+            loss_P, kl_P = prediction_losses(spliced_BTV, held_out, compared)
+            self._sums.add(key, held_out, loss_P)
+            if kl_P is not None:
+                self._sums.add((*key, "kl"), held_out, kl_P)
+            tick(held_out.tokens_NT.numel())
+
+    def per_document(self, name: str) -> PerDocument:
+        """The sums of a bank."""
+        return {site: _per_document(self._sums, name, site) for site in self.banks[name]}
 
 
-@torch.no_grad()
-def tally(
-    banks: Mapping[str, Bank],
-    lm: LanguageModel,
-    held_out: HeldOut,
-    progress: Tracker = silent,
-    means: Mapping[str, Tensor] | None = None,
-) -> dict[str, PerDocument]:
-    """Bank → what the passes that `splice` describes leave of it: sums by document."""
-    sites = sites_of(banks, lm)
-    spliced = sum(len(bank) for bank in banks.values())
-    passes = 1 + 2 * len(sites) + spliced + (means is None)
-    with progress("splice", passes * held_out.tokens_NT.numel()) as tick:
-        if means is None:
-            means = site_means(lm, sites, held_out, tick)
-        sums = _Sums(held_out.rows, lm.device)
-        for number, batch in enumerate(held_out.batches(logit_batch(lm), lm.device)):
-            _splice_batch(banks, lm, sites, means, (number, batch), sums, tick)
-    return {
-        name: {site: _per_document(sums, name, site) for site in bank}
-        for name, bank in banks.items()
-    }
+@final
+class Splice(Study):
+    """CE, ΔCE in nats and %, loss recovered against zero and mean ablation, KL, per site."""
+
+    name = "splice"
+    title = "Language-model loss with one site replaced by its reconstruction"
+    metrics = METRICS
+
+    def __init__(self, subject: Subject, config: EvalConfig, means: SiteMeans) -> None:
+        self.config = config
+        self.spliced = Spliced(subject, means.held_out.first(config.splice_tokens), means)
+        self.readings = (self.spliced,)
+
+    def results(self) -> dict[str, Measured]:
+        found = {}
+        for name in self.spliced.banks:
+            sums = self.spliced.per_document(name)
+            found[name] = Measured(summarise(sums, self.spliced.held_out, self.config), sums)
+        return found
 
 
 def _per_document(sums: _Sums, name: str, site: str) -> dict[str, NDArray[np.float64]]:
@@ -211,44 +252,6 @@ def _per_document(sums: _Sums, name: str, site: str) -> dict[str, NDArray[np.flo
         "kl": (site, "bank", name, "kl"),
     }
     return {sum_: sums.by_name[key].cpu().numpy() for sum_, key in keys.items()}
-
-
-def _splice_batch(
-    banks: Mapping[str, Bank],
-    lm: LanguageModel,
-    sites: list[str],
-    means: Mapping[str, Tensor],
-    numbered: tuple[int, HeldOut],
-    sums: _Sums,
-    tick: Tick,
-) -> None:
-    number, batch = numbered
-    clean_BTV = logits(lm, batch)
-    clean_P, _ = prediction_losses(clean_BTV, batch)
-    sums.add(("n",), batch, torch.ones_like(clean_P))
-    sums.add(("clean",), batch, clean_P)
-    tick(batch.tokens_NT.numel())
-    for site in sites:
-        ablations: dict[_Key, Replace] = {
-            (site, "zero"): torch.zeros_like,
-            (site, "mean"): _constant(means[site]),
-        }
-        through: dict[_Key, Replace] = {
-            (site, "bank", name): _through(bank[site])
-            for name, bank in banks.items()
-            if site in bank
-        }
-        from_site = shared_prefix(lm, batch.tokens_NT, site)
-        for key, replace in (ablations | through).items():
-            hook = splice_hook(replace, batch, site, number)
-            compared = None if key in ablations else clean_BTV
-            with from_site():
-                spliced_BTV = logits(lm, batch, {site: hook})
-            loss_P, kl_P = prediction_losses(spliced_BTV, batch, compared)
-            sums.add(key, batch, loss_P)
-            if kl_P is not None:
-                sums.add((*key, "kl"), batch, kl_P)
-            tick(batch.tokens_NT.numel())
 
 
 def logits(
@@ -281,8 +284,8 @@ def summarise(per_document: PerDocument, held_out: HeldOut, config: EvalConfig) 
         }
         series[site] = {"ablation": ablated}
     return Result(
-        evaluation="splice",
-        title="Language-model loss with one site replaced by its reconstruction",
+        evaluation=Splice.name,
+        title=Splice.title,
         config=asdict(config)
         | {
             "counted": COUNTED,
