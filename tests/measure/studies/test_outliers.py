@@ -49,7 +49,7 @@ def test_fvu_with_and_without_them(world: tuple[LanguageModel, Any]) -> None:
         x_hat_ND = sae(x_ND)
     norm_N = x_ND.norm(dim=1)
     usual = norm_N <= 10 * norm_N.median()
-    values = reconstruction({"s": {SITE: sae}}, lm, sample, CONFIG)["s"]
+    values = reconstruction({"s": {SITE: sae}}, lm, sample, EvalConfig(bootstrap=20))["s"]
     own = {name: value.value for name, value in values.sites[SITE].items()}
     assert own["fvu"] == pytest.approx(fvu(x_ND, x_hat_ND), rel=1e-6)
     assert own["outlier_share"] == pytest.approx(1 - float(usual.double().mean()))
@@ -61,7 +61,9 @@ def test_fvu_with_and_without_them(world: tuple[LanguageModel, Any]) -> None:
 
 
 def test_without_outliers_nothing_is_added() -> None:
-    found = reconstruction({"s": {SITE: random_sae(0)}}, tiny_llama(), held_out(), CONFIG)["s"]
+    found = reconstruction(
+        {"s": {SITE: random_sae(0)}}, tiny_llama(), held_out(), EvalConfig(bootstrap=20)
+    )["s"]
     assert not found.metrics.keys() & outliers.METRICS.keys()
     assert not found.sites[SITE].keys() & outliers.METRICS.keys()
     assert outliers.notes([found]) == []
