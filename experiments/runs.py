@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from math import floor, log10
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -18,6 +19,10 @@ from saeworks.cost.machine import processor
 HERE = Path(__file__).parent
 RUNS = Path("runs")
 """Where runs are kept, one folder per study."""
+
+DIGITS = 6
+"""Significant digits in JSON where no interval asks for more."""
+LINE = 300
 
 Given = argparse.Namespace
 Found = dict[str, Any]
@@ -122,10 +127,49 @@ def steps(
 
 
 def write(path: Path, found: Any) -> None:
-    """Write what was measured as JSON."""
+    """Write what was measured as JSON: rounded, and one line for what is short enough."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n")
+    path.write_text(lines(rounded(found)) + "\n")
     print(path)
+
+
+def lines(value: Any, indent: str = "") -> str:
+    """JSON whose objects and lists stand on one line, up to `LINE` characters of it."""
+    flat = json.dumps(value, ensure_ascii=False, allow_nan=False)
+    if len(flat) <= LINE or not isinstance(value, dict | list):
+        return flat
+    deeper = indent + " "
+    if isinstance(value, dict):
+        inner = [f"{json.dumps(k, ensure_ascii=False)}: {lines(value[k], deeper)}" for k in value]
+    else:
+        inner = [lines(entry, deeper) for entry in value]
+    start, end = "{}" if isinstance(value, dict) else "[]"
+    return f"{start}\n{deeper}" + f",\n{deeper}".join(inner) + f"\n{indent}{end}"
+
+
+def rounded(value: Any) -> Any:
+    """Numbers to two digits of their interval's half-width, and at least to `DIGITS` digits: SAEs
+    are measured on the same documents, so they differ by less than the interval of either."""
+    if isinstance(value, dict):
+        if {"value", "low", "high"} <= set(value):
+            ends = [value[key] for key in ("value", "low", "high")]
+            return value | dict(zip(("value", "low", "high"), to_interval(*ends), strict=True))
+        return {key: rounded(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        if len(value) == 3 and all(isinstance(inner, float) for inner in value):
+            return to_interval(*value)
+        return [rounded(inner) for inner in value]
+    return float(f"{value:.{DIGITS}g}") if isinstance(value, float) else value
+
+
+def to_interval(value: float | None, low: float | None, high: float | None) -> list[float | None]:
+    """A value and its ends, to the digits that the interval carries."""
+    width = 0.0 if low is None or high is None else (high - low) / 2
+    places = 1 - floor(log10(width)) if width > 0 else -99
+    return [
+        n if not n else round(n, max(places, DIGITS - 1 - floor(log10(abs(n)))))
+        for n in (value, low, high)
+    ]
 
 
 def run_over_seeds(
