@@ -55,8 +55,8 @@ def audit(given: Given) -> None:
         if audited and (not errors or with_errors(run.of())):
             print(f"{run.folder} is audited")
             continue
-        extra = ["--error-saes", *errors] if errors else []
-        saeworks("audit", *suites, *OPTIONS, *extra, "--json")
+        extra = ["--error-saes"] if errors else []
+        saeworks("audit", *suites, *OPTIONS, *extra, *errors, "--json")
 
 
 def with_errors(suite: Path) -> bool:

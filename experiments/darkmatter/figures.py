@@ -126,7 +126,7 @@ def per_arch(axis: Any, found: Found) -> None:
 
 
 def site_of(rows: Mapping[str, Sequence[Sae | None]]) -> str:
-    return next(sae["site"] for saes in rows.values() for sae in saes if sae)
+    return next(str(sae["site"]) for saes in rows.values() for sae in saes if sae)
 
 
 def downstream(axis: Any, found: Found) -> None:

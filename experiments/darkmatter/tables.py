@@ -106,8 +106,8 @@ def about(found: Found, setting: str) -> str:
 
 def against_criteria(found: Found) -> list[str]:
     every = judged(found)
-    head = ("claim", "here", "x̂ rescaled by α*", "per latent", "best affine map")
-    head += ("null targets", "random weights", "to trained models")
+    head = ["claim", "here", "x̂ rescaled by α*", "per latent", "best affine map"]
+    head += ["null targets", "random weights", "to trained models"]
     rows = []
     for i, claim in enumerate(every, 1):
         rungs = list(claim.rungs.values()) or [""] * 3

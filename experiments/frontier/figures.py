@@ -36,8 +36,9 @@ def panels(sites: int, height: float) -> tuple[Figure, Any]:
     if sites == 1:
         figure, axes = plt.subplots(1, 2, figsize=(8, 3.2), layout="constrained")
         return figure, axes[:, None]
-    size = (1.4 + 2.8 * sites, height)
-    return plt.subplots(2, sites, figsize=size, sharex="col", squeeze=False, layout="constrained")
+    size, shared = (1.4 + 2.8 * sites, height), {"sharex": "col", "squeeze": False}
+    figure, axes = plt.subplots(2, sites, figsize=size, layout="constrained", **shared)
+    return figure, axes
 
 
 def name(axes: Any, sites: Sequence[str], x: str, y: Sequence[str]) -> None:

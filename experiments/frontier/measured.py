@@ -93,7 +93,7 @@ def combined(points: Sequence[Found], archs: Sequence[str]) -> Iterator[Found]:
         }
 
 
-def interval(values: Sequence[dict[str, float | None]]) -> dict[str, float | None]:
+def interval(values: Sequence[Found]) -> Found:
     """The mean of the seeds with its 95% interval; of one seed, its own over documents."""
     if len(values) == 1:
         return dict(values[0])
@@ -102,7 +102,7 @@ def interval(values: Sequence[dict[str, float | None]]) -> dict[str, float | Non
 
 def seconds(run: Path) -> float:
     """Wall-clock of the training, from its log."""
-    return max(line["seconds"] for suite in find_suites(run)[:1] for line in log(suite))
+    return max(float(line["seconds"]) for suite in find_suites(run)[:1] for line in log(suite))
 
 
 def log(suite: Path) -> list[dict[str, Any]]:

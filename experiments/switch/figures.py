@@ -30,7 +30,8 @@ def figures(found: Found, folder: Path) -> None:
 def plain(arm: Found) -> bool:
     """TopK, or the router switch at the default balance."""
     options = arm["options"]
-    return arm["arch"] == "topk" or (options["router"] == "switch" and options["balance"] == 0.03)
+    usual = options.get("router") == "switch" and options["balance"] == 0.03
+    return bool(arm["arch"] == "topk" or usual)
 
 
 def experts(arm: Found) -> int:

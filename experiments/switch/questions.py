@@ -77,10 +77,12 @@ def batches(_: Path) -> Iterator[Part]:
 def layers(_: Path) -> Iterator[Part]:
     arms = within("group")
     for width, n in ((4096, 16), (32768, 8)) if arms else ():
-        names = [f"switch-w{width}-k32-experts{n}-router{r}-g1-user" for r in ("layer", "switch")]
+        layer, usual = (
+            arms[f"switch-w{width}-k32-experts{n}-router{router}-g1-user"]
+            for router in ("layer", "switch")
+        )
         for metric, shown in (("fvu", "FVU"), ("delta_ce", "ΔCE")):
-            found = relative(*(arms[name] for name in names), metric)
-            yield Part(f"M = {width:,}, N = {n}: {shown}", found)
+            yield Part(f"M = {width:,}, N = {n}: {shown}", relative(layer, usual, metric))
 
 
 def seconds(results: Path) -> Iterator[Part]:
