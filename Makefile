@@ -50,7 +50,7 @@ lint: $(READY)  ## ruff: rules and format
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 
-types: $(READY)  ## mypy, strict, on src
+types: $(READY)  ## mypy, strict: the package, its tests and tools
 	$(PY) -m mypy
 
 docs: $(READY)  ## the documentation, into site/

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from helpers.whole_suites import SITES, evaluated, write
+from helpers.whole_suites import ROWS, SITES, evaluated, write
 from saeworks.config import CompareConfig
 from saeworks.errors import UserError
 from saeworks.files.seals import SEAL, read_sealed, write_sealed
@@ -129,7 +129,8 @@ def test_a_result_written_again_is_good_again(tmp_path: Path):
     path = write(tmp_path / "s")
     flip(path / "results" / "reconstruction.json", random.Random(1))
     evaluated(path, 0.5)
-    assert read_suites([path])[0].value("layers.0", "fvu").value == 0.5
+    fvu = read_suites([path])[0].value("layers.0", "fvu")
+    assert fvu is not None and fvu.value == 0.5
 
 
 def test_a_seal_ends_the_file_and_is_no_part_of_what_is_read(tmp_path: Path):

@@ -57,4 +57,5 @@ class Direct:
         """OLS of y on x with bias, evaluated at other rows."""
         ones = np.ones((len(x), 1))
         weights, *_ = np.linalg.lstsq(np.hstack([x, ones]), y, rcond=None)
-        return np.hstack([at, np.ones((len(at), 1))]) @ weights
+        predicted: NDArray[np.float64] = np.hstack([at, np.ones((len(at), 1))]) @ weights
+        return predicted

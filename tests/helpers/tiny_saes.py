@@ -1,12 +1,15 @@
 """A small SAE of every architecture, and activations for it."""
 
-import torch
+from typing import Any
 
-from saeworks import build_sae
-from saeworks.dictionary.base import Context
+import torch
+from torch import Tensor
+
+from saeworks.dictionary.base import SAE, Context
+from saeworks.dictionary.registry import build_sae
 
 D = 12
-TINY = {
+TINY: dict[str, dict[str, Any]] = {
     "topk": {"width": 40, "k": 5},
     "batchtopk": {"width": 40, "k": 5},
     "matryoshka": {"width": 40, "k": 5, "sizes": (7, 16, 40)},
@@ -25,26 +28,26 @@ TINY = {
 missing fails `test_every_…`."""
 
 
-def name(arch):
+def name(arch: str) -> str:
     return arch.partition(":")[0]
 
 
-def build(arch, dtype=torch.float32):
+def build(arch: str, dtype: torch.dtype = torch.float32) -> SAE:
     torch.manual_seed(0)
     sae = build_sae(name(arch), d=D, **TINY[arch])
     sae.initialise(rows(64), torch.Generator().manual_seed(1))
     generator = torch.Generator().manual_seed(2)
     with torch.no_grad():
         for parameter in sae.parameters():  # away from encoder = decoder and zero biases
-            parameter += 0.1 * torch.randn(parameter.shape, generator=generator)
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
     return sae.to(dtype)
 
 
-def rows(n, seed=0, dtype=torch.float32):
+def rows(n: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
     return torch.randn(n, D, generator=torch.Generator().manual_seed(seed)).to(dtype)
 
 
-def context(sae, dead=0):
+def context(sae: SAE, dead: int = 0) -> Context:
     return Context(torch.arange(dead), 0.5)
 
 

@@ -103,7 +103,7 @@ def audit(
         sections[name] = Section(
             title,
             about,
-            metrics,
+            dict(metrics),
             {site: values[site][name] for site in sites},
             {site: made for site in sites if (made := _series(name, rng, widths))},
         )
@@ -157,7 +157,9 @@ def _series(name: str, rng: random.Random, widths: Sequence[int]) -> dict[str, A
 def _zeroing() -> dict[str, Any]:
     """Noise inferred grows with what is left out; the largest is not inferred at all."""
     zeroed, sigmas = [0.0, 0.3, 0.5], [0.0, 1.0, 2.0]
-    activation = [[[a + share for _ in sigmas] for a in sigmas] for share in zeroed]
+    activation: list[list[list[float | None]]] = [
+        [[a + share for _ in sigmas] for a in sigmas] for share in zeroed
+    ]
     reconstruction = [[list(sigmas) for _ in sigmas] for _ in zeroed]
     activation[-1][-1] = [None, None, None]
     return {

@@ -142,10 +142,11 @@ def held_out(sequences: int = 12, documents: int = 30, seed: int = 0) -> HeldOut
 
 def clean_rows(lm: LanguageModel, site: str, sample: HeldOut) -> Tensor:
     """Activations of the kept tokens, the plain way."""
-    return lm.capture(sample.tokens_NT, [site])[site][sample.keep_NT]
+    x_NTD: Tensor = lm.capture(sample.tokens_NT, [site])[site]
+    return x_NTD[sample.keep_NT]
 
 
-def auxk_by_angle(error, error_hat):
+def auxk_by_angle(error: Tensor, error_hat: Tensor) -> Tensor:
     """Σ_b ‖e_b‖² (1 − cos₊²(e_b, ê_b)): AuxK by the angle between the error and what the dead
     latents make of it, not yet divided by the variation of e."""
     cosine = torch.cosine_similarity(error, error_hat, dim=1, eps=1e-30)
