@@ -18,7 +18,7 @@ from saeworks.files.access import own_folder, read_json, write_tensors
 from saeworks.interop import load_foreign
 from saeworks.lm.sites import _glob
 from saeworks.report.build import write_report
-from saeworks.report.inputs import read_suites
+from saeworks.report.suites import read_suites
 from saeworks.results.result import Result
 from saeworks.suite import find_suites, load_suite
 

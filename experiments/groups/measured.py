@@ -11,8 +11,9 @@ import numpy as np
 from experiments.groups.variants import BASELINE, config, folder, pairs, plan_of, suites_of
 from experiments.runs import Found, machine, read
 from saeworks.config import CompareConfig, RunConfig, from_mapping, read_yaml
-from saeworks.measure.comparing.compare import Comparison, compared_with
+from saeworks.measure.comparing.compare import compared_with
 from saeworks.measure.comparing.over_seeds import over_seeds
+from saeworks.results.comparison import Comparison
 from saeworks.suite import load_suite
 from saeworks.train.job import Job, flops_of
 

@@ -18,7 +18,6 @@ from typing import Any
 
 import torch
 from jaxtyping import Int
-from pydantic import BaseModel, ConfigDict, PositiveInt, ValidationError
 from torch import Tensor
 
 from saeworks import __version__
@@ -50,8 +49,10 @@ from saeworks.files.seals import (
     write_sealed,
 )
 from saeworks.results import regime
+from saeworks.results.names import LOG
+from saeworks.results.records import parse
+from saeworks.results.suite_meta import SuiteMeta
 
-METRICS = "metrics.jsonl"
 TEXT_DIGEST = "text_digest"
 """Key of suite.json: the digest of a text that is one file, to know it again elsewhere."""
 ERROR_MAPS = "error.safetensors"
@@ -411,8 +412,8 @@ def write_suite(
         files[ERROR_MAPS] = write_tensors(path / ERROR_MAPS, tensors)
     if held_out is not None:
         files[HELD_OUT] = write_tensors(path / HELD_OUT, {"rows": held_out})
-    if is_file(path / METRICS):
-        files[METRICS] = sha256(path / METRICS)
+    if is_file(path / LOG):
+        files[LOG] = sha256(path / LOG)
     sites = {s: {"group": g, "d": sae.d} for g, (sae, own) in groups.items() for s in own}
     first, _ = next(iter(groups.values()))
     meta = {
@@ -458,16 +459,7 @@ def _write_saes(path: Path, groups: Mapping[str, tuple[SAE, Sequence[str]]]) -> 
 def _check_shape(path: Path, meta: Mapping[str, Any]) -> None:
     """Refuse a suite.json that lacks a part that is needed, or the SHA-256 of a file it uses."""
     file = path / SUITE
-    needed = [name for name, field in _Meta.model_fields.items() if field.is_required()]
-    missing = [name for name in needed if name not in meta]
-    if missing:
-        raise UserError(f"{file} lacks {', '.join(missing)}; {REPAIR}")
-    try:
-        found = _Meta.model_validate(dict(meta))
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        key = ".".join(str(part) for part in first["loc"])
-        raise UserError(f"{file} is not a suite's ({key!r}: {first['msg']}); {REPAIR}") from None
+    found = parse(SuiteMeta, dict(meta), str(file), REPAIR)
     hashed = {"normalisers.safetensors"}
     for name, site in found.sites.items():
         inside(path, f"groups/{site.group}")
@@ -477,47 +469,6 @@ def _check_shape(path: Path, meta: Mapping[str, Any]) -> None:
     unlisted = sorted(hashed - found.files.keys())
     if unlisted:
         raise UserError(f"{file} has no SHA-256 of {', '.join(unlisted)}; {REPAIR}")
-
-
-class _Record(BaseModel):
-    model_config = ConfigDict(strict=True, extra="ignore", frozen=True)
-
-
-class _Site(_Record):
-    group: str
-    d: PositiveInt
-
-
-class _Group(_Record):
-    sites: list[str]
-
-
-class _Model(_Record):
-    name: str = ""
-    revision: str | None = None
-    fingerprint: str | None = None
-
-
-class _Error(_Record):
-    component: str
-    suite: str
-    digest: str
-
-
-class _Meta(_Record):
-    """The parts of suite.json that other code relies on."""
-
-    model: _Model
-    text: dict[str, Any]
-    variant: str
-    arch: str
-    sites: dict[str, _Site]
-    groups: dict[str, _Group]
-    tokens: int
-    config: dict[str, Any]
-    files: dict[str, str]
-    error: _Error | None = None
-    seed: int | None = None
 
 
 def _shape(shape: tuple[int, ...] | None) -> str:

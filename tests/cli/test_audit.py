@@ -9,7 +9,7 @@ from saeworks.cli.audit import Audit, _studies
 from saeworks.measure.audit import run
 from saeworks.measure.audit.verdict import verdict
 from saeworks.results.audit import AuditResult
-from saeworks.results.metric import Value
+from saeworks.results.metric import Metric, Value
 from saeworks.results.section import Section
 
 SITES = ("layers.0", "layers.11.attention.output")
@@ -28,7 +28,7 @@ def result() -> AuditResult:
         documents=136,
         folds={},
         sections={
-            name: Section(name, "", {}, dict.fromkeys(SITES, found))
+            name: Section(name, "", dict.fromkeys(found, Metric("")), dict.fromkeys(SITES, found))
             for name, found in values.items()
         }
         | {

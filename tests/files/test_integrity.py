@@ -13,8 +13,9 @@ from helpers.whole_suites import ROWS, SITES, evaluated, write
 from saeworks.config import CompareConfig
 from saeworks.errors import UserError
 from saeworks.files.seals import SEAL, read_sealed, write_sealed
-from saeworks.measure.comparing.compare import Comparison, compare
-from saeworks.report.inputs import read_suites
+from saeworks.measure.comparing.compare import compare
+from saeworks.report.suites import read_suites
+from saeworks.results.comparison import Comparison
 from saeworks.results.result import Result
 from saeworks.suite import load_suite
 

@@ -10,7 +10,7 @@ THRESHOLDS = [0.7, 0.8, 0.9]
 
 
 def _metric(title: str, unit: str = "") -> dict[str, Any]:
-    return {"title": title, "unit": unit, "description": f"{title} said.", "better": None}
+    return {"title": title, "unit": unit, "description": f"{title} said.", "better": "none"}
 
 
 def _value(value: float | None) -> dict[str, Any]:
@@ -27,6 +27,9 @@ def _write(path: Path, evaluation: str, metrics: Any, values: Any, series: Any) 
         "schema": 1,
         "evaluation": evaluation,
         "title": evaluation,
+        "config": {},
+        "tokens": 9000,
+        "documents": 90,
         "metrics": metrics,
         "sites": {site: {k: _value(v) for k, v in values.items()} for site in sites},
         "series": dict.fromkeys(sites, series),

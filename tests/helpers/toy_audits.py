@@ -21,7 +21,7 @@ from saeworks.measure.audit.vector import VectorProbe
 from saeworks.measure.audit.verdict import verdict
 from saeworks.measure.audit.wide import WideSae
 from saeworks.measure.audit.zeroing import Zeroing
-from saeworks.results.audit import AuditResult
+from saeworks.results.audit import AuditResult, Fold
 from saeworks.results.metric import Metric, Value
 from saeworks.results.section import Section
 
@@ -113,9 +113,9 @@ def audit(
         tokens=10_000,
         documents=130,
         folds={
-            "fit": {"tokens": 20_000, "documents": 260},
-            "second": {"tokens": 10_000, "documents": 130},
-            "test": {"tokens": 10_000, "documents": 130},
+            "fit": Fold(20_000, 260),
+            "second": Fold(10_000, 130),
+            "test": Fold(10_000, 130),
         },
         sections=sections,
         verdicts={site: verdict(found) for site, found in values.items()},

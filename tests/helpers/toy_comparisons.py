@@ -1,9 +1,17 @@
 """Comparisons of made-up numbers, as `saeworks compare` writes them."""
 
 from saeworks.measure.comparing import alignment
-from saeworks.measure.comparing.compare import Comparison, Named, Paired
-from saeworks.measure.comparing.spread import Counted, Spread
+from saeworks.results.comparison import (
+    Alignment,
+    Comparison,
+    Matched,
+    Named,
+    Paired,
+    SiteAlignment,
+    Spread,
+)
 from saeworks.results.metric import Metric, Value
+from saeworks.results.series import Histogram
 
 SITES = ("layers.0", "layers.1", "layers.2")
 
@@ -22,7 +30,7 @@ def comparison(base: str, gap: float, groups: dict[str, list[str]]) -> Compariso
         site: {"fvu": pair(0.1 + at + gap, 0.1 + at), "delta_ce": pair(0.2 + gap, 0.2, False)}
         for at, site in enumerate(SITES)
     }
-    matched = alignment.Matched(0.5, 0.25)
+    matched = Matched(0.5, 0.25)
     return Comparison(
         suite=Named(".", "x", 0),
         baseline=Named(f"../{base}", base, 0),
@@ -33,15 +41,12 @@ def comparison(base: str, gap: float, groups: dict[str, list[str]]) -> Compariso
         metrics={"fvu": Metric("FVU", "", "", "lower"), "delta_ce": Metric("ΔCE", "", "nats")},
         sites=values,
         mean={"fvu": pair(1.1 + gap, 1.1), "delta_ce": pair(0.2 + gap, 0.2, False)},
-        alignment=alignment.Alignment(
+        alignment=Alignment(
             9000,
             90,
             "0" * 64,
             alignment.METRICS,
-            {
-                site: alignment.SiteAlignment(matched, [alignment.Matched(0.6, 0.3)], 9, 1, 8, 2)
-                for site in SITES
-            },
+            {site: SiteAlignment(matched, [Matched(0.6, 0.3)], 9, 1, 8, 2) for site in SITES},
             {
                 name: Spread(
                     sites,
@@ -49,9 +54,10 @@ def comparison(base: str, gap: float, groups: dict[str, list[str]]) -> Compariso
                     1,
                     [2] + [0] * (len(sites) - 2) + [1],
                     1.5,
-                    Counted([1.0, 2.0], [3]),
+                    Histogram([1.0, 2.0], [3]),
                     [[1.0] + [0.0] * (len(sites) - 1)] * 2,
                     [2, 1],
+                    0.1,
                 )
                 for name, sites in groups.items()
                 if len(sites) > 1

@@ -40,6 +40,7 @@ def _latent(rng: random.Random, index: int, width: int, hostile: str | None) -> 
             tokens[peak] = hostile
         contexts.append(
             {
+                "kind": "top",
                 "tokens": tokens,
                 "activations": activations,
                 "peak": peak,
@@ -80,7 +81,7 @@ METRICS = {
         ),
         "mse": ("MSE", "", "Mean squared error per token.", "lower"),
         "cosine": ("Cosine", "", "Between activation and reconstruction.", "higher"),
-        "l0": ("L0", "latents", "Active latents per token.", None),
+        "l0": ("L0", "latents", "Active latents per token.", "none"),
         "dead_share": ("Dead share", "", "Latents that never fired here.", "lower"),
     },
     "splice": {

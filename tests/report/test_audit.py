@@ -23,7 +23,7 @@ from saeworks.report.audit_tables import (
     tenths,
 )
 from saeworks.report.build import write_report
-from saeworks.report.inputs import read_suites
+from saeworks.report.suites import read_suites
 
 SITES = ("layers.0", "layers.1", "layers.2")
 HOSTILE = "</script><script>alert(1)</script>"
@@ -308,14 +308,14 @@ def test_everything_from_outside_is_escaped(run: list[Path], tmp_path: Path) -> 
     ("spoil", "message"),
     [
         (lambda data: data.update(schema=9), "has schema 9"),
-        (lambda data: data.pop("verdicts"), "'verdicts': field required"),
+        (lambda data: data.pop("verdicts"), "'verdicts' is missing"),
         (
             lambda data: data["sections"]["norm"]["series"][SITES[0]]["actual"].pop(),
             "lists of one series differ in length",
         ),
         (
             lambda data: data["sections"]["positions"]["series"][SITES[0]].update(fvu="no"),
-            "'positions.series.layers.0.fvu'",
+            "'sections.positions.series.layers.0.fvu'",
         ),
         (
             lambda data: data["sections"]["zeroing"]["series"][SITES[0]]["zeroed"].pop(),
@@ -323,7 +323,7 @@ def test_everything_from_outside_is_escaped(run: list[Path], tmp_path: Path) -> 
         ),
         (
             lambda data: data["sections"]["scaling"]["series"][SITES[0]].update(saes=[{}]),
-            "'scaling.series.layers.0.saes.0.suite'",
+            "'sections.scaling.series.layers.0.saes.0.suite'",
         ),
     ],
 )

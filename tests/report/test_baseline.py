@@ -12,7 +12,7 @@ from helpers.toy_comparisons import SITES, comparison
 from saeworks.errors import UserError
 from saeworks.report import baseline, frontier
 from saeworks.report.build import write_report
-from saeworks.report.inputs import read_suites
+from saeworks.report.suites import read_suites
 from saeworks.results.names import COMPARISON
 
 HOSTILE = "</script><script>alert(1)</script>"
@@ -177,10 +177,10 @@ def _spread(data: Any) -> Any:
     ("spoil", "message"),
     [
         (lambda data: data.update(schema=9), "has schema 9"),
-        (lambda data: data.pop("mean"), "'mean': field required"),
-        (lambda data: _spread(data)["share"][0].pop(), "one share per site"),
-        (lambda data: _spread(data)["latents"].pop(), "one number per row"),
-        (lambda data: _spread(data)["lives_at"].pop(), "one number per row or site"),
+        (lambda data: data.pop("mean"), "'mean' is missing"),
+        (lambda data: _spread(data)["share"][0].pop(), "not of one length"),
+        (lambda data: _spread(data)["latents"].pop(), "not of one length"),
+        (lambda data: _spread(data)["lives_at"].pop(), "not of one length"),
     ],
 )
 def test_broken(

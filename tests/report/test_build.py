@@ -184,10 +184,10 @@ BROKEN: dict[str, tuple[Callable[[Path], Any], str]] = {
         "splice.json has schema None",
     ),
     "type": (_set("results/splice.json", lambda d: d.update(sites=[1])), "'sites': input should"),
-    "missing key": (_set("suite.json", lambda d: d.pop("model")), "'model': field required"),
+    "missing key": (_set("suite.json", lambda d: d.pop("model")), "'model' is missing"),
     "latents": (
         _set("results/latents.json", lambda d: d["series"]["layers.0"].update(latents=[{}])),
-        "'latent': field required",
+        "'series.layers.0.latents.0.latent' is missing",
     ),
     "lengths": (
         _set(
@@ -209,7 +209,7 @@ BROKEN: dict[str, tuple[Callable[[Path], Any], str]] = {
     ),
     "line of the log": (
         lambda s: (s / "metrics.jsonl").write_text('{"kind": "train"}\n'),
-        "line 1: 'step': field required",
+        "line 1: 'step' is missing",
     ),
     "infinite": (
         lambda s: (s / "metrics.jsonl").write_text(

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from saeworks.report import charts
-from saeworks.report.inputs import read_suites
+from saeworks.report.suites import read_suites
 
 
 def test_sites_stand_at_their_layer(make_suite):

@@ -20,7 +20,7 @@ from saeworks.errors import UserError
 from saeworks.files.access import write_tensors
 from saeworks.report import experts, frontier
 from saeworks.report.build import write_report
-from saeworks.report.inputs import read_suites
+from saeworks.report.suites import read_suites
 
 MakeSuite = Callable[..., Path]
 SITES = ("layers.1", "layers.3")

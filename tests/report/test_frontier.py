@@ -9,7 +9,7 @@ from helpers.editing import edit
 from saeworks.errors import UserError
 from saeworks.report import frontier
 from saeworks.report.build import write_report
-from saeworks.report.inputs import SuiteData, read_suites
+from saeworks.report.suites import SuiteData, read_suites
 
 
 def names(suites: list[SuiteData]) -> list[str]:

@@ -11,8 +11,9 @@ import pytest
 
 from saeworks.errors import UserError
 from saeworks.report import latents, streaming
-from saeworks.report.inputs import Choice, read_suites
 from saeworks.report.streaming import read_long
+from saeworks.report.suites import read_suites
+from saeworks.results.series import Choice
 
 
 def value(rng: random.Random, depth: int = 0) -> Any:

@@ -9,10 +9,10 @@ from scipy import stats
 
 from helpers.editing import edit
 from helpers.toy_comparisons import SITES, comparison
-from saeworks.measure.comparing.compare import Named
 from saeworks.report import over_seeds
 from saeworks.report.build import write_report
-from saeworks.report.inputs import read_suites
+from saeworks.report.suites import read_suites
+from saeworks.results.comparison import Named
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@ import json
 import pytest
 
 from saeworks.report import summary
-from saeworks.report.inputs import Value, read_suites
 from saeworks.report.latents import legible
 from saeworks.report.numbers import (
     count,
@@ -12,6 +11,8 @@ from saeworks.report.numbers import (
     number,
     rounded,
 )
+from saeworks.report.suites import read_suites
+from saeworks.results.metric import Value
 
 EVALUATIONS = ("reconstruction", "splice")
 

@@ -55,5 +55,5 @@ def test_not_json_or_missing(tmp_path: Path) -> None:
         with pytest.raises(UserError, match=name):
             Result.read(tmp_path / name)
     (tmp_path / "list.json").write_text("[]")
-    with pytest.raises(UserError, match="no mapping"):
+    with pytest.raises(UserError, match="must hold a JSON object"):
         Result.read(tmp_path / "list.json")

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from tyro.conf import OmitArgPrefixes
 
@@ -12,12 +12,9 @@ from saeworks.cli.arguments import Json, Suites
 from saeworks.cli.printing import command, print_json, say, speaker
 from saeworks.config import CompareConfig
 from saeworks.errors import DONE, UserError
+from saeworks.results.comparison import Comparison, Paired, SiteAlignment
 from saeworks.results.metric import Value
 from saeworks.results.names import COMPARISON
-
-if TYPE_CHECKING:
-    from saeworks.measure.comparing.alignment import SiteAlignment
-    from saeworks.measure.comparing.compare import Comparison, Paired
 
 MEAN = "mean over sites"
 COLUMNS = ("fvu", "l0", "delta_ce")

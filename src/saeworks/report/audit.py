@@ -18,8 +18,8 @@ from saeworks.report.audit_tables import (
     positions,
     tenths,
 )
-from saeworks.report.inputs import SuiteData
 from saeworks.report.numbers import count
+from saeworks.report.suites import SuiteData
 
 Chart = dict[str, Any]
 
@@ -34,7 +34,7 @@ class Site:
     name: str
     degenerate: bool
     first: str
-    rest: list[str]
+    rest: Sequence[str]
 
 
 @dataclass(frozen=True)

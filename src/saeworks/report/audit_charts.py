@@ -10,8 +10,8 @@ from typing import Any
 from saeworks.report.audit_inputs import Audited, NormSample, Positions
 from saeworks.report.audit_tables import means_of_tenths
 from saeworks.report.baseline import site_axis
-from saeworks.report.inputs import Value
 from saeworks.report.numbers import rounded
+from saeworks.results.metric import Value
 
 Chart = dict[str, Any]
 

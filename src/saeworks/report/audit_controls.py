@@ -20,12 +20,12 @@ from saeworks.report.audit_charts import (
     series_of,
     stacked,
 )
-from saeworks.report.audit_inputs import Audited, Widths
+from saeworks.report.audit_inputs import Audited, Record, Widths
 from saeworks.report.audit_tables import Table, places
 from saeworks.report.baseline import site_axis
-from saeworks.report.inputs import Metric, Record, Value
 from saeworks.report.numbers import number
 from saeworks.report.summary import Cell, Column, Row
+from saeworks.results.metric import Metric, Value
 
 Chart = dict[str, Any]
 Grid = list[list[list[float | None]]]

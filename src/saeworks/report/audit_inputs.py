@@ -4,19 +4,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, model_validator
 
-from saeworks.errors import UserError
-from saeworks.report.inputs import (
-    Metric,
-    Record,
-    SuiteData,
-    Value,
-    check_described,
-    explain,
-    read_record,
-)
+from saeworks.files.seals import RESULTS
+from saeworks.report.suites import SuiteData
+from saeworks.results.audit import AuditResult
+from saeworks.results.metric import Value
 from saeworks.results.names import AUDIT
+from saeworks.results.records import parse
+
+
+class Record(BaseModel):
+    """Keys that a report does not show are ignored."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True, allow_inf_nan=False)
 
 
 class NormSample(Record):
@@ -57,46 +58,6 @@ def _check_alike(*lists: Sequence[Any]) -> None:
         raise ValueError("lists of one series differ in length")
 
 
-class AuditSection(Record):
-    """One measurement at every site."""
-
-    title: str
-    about: str = ""
-    metrics: dict[str, Metric] = Field(default_factory=dict)
-    sites: dict[str, dict[str, Value]] = Field(default_factory=dict)
-    series: dict[str, dict[str, Any]] = Field(default_factory=dict)
-
-    @model_validator(mode="after")
-    def _described(self) -> Self:
-        check_described(self.sites.values(), self.metrics)
-        return self
-
-
-class AuditVerdict(Record):
-    """What the numbers of one site say."""
-
-    degenerate: str | None = None
-    sentences: list[str] = Field(default_factory=list)
-    assumptions: list[str] = Field(default_factory=list)
-
-
-class Fold(Record):
-    """The tokens that something was fitted or measured on."""
-
-    tokens: int
-    documents: int
-
-
-class AuditFile(Record):
-    """results/audit.json."""
-
-    tokens: int
-    documents: int
-    folds: dict[str, Fold] = Field(default_factory=dict)
-    sections: dict[str, AuditSection]
-    verdicts: dict[str, AuditVerdict]
-
-
 @dataclass(frozen=True)
 class Audited:
     """A suite with its audit."""
@@ -104,7 +65,7 @@ class Audited:
     index: int
     """Its number in the report."""
     suite: SuiteData
-    file: AuditFile
+    file: AuditResult
 
     @property
     def label(self) -> str:
@@ -132,24 +93,15 @@ class Audited:
         raw = found.series.get(site) if found else None
         if not raw:
             return None
-        try:
-            return cls.model_validate(raw)
-        except ValidationError as error:
-            raise UserError(
-                f"{self.suite.path / 'results' / AUDIT}: "
-                f"{explain(error, section, 'series', site)}; run `saeworks audit` again"
-            ) from None
+        file = str(self.suite.path / RESULTS / AUDIT)
+        way_out = "run `saeworks audit` again"
+        return parse(cls, raw, file, way_out, "sections", section, "series", site)
 
 
 def read_audits(suites: Sequence[SuiteData]) -> list[Audited]:
-    """The suites that were audited.
-
-    Raises:
-        UserError: if a file is not what it should be.
-    """
-    found = []
-    for index, suite in enumerate(suites):
-        file = read_record(AuditFile, suite.path / "results" / AUDIT, "audit")
-        if file is not None and file.verdicts:
-            found.append(Audited(index, suite, file))
-    return found
+    """The suites that were audited."""
+    return [
+        Audited(index, suite, suite.audit)
+        for index, suite in enumerate(suites)
+        if suite.audit is not None and suite.audit.verdicts
+    ]

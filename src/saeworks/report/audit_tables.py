@@ -6,7 +6,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from saeworks.report.audit_inputs import Audited, NormSample, Positions
-from saeworks.report.inputs import Metric, Value
 from saeworks.report.numbers import (
     count,
     decimals,
@@ -14,6 +13,7 @@ from saeworks.report.numbers import (
     number,
 )
 from saeworks.report.summary import Cell, Column, Row
+from saeworks.results.metric import Metric, Value
 
 TENTHS = 10
 

@@ -16,11 +16,11 @@ from saeworks.report.audit_charts import (
     series_of,
     stacked,
 )
-from saeworks.report.audit_inputs import Audited
+from saeworks.report.audit_inputs import Audited, Record
 from saeworks.report.audit_tables import Table, places
-from saeworks.report.inputs import Metric, Record, Value
 from saeworks.report.numbers import measured, number
 from saeworks.report.summary import Cell, Column, Row
+from saeworks.results.metric import Metric, Value
 
 Chart = dict[str, Any]
 

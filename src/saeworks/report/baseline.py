@@ -5,18 +5,11 @@ All of it is what `saeworks compare` left in results/comparison.json.
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from saeworks.report.inputs import (
-    Comparison,
-    Metric,
-    Paired,
-    SuiteData,
-    Value,
-)
 from saeworks.report.numbers import (
     count,
     decimals,
@@ -24,7 +17,10 @@ from saeworks.report.numbers import (
     number,
     rounded,
 )
+from saeworks.report.suites import SuiteData
 from saeworks.report.summary import Cell, Column, Row
+from saeworks.results.comparison import Comparison, Paired
+from saeworks.results.metric import Metric, Value
 
 Chart = dict[str, Any]
 
@@ -303,13 +299,12 @@ def _flops(suite: SuiteData) -> float | None:
     if isinstance(recorded, int | float):
         return float(recorded)
     meta, width = suite.meta, suite.options.get("width")
-    d = next((site.get("d") for site in meta.sites.values()), None)
-    if not (meta.tokens and meta.groups and isinstance(d, int) and isinstance(width, int)):
+    d = next((site.d for site in meta.sites.values()), None)
+    if not (meta.tokens and meta.groups and d and isinstance(width, int)):
         return None
     context = meta.text.get("context")
     context = context if isinstance(context, int) else 1024
-    read = meta.lm_tokens or meta.tokens
-    lm = read * (meta.model.layers or 0) * (24 * d**2 + 4 * context * d)
+    lm = meta.tokens * (meta.model.layers or 0) * (24 * d**2 + 4 * context * d)
     return float(lm + len(meta.groups) * 10 * d * width * meta.tokens)
 
 
@@ -354,7 +349,7 @@ def _columns(found: Sequence[Contest]) -> list[Column]:
                 matches[name] = Column(name, metric)
                 if several:
                     title = f"{metric.title} of the baseline's other seeds"
-                    column = Column(f"{name} seeds", metric.model_copy(update={"title": title}))
+                    column = Column(f"{name} seeds", replace(metric, title=title))
                     matches[column.id] = column
     return [*first.values(), *matches.values(), *rest.values()]
 
@@ -362,10 +357,10 @@ def _columns(found: Sequence[Contest]) -> list[Column]:
 def metric_columns(name: str, comparison: Comparison) -> dict[str, Column]:
     """The suite's value, less the baseline's, and where there is one the ratio."""
     metric, pair = comparison.metrics[name], comparison.mean.get(name)
-    less = metric.model_copy(update={"title": f"{metric.title} − baseline's"})
+    less = replace(metric, title=f"{metric.title} − baseline's")
     columns = [Column(name, metric), Column(f"{name} difference", less)]
     if pair is not None and pair.ratio is not None:
-        ratio = metric.model_copy(update={"title": f"{metric.title} / baseline's", "unit": ""})
+        ratio = replace(metric, title=f"{metric.title} / baseline's", unit="")
         columns.append(Column(f"{name} ratio", ratio))
     return {column.id: column for column in columns}
 

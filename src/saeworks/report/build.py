@@ -27,8 +27,8 @@ from saeworks.report import (
     summary,
 )
 from saeworks.report import latents as browser
-from saeworks.report.inputs import Latents, SuiteData, read_suites
 from saeworks.report.numbers import count
+from saeworks.report.suites import Latents, SuiteData, read_suites
 from saeworks.results import regime
 
 SCRIPTS = (
@@ -212,6 +212,10 @@ def _facts(suites: Sequence[SuiteData], sites: Sequence[str]) -> list[tuple[str,
         for suite in suites
         for r in suite.results.values()
         if r.tokens
+    ] + [
+        f"{count(s.audit.tokens)} tokens of {count(s.audit.documents)} documents (audit)"
+        for s in suites
+        if s.audit is not None
     ]
     versions = [", ".join(f"{k} {v}" for k, v in m.versions.items() if v) for m in metas]
     rows = [
@@ -251,7 +255,7 @@ def _trained(suite: SuiteData) -> str:
     meta = suite.meta
     steps = f" in {meta.steps:,} steps" if meta.steps else ""
     epochs = f", {meta.epochs:.3g} epochs of the text" if meta.epochs else ""
-    each = regime.described(regime.of_groups(meta.model_dump()).values())
+    each = regime.described(regime.of_groups(asdict(meta)).values())
     per_latent = f", {each}" if each else ""
     return f"{count(meta.tokens)} tokens{steps}{epochs}{per_latent}" if meta.tokens else ""
 

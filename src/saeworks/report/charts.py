@@ -8,9 +8,11 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from saeworks.report.inputs import Logged, Metric, SuiteData
 from saeworks.report.numbers import number, rounded
+from saeworks.report.suites import SuiteData
 from saeworks.report.summary import all_metrics, all_sites
+from saeworks.results.log import LogLine
+from saeworks.results.metric import Metric
 
 Chart = dict[str, Any]
 
@@ -182,14 +184,14 @@ def training(suite: SuiteData) -> dict[str, Any]:
     return out
 
 
-def _thinned(lines: Sequence[Logged]) -> list[Logged]:
+def _thinned(lines: Sequence[LogLine]) -> list[LogLine]:
     """Every n-th from the end, so that the last is there."""
     stride = -(-len(lines) // POINTS) or 1
     return list(lines[::-1][::stride][::-1])
 
 
 def _with_axes(
-    curves: dict[str, list[Any]], lines: Sequence[Logged], spent: dict[int, float | None]
+    curves: dict[str, list[Any]], lines: Sequence[LogLine], spent: dict[int, float | None]
 ) -> dict[str, list[Any]]:
     """With the tokens and operations of each line; operations are in proportion to the steps where
     a held-out check is not at a logged one."""

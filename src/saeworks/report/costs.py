@@ -3,7 +3,8 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from saeworks.report.inputs import Metric, SuiteData
+from saeworks.report.suites import SuiteData
+from saeworks.results.metric import Metric
 
 
 @dataclass(frozen=True)

@@ -7,28 +7,35 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic import TypeAdapter
-
 from saeworks.report import charts, frontier
-from saeworks.report.experts_inputs import SERIES, Duplicates, series_of
-from saeworks.report.inputs import (
-    Metric,
-    SuiteData,
-    Value,
-)
 from saeworks.report.numbers import (
     decimals,
     measured,
     number,
     rounded,
 )
+from saeworks.report.suites import SuiteData
 from saeworks.report.summary import (
     Cell,
     Column,
     Row,
     all_sites,
 )
+from saeworks.results.metric import Metric, Value
 from saeworks.results.names import ON_EXPERTS
+from saeworks.results.records import plain
+from saeworks.results.series import (
+    Concepts,
+    Domains,
+    Duplicates,
+    Histogram,
+    Load,
+    Nearest,
+    Overlap,
+    Queen,
+    Similarity,
+    Tsne,
+)
 
 Chart = dict[str, Any]
 
@@ -48,6 +55,21 @@ CAPTIONS = {
     "consistency": "Known concepts in different experts",
     "dedup": "After merging duplicates",
 }
+
+SERIES: dict[str, tuple[str, Any]] = {
+    "load": ("experts", Load),
+    "similarity": ("geometry", Similarity),
+    "tsne": ("geometry", Tsne),
+    "duplicates": ("geometry", Duplicates),
+    "domains": ("experts", Domains),
+    "overlap": ("experts", Overlap),
+    "confidence": ("experts", Histogram),
+    "nearest": ("geometry", Nearest),
+    "queen": ("consistency", Queen),
+    "concepts": ("consistency", Concepts),
+}
+"""What is drawn of a suite at a site: name of the series → the evaluation that has it, and its
+record."""
 
 
 @dataclass(frozen=True)
@@ -134,10 +156,12 @@ def _details(suites: Sequence[SuiteData], number_: int, site: str) -> Chart:
     """Everything that is drawn of one suite at one site."""
     suite = suites[number_]
     found: Chart = {}
-    for name, (_, cls) in SERIES.items():
-        one = series_of(suite, site, name, cls)
-        if one is not None:
-            found[name] = TypeAdapter(cls).dump_python(one, mode="json")
+    for name, (evaluation, cls) in SERIES.items():
+        record = suite.series(evaluation, site, name, cls)
+        if isinstance(record, Nearest):
+            record = Histogram(record.edges, record.counts)
+        if record is not None:
+            found[name] = plain(record)
     if found:
         found["about"] = _about(suite, site)
         found["beside"] = _beside(suites, number_, site)
@@ -244,7 +268,7 @@ def _duplicates(suites: Sequence[SuiteData], sites: Sequence[str]) -> Chart | No
         for index in lines[at].suites:
             k = _k(suites[index])
             for number_, site in enumerate(sites):
-                found = series_of(suites[index], site, "duplicates", Duplicates)
+                found = suites[index].series("geometry", site, "duplicates", Duplicates)
                 if found is not None and k is not None:
                     cells.setdefault((row, ks.index(k), number_), []).append(found)
     if len({(row, column) for row, column, _ in cells}) < 2:

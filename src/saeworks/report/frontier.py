@@ -13,12 +13,6 @@ from statistics import fmean
 from typing import Any
 
 from saeworks.report.costs import COSTS
-from saeworks.report.inputs import (
-    Meta,
-    Metric,
-    SuiteData,
-    Value,
-)
 from saeworks.report.numbers import (
     count,
     decimals,
@@ -26,6 +20,7 @@ from saeworks.report.numbers import (
     number,
     rounded,
 )
+from saeworks.report.suites import SuiteData
 from saeworks.report.summary import (
     Cell,
     Column,
@@ -33,6 +28,8 @@ from saeworks.report.summary import (
     all_metrics,
     all_sites,
 )
+from saeworks.results.metric import Metric, Value
+from saeworks.results.suite_meta import SuiteMeta
 
 Chart = dict[str, Any]
 
@@ -85,15 +82,15 @@ def _kind(suite: SuiteData) -> dict[str, Any]:
     }
 
 
-def _grouping(meta: Meta) -> dict[str, Any]:
+def _grouping(meta: SuiteMeta) -> dict[str, Any]:
     """Which sites share an SAE; nothing where none do."""
-    groups = [group.get("sites") for group in meta.groups.values()]
-    if not any(isinstance(sites, list) and len(sites) > 1 for sites in groups):
+    groups = [group.sites for group in meta.groups.values()]
+    if not any(len(sites) > 1 for sites in groups):
         return {}
     return {"groups": f"{len(groups)} {meta.grouping.get('method', '')}".strip(), "sharing": groups}
 
 
-def _recipe(meta: Meta) -> dict[str, Any]:
+def _recipe(meta: SuiteMeta) -> dict[str, Any]:
     """How it was optimised: the run's options with the variant's own over them."""
     run = meta.config.get("train")
     options = {**(run if isinstance(run, dict) else {}), **meta.train}

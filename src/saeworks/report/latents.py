@@ -2,10 +2,12 @@
 
 import unicodedata
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from typing import Any
 
-from saeworks.report.inputs import Latent, Latents, TokenContext
 from saeworks.report.numbers import rounded
+from saeworks.report.suites import Latents
+from saeworks.results.series import Latent, TokenContext
 
 SHARD = 200
 """Latents in a file: a megabyte, which a browser loads at once."""
@@ -51,7 +53,7 @@ def files(name: str, latents: Latents) -> Iterator[tuple[str, Any]]:
         yield f"{name}-{start // SHARD}", [_latent(latent) for latent in shard]
     columns = [list(column) for column in zip(*rows, strict=True)]
     index = dict(zip(("id", "frequency", "max", "snippet", "words"), columns, strict=True))
-    choice = latents.choice.model_dump() if latents.choice else None
+    choice = asdict(latents.choice) if latents.choice else None
     yield name, index | {"lexicon": list(words), "shard": SHARD, "choice": choice}
 
 
@@ -80,7 +82,7 @@ def _latent(latent: Latent) -> dict[str, Any]:
     histogram = latent.histogram
     return {
         "mean": rounded(latent.mean_activation),
-        "histogram": histogram and {"edges": _rounded(histogram.edges), "counts": histogram.counts},
+        "histogram": {"edges": _rounded(histogram.edges), "counts": histogram.counts},
         "neighbours": [[n.latent, rounded(n.cosine)] for n in latent.neighbours],
         "contexts": [_context(context) for context in latent.contexts],
     }

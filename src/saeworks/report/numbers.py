@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable
 from statistics import median
 
-from saeworks.report.inputs import Value
+from saeworks.results.metric import Value
 
 
 def number(value: int | float | None) -> str:

@@ -10,9 +10,10 @@ from saeworks.report.baseline import (
     metric_columns,
     value_of,
 )
-from saeworks.report.inputs import SuiteData, Value
 from saeworks.report.numbers import decimals, measured
+from saeworks.report.suites import SuiteData
 from saeworks.report.summary import Cell, Column, Row
+from saeworks.results.metric import Value
 from saeworks.results.statistics import student
 
 

@@ -1,17 +1,18 @@
 """What the numbers say, in a few careful sentences, and the tables."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from statistics import fmean
 
-from saeworks.report.inputs import Metric, SuiteData, Value
 from saeworks.report.numbers import (
     count,
     decimals,
     measured,
     number,
 )
+from saeworks.report.suites import SuiteData
 from saeworks.results import regime
+from saeworks.results.metric import Metric, Value
 
 HEADLINE = (
     "fvu",
@@ -125,7 +126,7 @@ def about(suite: SuiteData) -> list[str]:
     if dead := _values(suite, "dead_share"):
         lines.append(_about_dead(dead))
     lines += _about_outliers(suite)
-    if few := regime.caution(regime.of_groups(suite.meta.model_dump()).values()):
+    if few := regime.caution(regime.of_groups(asdict(suite.meta)).values()):
         lines.append(f"It was trained on {few}.")
     if suite.comparison and suite.comparison.notes:
         beside = suite.comparison.baseline.variant
@@ -186,7 +187,7 @@ def comparison(suites: Sequence[SuiteData]) -> list[str]:
             f"{dense.label} has a lower {name} than {sparse.label} at {_of(lower, pairs)} and a "
             f"higher one at {_of(higher, pairs)}."
         )
-    own, other = (suite.meta.model_dump() for suite in (dense, sparse))
+    own, other = (asdict(suite.meta) for suite in (dense, sparse))
     differ = regime.differences(own, other) if lines else []
     return [*lines, f"They also differ in this: {'; '.join(differ)}."] if differ else lines
 

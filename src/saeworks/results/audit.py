@@ -3,20 +3,17 @@
 The report and the docs read nothing else.
 """
 
-from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic.dataclasses import dataclass
 
-from saeworks.config import STRICT, from_mapping
-from saeworks.errors import UserError
-from saeworks.files.seals import read_sealed, write_sealed
+from saeworks.config import STRICT
+from saeworks.files.seals import write_sealed
 from saeworks.results.metric import Value
+from saeworks.results.records import SCHEMA, read_record
 from saeworks.results.section import Section
-
-SCHEMA: Literal[1] = 1
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -32,6 +29,15 @@ class Verdict:
 
 
 @dataclass(frozen=True, config=STRICT)
+class Fold:
+    """The tokens that something was fitted or measured on."""
+
+    tokens: int
+    documents: int
+    """They come from."""
+
+
+@dataclass(frozen=True, config=STRICT)
 class AuditResult:
     """The audit of one suite: `results/audit.json`."""
 
@@ -43,8 +49,8 @@ class AuditResult:
     tokens of a fold, says in its series on how many."""
     documents: int
     """Documents they come from."""
-    folds: dict[str, dict[str, int]]
-    """fit, second, test → tokens, documents."""
+    folds: dict[str, Fold]
+    """fit, second, test."""
     sections: dict[str, Section]
     """Measurement → what it found."""
     verdicts: dict[str, Verdict]
@@ -69,11 +75,4 @@ class AuditResult:
             UserError: if the file is missing, not JSON, of another schema, not what was written, of
                 another suite, or has an unknown key.
         """
-        data = read_sealed(path, "audit", "saeworks audit")
-        found = data.get("schema") if isinstance(data, Mapping) else None
-        if not isinstance(data, Mapping) or found != SCHEMA:
-            raise UserError(
-                f"audit {path} has schema {found!r}, this version reads {SCHEMA}; run "
-                "`saeworks audit` again"
-            )
-        return from_mapping(cls, data, f"audit {path}")
+        return read_record(cls, path, "audit", "saeworks audit")

@@ -4,19 +4,16 @@ The report and the docs read nothing else, so everything a reader needs (titles,
 replaced, over which tokens) is in the JSON.
 """
 
-from collections.abc import Mapping
 from dataclasses import asdict, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic.dataclasses import dataclass
 
-from saeworks.config import STRICT, from_mapping
-from saeworks.errors import UserError
-from saeworks.files.seals import read_sealed, write_sealed
+from saeworks.config import STRICT
+from saeworks.files.seals import write_sealed
 from saeworks.results.metric import Metric, Value
-
-SCHEMA: Literal[1] = 1
+from saeworks.results.records import SCHEMA, check_described, read_record
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -41,6 +38,9 @@ class Result:
     """Site → histogram or list, as plain JSON; a long list as `files.Rows`."""
     schema: Literal[1] = SCHEMA
 
+    def __post_init__(self) -> None:
+        check_described(self.sites.values(), self.metrics)
+
     def write(self, path: Path) -> None:
         """Write JSON atomically, sealed; NaN and infinity become null."""
         write_sealed(path, asdict(replace(self, series={})) | {"series": self.series})
@@ -61,19 +61,4 @@ class Result:
                 another suite, has an unknown key, or a site has a metric that `metrics` does not
                 describe.
         """
-        data = read_sealed(path, "result", "saeworks eval")
-        if not isinstance(data, Mapping):
-            raise UserError(f"result {path} holds no mapping; run `saeworks eval` again")
-        if data.get("schema") != SCHEMA:
-            raise UserError(
-                f"result {path} has schema {data.get('schema')!r}, this version reads {SCHEMA}; "
-                "run `saeworks eval` again"
-            )
-        result = from_mapping(cls, data, f"result {path}")
-        for site, values in result.sites.items():
-            for unknown in values.keys() - result.metrics.keys():
-                raise UserError(
-                    f"result {path}: site {site} has {unknown!r}, which its metrics do not "
-                    "describe; run `saeworks eval` again"
-                )
-        return result
+        return read_record(cls, path, "result", "saeworks eval")

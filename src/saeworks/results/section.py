@@ -7,6 +7,7 @@ from pydantic.dataclasses import dataclass
 
 from saeworks.config import STRICT
 from saeworks.results.metric import Metric, Value
+from saeworks.results.records import check_described
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -22,3 +23,6 @@ class Section:
     """Site → metric → value."""
     series: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Site → lists for charts, as plain JSON."""
+
+    def __post_init__(self) -> None:
+        check_described(self.sites.values(), self.metrics)

@@ -30,6 +30,7 @@ from saeworks.dictionary.base import SAE, Batch, Context
 from saeworks.dictionary.normaliser import Normaliser
 from saeworks.errors import UserError
 from saeworks.results import regime
+from saeworks.results.names import LOG
 from saeworks.train import checkpoints, schedule
 from saeworks.train.interrupt import Stopped, StopRequest
 from saeworks.train.learner import Learner
@@ -270,7 +271,7 @@ class Trainer:
         lengths = checkpoint.state["metrics"] if checkpoint is not None else {}
         kept = checkpoint.tensors(LOGS) if checkpoint is not None and checkpoint.has(LOGS) else {}
         for variant, path in self._suite_dirs.items():
-            self._logs[variant] = MetricsLog(path / "metrics.jsonl", variant, self._trackers)
+            self._logs[variant] = MetricsLog(path / LOG, variant, self._trackers)
             if variant in kept:
                 content = zlib.decompress(kept[variant].numpy().tobytes())
                 self._logs[variant].restore(content, self._say)

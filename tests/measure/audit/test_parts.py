@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -172,16 +172,16 @@ def test_what_is_measured_on_is_recorded(monkeypatch: pytest.MonkeyPatch) -> Non
     }
     all_ = found[10**6]
     mlp = all_.sections["mlp"].series[site]
-    assert {key: mlp[key] for key in ("tokens", "documents")} == all_.folds["fit"]
+    assert {key: mlp[key] for key in ("tokens", "documents")} == asdict(all_.folds["fit"])
     series = all_.sections["downstream"].series[site]
-    assert series["tokens"] == all_.folds["test"]["tokens"]
+    assert series["tokens"] == all_.folds["test"].tokens
     assert series["predictions"] < series["tokens"]  # none across documents
-    assert 0 < series["documents"] <= all_.folds["test"]["documents"]
+    assert 0 < series["documents"] <= all_.folds["test"].documents
     some = found[100]
     mlp = some.sections["mlp"].series[site]
-    assert mlp["tokens"] == 100 and 1 < mlp["documents"] < some.folds["fit"]["documents"]
+    assert mlp["tokens"] == 100 and 1 < mlp["documents"] < some.folds["fit"].documents
     series = some.sections["downstream"].series[site]
-    assert 100 <= series["tokens"] <= some.folds["test"]["tokens"]  # whole batches
+    assert 100 <= series["tokens"] <= some.folds["test"].tokens  # whole batches
 
 
 def test_every_interval_follows_the_options_of_the_bootstrap() -> None:

@@ -16,12 +16,12 @@ from saeworks.measure.comparing import alignment
 from saeworks.measure.comparing.compare import (
     COMPARED,
     CompareConfig,
-    Comparison,
     compare,
     compared_with,
 )
 from saeworks.measure.run import evaluate
 from saeworks.measure.sums import read_sums, sums_path
+from saeworks.results.comparison import Comparison
 from saeworks.results.result import Result
 from saeworks.suite import load_suite
 
@@ -238,5 +238,5 @@ def test_bad_options(run: Path) -> None:
         with pytest.raises(UserError, match="--baseline"):
             compare(suites, baselines, PLAIN)
     edit(run / "other" / "results" / "comparison.json", lambda data: data.update(schema=2))
-    with pytest.raises(UserError, match=r"comparison\.json is not a comparison"):
+    with pytest.raises(UserError, match=r"comparison\.json has schema"):
         Comparison.read(run / "other")

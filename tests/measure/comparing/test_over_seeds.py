@@ -6,8 +6,8 @@ import pytest
 from scipy import stats
 
 from saeworks.errors import UserError
-from saeworks.measure.comparing.compare import Comparison, Named, Paired
 from saeworks.measure.comparing.over_seeds import over_seeds, student
+from saeworks.results.comparison import Comparison, Named, Paired
 from saeworks.results.metric import Metric, Value
 
 

@@ -46,7 +46,7 @@ from saeworks.measure.held_out import HeldOut
 from saeworks.measure.progress import Tick, Tracker, silent
 from saeworks.measure.studies.splice import Losses
 from saeworks.measure.suites import Results, StudySet, loaded, measure_suites
-from saeworks.results.audit import AuditResult
+from saeworks.results.audit import AuditResult, Fold
 from saeworks.results.metric import Value
 from saeworks.results.section import Section
 from saeworks.suite import Suite
@@ -268,13 +268,13 @@ class Audit(Study):
                 results[name] = _with(results[name], Downstream.name, section)
         return results
 
-    def _sizes(self) -> dict[str, dict[str, int]]:
-        """Fold → tokens, documents."""
-        found = {}
+    def _sizes(self) -> dict[str, Fold]:
+        """Of each phase's tokens."""
+        sizes = {}
         for fold, name in enumerate(PHASES):
             tokens_r = self.tokens_R[self.fold_R == fold]
-            found[name] = {"tokens": int(tokens_r.sum()), "documents": len(tokens_r)}
-        return found
+            sizes[name] = Fold(int(tokens_r.sum()), len(tokens_r))
+        return sizes
 
     def _result(self, name: str, bank: Bank) -> AuditResult:
         audits, config, sizes = self.audits, self.config, self._sizes()
@@ -285,7 +285,7 @@ class Audit(Study):
             if site in bank
         }
         series = {site: audits[site].saes[name].series() for site in values}
-        intervals = bootstrap.describe(sizes["test"]["documents"], config.bootstrap, config.seed)
+        intervals = bootstrap.describe(sizes["test"].documents, config.bootstrap, config.seed)
         settings: dict[str, Any] = asdict(config) | {
             "intervals": intervals,
             "held_out": self.held_out.digest,
@@ -293,8 +293,8 @@ class Audit(Study):
         return AuditResult(
             title=self.title,
             config=settings,
-            tokens=sizes["test"]["tokens"],
-            documents=sizes["test"]["documents"],
+            tokens=sizes["test"].tokens,
+            documents=sizes["test"].documents,
             folds=sizes,
             sections=_sections(measured, values, series),
             verdicts={site: verdict(found) for site, found in values.items()},

@@ -5,7 +5,6 @@ Shapes: N tokens, D model width, M latents of one SAE, L of the baseline's, S si
 
 from array import array
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import field
 from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -14,11 +13,9 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
-from pydantic.dataclasses import dataclass
 from scipy.sparse import csr_matrix
 from torch import Tensor
 
-from saeworks.config import STRICT
 from saeworks.dictionary.base import SAE, SparseCode
 from saeworks.lm.device import choose_device
 from saeworks.lm.model import LanguageModel
@@ -30,10 +27,11 @@ from saeworks.measure.banks import (
     row_chunks,
     sites_of,
 )
-from saeworks.measure.comparing.spread import Spread, spread
+from saeworks.measure.comparing.spread import spread
 from saeworks.measure.held_out import HeldOut
 from saeworks.measure.progress import Tick, tracker
 from saeworks.measure.suites import held_out_tokens
+from saeworks.results.comparison import Alignment, Matched, SiteAlignment, Spread
 from saeworks.results.metric import Metric
 from saeworks.suite import Suite
 
@@ -56,47 +54,6 @@ _COUNTS = 2**23
 """Cosines, or counts of tokens on which two latents fire together, in memory at once."""
 _PAIRS = 2**22
 """(token, latent) pairs of one SAE in memory at once."""
-
-
-@dataclass(frozen=True, config=STRICT)
-class Matched:
-    """How well the baseline's latents are matched by those of another SAE at the same site."""
-
-    mmcs: float | None
-    mmco: float | None
-
-
-@dataclass(frozen=True, config=STRICT)
-class SiteAlignment:
-    """One site's dictionaries."""
-
-    suite: Matched
-    """The baseline's latents in the suite's SAE."""
-    seeds: list[Matched]
-    """The baseline's latents in the baseline's SAE of each other seed."""
-    live: int
-    """Latents of the baseline that fire on the tokens: those that the means run over."""
-    silent: int
-    """Latents of the baseline that never do."""
-    suite_live: int
-    """Latents of the suite's SAE that fire here."""
-    suite_silent: int
-    """Latents of the suite's SAE that never do."""
-
-
-@dataclass(frozen=True, config=STRICT)
-class Alignment:
-    """The dictionaries of a suite beside those of its baseline."""
-
-    tokens: int
-    """Held-out tokens on which firing was counted."""
-    documents: int
-    held_out: str
-    """SHA-256 of those tokens."""
-    metrics: dict[str, Metric]
-    sites: dict[str, SiteAlignment]
-    spread: dict[str, Spread] = field(default_factory=dict)
-    """Of every SAE that several sites share, by the name of its group."""
 
 
 class Firings:

@@ -7,29 +7,24 @@ Shapes: R documents; [D] as in `bootstrap`: of all of them, with each left out, 
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic.dataclasses import dataclass
 
-from saeworks.config import STRICT, CompareConfig, from_mapping
+from saeworks.config import CompareConfig
 from saeworks.errors import UserError
-from saeworks.files.seals import read_sealed, write_sealed
 from saeworks.measure import bootstrap
 from saeworks.measure.asked import ready_for_results
-from saeworks.measure.comparing.alignment import Alignment, align
+from saeworks.measure.comparing.alignment import align
 from saeworks.measure.studies import reconstruction, splice
 from saeworks.measure.sums import PerDocument, read_sums
 from saeworks.results import regime
-from saeworks.results.metric import Metric, Value
-from saeworks.results.names import COMPARISON
+from saeworks.results.comparison import Comparison, Named, Paired
 from saeworks.results.result import Result
 from saeworks.suite import Suite, load_suite
 
-SCHEMA: Literal[1] = 1
 COMPARED = {
     "reconstruction": ("fvu", "mse", "l0", "cosine"),
     "splice": ("delta_ce", "delta_ce_percent", "loss_recovered_zero", "kl"),
@@ -39,75 +34,6 @@ RATIOS = ("fvu",)
 """Metrics of which suite / baseline is given (MSE's would be FVU's again)."""
 
 Arrays = dict[str, NDArray[np.float64]]
-
-
-@dataclass(frozen=True, config=STRICT)
-class Paired:
-    """One metric of a suite and of its baseline, with 95% intervals from the same resamples."""
-
-    suite: Value
-    baseline: Value
-    difference: Value
-    """suite − baseline."""
-    ratio: Value | None = None
-    """suite / baseline, where that says something."""
-
-
-@dataclass(frozen=True, config=STRICT)
-class Named:
-    """Which suite."""
-
-    path: str
-    """Relative to the folder of the suite that was compared."""
-    variant: str
-    seed: int | None = None
-
-
-@dataclass(frozen=True, config=STRICT)
-class Comparison:
-    """One suite beside its baseline."""
-
-    suite: Named
-    baseline: Named
-    """What it is compared with."""
-    seeds: list[Named]
-    """The baseline trained with other seeds, for the alignment's scale."""
-    config: dict[str, Any]
-    """Everything the numbers depend on: model, held-out tokens' SHA-256, resamples."""
-    tokens: dict[str, int]
-    """Evaluation → held-out tokens."""
-    documents: dict[str, int]
-    """Evaluation → documents they come from."""
-    metrics: dict[str, Metric]
-    """What the keys of `sites` and `mean` mean."""
-    sites: dict[str, dict[str, Paired]]
-    """Every site of both → metric → its values."""
-    mean: dict[str, Paired]
-    """The same of the mean over those sites; the ratio is that of the means."""
-    alignment: Alignment | None = None
-    """How the two dictionaries correspond."""
-    notes: list[str] = field(default_factory=list)
-    """What differs besides the SAEs, and the regime that the ratio is of."""
-    evaluation: Literal["comparison"] = "comparison"
-    schema: Literal[1] = SCHEMA
-
-    def write(self, folder: Path) -> None:
-        """Write `results/comparison.json` of a suite's folder atomically, sealed."""
-        write_sealed(folder / "results" / COMPARISON, asdict(self))
-
-    @classmethod
-    def read(cls, folder: Path) -> "Comparison":
-        """Read a suite's comparison strictly.
-
-        Raises:
-            UserError: if it is missing, not JSON, not of this schema, not what was written, or of
-                another suite.
-        """
-        path = folder / "results" / COMPARISON
-        data = read_sealed(path, "comparison", "saeworks compare")
-        if not isinstance(data, Mapping) or data.get("schema") != SCHEMA:
-            raise UserError(f"{path} is not a comparison; run `saeworks compare` again")
-        return from_mapping(cls, data, str(path))
 
 
 def compare(

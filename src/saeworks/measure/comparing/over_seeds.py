@@ -10,8 +10,8 @@ from pydantic.dataclasses import dataclass
 from saeworks.config import STRICT
 from saeworks.errors import UserError
 from saeworks.files.access import write_json
-from saeworks.measure.comparing.compare import Comparison, Paired
 from saeworks.results import statistics
+from saeworks.results.comparison import Comparison, Paired
 from saeworks.results.metric import Metric, Value
 
 

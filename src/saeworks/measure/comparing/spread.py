@@ -3,13 +3,11 @@
 Shapes: M latents, S sites of the group, in the model's order.
 """
 
-from dataclasses import field
-
 import numpy as np
 from jaxtyping import Float
-from pydantic.dataclasses import dataclass
 
-from saeworks.config import STRICT
+from saeworks.results.comparison import Spread
+from saeworks.results.series import Histogram
 
 LIVES = 0.1
 """A latent lives where it fires at least this share as often as at the site where it does most."""
@@ -17,37 +15,6 @@ ROWS = 200
 """Rows of the heat map, at most."""
 _BINS = 4
 """Bins of the histogram of effective sites, per site."""
-
-
-@dataclass(frozen=True, config=STRICT)
-class Counted:
-    """Latents by a number: counts between consecutive edges."""
-
-    edges: list[float]
-    counts: list[int]
-
-
-@dataclass(frozen=True, config=STRICT)
-class Spread:
-    """How the latents of one SAE spread over the sites that share it."""
-
-    sites: list[str]
-    live: int
-    """Latents that fire at any of the sites; the others are left out of all below."""
-    silent: int
-    lives_at: list[int]
-    """How many latents live at one site, at two, … at all of them."""
-    effective: float | None
-    """Mean effective number of sites: exp of the entropy of a latent's firing over the sites."""
-    effective_histogram: Counted
-    """Latents by their effective number of sites."""
-    share: list[list[float]]
-    """Heat map: a row per bin of latents, a column per site: the mean share of a latent's firing
-    that is at the site; a row's sum is 1."""
-    latents: list[int]
-    """Latents of each row, which are in the order of their centre of mass over the sites."""
-    lives: float = field(default=LIVES)
-    """The share of its largest frequency from which a latent counts as living at a site."""
 
 
 def spread(frequency_SM: Float[np.ndarray, "S M"], sites: list[str]) -> Spread:
@@ -74,9 +41,10 @@ def spread(frequency_SM: Float[np.ndarray, "S M"], sites: list[str]) -> Spread:
         silent=width - live,
         lives_at=np.bincount(lives_M, minlength=count + 1)[1:].tolist(),
         effective=float(effective_M.mean()) if live else None,
-        effective_histogram=Counted(
+        effective_histogram=Histogram(
             edges.tolist(), np.histogram(effective_M, bins=edges)[0].tolist()
         ),
         share=[share_SM[:, row].mean(axis=1).round(5).tolist() for row in rows],
         latents=[len(row) for row in rows],
+        lives=LIVES,
     )

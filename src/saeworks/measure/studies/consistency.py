@@ -35,7 +35,9 @@ from saeworks.measure.studies.geometry import blocks_of
 from saeworks.measure.studies.overlap import visitors
 from saeworks.measure.studies.reconstruction import Tally
 from saeworks.results.metric import Metric, Value
+from saeworks.results.records import plain
 from saeworks.results.result import Result
+from saeworks.results.series import Coded, Concept, Concepts, Queen
 
 CODED = 0.5
 """A latent codes a concept in a place where φ is above this."""
@@ -329,16 +331,22 @@ def series(found: Found, firing: Firing, truth: Truth) -> dict[str, Any]:
     """The headline at every threshold, and each concept with the latents that code it."""
     at = [summarise(_point(found), threshold) for threshold in THRESHOLDS]
     return {
-        "queen": {
-            "thresholds": list(THRESHOLDS),
-            "queen": [values["queen"].value for values in at],
-            "coded": [values["coded"].value for values in at],
-        },
+        "queen": plain(
+            Queen(
+                list(THRESHOLDS),
+                [values["queen"].value for values in at],
+                [values["coded"].value for values in at],
+            )
+        ),
         "cells": {"kind": firing.kind, "blocks": firing.visits.shape[1]},
-        "concepts": [
-            _concept(found, concept, *truth.concepts[concept])
-            for concept in np.flatnonzero(found.asked > 1).tolist()
-        ],
+        "concepts": plain(
+            Concepts(
+                [
+                    _concept(found, concept, *truth.concepts[concept])
+                    for concept in np.flatnonzero(found.asked > 1).tolist()
+                ]
+            )
+        ),
     }
 
 
@@ -347,23 +355,15 @@ def _point(found: Found) -> Found:
     return Found(**(found.__dict__ | {"phi_SQ": found.phi_SQ[:1]}))
 
 
-def _concept(found: Found, concept: int, name: str, value: str) -> dict[str, Any]:
+def _concept(found: Found, concept: int, name: str, value: str) -> Concept:
     coding = np.flatnonzero((found.concept_Q == concept) & (found.phi_SQ[0] > CODED))
     pairs = [float(found.rows_QD[a] @ found.rows_QD[b]) for a, b in combinations(coding, 2)]
-    return {
-        "concept": name,
-        "value": value,
-        "places": int(found.asked[concept]),
-        "coded": [
-            {
-                "expert": int(found.place_Q[at]),
-                "latent": int(found.latent_Q[at]),
-                "phi": round(float(found.phi_SQ[0, at]), 4),
-            }
-            for at in coding
-        ],
-        "cosine": round(float(np.mean(pairs)), 4) if pairs else None,
-    }
+    coded = [
+        Coded(int(found.place_Q[at]), int(found.latent_Q[at]), round(float(found.phi_SQ[0, at]), 4))
+        for at in coding
+    ]
+    cosine = round(float(np.mean(pairs)), 4) if pairs else None
+    return Concept(name, value, int(found.asked[concept]), coded, cosine)
 
 
 @dataclass

@@ -25,7 +25,9 @@ from saeworks.measure.studies import information, overlap
 from saeworks.measure.studies.geometry import matrix
 from saeworks.measure.studies.reconstruction import Tally
 from saeworks.results.metric import Metric, Value
+from saeworks.results.records import plain
 from saeworks.results.result import Result
+from saeworks.results.series import Domains, Histogram, Load, Overlap
 
 _FINE, _COARSE = 2000, 40
 """Bins of confidence: for quantiles, and in the result."""
@@ -268,32 +270,26 @@ def _series(watch: Watch, fired_M: Tensor, labels: Labels | None) -> dict[str, A
     visits_N, count = watch.visits.sum(0), watch.experts.experts
     live_N = (fired_M > 0).view(count, -1).sum(1)
     series: dict[str, Any] = {
-        "load": {
-            "share": [round(x, 6) for x in (visits_N / visits_N.sum()).tolist()],
-            "confidence": [
-                None if not x > 0 else round(x, 4) for x in (watch.trust / visits_N).tolist()
-            ],
-            "live": live_N.tolist(),
-        },
-        "confidence": {
-            "edges": np.linspace(0, 1, _COARSE + 1).round(4).tolist(),
-            "counts": watch.confidence.view(_COARSE, -1).sum(1).tolist(),
-        },
+        "load": Load(
+            [round(x, 6) for x in (visits_N / visits_N.sum()).tolist()],
+            [None if not x > 0 else round(x, 4) for x in (watch.trust / visits_N).tolist()],
+            live_N.tolist(),
+        ),
+        "confidence": Histogram(
+            np.linspace(0, 1, _COARSE + 1).round(4).tolist(),
+            watch.confidence.view(_COARSE, -1).sum(1).tolist(),
+        ),
     }
     if watch.overlap is not None:
-        series["overlap"] = {"matrix": matrix(watch.overlap.matrix)}
+        series["overlap"] = Overlap(matrix(watch.overlap.matrix))
     if labels is not None:
         series["domains"] = _domains(watch.visits.cpu().numpy(), labels)
-    return series
+    return {name: plain(record) for name, record in series.items()}
 
 
-def _domains(visits_RN: Float[np.ndarray, "R N"], labels: Labels) -> dict[str, Any]:
+def _domains(visits_RN: Float[np.ndarray, "R N"], labels: Labels) -> Domains:
     """Where the visits of each label's documents go."""
     one_hot_RL = labels.label_R[:, None] == np.arange(len(labels.names))
     joint_LN = one_hot_RL.T.astype(np.float64) @ visits_RN
     share_LN = joint_LN / np.maximum(joint_LN.sum(1, keepdims=True), 1)
-    return {
-        "labels": list(labels.names),
-        "share": share_LN.round(5).tolist(),
-        "documents": one_hot_RL.sum(0).tolist(),
-    }
+    return Domains(list(labels.names), share_LN.round(5).tolist(), one_hot_RL.sum(0).tolist())

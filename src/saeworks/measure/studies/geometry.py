@@ -6,9 +6,8 @@ Shapes: M latents, L live ones, D model width, N blocks (experts), t rows of a t
 """
 
 import zlib
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, final
+from typing import Any, Literal, final
 
 import numpy as np
 import torch
@@ -28,7 +27,9 @@ from saeworks.measure import bootstrap
 from saeworks.measure.engine import Measured, Study
 from saeworks.measure.studies.reconstruction import SiteSums, Tally, per_document
 from saeworks.results.metric import Metric, Value
+from saeworks.results.records import plain
 from saeworks.results.result import Result
+from saeworks.results.series import Duplicates, Nearest, Similarity, Tsne
 
 DUPLICATE = 0.9
 """Two latents are duplicates where the cosine of their decoder rows is above this."""
@@ -86,7 +87,7 @@ METRICS = {
 
 
 @dataclass(frozen=True)
-class Similarity:
+class BlockCosines:
     """Between N blocks of unit rows.
 
     Attributes:
@@ -100,7 +101,7 @@ class Similarity:
 
 def similarity(
     unit_LD: Float[Tensor, "L D"], block_L: Int[Tensor, " L"], blocks: int
-) -> Similarity:
+) -> BlockCosines:
     """S_ij = mean over a in i of max over b in j, b ≠ a, of cos(a, b), in one pass over tiles of
     all cosines (Mudide et al. 2025, Efficient Dictionary Learning with Switch Sparse Autoencoders,
     §4.4)."""
@@ -125,10 +126,10 @@ def similarity(
     matrix_NN.diagonal()[size_N < 2] = torch.nan
     nearest_L = torch.empty_like(sorted_L)
     nearest_L[order_L] = sorted_L
-    return Similarity(matrix_NN, nearest_L)
+    return BlockCosines(matrix_NN, nearest_L)
 
 
-def blocks_of(sae: SAE, blocks: int) -> tuple[str, Int[Tensor, " M"], int]:
+def blocks_of(sae: SAE, blocks: int) -> tuple[Literal["experts", "cut"], Int[Tensor, " M"], int]:
     """What the blocks are, the block of each latent, and how many there are: the experts, or equal
     runs (the last may be shorter)."""
     experts = experts_of(sae)
@@ -201,28 +202,17 @@ def _site(
     }
     live_N = torch.bincount(block_M[live_L], minlength=blocks).tolist()
     series: dict[str, Any] = {
-        "duplicates": {
-            "thresholds": list(THRESHOLDS),
-            "shares": [_share(near_L, threshold) for threshold in THRESHOLDS],
-            "random": [_share(random_R, threshold) for threshold in THRESHOLDS],
-        },
-        "nearest": {
-            "edges": _EDGES.tolist(),
-            "counts": _counts(near_L),
-            "random": _counts(random_R),
-            "random_rows": len(random_R),
-        },
-        "similarity": {
-            "kind": kind,
-            "blocks": blocks,
-            "live": live_N,
-            "matrix": matrix(own.matrix),
-            "control": matrix(control.matrix),
-        },
+        "duplicates": Duplicates(
+            list(THRESHOLDS),
+            [_share(near_L, threshold) for threshold in THRESHOLDS],
+            [_share(random_R, threshold) for threshold in THRESHOLDS],
+        ),
+        "nearest": Nearest(_EDGES.tolist(), _counts(near_L), _counts(random_R), len(random_R)),
+        "similarity": Similarity(kind, blocks, live_N, matrix(own.matrix), matrix(control.matrix)),
     }
     if config.tsne and len(live_L) > 3:
         series["tsne"] = _maps(sae, live_L, block_M, config, generator)
-    return values, series
+    return values, {name: plain(record) for name, record in series.items()}
 
 
 def _random_nearest(rows: int, d: int, generator: torch.Generator) -> Float[np.ndarray, " R"]:
@@ -280,26 +270,24 @@ def _maps(
     block_M: Int[Tensor, " M"],
     config: EvalConfig,
     generator: torch.Generator,
-) -> dict[str, Any]:
+) -> Tsne:
     """Two-dimensional maps of a sample of live latents, by decoder and by encoder rows (van der
     Maaten and Hinton 2008, Visualizing Data using t-SNE)."""
     sample = torch.randperm(len(live_L), generator=generator)[: config.tsne].sort().values
     chosen_n = live_L[sample.to(live_L.device)]
     perplexity = min(_PERPLEXITY, (len(chosen_n) - 1) / 3)
-    return {
-        "perplexity": perplexity,
-        "latents": chosen_n.tolist(),
-        "expert": block_M[chosen_n].tolist(),
-        "decoder": _map(sae.w_dec[chosen_n], perplexity, config.seed),
-        "encoder": _map(sae.w_enc[chosen_n], perplexity, config.seed),
-    }
+    return Tsne(
+        perplexity,
+        chosen_n.tolist(),
+        block_M[chosen_n].tolist(),
+        _map(sae.w_dec[chosen_n], perplexity, config.seed),
+        _map(sae.w_enc[chosen_n], perplexity, config.seed),
+    )
 
 
-def _map(rows_nD: Tensor, perplexity: float, seed: int) -> Sequence[Sequence[float]]:
+def _map(rows_nD: Tensor, perplexity: float, seed: int) -> list[list[float]]:
     from sklearn.manifold import TSNE
 
     place = TSNE(perplexity=perplexity, init="pca", random_state=seed % 2**32)
-    found: Sequence[Sequence[float]] = (
-        place.fit_transform(unit(rows_nD).cpu().numpy()).round(2).tolist()
-    )
+    found: list[list[float]] = place.fit_transform(unit(rows_nD).cpu().numpy()).round(2).tolist()
     return found

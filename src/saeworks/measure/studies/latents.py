@@ -7,7 +7,7 @@ context, t and m latents of a tile.
 import zlib
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any, final
+from typing import Any, Literal, final
 
 import numpy as np
 import torch
@@ -29,7 +29,9 @@ from saeworks.measure.studies.contexts import (
 )
 from saeworks.measure.studies.pieces import Pieces
 from saeworks.measure.studies.reconstruction import SiteSums, Tally
+from saeworks.results.records import plain
 from saeworks.results.result import Result
+from saeworks.results.series import Choice, Histogram, Latent, Neighbour, TokenContext
 
 QUANTILES = 4
 """Contexts shown beside those with the largest activations, spread over the sampled ones."""
@@ -124,12 +126,8 @@ def _watcher(site: str, sae: SAE, sums: SiteSums, config: EvalConfig, held_out: 
 def _series(watcher: Watcher, sums: SiteSums, held_out: HeldOut, pieces: Pieces) -> dict[str, Any]:
     about = _About(watcher, sums, held_out, pieces)
     return {
-        "choice": {
-            "width": watcher.sae.width,
-            "live": int((sums.fired > 0).sum()),
-            "how": HOW_CHOSEN,
-        },
-        "latents": Rows(len(about.chosen), about.latent),
+        "choice": plain(Choice(watcher.sae.width, int((sums.fired > 0).sum()), HOW_CHOSEN)),
+        "latents": Rows(len(about.chosen), lambda slot: plain(about.latent(slot))),
     }
 
 
@@ -147,50 +145,50 @@ class _About:
         )
         self.numbers = _document_numbers(held_out)
 
-    def latent(self, slot: int) -> dict[str, Any]:
+    def latent(self, slot: int) -> Latent:
         """One latent, as in the result."""
         peak = self.peak[slot]
-        return {
-            "latent": self.chosen[slot],
-            "frequency": self.fired[slot] / self.held_out.kept,
-            "mean_activation": self.total[slot] / self.fired[slot],
-            "max_activation": peak,
-            "histogram": {
-                "edges": [_round(peak * edge / BINS) for edge in range(BINS + 1)],
-                "counts": self.counts[slot].tolist(),
-            },
-            "neighbours": [
-                {"latent": latent, "cosine": _round(cosine)}
-                for latent, cosine in zip(
-                    self.nearest[slot].tolist(), self.cosines[slot].tolist(), strict=True
-                )
-            ],
-            "contexts": self._contexts(slot),
-        }
+        nearest = zip(self.nearest[slot].tolist(), self.cosines[slot].tolist(), strict=True)
+        return Latent(
+            latent=self.chosen[slot],
+            frequency=self.fired[slot] / self.held_out.kept,
+            mean_activation=self.total[slot] / self.fired[slot],
+            max_activation=peak,
+            histogram=Histogram(
+                [_round(peak * edge / BINS) for edge in range(BINS + 1)],
+                self.counts[slot].tolist(),
+            ),
+            neighbours=[Neighbour(latent, _round(cosine)) for latent, cosine in nearest],
+            contexts=self._contexts(slot),
+        )
 
-    def _contexts(self, slot: int) -> list[dict[str, Any]]:
+    def _contexts(self, slot: int) -> list[TokenContext]:
         top, sampled = self.pools
         best, others = _filled(top, slot), _filled(sampled, slot)
         shown = {int(top.document[slot, at]) for at in best}
         rest = [at for at in others if int(sampled.document[slot, at]) not in shown]
         spread = {round(at) for at in np.linspace(0, len(rest) - 1, QUANTILES)} if rest else ()
-        picked = [("top", top, at) for at in best]
-        picked += [("quantile", sampled, rest[at]) for at in sorted(spread)]
-        return [{"kind": kind} | self._context(pool, slot, at) for kind, pool, at in picked]
+        return [
+            *(self._context("top", top, slot, at) for at in best),
+            *(self._context("quantile", sampled, slot, rest[at]) for at in sorted(spread)),
+        ]
 
-    def _context(self, pool: Pool, slot: int, at: int) -> dict[str, Any]:
+    def _context(
+        self, kind: Literal["top", "quantile"], pool: Pool, slot: int, at: int
+    ) -> TokenContext:
         sequence, peak = divmod(int(pool.place[slot, at]), self.held_out.tokens_NT.shape[1])
         document_T = self.held_out.document_NT[sequence]
         inside = range(max(0, peak - BEFORE), min(len(document_T), peak + AFTER + 1))
         inside_W = [place for place in inside if document_T[place] == document_T[peak]]
         tokens_T = self.held_out.tokens_NT[sequence]
         activations = pool.activations[slot, at].tolist()
-        return {
-            "tokens": self.pieces.window(tokens_T[inside_W].tolist()),
-            "activations": [_round(activations[place - peak + BEFORE]) for place in inside_W],
-            "peak": inside_W.index(peak),
-            "document": self.numbers[int(pool.document[slot, at])],
-        }
+        return TokenContext(
+            kind,
+            self.pieces.window(tokens_T[inside_W].tolist()),
+            [_round(activations[place - peak + BEFORE]) for place in inside_W],
+            inside_W.index(peak),
+            self.numbers[int(pool.document[slot, at])],
+        )
 
 
 def _neighbours(

@@ -23,7 +23,9 @@ from saeworks.measure.studies import outliers
 from saeworks.measure.studies.outliers import SiteMeans, Usual
 from saeworks.measure.sums import PerDocument
 from saeworks.results.metric import Metric, Value
+from saeworks.results.records import plain
 from saeworks.results.result import Result
+from saeworks.results.series import Histogram
 
 METRICS = {
     "fvu": Metric(
@@ -306,8 +308,5 @@ def _histogram(fired_M: Tensor, tokens: int) -> dict[str, Any]:
     low = int(np.floor(np.log10(1.0 / tokens)))
     edges = np.round(np.linspace(low, 0, 5 * -low + 1), 6) if low < 0 else np.array([-1.0, 0.0])
     counts, _ = np.histogram(np.log10(fired[fired > 0] / tokens), bins=edges)
-    return {
-        "edges": edges.tolist(),
-        "counts": counts.tolist(),
-        "dead": int((fired == 0).sum()),
-    }
+    drawn: dict[str, Any] = plain(Histogram(edges.tolist(), counts.tolist()))
+    return drawn | {"dead": int((fired == 0).sum())}

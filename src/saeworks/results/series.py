@@ -1,0 +1,212 @@
+"""Series of results: what a page reads of a site beyond single numbers.
+
+The study that measures builds a record; its result holds it as plain JSON; the report reads it as
+the same record. N experts or blocks, n latents on a map.
+"""
+
+from typing import Literal
+
+from pydantic import RootModel
+from pydantic.dataclasses import dataclass
+
+from saeworks.config import STRICT
+from saeworks.results.records import check_lengths
+
+Matrix = list[list[float | None]]
+
+
+@dataclass(frozen=True, config=STRICT)
+class Histogram:
+    """Counts between consecutive edges."""
+
+    edges: list[float]
+    counts: list[int]
+
+    def __post_init__(self) -> None:
+        if len(self.edges) != len(self.counts) + 1:
+            raise ValueError("a histogram has one edge more than counts")
+
+
+@dataclass(frozen=True, config=STRICT)
+class Neighbour:
+    """Another latent of the same SAE and the cosine of their decoder rows."""
+
+    latent: int
+    cosine: float | None
+
+
+@dataclass(frozen=True, config=STRICT)
+class TokenContext:
+    """A stretch of text with one latent's activation on each token."""
+
+    kind: Literal["top", "quantile"]
+    """Among the largest activations, or at a quantile of a sample."""
+    tokens: list[str]
+    activations: list[float | None]
+    peak: int
+    """Place of the largest activation."""
+    document: int
+    """Number in the corpus."""
+
+    def __post_init__(self) -> None:
+        tokens, activations = len(self.tokens), len(self.activations)
+        if tokens != activations:
+            raise ValueError(f"a context of {tokens} tokens and {activations} activations")
+        if not 0 <= self.peak < tokens:
+            raise ValueError(f"a context of {tokens} tokens with its peak at {self.peak}")
+
+
+@dataclass(frozen=True, config=STRICT)
+class Latent:
+    """One latent of the browser."""
+
+    latent: int
+    frequency: float | None
+    mean_activation: float | None
+    """Over the tokens on which it fires."""
+    max_activation: float | None
+    histogram: Histogram
+    """Its activations."""
+    neighbours: list[Neighbour]
+    contexts: list[TokenContext]
+
+
+@dataclass(frozen=True, config=STRICT)
+class Choice:
+    """How the browser's latents were chosen, and among how many."""
+
+    width: int
+    live: int
+    how: str
+
+
+@dataclass(frozen=True, config=STRICT)
+class Load:
+    """Shares of the visits, mean confidence and live latents of each expert."""
+
+    share: list[float]
+    confidence: list[float | None]
+    live: list[int]
+
+    def __post_init__(self) -> None:
+        check_lengths(self.share, self.confidence, self.live)
+
+
+@dataclass(frozen=True, config=STRICT)
+class Overlap:
+    """Of the chosen expert's active directions, those that another has, too."""
+
+    matrix: Matrix | None
+    """[N, N]; None where N is large."""
+
+
+@dataclass(frozen=True, config=STRICT)
+class Domains:
+    """Over which experts the visits of each domain go."""
+
+    labels: list[str]
+    share: Matrix
+    """A row per label, a column per expert."""
+    documents: list[int]
+
+    def __post_init__(self) -> None:
+        check_lengths(self.labels, self.share, self.documents)
+
+
+@dataclass(frozen=True, config=STRICT)
+class Similarity:
+    """Between blocks: the experts, or equal runs of latents."""
+
+    kind: Literal["experts", "cut"]
+    blocks: int
+    live: list[int]
+    """Live latents of each block."""
+    matrix: Matrix | None
+    """[N, N] mean cosines; None where N is large."""
+    control: Matrix | None
+    """The same with latents shuffled over the blocks."""
+
+    def __post_init__(self) -> None:
+        for matrix in (self.matrix, self.control):
+            if matrix is not None:
+                check_lengths(range(self.blocks), matrix, *matrix)
+
+
+@dataclass(frozen=True, config=STRICT)
+class Duplicates:
+    """Shares of live latents with a neighbour beyond each threshold, and of random rows."""
+
+    thresholds: list[float]
+    shares: list[float | None]
+    random: list[float | None]
+
+    def __post_init__(self) -> None:
+        check_lengths(self.thresholds, self.shares, self.random)
+
+
+@dataclass(frozen=True, config=STRICT)
+class Nearest:
+    """Live latents by the cosine with their nearest neighbour, and random rows by theirs."""
+
+    edges: list[float]
+    counts: list[int]
+    random: list[int]
+    random_rows: int
+
+    def __post_init__(self) -> None:
+        check_lengths(self.edges[1:], self.counts, self.random)
+
+
+@dataclass(frozen=True, config=STRICT)
+class Tsne:
+    """Places of live latents on two maps."""
+
+    perplexity: float
+    latents: list[int]
+    expert: list[int]
+    """Or block."""
+    decoder: list[list[float]]
+    """[n, 2], by decoder rows."""
+    encoder: list[list[float]]
+
+    def __post_init__(self) -> None:
+        check_lengths(self.latents, self.expert, self.decoder, self.encoder)
+        check_lengths((0, 0), *self.decoder, *self.encoder)
+
+
+@dataclass(frozen=True, config=STRICT)
+class Queen:
+    """Concepts with different latents in different experts, over thresholds of φ."""
+
+    thresholds: list[float]
+    queen: list[float | None]
+    coded: list[float | None]
+
+    def __post_init__(self) -> None:
+        check_lengths(self.thresholds, self.queen, self.coded)
+
+
+@dataclass(frozen=True, config=STRICT)
+class Coded:
+    """A concept's latent in one expert."""
+
+    expert: int
+    latent: int
+    phi: float
+
+
+@dataclass(frozen=True, config=STRICT)
+class Concept:
+    """A known concept, where it is coded."""
+
+    concept: str
+    value: str
+    places: int
+    """Experts in which it could be."""
+    coded: list[Coded]
+    cosine: float | None
+    """Mean over pairs of the latents' decoder rows."""
+
+
+class Concepts(RootModel[list[Concept]]):
+    """All that could be coded in two places or more."""
