@@ -102,6 +102,9 @@ def test_histograms_of_other_things_have_their_own_place_or_title(make_suite):
         "schema": 1,
         "evaluation": "geometry",
         "title": "Geometry",
+        "config": {},
+        "tokens": 9,
+        "documents": 3,
         "series": {"layers.0": {"nearest": other}},
     }
     (suite / "results" / "geometry.json").write_text(json.dumps(nearest), encoding="utf-8")
