@@ -5,7 +5,7 @@ from pathlib import Path
 
 from experiments.runs import RUNS
 from saeworks.config import read_yaml
-from saeworks.groups.plan import Plan
+from saeworks.results.plan import Plan
 from saeworks.suite import find_suites
 
 HERE = Path(__file__).parent

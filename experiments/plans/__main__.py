@@ -15,7 +15,7 @@ from pathlib import Path
 from experiments.runs import RUNS, Given, saeworks, steps
 from experiments.tables import layer, table
 from saeworks.groups.partition import curve
-from saeworks.groups.plan import Plan
+from saeworks.results.plan import Plan
 
 HERE = Path(__file__).parent
 REAL = Path(os.environ.get("SAEWORKS_REAL_DATA", "../shared/models"))

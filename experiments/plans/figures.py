@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 
 from experiments.figures import COLOURS, save
 from experiments.tables import layer
-from saeworks.groups.plan import Plan
+from saeworks.results.plan import Plan
 
 
 def figure(plan: Plan, path: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 from helpers.toys import random_text, saved_llama
 from saeworks.cli.main import main
-from saeworks.groups.plan import Plan
+from saeworks.results.plan import Plan
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,7 @@ from saeworks.errors import UserError
 from saeworks.groups import partition as parts
 from saeworks.groups.grouping import Groupings
 from saeworks.groups.plan import make_plan
+from saeworks.results.groups import amad
 
 WIDTHS = dict.fromkeys(SITES, 8)
 MODEL = Groupings(WIDTHS, "f" * 64, "tiny")
@@ -43,7 +44,7 @@ def test_a_plan_gives_its_own_groups(plan: str) -> None:
         [SITES[i] for i in group] for group in partition
     ]
     assert grouping.name == "g3-complete"
-    assert grouping.amad == parts.amad(distances, partition)
+    assert grouping.amad == amad(distances, partition)
     assert grouping.plan is not None and len(grouping.plan) == 64
 
 

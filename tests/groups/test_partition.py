@@ -13,6 +13,7 @@ from scipy.spatial.distance import squareform
 import saeworks as sw
 from saeworks.errors import UserError
 from saeworks.groups import partition as parts
+from saeworks.results.groups import check_distances, user_groups
 
 PYTHIA_160M = [0.450, 0.372, 0.314, 0.267, 0.231, 0.179, 0.118, 0.075, 0.044, 0.019]
 PYTHIA_1B = [
@@ -226,7 +227,7 @@ def test_bad_distances(distances: Any, said: str) -> None:
 def test_rounding_of_the_mirror_image_is_forgiven() -> None:
     d = changed({})
     d[1, 2] += 1e-12
-    assert parts.check_distances(d)[1, 2] == parts.check_distances(d)[2, 1]
+    assert check_distances(d)[1, 2] == check_distances(d)[2, 1]
 
 
 @pytest.mark.parametrize(
@@ -275,7 +276,7 @@ WIDTHS = {"layers.0": 16, "layers.1": 16, "layers.2": 8}
 
 
 def test_groups_of_a_user() -> None:
-    assert parts.user_groups([["layers.1"], ["layers.2", "layers.0"]], SITES) == [[0, 2], [1]]
+    assert user_groups([["layers.1"], ["layers.2", "layers.0"]], SITES) == [[0, 2], [1]]
 
 
 @pytest.mark.parametrize(
@@ -290,5 +291,5 @@ def test_groups_of_a_user() -> None:
 )
 def test_bad_groups_of_a_user(groups: list[list[str]], said: str) -> None:
     with pytest.raises(UserError, match=said) as caught:
-        parts.user_groups(groups, SITES, WIDTHS)
+        user_groups(groups, SITES, WIDTHS)
     assert "\n" not in str(caught.value)

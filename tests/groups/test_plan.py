@@ -12,7 +12,8 @@ import pytest
 from helpers.plans import SITES, measured
 from saeworks.errors import UserError
 from saeworks.groups import partition as parts
-from saeworks.groups.plan import Plan, make_plan
+from saeworks.groups.plan import make_plan
+from saeworks.results.plan import Plan
 
 
 def test_the_smallest_number_of_groups_below_the_threshold() -> None:
@@ -92,7 +93,7 @@ def _set(*path: Any, to: Any) -> Callable[[Any], None]:
         (_set("groups", "../up", to=[]), "no name of a folder"),
         (_set("sites", 1, to="layers.0"), "names one site twice"),
         (_set("distances", "raw", 0, 1, to=0.9), r"distances\[0, 1\] = 0.9 but"),
-        (_set("distances", "raw", 0, 1, to=float("nan")), "must be finite"),
+        (_set("distances", "raw", 0, 1, to=float("nan")), "not a finite number"),
         (_set("distances", "raw", 0, 1, to=None), "'distances.raw.0.1' = None"),
         (_set("distances", "centred", 2, 2, to=0.5), "must be 0"),
         (_set("distances", "stderr", 0, to=[0.0]), r"stderr is not \[5, 5\]"),

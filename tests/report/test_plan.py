@@ -1,6 +1,7 @@
 """The page of a plan, from its JSON alone."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 
 from saeworks.errors import UserError
 from saeworks.report.plan import _boxes, write_plan_page
+from saeworks.results.groups import measure
 
 HOSTILE = "<img src=x onerror=alert(1)>"
 
@@ -15,11 +17,11 @@ HOSTILE = "<img src=x onerror=alert(1)>"
 def plan() -> dict[str, Any]:
     """Four sites; 0 and 2 are alike, and so are 1 and 3."""
     d = [[0.0, 0.4, 0.1, 0.5], [0.4, 0.0, 0.3, 0.2], [0.1, 0.3, 0.0, 0.45], [0.5, 0.2, 0.45, 0.0]]
-    points = [(1, 0.5, [[0, 1, 2, 3]]), (2, 0.15, [[0, 2], [1, 3]])]
-    points += [(3, 0.03, [[0, 2], [1], [3]]), (4, 0.0, [[0], [1], [2], [3]])]
+    partitions = [[[0, 1, 2, 3]], [[0, 2], [1, 3]], [[0, 2], [1], [3]], [[0], [1], [2], [3]]]
     return {
         "schema": 1,
         "model": HOSTILE,
+        "revision": None,
         "fingerprint": "f" * 64,
         "text": {"source": "embedded"},
         "sites": [f"layers.{i}" for i in range(4)],
@@ -34,10 +36,7 @@ def plan() -> dict[str, Any]:
             "stderr": [[0.01] * 4] * 4,
             "stderr_centred": [[None] * 4] * 4,
         },
-        "curve": [
-            {"groups": g, "amad": a, "weighted": a, "largest": a, "partition": p}
-            for g, a, p in points
-        ],
+        "curve": [asdict(measure(d, partition)) for partition in partitions],
         "linkage": [[0.0, 2.0, 0.1, 2.0], [1.0, 3.0, 0.2, 2.0], [4.0, 5.0, 0.5, 4.0]],
         "tokens": 1000,
         "documents": 10,
@@ -69,7 +68,7 @@ def test_the_page_holds_every_part(tmp_path: Path) -> None:
 
 def test_the_chosen_number_is_marked(tmp_path: Path) -> None:
     series = {one["name"]: one for one in drawn(written(tmp_path, plan()))["curves"][0]["series"]}
-    assert (series["chosen"]["x"], series["chosen"]["y"]) == ([2], [0.15])
+    assert (series["chosen"]["x"], series["chosen"]["y"]) == ([2], [pytest.approx(0.15)])
     assert series["threshold"]["y"] == [0.2, 0.2]
     given = drawn(written(tmp_path, {**plan(), "method": "user", "threshold": None}))
     names = [one["name"] for one in given["curves"][0]["series"]]
@@ -104,6 +103,6 @@ def test_groups_are_outlined_where_their_cells_are(tmp_path: Path) -> None:
     ],
 )
 def test_a_broken_plan_is_one_line(tmp_path: Path, change: dict[str, Any]) -> None:
-    with pytest.raises(UserError, match=r"plan\.json is not a plan"):
+    with pytest.raises(UserError, match=r"plan .*plan\.json: "):
         written(tmp_path, {**plan(), **change})
     assert not (tmp_path / "page").exists()

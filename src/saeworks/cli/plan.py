@@ -10,11 +10,12 @@ from saeworks.cli.printing import print_json, say, speaker
 from saeworks.config import Device, ModelConfig, RunConfig, TextConfig, TrainConfig
 from saeworks.errors import DONE, UserError
 from saeworks.files.folders import make_ready
+from saeworks.results.names import PLAN
 
 if TYPE_CHECKING:
     from saeworks.groups.distances import AngularDistances
-    from saeworks.groups.plan import Plan as GroupPlan
     from saeworks.lm.model import LanguageModel
+    from saeworks.results.plan import Plan as GroupPlan
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ class Plan:
             matrix=self.matrix,
         )
         plan = _with_savings(plan, lm)
-        path = out / "plan.json"
+        path = out / PLAN
         plan.write(path)
         page = write_plan_page(path, out)
         if self.json:
@@ -159,7 +160,7 @@ def _tenths(tell: Callable[[str], None]) -> Callable[[float], None]:
 def print_plan(plan: "GroupPlan") -> None:
     """A row per group, and what is known of every number of groups."""
     from saeworks.cli.tables import print_table
-    from saeworks.groups.partition import diameters
+    from saeworks.results.groups import diameters
 
     say(
         f"{plan.model}: {len(plan.groups)} groups by {plan.method}, over {plan.tokens:,} tokens of "

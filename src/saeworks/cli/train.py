@@ -36,7 +36,7 @@ class Train(RunOptions):
         if self.keys:
             print_keys()
             return DONE
-        from saeworks.groups.plan import Plan
+        from saeworks.results.plan import Plan
         from saeworks.suite import find_suites
         from saeworks.train.job import train_run
 

@@ -9,7 +9,8 @@ from saeworks.config import GroupsConfig, from_mapping
 from saeworks.errors import UserError
 from saeworks.files.access import sha256
 from saeworks.groups import partition as parts
-from saeworks.groups.plan import Plan
+from saeworks.results.groups import Partition, amad, user_groups
+from saeworks.results.plan import Plan
 
 PER_SITE = "per-site"
 
@@ -108,7 +109,7 @@ class Groupings:
             if getattr(spec, key) is not None:
                 raise UserError(f"{key} does not go with groups that are named; leave it out")
         named = [list(g) if isinstance(g, tuple) else [str(g)] for g in spec.groups or ()]  # type: ignore[union-attr]
-        return self._grouping(parts.user_groups(named, self._sites, self.widths), "user", spec)
+        return self._grouping(user_groups(named, self._sites, self.widths), "user", spec)
 
     def _even(self, number: int, spec: GroupsConfig) -> Grouping:
         sites = len(self._sites)
@@ -138,14 +139,14 @@ class Groupings:
 
     def _grouping(
         self,
-        partition: parts.Partition,
+        partition: Partition,
         method: str,
         spec: GroupsConfig,
         plan: Plan | None = None,
         objective: str | None = None,
     ) -> Grouping:
         names = [[self._sites[i] for i in group] for group in partition]
-        parts.user_groups(names, self._sites, self.widths)  # one width in a group
+        user_groups(names, self._sites, self.widths)  # one width in a group
         name = f"g{len(partition)}-{method}"
         name += f"-{objective}" if objective not in (None, "amad") else ""
         name += "-all" if spec.draw == "all" else ""
@@ -155,7 +156,7 @@ class Groupings:
             method,
             spec.draw,
             objective,
-            None if plan is None else parts.amad(plan.measured, partition),
+            None if plan is None else amad(plan.measured, partition),
             None if spec.plan is None else sha256(Path(spec.plan)),
         )
 

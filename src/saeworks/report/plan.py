@@ -7,58 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from pydantic import BaseModel, ConfigDict, ValidationError
 
 from saeworks import __version__
-from saeworks.errors import UserError
-from saeworks.files.access import read_json, write_text
+from saeworks.files.access import write_text
 from saeworks.report.build import embedded_json, write_assets
 from saeworks.report.numbers import count, number
+from saeworks.results.plan import Plan
 
 SCRIPTS = ("charts.js", "heat.js")
 
-Matrix = list[list[float | None]]
 Chart = dict[str, Any]
-
-
-class _Record(BaseModel):
-    model_config = ConfigDict(extra="ignore", frozen=True, allow_inf_nan=False)
-
-
-class _Distances(_Record):
-    raw: Matrix
-    centred: Matrix
-    stderr: Matrix
-    stderr_centred: Matrix
-
-
-class _Point(_Record):
-    groups: int
-    amad: float
-    weighted: float
-    largest: float
-    partition: list[list[int]]
-
-
-class _Plan(_Record):
-    model: str
-    fingerprint: str
-    text: dict[str, Any]
-    sites: list[str]
-    groups: dict[str, list[str]]
-    method: str
-    objective: str | None
-    threshold: float | None
-    matrix: str
-    distances: _Distances
-    curve: list[_Point]
-    linkage: list[tuple[float, float, float, float]]
-    tokens: int
-    documents: int
-    mean_tokens: int
-    seed: int
-    saving: list[float] | None = None
-    saving_of: str | None = None
 
 
 def write_plan_page(plan_path: Path, out: Path) -> Path:
@@ -70,11 +28,8 @@ def write_plan_page(plan_path: Path, out: Path) -> Path:
     Raises:
         UserError: if the file is no plan, or `out` cannot be written.
     """
-    try:
-        plan = _Plan.model_validate(read_json(plan_path, "plan"))
-        shown = _shown(plan)
-    except (ValidationError, LookupError):
-        raise UserError(f"{plan_path} is not a plan; make it anew with `saeworks plan`") from None
+    plan = Plan.read(plan_path)
+    shown = _shown(plan)
     environment = Environment(
         loader=PackageLoader("saeworks.report"),
         autoescape=True,
@@ -96,7 +51,7 @@ def write_plan_page(plan_path: Path, out: Path) -> Path:
     return out / "index.html"
 
 
-def _facts(plan: _Plan) -> list[tuple[str, str]]:
+def _facts(plan: Plan) -> list[tuple[str, str]]:
     how = {"user": "given by hand"}.get(plan.method, plan.method)
     if plan.objective:
         how += f", least {plan.objective}"
@@ -112,7 +67,7 @@ def _facts(plan: _Plan) -> list[tuple[str, str]]:
     ]
 
 
-def _shown(plan: _Plan) -> dict[str, Any]:
+def _shown(plan: Plan) -> dict[str, Any]:
     """All that the scripts draw."""
     place = {site: at for at, site in enumerate(plan.sites)}
     groups = [[place[site] for site in group] for group in plan.groups.values()]
@@ -157,7 +112,7 @@ def _boxes(groups: Sequence[Sequence[int]]) -> list[list[int]]:
     return out
 
 
-def _curve(plan: _Plan) -> Chart:
+def _curve(plan: Plan) -> Chart:
     x = [point.groups for point in plan.curve]
     chosen = len(plan.groups)
     lines = [
@@ -197,7 +152,7 @@ def _series(name: str, x: Sequence[Any], y: Sequence[Any], ink: int, kind: str) 
     }
 
 
-def _dendrogram(plan: _Plan) -> Chart:
+def _dendrogram(plan: Plan) -> Chart:
     """Every merge as three sides of a box, from its two clusters up to their distance."""
     sites = len(plan.sites)
     children: dict[int, tuple[int, int]] = {}

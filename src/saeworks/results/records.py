@@ -98,6 +98,8 @@ def parse_text(cls: type[T], text: str | bytes, where: str, way_out: str, *place
         record: T = _adapter(cls).validate_json(text)
     except ValidationError as error:
         raise UserError(f"{where}: {_explain(error, place)}; {way_out}") from None
+    except UserError as error:  # of a __post_init__, which knows the value but not its place
+        raise UserError(f"{where}: {error}") from None
     return record
 
 
