@@ -96,9 +96,9 @@ def test_damage_is_noticed_before_anything_is_loaded(
     ("change", "message"),
     [
         (lambda m: m.update(schema=3), "has schema 3; this version reads 1 and 2"),
-        (lambda m: m.pop("sites"), "lacks sites"),
-        (lambda m: m.update(sites=[1]), "is not a suite's"),
-        (lambda m: m["sites"]["layers.0"].pop("group"), "is not a suite's"),
+        (lambda m: m.pop("sites"), "'sites' is missing"),
+        (lambda m: m.update(sites=[1]), "'sites': input should be an object"),
+        (lambda m: m["sites"]["layers.0"].pop("group"), "group' is missing"),
         (lambda m: m["sites"]["layers.0"].update(group="../../x"), "leads outside the suite"),
         (lambda m: m["sites"]["layers.0"].update(group="/etc"), "not among its group"),
         (lambda m: m["files"].update({"../outside": "0"}), "leads outside the suite"),

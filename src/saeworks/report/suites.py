@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from saeworks.errors import UserError, shown
-from saeworks.files.access import inside, is_file, read_json, read_shapes, real
+from saeworks.files.access import inside, is_file, read_json, read_shapes, real, what_is
 from saeworks.files.seals import (
     REPAIR,
     RESULTS,
@@ -171,10 +171,15 @@ def _read_suite(path: Path, label: str, meta: SuiteMeta) -> SuiteData:
         _histograms(path, results),
         latents,
         _read_options(path, meta),
-        Comparison.read(path) if is_file(path / RESULTS / COMPARISON) else None,
-        AuditResult.read(path / RESULTS / AUDIT) if is_file(path / RESULTS / AUDIT) else None,
+        Comparison.read(path) if _is_there(path / RESULTS / COMPARISON) else None,
+        AuditResult.read(path / RESULTS / AUDIT) if _is_there(path / RESULTS / AUDIT) else None,
         _read_parameters(path, meta),
     )
+
+
+def _is_there(path: Path) -> bool:
+    """Whether anything is, though it be no file: then reading it says so."""
+    return what_is(path) != "none"
 
 
 def _histograms(path: Path, results: Sequence[Result]) -> dict[str, dict[str, Histogram]]:
