@@ -34,14 +34,20 @@ ARROWS: dict[str, set[str]] = {
     "cost.bench_step": LEAVES | {"dictionary", "train"},
     "cost.bench_lm": LEAVES | {"lm"},
     "cost.calibrate": LEAVES | {"dictionary", "lm", "activations", "train", "cost", "measure"},
-    "train.error_job": LEAVES | {"dictionary", "lm", "activations", "suite", "measure"},
+    "train.error_target": LEAVES | {"dictionary", "lm", "activations", "suite", "measure"},
     "train.tensors": LEAVES | {"activations", "groups", "suite", "train", "measure"},
-    "train.job": LEAVES
-    | {"lm", "activations", "groups", "suite", "train", "measure", "cost", "cost.calibrate"}
-    | {"train.error_job"},
+    "train.live_job": LEAVES
+    | {"lm", "activations", "groups", "train", "measure", "cost", "cost.calibrate"}
+    | {"train.error_target"},
+    "train.cached_job": LEAVES
+    | {"activations", "groups", "train", "measure", "cost", "cost.calibrate"},
+    "train.caching": LEAVES
+    | {"activations", "suite", "train", "measure", "train.cached_job", "train.live_job"},
+    "train.job": LEAVES | {"train", "cost", "cost.calibrate", "train.cached_job", "train.live_job"},
     "cli": LEAVES
     | {"dictionary", "lm", "groups", "suite", "measure", "report", "interop", "cost"}
-    | {"cost.calibrate", "cost.bench_step", "cost.bench_lm", "train.job"},
+    | {"cost.calibrate", "cost.bench_step", "cost.bench_lm"}
+    | {"train.job", "train.live_job", "train.cached_job", "train.caching"},
     "__main__": {"cli"},
 }
 """What each part may import, besides itself and the package's version.

@@ -15,7 +15,7 @@ from saeworks.measure.comparing.compare import compared_with
 from saeworks.measure.comparing.over_seeds import over_seeds
 from saeworks.results.comparison import Comparison
 from saeworks.suite import load_suite
-from saeworks.train.job import Job, flops_of
+from saeworks.train.live_job import LiveJob
 
 METRICS = ("fvu", "delta_ce")
 
@@ -72,14 +72,14 @@ def variant(name: str, suites: Mapping[int, Mapping[str, Path]]) -> Found:
 
 def costs(suites: Mapping[str, Path]) -> dict[str, dict[str, float]]:
     """Operations of each variant's training, the language model's reading included."""
-    jobs: dict[str, Job] = {}
+    jobs: dict[str, LiveJob] = {}
     flops = {}
     for name, path in suites.items():
         meta = load_suite(path).meta
         key = json.dumps(meta["config"])
         if key not in jobs:
-            jobs[key] = Job.prepare(from_mapping(RunConfig, meta["config"], str(path)))
-        flops[name] = flops_of(jobs[key].work, meta["variant"])
+            jobs[key] = LiveJob.prepare(from_mapping(RunConfig, meta["config"], str(path)))
+        flops[name] = jobs[key].work.flops_of(meta["variant"])
     return flops
 
 

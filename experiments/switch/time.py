@@ -16,7 +16,7 @@ from saeworks.dictionary.normaliser import Normaliser
 from saeworks.dictionary.registry import ARCHS, sae_config
 from saeworks.measure.banks import for_each_site
 from saeworks.measure.suites import held_out_tokens
-from saeworks.train.job import Job
+from saeworks.train.live_job import LiveJob
 from saeworks.train.optimiser import DictionaryAdam
 from saeworks.train.step import train_step
 
@@ -30,7 +30,9 @@ def measure(configs: Sequence[Path]) -> dict[str, Any]:
 
     No latent is dead, so AuxK is not among what is timed.
     """
-    jobs = [Job.prepare(from_mapping(RunConfig, read_yaml(path), str(path))) for path in configs]
+    jobs = [
+        LiveJob.prepare(from_mapping(RunConfig, read_yaml(path), str(path))) for path in configs
+    ]
     parts = {part.variant: part for job in jobs for part in job.work.parts}
     batch_rows = jobs[0].work.batch
     torch.set_num_threads(1)
@@ -59,7 +61,7 @@ def measure(configs: Sequence[Path]) -> dict[str, Any]:
     }
 
 
-def rows(job: Job, count: int) -> torch.Tensor:
+def rows(job: LiveJob, count: int) -> torch.Tensor:
     """A batch of normalised activations."""
     config = job.config
     held_out = held_out_tokens(job.lm, config.text, config.seed, count)

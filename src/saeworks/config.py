@@ -249,6 +249,16 @@ DEFAULT_SAE: dict[str, Any] = {"arch": "topk", "expansion": 8, "k": 32}
 
 
 @dataclass(frozen=True, config=STRICT)
+class SourceConfig:
+    """Where activations come from, if not from the language model as it reads."""
+
+    cache: str | None = None
+    """A folder that `saeworks cache` wrote: train on the activations in it, and load no language
+    model. Model, text, sites, seed and buffer are the cache's, and may be given only as they are
+    there (of the sites some, by name)."""
+
+
+@dataclass(frozen=True, config=STRICT)
 class RunConfig:
     """A training run: one language-model pass, every site, every variant."""
 
@@ -268,6 +278,7 @@ class RunConfig:
     error: ErrorConfig | None = None
     """Train on the error of another suite's SAEs: a mapping of `suite`, `component`, `tokens`. By
     default on activations."""
+    source: SourceConfig = field(default_factory=SourceConfig)
     buffer: BufferConfig = field(default_factory=BufferConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     seed: int = 0
@@ -641,6 +652,15 @@ def parse_bytes(text: str) -> int:
     if size <= 0:
         raise UserError(f"memory {text!r}: write a positive size such as '512MiB' or '4GiB'")
     return size
+
+
+def show_bytes(size: float | int) -> str:
+    """A number of bytes as a person reads it: `1.25 GiB`."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if size < 1000:
+            return f"{size:.3g} {unit}"
+        size /= 1024
+    return f"{size:,.3g} TiB"
 
 
 def field_docs(cls: type) -> dict[str, str]:

@@ -10,7 +10,8 @@ import torch
 
 from helpers.fakes import FakeLM, FakeStream, StopAt, fake_source, fake_trainer, weights
 from saeworks.activations.error import ErrorSource, Linear, component
-from saeworks.activations.live import LiveSource
+from saeworks.activations.live import RowReader
+from saeworks.activations.ring import RingSource
 from saeworks.dictionary.base import SAE
 from saeworks.dictionary.registry import build_sae
 from saeworks.errors import UserError
@@ -54,8 +55,8 @@ def test_the_parts_are_what_they_are_called() -> None:
 
 
 def test_the_map_is_least_squares_on_the_first_tokens() -> None:
-    source = LiveSource(FakeLM(), FakeStream(), ["layers.0"], _buffer(), 400, 0)
-    x_ND = source._planes["layers.0"]  # as they were read, before any is drawn
+    source = RingSource(RowReader(FakeLM(), FakeStream(), ["layers.0"]), _buffer(), 400, 0)
+    x_ND = source._ring.planes["layers.0"]  # as they were read, before any is drawn
     source.head("layers.0", 1)
     found, sae = fitted()["layers.0"], bank()["layers.0"]
     e_ND = component("e", x_ND[:400], sae, None).double()

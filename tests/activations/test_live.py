@@ -5,12 +5,12 @@ import torch
 
 from helpers.fakes import CONTEXT, FakeLM, FakeStream, fake_source
 from saeworks.activations.base import ActivationBatch
-from saeworks.activations.live import LiveSource, ring_slots
+from saeworks.activations.ring import RingSource, ring_slots
 from saeworks.config import BufferConfig
 from saeworks.errors import UserError
 
 
-def take(source: LiveSource, batches: int) -> list[ActivationBatch]:
+def take(source: RingSource, batches: int) -> list[ActivationBatch]:
     return [next(source) for _ in range(batches)]
 
 

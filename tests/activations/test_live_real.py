@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from saeworks.activations.live import LiveSource
+from saeworks.activations.live import RowReader
+from saeworks.activations.ring import RingSource
 from saeworks.config import BufferConfig, ModelConfig, TextConfig
 from saeworks.lm.model import LanguageModel
 from saeworks.lm.text import Corpus
@@ -27,10 +28,10 @@ def parts(real_data: Path) -> tuple[LanguageModel, Corpus]:
 
 def source(
     parts: tuple[LanguageModel, Corpus], memory: str, sites: tuple[str, ...] = ("layers.*",)
-) -> LiveSource:
+) -> RingSource:
     lm, corpus = parts
     stream, buffer = corpus.stream("train", sequences=64), BufferConfig(memory=memory)
-    return LiveSource(lm, stream, lm.sites(sites), buffer, BATCH, seed=0)
+    return RingSource(RowReader(lm, stream, lm.sites(sites)), buffer, BATCH, seed=0)
 
 
 def test_a_batch_draws_on_a_thousand_documents(parts: tuple[LanguageModel, Corpus]):

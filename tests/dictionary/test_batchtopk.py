@@ -3,9 +3,9 @@
 import pytest
 import torch
 
+from helpers.synthetic import SyntheticSource
 from helpers.toys import auxk_by_angle
 from saeworks import UserError, build_sae
-from saeworks.activations.synthetic import SyntheticConfig, SyntheticSource
 from saeworks.dictionary import selection
 from saeworks.dictionary.base import Batch, Context
 from saeworks.dictionary.initial import geometric_median
@@ -255,11 +255,7 @@ def test_the_threshold_is_the_running_mean_of_the_smallest():
 @pytest.mark.parametrize("noise", [0.0, 0.05])
 def test_held_out_l0_is_k(noise):
     """At a k below what is there, so that the threshold cuts where there is mass."""
-    source = SyntheticSource(
-        SyntheticConfig(d=32, features=64, active=8, coefficients="exponential", noise=noise),
-        batch=512,
-        seed=0,
-    )
+    source = SyntheticSource(512, d=32, features=64, active=8, exponential=True, noise=noise)
     torch.manual_seed(0)
     sae = build_sae("batchtopk", d=32, width=128, k=6)
     sae.initialise(next(source).x["synthetic"], torch.Generator().manual_seed(0))

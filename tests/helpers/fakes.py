@@ -14,12 +14,13 @@ import torch
 from torch import Tensor
 
 from saeworks.activations.base import ActivationBatch, ActivationSource
-from saeworks.activations.live import LiveSource
+from saeworks.activations.live import RowReader
+from saeworks.activations.ring import RingSource
 from saeworks.activations.seeds import generator
 from saeworks.config import BufferConfig, TrainConfig
 from saeworks.groups.grouping import Grouping
 from saeworks.suite import write_suite
-from saeworks.train.trainer import Trained, Trainer
+from saeworks.train.trainer import FinishedVariant, Trainer
 from saeworks.train.variants import (
     Member,
     build_members,
@@ -95,12 +96,13 @@ class FakeStream:
 
 def fake_source(
     seed: int = 0, batch: int = 64, memory: str = "60KiB", **options: Any
-) -> LiveSource:
+) -> RingSource:
     """Two sites; the ring holds a few hundred slots."""
     lm, stream = options.pop("lm", None) or FakeLM(), options.pop("stream", None)
     sites = options.pop("sites", ("layers.0", "layers.1"))
     buffer = BufferConfig(memory=memory, **options)
-    return LiveSource(lm, stream or FakeStream(seed), sites, buffer, batch, seed)
+    rows = RowReader(lm, stream or FakeStream(seed), sites)
+    return RingSource(rows, buffer, batch, seed)
 
 
 class Relay(ActivationSource):
@@ -168,7 +170,7 @@ def fake_trainer(
     variants = expand_variants(saes, source.planes, groupings=groupings)
     whole = {"train": asdict(config), "saes": list(saes), "seed": seed}
 
-    def finish(trained: Trained) -> None:
+    def finish(trained: FinishedVariant) -> None:
         write_suite(
             trained.path,
             variant=trained.variant,

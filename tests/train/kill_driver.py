@@ -13,21 +13,20 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from helpers.fakes import CONFIG, fake_source, fake_trainer, shorter
-from saeworks.activations.live import LiveSource
+from helpers.fakes import CONFIG, Relay, fake_source, fake_trainer, shorter
+from saeworks.activations.base import ActivationBatch
 
 
-class SlowSource(LiveSource):
-    """A live source with a pause before every batch."""
+class Slow(Relay):
+    """A pause before every batch."""
 
-    def __next__(self):  # type: ignore[no-untyped-def]
+    def change(self, batch: ActivationBatch) -> ActivationBatch:
         time.sleep(0.01)
-        return super().__next__()
+        return batch
 
 
 def train(out: Path, seed: int) -> None:
-    config, source = shorter(CONFIG, tokens=64 * 100), fake_source(seed)
-    source.__class__ = SlowSource
+    config, source = shorter(CONFIG, tokens=64 * 100), Slow(fake_source(seed))
     (out.parent / f"{out.name}.said").touch()
     with (out.parent / f"{out.name}.said").open("a") as said:
         outcome = fake_trainer(out, config, seed, source, say=lambda line: _say(said, line)).run()

@@ -1,8 +1,8 @@
 """Small runs of every source, each in a process of its own: reads a JSON line per run and forks.
 
-A line holds `out`, the run's `config` (or `cache`, a folder of activations), and `stop`: None, or a
-step and the signal that the process sends itself there. The exit status is printed. One import and
-one language model for many processes: both are slow to start.
+A line holds `out`, the run's `config`, `only` (`cache` to write one), and `stop`: None, or a step and
+the signal that the process sends itself there. The exit status is printed. One import and one language
+model for many processes: both are slow to start.
 """
 
 import functools
@@ -18,11 +18,10 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import datasets
 
-from helpers.fakes import CONFIG, fake_trainer, shorter
-from saeworks.activations.cached import CachedSource
 from saeworks.config import ModelConfig, RunConfig, from_mapping
 from saeworks.lm import streaming
 from saeworks.lm.model import LanguageModel
+from saeworks.train.caching import write_cache
 from saeworks.train.job import train_run
 from saeworks.train.progress import Progress
 
@@ -45,11 +44,9 @@ def train(wanted: dict[str, Any]) -> bool:
     out = Path(wanted["out"])
     if wanted["stop"] is not None:
         stop_at(*wanted["stop"])
-    if "cache" in wanted:
-        source = CachedSource(Path(wanted["cache"]), 64, seed=0)
-        config = shorter(CONFIG, tokens=64 * 30, checkpoint_every=5)
-        return fake_trainer(out, config, source=source).run() == "finished"
     config = from_mapping(RunConfig, wanted["config"], "test")
+    if wanted.get("only") == "cache":
+        return write_cache(config, out, lambda line: None)
     return train_run(config, out, lambda line: None)
 
 

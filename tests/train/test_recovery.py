@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from helpers.synthetic import SyntheticSource
 from saeworks import ARCHS
-from saeworks.activations.synthetic import SyntheticConfig, SyntheticSource
 from saeworks.config import BufferConfig, TrainConfig
 from saeworks.train.trainer import Trainer
 from saeworks.train.variants import build_members, expand_variants, suite_dirs
@@ -36,8 +36,7 @@ def test_every_architecture_has_a_run():
 @pytest.mark.parametrize(("arch", "options", "lr"), RUNS, ids=[run[0] for run in RUNS])
 def test_at_least_90_percent_of_the_directions_are_found(arch, options, lr, tmp_path: Path):
     config = TrainConfig(tokens=BATCH * STEPS, batch=BATCH, lr=lr, checkpoint_every=0)
-    synthetic = SyntheticConfig(d=D, features=FEATURES, active=ACTIVE)
-    source = SyntheticSource(synthetic, config.batch, seed=0)
+    source = SyntheticSource(BATCH, d=D, features=FEATURES, active=ACTIVE)
     variants = expand_variants([{"arch": arch, "width": WIDTH, **options}], source.planes)
     members = build_members(variants, source.planes)
     trainer = Trainer(

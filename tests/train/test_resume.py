@@ -19,9 +19,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from helpers.fakes import FakeLM, FakeStream, weights
+from helpers.fakes import weights
 from saeworks import embedded
-from saeworks.activations.cached import write_cache
 
 DRIVER = Path(__file__).with_name("resume_driver.py")
 STEPS, DOCUMENTS = 30, 50  # somewhat more than an epoch
@@ -103,18 +102,17 @@ OTHERS = ["error", "groups", "cached"]
 
 def wanted(kind: str, folder: Path, runs: Runs) -> dict[str, Any]:
     """What a driver is told to train on."""
-    if kind == "cached":
-        sites = ("layers.0", "layers.1")
-        write_cache(folder / "cache", FakeLM(), FakeStream(0), sites, 1000)  # type: ignore[arg-type]
-        return {"cache": str(folder / "cache")}
     streamed = kind.startswith("streamed")
     text = {**RUN["text"], "streaming": streamed, "max_documents": None if streamed else DOCUMENTS}
-    if kind not in ("embedded", "error", "groups"):
+    if kind not in ("embedded", "error", "groups", "cached"):
         text["source"] = write(kind.rsplit(maxsplit=1)[-1], folder)
     config = {**RUN, "text": text}
     if kind == "error":
         assert runs.run(folder / "suite", {"config": config}, None) == 0
         config["error"] = {"suite": str(folder / "suite"), "component": "u", "tokens": 500}
+    if kind == "cached":
+        assert runs.run(folder / "cache", {"config": config, "only": "cache"}, None) == 0
+        config["source"] = {"cache": str(folder / "cache")}
     if kind == "groups":
         config |= {"sites": ["layers.1", "layers.2"], "groups": [{"method": "even", "groups": 1}]}
         config["buffer"] = {**RUN["buffer"], "normaliser": "learnable"}

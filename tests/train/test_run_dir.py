@@ -37,7 +37,7 @@ def test_only_contention_is_another_process(tmp_path: Path):
     said: list[str] = []
     with (
         run_dir(tmp_path).opened(said.append),
-        pytest.raises(UserError, match="another process is training in"),
+        pytest.raises(UserError, match="another process is writing in"),
         run_dir(tmp_path).opened(said.append),
     ):
         pass

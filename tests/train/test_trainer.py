@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from helpers.fakes import CONFIG, FakeLM, Relay, StopAt, fake_source, fake_trainer, weights
+from helpers.synthetic import SyntheticSource
 from saeworks.activations.base import ActivationBatch, ActivationSource
-from saeworks.activations.synthetic import SyntheticConfig, SyntheticSource
 from saeworks.config import BufferConfig
 from saeworks.errors import UserError
 from saeworks.suite import find_suites, load_suite
@@ -225,11 +225,11 @@ def test_neither_probe_nor_log_nor_checkpoints_change_training(whole: Path, tmp_
 
 
 def test_the_probe_gets_saes_on_raw_activations(tmp_path: Path):
-    source = SyntheticSource(SyntheticConfig(d=16, features=24, active=2), 64, seed=0)
+    source = SyntheticSource(64, d=16, features=24, active=2)
     fvu: list[float] = []
 
     def probe(bank: Mapping[str, Any]) -> dict[str, dict[str, float]]:
-        x_BD = 7 + 3 * SyntheticSource(source.config, 64, seed=0).head("synthetic", 64)
+        x_BD = 7 + 3 * SyntheticSource(64, d=16, features=24, active=2).head("synthetic", 64)
         error = (x_BD - bank["synthetic"](x_BD)).square().sum()
         fvu.append(float(error / (x_BD - x_BD.mean(0)).square().sum()))
         return {}
@@ -477,7 +477,7 @@ def test_two_processes_do_not_share_a_folder(tmp_path: Path):
     other = fake_trainer(tmp_path)
     with (
         other._run_dir.opened(print),
-        pytest.raises(UserError, match="another process is training in"),
+        pytest.raises(UserError, match="another process is writing in"),
     ):
         fake_trainer(tmp_path).run()
 

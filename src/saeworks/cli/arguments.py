@@ -88,7 +88,25 @@ class RunOptions:
         data = merge(data, _given({**keys, **named, "device": self.device}))
         for text in self.set:
             data = override(data, text)
+        if (cache := _cache(data)) is not None:
+            from saeworks.train.cached_job import settings_of
+
+            data = merge(settings_of(Path(cache)), data)
         return from_mapping(RunConfig, data, "options")
+
+    def name(self, config: RunConfig) -> str:
+        """What to call the run's folder, where none is given."""
+        if self.run:
+            return self.run.stem
+        model = Path(config.model.name).name
+        return f"{self.preset}-{model}" if self.preset else model
+
+
+def _cache(data: Mapping[str, Any]) -> str | None:
+    """The `source.cache` of a run's data, if it has one."""
+    source = data.get("source")
+    cache = source.get("cache") if isinstance(source, Mapping) else None
+    return cache if isinstance(cache, str) else None
 
 
 def _given(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from saeworks.cli.arguments import Json, RunOptions
 from saeworks.cli.printing import print_json, say
+from saeworks.config import show_bytes
 from saeworks.errors import DONE, UserError
 from saeworks.files.access import write_json
 from saeworks.files.folders import make_ready
@@ -33,14 +34,14 @@ class Cost(RunOptions):
         """Run it."""
         from saeworks.cost.calibrate import calibrate
         from saeworks.cost.estimate import predicted
-        from saeworks.train.job import Job
+        from saeworks.train.live_job import LiveJob
 
         config = self.config()
         if self.out is not None:
             make_ready(self.out.parent)
             if self.out.is_dir():
                 raise UserError(f"--out {self.out} is a folder; name a JSON file")
-        job = Job.prepare(config)
+        job = LiveJob.prepare(config)
         speed = calibrate(job.work, config, job.lm, job.corpus) if self.calibrate else None
         cost = predicted(job.work, speed)
         values = cost.to_json()
@@ -103,7 +104,7 @@ def _print_bytes(cost: "Predicted") -> None:
     disk = [(name, size) for name, size in cost.disk.items() if name != "cache"]
     disk += [("total", sum(size for _, size in disk)), ("a cache instead", cost.disk["cache"])]
     rows = [
-        [cell for name, size in pair for cell in (name, _size(size))]
+        [cell for name, size in pair for cell in (name, "" if size is None else show_bytes(size))]
         for pair in zip_longest(memory, disk, fillvalue=("", None))
     ]
     say()
@@ -147,13 +148,3 @@ def _short(number: int | float) -> str:
         if number >= size:
             return f"{number / size:.3g}{unit}"
     return f"{number:.0f}"
-
-
-def _size(size: int | float | None) -> str:
-    if size is None:
-        return ""
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if size < 1000 or unit == "GiB":
-            return f"{size:.3g} {unit}"
-        size /= 1024
-    raise AssertionError

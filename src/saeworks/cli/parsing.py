@@ -17,6 +17,7 @@ from tyro.conf import DisallowNone, FlagCreatePairsOff
 
 from saeworks.cli.audit import Audit
 from saeworks.cli.bench import BENCHES, Bench
+from saeworks.cli.cache import CacheActivations
 from saeworks.cli.compare import Compare
 from saeworks.cli.convert import Convert
 from saeworks.cli.cost import Cost
@@ -33,6 +34,7 @@ COMMANDS: dict[str, Command] = {
     "demo": Demo,
     "plan": Plan,
     "cost": Cost,
+    "cache": CacheActivations,
     "train": Train,
     "eval": Eval,
     "audit": Audit,
@@ -135,7 +137,7 @@ def _instead(
     if not equals and not following.startswith("--"):
         value = following
     begin = f"{command} has no option {arguments[at].partition('=')[0]}"
-    if command in ("train", "cost") and (keys := _settings(name.replace("-", "_"), value)):
+    if command in ("train", "cost", "cache") and (keys := _settings(name.replace("-", "_"), value)):
         return f"{begin}; write {' or '.join(f'--set {shlex.quote(key)}' for key in keys)}"
     near = get_close_matches(name, known, n=1)
     hint = f"; did you mean --{near[0]}?" if near else ""

@@ -127,13 +127,13 @@ class Plan:
 def _with_savings(plan: "GroupPlan", lm: "LanguageModel") -> "GroupPlan":
     """The plan with what every number of groups saves, for the SAEs of a run's defaults."""
     from saeworks.cost.estimate import predicted
-    from saeworks.train.job import Job
+    from saeworks.train.live_job import LiveJob
 
     config = RunConfig(
         model=ModelConfig(name=lm.name), sites=plan.sites, train=TrainConfig(eval_every=0)
     )
     try:
-        work = Job.prepare(config, lm).work
+        work = LiveJob.prepare(config, lm).work
     except UserError:  # a model too small for those SAEs
         return plan
     (sae,) = config.saes

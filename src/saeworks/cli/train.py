@@ -45,7 +45,7 @@ class Train(RunOptions):
             sites = list(Plan.read(self.plan).sites)
             plan = {"sites": sites, "groups": [{"plan": str(self.plan)}]}
         config = self.config(seed=self.seed, **plan)
-        out = self.out or Path("runs") / self._name(config)
+        out = self.out or Path("runs") / self.name(config)
         finished = train_run(config, out, speaker(self.json), predict=self.cost)
         suites = [str(path) for path in find_suites(out)] if finished else []
         if self.json:
@@ -55,10 +55,3 @@ class Train(RunOptions):
         elif finished:
             say(f"Next: {command('eval', out)} && {command('report', out)}")
         return DONE if finished else INTERRUPTED
-
-    def _name(self, config: RunConfig) -> str:
-        """The name of the run's folder, where none is given."""
-        if self.run:
-            return self.run.stem
-        model = Path(config.model.name).name
-        return f"{self.preset}-{model}" if self.preset else model

@@ -17,8 +17,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from saeworks.activations.base import finite
-from saeworks.activations.live import RowReader, ring_slots
+from saeworks.activations.live import RowReader
+from saeworks.activations.ring import DTYPES, INDEX_BYTES, ring_slots
 from saeworks.config import RunConfig
 from saeworks.cost.estimate import (
     Calibration,
@@ -44,8 +44,6 @@ from saeworks.train.step import train_step
 from saeworks.train.variants import Variant
 from saeworks.train.workers import Workers
 
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-_INDEX_BYTES = 8 + 4  # document and position of a cached row
 _POOL_BYTES = 128 * 2**20
 _MOST_ROUNDS = 25
 _STILL = 1e-9  # learning rate: a step is timed, not made
@@ -76,17 +74,17 @@ def workload(
     every = train.eval_every
     stop = forward_flops(lm, config.text.context, list(widths))
     whole = forward_flops(lm, config.text.context)
-    row = sum(widths.values()) * _DTYPES[buffer.dtype].itemsize
+    row = sum(widths.values()) * DTYPES[buffer.dtype].itemsize
     return Workload(
         parts=tuple(parts),
         planes=dict(widths),
         steps=steps,
         batch=train.batch,
         slots=ring_slots(buffer, widths, train.batch, train.tokens),
-        slot_bytes=row + _INDEX_BYTES + 8,
+        slot_bytes=row + INDEX_BYTES + 8,
         evaluations=-(-steps // every) if every else 0,
         eval_tokens=train.eval_tokens,
-        cache_bytes=row + _INDEX_BYTES,
+        cache_bytes=row + INDEX_BYTES,
         lm=LMFacts(
             d=int(lm.model.get_input_embeddings().embedding_dim),
             blocks=stop.blocks,
@@ -148,7 +146,7 @@ class _Rows:
         sequences = _affordable(lm, sites, context, full, budget)
         batch = sequences * context
         pool = max(batch, min(work.slots, _POOL_BYTES // work.slot_bytes))
-        dtype = _DTYPES[config.buffer.dtype]
+        dtype = DTYPES[config.buffer.dtype]
         planes = {
             site: torch.zeros(pool, d, dtype=dtype, device=device)
             for site, d in work.planes.items()
@@ -163,11 +161,8 @@ class _Rows:
             begin = 0 if filled + batch > pool else filled
             here = slice(begin, begin + batch)
             there = {site: plane[here] for site, plane in planes.items()}
-            number = reader.batches
             n = reader.read(there, document[here], position[here])
-            reader.refuse_nonfinite(
-                {number: torch.stack([finite(x_ND[:n]) for x_ND in there.values()])}
-            )
+            reader.check()
             filled = begin + n
             return n
 

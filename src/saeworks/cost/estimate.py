@@ -169,9 +169,12 @@ class Workload:
         """Rows that the language model puts into the ring: whole fills."""
         return -(-self.rows // self.slots) * self.slots
 
-    @property
-    def variants(self) -> int:
-        return len({part.variant for part in self.parts})
+    def flops_of(self, variant: str) -> dict[str, float]:
+        """Operations of a suite's training: its SAEs', and the language model's as if it had been
+        read for this suite alone."""
+        each = sum(part.flops(self.batch) for part in self.parts if part.variant == variant)
+        lm, saes = self.read * self.lm.flops, self.rows * each
+        return {"flops": lm + saes, "flops_lm": lm, "flops_saes": saes}
 
 
 @dataclass(frozen=True)

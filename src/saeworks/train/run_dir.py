@@ -30,6 +30,7 @@ UNFINISHED = ".unfinished"
 FREE = frozenset(
     {
         "device",
+        "source.cache",
         "log",
         "train.log_every",
         "train.eval_every",
@@ -38,7 +39,8 @@ FREE = frozenset(
         "train.checkpoint_every",
     }
 )
-"""Keys of the configuration that change no weight, and so may differ when a run is resumed."""
+"""Keys of the configuration that change no weight, and so may differ when a run is resumed. (Of a
+cache the content counts, not the place.)"""
 
 State = Literal["new", "running", "finished"]
 
@@ -74,24 +76,9 @@ class RunDir:
         if state == "finished":
             yield state
             return
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-            file = open_own(self.path / ".lock")
-        except OSError as error:
-            raise UserError(
-                f"cannot write to {self.path}: {error.strerror or error}; choose another --out"
-            ) from error
-        with file:
-            locked = lock(file.fileno())
-            if locked == "taken":
-                raise UserError(
-                    f"another process is training in {self.path}; wait for it or choose another "
-                    "--out"
-                )
-            if locked == "unknown":
-                say(f"note: {self.path} cannot be locked here; start no second run in it meanwhile")
+        with claimed(self.path, say) as alone:
             state = self._look()  # another process may have been here before the lock was ours
-            self._sweep(alone=locked == "ours")
+            self._sweep(alone)
             if state == "new":
                 self._write("running")
             yield state
@@ -155,6 +142,34 @@ class RunDir:
     def _write(self, state: State) -> None:
         value = {"schema": SCHEMA, "state": state, "identity": self._identity}
         write_json(self.path / "run.json", value)
+
+
+@contextmanager
+def claimed(folder: Path, say: Callable[[str], None]) -> Iterator[bool]:
+    """Make a folder and keep other processes out of it; whether the lock is sure to be ours.
+
+    Args:
+        say: where it is said that the folder cannot be locked.
+
+    Raises:
+        UserError: if another process is using it, or it cannot be written in.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = open_own(folder / ".lock")
+    except OSError as error:
+        raise UserError(
+            f"cannot write to {folder}: {error.strerror or error}; choose another --out"
+        ) from error
+    with file:
+        locked = lock(file.fileno())
+        if locked == "taken":
+            raise UserError(
+                f"another process is writing in {folder}; wait for it or choose another --out"
+            )
+        if locked == "unknown":
+            say(f"note: {folder} cannot be locked here; start nothing else in it meanwhile")
+        yield locked == "ours"
 
 
 def check_place(path: Path) -> None:

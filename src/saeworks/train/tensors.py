@@ -2,15 +2,16 @@
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, final
 
 import torch
 from jaxtyping import Int
 from numpy.typing import NDArray
 from torch import Tensor
 
+from saeworks.activations.base import ActivationSource
 from saeworks.activations.seeds import generator
 from saeworks.activations.tensor import TensorSource
 from saeworks.config import (
@@ -36,9 +37,10 @@ from saeworks.measure.rows import (
     planes_of,
 )
 from saeworks.measure.suites import written
-from saeworks.suite import Suite, load_suite, write_suite
-from saeworks.train.trainer import Trained, Trainer
-from saeworks.train.variants import Variant, build_members, expand_variants
+from saeworks.suite import Suite, load_suite
+from saeworks.train.base import Job
+from saeworks.train.trainer import FinishedVariant, Probe
+from saeworks.train.variants import resolved_variants
 
 _BATCH, _FEWEST_BATCHES = 4096, 8
 
@@ -89,123 +91,109 @@ def train(
     planes = planes_of(x, "train")
     document_N = documents_of(documents, planes, "train")
     _check_sites(planes)
-    run = _Run.of(planes, document_N, sae, held_out, normaliser, seed, device, options)
-    out = Path(out)
-    if run.trainer(out, say).run() == "interrupted":
+    kept = _kept(document_N, held_out, seed)
+    batch = max(1, min(_BATCH, (len(document_N) - len(kept)) // _FEWEST_BATCHES))
+    options = {"batch": batch, **options}
+    config = _configured(list(planes), sae, held_out, normaliser, seed, device, options)
+    job, out = TensorJob.prepare(config, planes, document_N, kept), Path(out)
+    if job.run(out, say)[0] == "interrupted":
         raise KeyboardInterrupt
     suite = load_suite(out)
-    if len(run.kept) and not is_file(out / "results" / "reconstruction.json"):
-        rows = {site: plane[run.kept.to(plane.device)] for site, plane in planes.items()}
-        asked = EvalConfig(tokens=len(run.kept), splice=False, seed=seed)
-        written(measure(suite, rows, document_N[run.kept], asked), out / "results")
+    if len(kept) and not is_file(out / "results" / "reconstruction.json"):
+        rows = {site: plane[kept.to(plane.device)] for site, plane in planes.items()}
+        asked = EvalConfig(tokens=len(kept), splice=False, seed=seed)
+        written(measure(suite, rows, document_N[kept], asked), out / "results")
     return suite
 
 
+@final
 @dataclass(frozen=True)
-class _Run:
-    """A call of `train`, checked and resolved. `kept` are the rows that are held out."""
+class TensorJob(Job):
+    """A run on tensors.
 
-    config: RunConfig
-    variant: Variant
+    Attributes:
+        planes: site → its rows [N, D].
+        document: of each row.
+        kept: the rows that are held out.
+    """
+
     planes: dict[str, Tensor]
     document: Int[Tensor, " N"]
     kept: Int[Tensor, " n"]
-    fingerprint: str
 
     @classmethod
-    def of(
-        cls,
-        planes: dict[str, Tensor],
-        document_N: Int[Tensor, " N"],
-        sae: Mapping[str, Any],
-        held_out: float | int,
-        normaliser: str,
-        seed: int,
-        device: str,
-        options: Mapping[str, Any],
-    ) -> "_Run":
-        if not isinstance(sae, Mapping):
-            raise UserError(
-                f"train: sae is a {type(sae).__name__}; give the options of one SAE by name, such "
-                "as {'arch': 'topk', 'width': 4096, 'k': 32}"
-            )
-        if not isinstance(seed, int):
-            raise UserError(f"train: seed = {seed!r}: a whole number")
-        if not isinstance(held_out, int | float) or not 0 <= held_out < 1:
-            raise UserError(f"train: held_out = {held_out!r}: a share, at least 0 and below 1")
-        if options.get("audit"):
-            raise UserError("train: audit is of SAEs in a model; use sw.audit on the held-out rows")
-        kept = _kept(document_N, held_out, seed)
-        batch = max(1, min(_BATCH, (len(document_N) - len(kept)) // _FEWEST_BATCHES))
-        train_config = from_mapping(TrainConfig, {"batch": batch, **options}, "train")
-        buffer = from_mapping(BufferConfig, {"normaliser": normaliser}, "train")
-        config = RunConfig(
-            model=ModelConfig(name=TENSOR),
-            text=TextConfig(source=TENSOR, held_out=float(held_out)),
-            sites=tuple(planes),
-            saes=(dict(sae),),
-            buffer=buffer,
-            train=train_config,
-            seed=seed,
-            device=device,
-        )
-        widths = {site: plane.shape[1] for site, plane in planes.items()}
-        digest = _fingerprint(planes, document_N)
-        resolve = Groupings(widths, digest, TENSOR).resolve
-        variants = expand_variants(config.saes, widths, config.train, resolve=resolve)
-        if len(variants) > 1:
-            raise UserError(
-                f"train: sae = {dict(sae)} is {len(variants)} variants; call it for each, with an "
-                "`out` of its own"
-            )
-        return cls(config, variants[0], planes, document_N, kept, digest)
+    def prepare(
+        cls, config: RunConfig, planes: dict[str, Tensor], document: Tensor, kept: Tensor
+    ) -> "TensorJob":
+        """Resolve the one variant.
 
-    def trainer(self, out: Path, say: Callable[[str], None]) -> Trainer:
-        config, variant = self.config, self.variant
+        Raises:
+            UserError: if there are several.
+        """
+        widths = {site: plane.shape[1] for site, plane in planes.items()}
+        digest = _fingerprint(planes, document)
+        model = {"name": TENSOR, "revision": None, "fingerprint": digest, "layers": None}
+        variants = resolved_variants(config, Groupings(widths, digest, TENSOR))
+        if len(variants) > 1:
+            (sae,) = config.saes
+            raise UserError(
+                f"train: sae = {sae} is {len(variants)} variants; call it for each, with an `out` "
+                "of its own"
+            )
+        device = choose_device(config.device)
+        return cls(config, model, widths, variants, device, planes, document, kept)
+
+    def source(self) -> ActivationSource:
         drawn = torch.ones(len(self.document), dtype=torch.bool)
         drawn[self.kept] = False
-        source = TensorSource(
+        return TensorSource(
             self.planes,
             self.document,
             _positions(self.document),
-            config.train.batch,
-            config.seed,
+            self.config.train.batch,
+            self.config.seed,
             "tensor",
             drawn.nonzero().squeeze(1),
         )
-        shown = self.kept[: config.train.eval_tokens]
-        rows = {site: plane[shown.to(plane.device)] for site, plane in self.planes.items()}
-        device = choose_device(config.device)
-        return Trainer(
-            build_members([variant], source.planes, device),
-            source,
-            config.train,
-            seed=config.seed,
-            run_dir=out,
-            suite_dirs={variant.name: out},
-            identity={**asdict(config), "model_fingerprint": self.fingerprint},
-            buffer=config.buffer,
-            probe=RowsProbe(rows) if config.train.eval_every and len(shown) else None,
-            finish=self._finish,
-            say=say,
-        )
 
-    def _finish(self, trained: Trained) -> None:
-        config, model = self.config, self.config.model
-        write_suite(
-            **trained.facts(),
-            model={
-                "name": model.name,
-                "revision": None,
-                "fingerprint": self.fingerprint,
-                "layers": None,
-            },
-            text=asdict(config.text),
-            config=asdict(config),
-            seed=config.seed,
-            grouping=self.variant.grouping.describe(),
-            held_out=self.kept,
+    def probe(self, source: ActivationSource) -> Probe | None:
+        train = self.config.train
+        row_n = self.kept[: train.eval_tokens]
+        if not (train.eval_every and len(row_n)):
+            return None
+        return RowsProbe({s: plane[row_n.to(plane.device)] for s, plane in self.planes.items()})
+
+    def record(self, trained: FinishedVariant) -> dict[str, Any]:
+        return {"held_out": self.kept}
+
+
+def _configured(
+    sites: Sequence[str],
+    sae: Mapping[str, Any],
+    held_out: float | int,
+    normaliser: str,
+    seed: int,
+    device: str,
+    options: Mapping[str, Any],
+) -> RunConfig:
+    """The call's options as those of a run."""
+    if not isinstance(sae, Mapping):
+        raise UserError(
+            f"train: sae is a {type(sae).__name__}; give the options of one SAE by name, such "
+            "as {'arch': 'topk', 'width': 4096, 'k': 32}"
         )
+    if options.get("audit"):
+        raise UserError("train: audit is of SAEs in a model; use sw.audit on the held-out rows")
+    return RunConfig(
+        model=ModelConfig(name=TENSOR),
+        text=TextConfig(source=TENSOR, held_out=float(held_out)),
+        sites=tuple(sites),
+        saes=(dict(sae),),
+        buffer=from_mapping(BufferConfig, {"normaliser": normaliser}, "train"),
+        train=from_mapping(TrainConfig, dict(options), "train"),
+        seed=seed,
+        device=device,
+    )
 
 
 def _check_sites(planes: Mapping[str, Tensor]) -> None:
@@ -216,6 +204,10 @@ def _check_sites(planes: Mapping[str, Tensor]) -> None:
 
 def _kept(document_N: Int[Tensor, " N"], share: float | int, seed: int) -> Int[Tensor, " n"]:
     """Rows of the documents that are held out: at least one, and not all, unless the share is 0."""
+    if not isinstance(share, int | float) or not 0 <= share < 1:
+        raise UserError(f"train: held_out = {share!r}: a share, at least 0 and below 1")
+    if not isinstance(seed, int):
+        raise UserError(f"train: seed = {seed!r}: a whole number")
     tokens_R = torch.bincount(document_N)
     if share == 0:
         return torch.empty(0, dtype=torch.int64)

@@ -60,7 +60,7 @@ Probe = Callable[[Bank], Mapping[str, Mapping[str, float]]]
 
 
 @dataclass(frozen=True)
-class Trained:
+class FinishedVariant:
     """What a finished run hands over, once per variant.
 
     Attributes:
@@ -128,7 +128,7 @@ class Trainer:
         identity: Mapping[str, Any],
         buffer: BufferConfig,
         probe: Probe | None = None,
-        finish: Callable[[Trained], None] | None = None,
+        finish: Callable[[FinishedVariant], None] | None = None,
         say: Callable[[str], None] = print,
         log: Sequence[str] = (),
     ) -> None:
@@ -478,7 +478,7 @@ class Trainer:
                 sae, own = learner.shared(self.normalisers[learner.view.normaliser])
                 groups[learner.member.group] = (sae, learner.view.sites)
                 normalisers |= own
-            trained = Trained(
+            trained = FinishedVariant(
                 variant,
                 path,
                 groups,

@@ -10,11 +10,11 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import torch
 
-from saeworks.config import NormaliserKind, TrainConfig
+from saeworks.config import NormaliserKind, RunConfig, TrainConfig
 from saeworks.dictionary.base import SAE
 from saeworks.dictionary.registry import ARCHS, sae_config
 from saeworks.errors import UserError
-from saeworks.groups.grouping import Grouping, per_site
+from saeworks.groups.grouping import Grouping, Groupings, per_site
 from saeworks.train import schedule
 
 
@@ -107,6 +107,16 @@ def expand_variants(
             raise UserError(f"saes: two variants are the same, {variant.name}; leave one out")
         seen.add(variant.name)
     return variants
+
+
+def resolved_variants(config: RunConfig, groupings: Groupings) -> list[Variant]:
+    """The variants of a whole run.
+
+    Raises:
+        UserError: as `expand_variants` and `Groupings.resolve`.
+    """
+    every = [each for spec in config.groups for each in groupings.resolve(spec, "groups")]
+    return expand_variants(config.saes, groupings.widths, config.train, every, groupings.resolve)
 
 
 def build_members(

@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from saeworks.activations.base import finite
 from saeworks.activations.error import component
 from saeworks.activations.live import Reader, RowReader, Stream
 from saeworks.dictionary.base import SAE
@@ -91,11 +90,8 @@ def fit_linear_errors(
     document, position = torch.empty(rows, dtype=torch.int64), torch.empty(rows, dtype=torch.int32)
     done = 0
     while done < tokens:
-        number = reader.batches
-        n = reader.read(planes, document, position)
-        if n:
-            reader.refuse_nonfinite({number: torch.stack([finite(x[:n]) for x in planes.values()])})
-        n = min(n, tokens - done)
+        n = min(reader.read(planes, document, position), tokens - done)
+        reader.check()
         for site, sae in bank.items():
             x_ND = planes[site][:n]
             e_ND = component("e", x_ND, sae, None).double() if n else x_ND.double()

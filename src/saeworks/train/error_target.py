@@ -4,8 +4,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from torch import Tensor
-
 from saeworks.activations.base import ActivationSource
 from saeworks.activations.error import ErrorSource, Linear
 from saeworks.activations.live import Reader, Stream
@@ -20,13 +18,12 @@ from saeworks.suite import Suite, load_suite
 
 
 @dataclass
-class ErrorJob:
+class ErrorTarget:
     """The suite whose error is trained on.
 
     Attributes:
         bank: site → its SAE on raw activations, at the run's sites.
         fitted: site → ℓ, once that is known.
-        made: the source.
     """
 
     config: ErrorConfig
@@ -34,10 +31,12 @@ class ErrorJob:
     digest: str
     bank: dict[str, SAE]
     fitted: dict[str, LinearError] = field(default_factory=dict)
-    made: ErrorSource | None = field(default=None, repr=False)
+    _source: ErrorSource | None = field(default=None, repr=False)
 
     @classmethod
-    def load(cls, config: ErrorConfig, widths: Mapping[str, int], lm: LanguageModel) -> "ErrorJob":
+    def load(
+        cls, config: ErrorConfig, widths: Mapping[str, int], lm: LanguageModel
+    ) -> "ErrorTarget":
         """Read the suite.
 
         Args:
@@ -74,23 +73,21 @@ class ErrorJob:
             self.fitted = fit_linear_errors(
                 lm, stream, self.bank, self.config.tokens, rows, tick, inner.limits
             )
-            return {site: found.map for site, found in self.fitted.items()}
+            return {site: error.map for site, error in self.fitted.items()}
 
-        self.made = ErrorSource(inner, self.bank, self.config.component, fit)
-        return self.made
+        self._source = ErrorSource(inner, self.bank, self.config.component, fit)
+        return self._source
 
     def record(self) -> dict[str, Any]:
-        """For suite.json."""
-        if self.made is not None:
-            self.made.linear()  # a run that was resumed at its end has drawn no row
-        return {
+        """What a suite says and holds of it: arguments of `write_suite`."""
+        if self._source is not None:
+            self._source.linear()  # a run that was resumed at its end has drawn no row
+        error = {
             "component": self.config.component,
             "suite": self.config.suite,
             "variant": self.suite.variant,
             "digest": self.digest,
-            "fit": {site: found.facts() for site, found in self.fitted.items()},
+            "fit": {site: fit.facts() for site, fit in self.fitted.items()},
         }
-
-    def maps(self) -> dict[str, dict[str, Tensor]]:
-        """For error.safetensors."""
-        return {site: found.tensors() for site, found in self.fitted.items()}
+        maps = {site: fit.tensors() for site, fit in self.fitted.items()}
+        return {"error": error, "error_maps": maps}

@@ -1,0 +1,261 @@
+"""Activations on disk: written once by `saeworks cache`, read by any number of runs.
+
+A cache is a folder of `cache.json` and safetensors files. A shard holds `rows` tokens in the order
+of the text: `x/<site>` [rows, D], and `document` and `position` [rows]. `held_out.safetensors` is
+of the same form. `cache.json` is sealed, has the SHA-256 of every file and is written after each
+shard, so that a writer that was killed goes on behind the last one.
+"""
+
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from itertools import accumulate
+from pathlib import Path
+from typing import Any, final
+
+import torch
+from jaxtyping import Float, Int
+from pydantic.dataclasses import dataclass
+from torch import Tensor
+
+from saeworks.activations.ring import DTYPES, INDEX_BYTES, Rows
+from saeworks.config import STRICT, DType, from_mapping
+from saeworks.errors import UserError
+from saeworks.files.access import inside, is_file, read_tensors, sha256, write_tensors
+from saeworks.files.seals import read_sealed, write_sealed
+
+SCHEMA = 1
+INDEX = "cache.json"
+COMMAND = "saeworks cache"
+
+
+@dataclass(frozen=True, config=STRICT)
+class CacheFile:
+    """One file of a cache.
+
+    Attributes:
+        epoch: whole passes over the text when its last row had been read.
+        end: the place in the text behind it.
+    """
+
+    file: str
+    rows: int
+    sha256: str
+    epoch: int = 0
+    end: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True, config=STRICT)
+class CacheIndex:
+    """`cache.json`.
+
+    Attributes:
+        model: name, revision, fingerprint, layers.
+        config: the parts of the run's configuration on which the rows and their order depend.
+        text_digest: of a text that is one file.
+        sites: site → D, in the model's order.
+        tokens: rows of the whole cache.
+        shard: rows of a shard; the ring of the run that wrote it.
+        limits: site → the norm above which tokens were left out.
+    """
+
+    schema: int
+    finished: bool
+    model: dict[str, Any]
+    config: dict[str, Any]
+    text_digest: str | None
+    sites: dict[str, int]
+    dtype: DType
+    tokens: int
+    shard: int
+    limits: dict[str, float]
+    shards: tuple[CacheFile, ...] = ()
+    held_out: CacheFile | None = None
+
+    @property
+    def written(self) -> int:
+        """Rows in the shards so far."""
+        return sum(shard.rows for shard in self.shards)
+
+    @property
+    def row_bytes(self) -> int:
+        return sum(self.sites.values()) * DTYPES[self.dtype].itemsize + INDEX_BYTES
+
+
+def read_index(path: Path) -> CacheIndex:
+    """The index of a cache, finished or not.
+
+    Raises:
+        UserError: if there is none, it was changed, or is of another version.
+    """
+    data = read_sealed(path / INDEX, "activation cache", COMMAND)
+    if not isinstance(data, dict) or data.get("schema") != SCHEMA:
+        raise UserError(f"{path / INDEX} is no index of activations that this version reads")
+    index = from_mapping(CacheIndex, data, str(path / INDEX))
+    sizes = [index.tokens, index.shard, *index.sites.values(), *(s.rows for s in index.shards)]
+    if min(sizes) < 1:
+        raise UserError(f"{path / INDEX} has sizes below 1; write the cache anew")
+    return index
+
+
+def is_intact(path: Path, file: CacheFile) -> bool:
+    """Whether a file of a cache has the bytes that were written."""
+    place = inside(path, file.file)
+    return is_file(place) and sha256(place) == file.sha256
+
+
+class CacheWriter:
+    """Writes shards, each followed by an index that knows it.
+
+    Args:
+        path: the cache's folder.
+        index: what it is to be, with the shards that are there already.
+    """
+
+    def __init__(self, path: Path, index: CacheIndex) -> None:
+        self.path, self.index = path, index
+
+    def add(
+        self,
+        planes: Mapping[str, Float[Tensor, "rows _"]],
+        document: Int[Tensor, " rows"],
+        position: Int[Tensor, " rows"],
+        epoch: int,
+        end: Mapping[str, Any],
+    ) -> None:
+        """The next shard: the same tokens at every site, in the order of the text.
+
+        Args:
+            epoch: whole passes over the text.
+            end: the place in the text from which to go on after a kill.
+
+        Raises:
+            UserError: if it cannot be written.
+        """
+        shards = self.index.shards
+        written = self._written(f"shard-{len(shards):05d}", planes, document, position)
+        shard = replace(written, epoch=epoch, end=dict(end))
+        self._keep(shards=(*shards, shard))
+
+    def hold_out(
+        self,
+        planes: Mapping[str, Float[Tensor, "rows _"]],
+        document: Int[Tensor, " rows"],
+        position: Int[Tensor, " rows"],
+    ) -> None:
+        """Rows that nothing is trained on, for checks on the way."""
+        self._keep(held_out=self._written("held_out", planes, document, position))
+
+    def finish(self) -> None:
+        """Nothing more is to come."""
+        self._keep(finished=True)
+
+    def _written(
+        self, name: str, planes: Mapping[str, Tensor], document: Tensor, position: Tensor
+    ) -> CacheFile:
+        file = f"{name}.safetensors"
+        tensors = {f"x/{site}": plane for site, plane in planes.items()}
+        tensors |= {"document": document, "position": position}
+        return CacheFile(file, len(document), write_tensors(self.path / file, tensors))
+
+    def _keep(self, **changes: Any) -> None:
+        self.index = replace(self.index, **changes)
+        write_sealed(self.path / INDEX, asdict(self.index))
+
+
+class Cache:
+    """A finished cache.
+
+    Raises:
+        UserError: if it is none.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.index = path, read_index(path)
+        if not self.index.finished:
+            raise UserError(
+                f"{path} is not finished: {self.index.written:,} of {self.index.tokens:,} tokens "
+                f"are written; run its `{COMMAND}` again"
+            )
+
+    def tensors(self, file: CacheFile) -> dict[str, Tensor]:
+        """The tensors of one of its files, mapped into memory.
+
+        Raises:
+            UserError: if its bytes are not those that were written, or not of the index's shapes.
+        """
+        place = inside(self.path, file.file)
+        if not is_intact(self.path, file):
+            raise UserError(
+                f"{place} is missing or corrupt (its SHA-256 differs); run the cache's `{COMMAND}` "
+                "again, which writes it anew"
+            )
+        tensors, index = read_tensors(place), self.index
+        wanted = {
+            f"x/{site}": ([file.rows, d], DTYPES[index.dtype]) for site, d in index.sites.items()
+        }
+        wanted |= {
+            "document": ([file.rows], torch.int64),
+            "position": ([file.rows], torch.int32),
+        }
+        if {name: (list(t.shape), t.dtype) for name, t in tensors.items()} != wanted:
+            raise UserError(f"{place} is not of the shapes that {INDEX} names; write it anew")
+        return tensors
+
+
+@final
+class CachedRows(Rows):
+    """The rows of a cache, at some of its sites, on a device.
+
+    Read into a ring as large as the one of the run that wrote it, they are in the same places there
+    as that run's own.
+    """
+
+    name = "cache"
+
+    def __init__(self, cache: Cache, sites: Sequence[str], device: torch.device) -> None:
+        self.planes = {site: cache.index.sites[site] for site in sites}
+        self.device, self.limits = device, dict(cache.index.limits)
+        self._cache, self._row = cache, 0
+        self._ends = list(accumulate(shard.rows for shard in cache.index.shards))
+        self._open: tuple[int, dict[str, Tensor]] | None = None
+
+    @property
+    def epoch(self) -> int:
+        return self._cache.index.shards[bisect_right(self._ends, max(0, self._row - 1))].epoch
+
+    def position(self) -> dict[str, Any]:
+        return {"row": self._row}
+
+    def seek(self, position: Mapping[str, Any]) -> None:
+        self._row = int(position["row"])
+
+    def read(
+        self,
+        planes: Mapping[str, Float[Tensor, "N _"]],
+        document: Int[Tensor, " N"],
+        position: Int[Tensor, " N"],
+    ) -> int:
+        number = bisect_right(self._ends, self._row)
+        if number == len(self._ends):
+            raise UserError(
+                f"cache {self._cache.path} ends after {self._row:,} tokens; lower train.tokens"
+            )
+        shard = self._tensors(number)
+        begin = self._row - (self._ends[number] - self._cache.index.shards[number].rows)
+        count = min(len(document), self._ends[number] - self._row)
+        part = slice(begin, begin + count)
+        for site, plane in planes.items():
+            plane[:count] = shard[f"x/{site}"][part]
+        document[:count], position[:count] = shard["document"][part], shard["position"][part]
+        self._row += count
+        return count
+
+    def check(self) -> None:
+        """Nothing to refuse: what is written was checked, and so were the bytes."""
+
+    def _tensors(self, number: int) -> dict[str, Tensor]:
+        if self._open is None or self._open[0] != number:
+            self._open = None  # before the next one is mapped
+            self._open = number, self._cache.tensors(self._cache.index.shards[number])
+        return self._open[1]
