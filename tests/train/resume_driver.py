@@ -1,8 +1,8 @@
 """Small runs of every source, each in a process of its own: reads a JSON line per run and forks.
 
-A line holds `out`, the run's `config`, `only` (`cache` to write one), and `stop`: None, or a step and
-the signal that the process sends itself there. The exit status is printed. One import and one language
-model for many processes: both are slow to start.
+A line holds `out`, the run's `config`, `only` (`cache` to write one), and `stop`: None, or a step
+and the signal that the process sends itself there. The exit status is printed. One import and one
+language model for many processes: both are slow to start.
 """
 
 import functools

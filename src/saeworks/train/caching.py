@@ -138,8 +138,8 @@ def _check_disk(job: LiveJob, index: CacheIndex, out: Path, say: Say) -> None:
     if left + _SPARE > free:
         raise UserError(
             f"{out}: the cache needs {show_bytes(left)} and {show_bytes(free)} are free; "
-            "lower train.tokens, choose fewer sites, set buffer.dtype to bfloat16, or choose another "
-            "--out"
+            "lower train.tokens, choose fewer sites, set buffer.dtype to bfloat16, or choose "
+            "another --out"
         )
 
 
