@@ -24,6 +24,7 @@ TABLES = {
     "intervals.coverage": [""],
     "plans": [""],
     "switch": [""],
+    "together": [""],
     "tokens_per_latent": [""],
     "topk": [""],
 }

@@ -31,6 +31,8 @@ ARMS = {
     "Switch 1024/4 per layer, 1.2M vectors each": ("fewer", SWITCH),
 }
 BASELINE = "TopK 256 per layer"
+WIDTH = 128
+"""D of the embedded model."""
 EVEN, PLANNED = "Switch 1024/4, two even groups", "Switch 1024/4, the plan's two groups"
 LESS = [name for name, (part, _) in ARMS.items() if part == "fewer"]
 
@@ -62,6 +64,26 @@ def against(runs: dict[str, Any], name: str, other: str, key: str = "fvu") -> Nu
     return over_seeds([arms[name][key] / arms[other][key] - 1 for arms in runs.values()])
 
 
+def parameters(arm: str) -> float:
+    """Millions, of all SAEs of an arm: w_enc and w_dec, b_dec, and TopK's b_enc or the router."""
+    latents, saes = 1024 if "1024" in arm else 256, 2 if "groups" in arm else 5
+    rest = 4 * WIDTH + WIDTH if "Switch" in arm else latents
+    return saes * (2 * latents * WIDTH + WIDTH + rest) / 1e6
+
+
+def buys(runs: dict[str, Any]) -> list[str]:
+    """What groups are worth at equal vectors, said first where it is nothing."""
+    n = against(runs, LESS[1], EVEN)
+    if n.high >= 0:
+        return []
+    return [
+        f"**Groups buy nothing here**: one Switch SAE per layer, on as many vectors in all, is "
+        f"better than two grouped ones (FVU {n:+.1%}), with {parameters(LESS[1]):.2f}M parameters "
+        f"in place of {parameters(EVEN):.2f}M. What beats the baseline is the experts.",
+        "",
+    ]
+
+
 def verdicts(runs: dict[str, Any]) -> list[str]:
     """One line per criterion, and one per arm of the third."""
     better = [
@@ -84,7 +106,10 @@ def verdicts(runs: dict[str, Any]) -> list[str]:
 
 def markdown(runs: dict[str, Any]) -> str:
     """The verdicts, and a row per arm."""
-    head = ("SAEs", "vectors, all SAEs", "training FLOPs of the SAEs", "FVU", "ΔCE (nats)")
+    head = (
+        "SAEs", "parameters", "vectors, all SAEs", "training FLOPs of the SAEs", "FVU",
+        "ΔCE (nats)",
+    )  # fmt: skip
     rows = []
     for name in ARMS:
         seeds = [arms[name] for arms in runs.values()]
@@ -93,7 +118,7 @@ def markdown(runs: dict[str, Any]) -> str:
             "" if name == BASELINE else f"{against(runs, name, BASELINE, key):+.1%}"
             for key in ("fvu", "delta_ce")
         ]
-        size = [f"{mean['vectors'] / 1e6:.1f}M", f"{mean['flops']:.2g}"]
+        size = [f"{parameters(name):.2f}M", f"{mean['vectors'] / 1e6:.1f}M", f"{mean['flops']:.2g}"]
         rows.append([name, *size, f"{mean['fvu']:.4f}", f"{mean['delta_ce']:.4f}", *differences])
     lines = [
         "# Groups and experts together",
@@ -104,6 +129,7 @@ def markdown(runs: dict[str, Any]) -> str:
         "relative to the first row, with Student's 95% interval over seeds. Judged by "
         "[criteria](../criteria.md) committed before.",
         "",
+        *buys(runs),
         *verdicts(runs),
         "",
         *table([*head, "FVU, difference", "ΔCE, difference"], rows),
