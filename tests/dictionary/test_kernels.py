@@ -6,7 +6,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from helpers import eager_kernels as eager
-from saeworks.dictionary import autograd, kernels, selection
+from saeworks import build_sae
+from saeworks.dictionary import kernels, selection
+from saeworks.dictionary.base import Batch, Context
 
 SHAPES = [(1, 1, 1, 1), (7, 5, 11, 3), (33, 24, 130, 8), (6, 4, 9, 9), (0, 4, 9, 2)]
 
@@ -90,14 +92,10 @@ class Largest(TorchDispatchMode):
 def test_a_step_allocates_no_gathered_rows_and_no_dense_codes(monkeypatch, dead):
     rows, d, width, k = 512, 32, 2048, 16
     monkeypatch.setitem(selection._TILE_BYTES, "cpu", 32 * width * 4)
-    x = torch.randn(rows, d)
-    w_enc, w_dec = (torch.randn(width, d, requires_grad=True) for _ in range(2))
-    b_enc, b_dec = (torch.zeros(n, requires_grad=True) for n in (width, d))
+    x, sae = torch.randn(rows, d), build_sae("topk", d, width=width, k=k)
     with Largest() as largest:
-        x_hat, values, _, auxk = autograd.step_topk(
-            x, x, w_enc, b_enc, w_dec, b_dec, k, torch.arange(dead), min(dead, 16)
-        )
-        (x_hat.square().sum() + values.sum() + auxk).backward()
+        out = sae.step(Batch(x, x), Context(torch.arange(dead), 0.0))
+        torch.stack(list(out.loss_terms.values())).sum().backward()
     assert largest.numel == max(width * d, 32 * width)  # a weight, or a tile of pre-activations
     assert largest.numel < rows * k * d
     assert largest.numel < rows * width

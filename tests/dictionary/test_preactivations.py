@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from saeworks.dictionary import preactivations, selection
+from saeworks.dictionary import autograd, preactivations, selection
 from saeworks.dictionary.preactivations import (
     AtAll,
     AtPairs,

@@ -13,7 +13,6 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from saeworks.dictionary.auxk import auxk_with_gradients
 from saeworks.dictionary.kernels import (
     SortedPairs,
     gather_dot,
@@ -43,11 +42,17 @@ def encode_topk(
     b_enc_M: Float[Tensor, " M"],
     b_dec_D: Float[Tensor, " D"],
     k: int,
+    sort: PairSort | None = None,
 ) -> tuple[Float[Tensor, "B K"], Int[Tensor, "B K"]]:
-    """TopK_k(ReLU(W_enc(x − b_dec) + b_enc)) as values and latents; differentiable."""
+    """TopK_k(ReLU(W_enc(x − b_dec) + b_enc)) as values and latents; differentiable.
+
+    Args:
+        sort: shared with the other users of the same pairs, so that they are sorted once.
+    """
+    weights = (w_enc_MD, b_enc_M, b_dec_D)
     with torch.no_grad():
-        values, indices = select_topk(x_BD, w_enc_MD, b_enc_M, b_dec_D, k)
-    z = pre_activations_at(x_BD, w_enc_MD, b_enc_M, b_dec_D, values, indices, None, PairSort())
+        values, indices = select_topk(x_BD, *weights, k)
+    z = pre_activations_at(x_BD, *weights, values, indices, None, sort or PairSort())
     return z.relu(), indices
 
 
@@ -83,32 +88,10 @@ def decode_sparse(
     """Σ_j values[b, j] · W_dec[indices[b, j]] + b_dec; differentiable.
 
     Args:
-        sort: shared with the other users of the same pairs, so that they are sorted once.
+        sort: as of `encode_topk`.
     """
     x_hat: Tensor = _apply(_Decode, values, indices, w_dec_MD, b_dec_D, offsets, sort or PairSort())
     return x_hat
-
-
-def step_topk(
-    x_BD: Float[Tensor, "B D"],
-    target_BD: Float[Tensor, "B D"],
-    w_enc_MD: Float[Tensor, "M D"],
-    b_enc_M: Float[Tensor, " M"],
-    w_dec_MD: Float[Tensor, "M D"],
-    b_dec_D: Float[Tensor, " D"],
-    k: int,
-    dead: Int[Tensor, " n"],
-    k_aux: int,
-) -> tuple[Float[Tensor, "B D"], Float[Tensor, "B K"], Int[Tensor, "B K"], Float[Tensor, ""]]:
-    """One training forward: x̂, values, latents and AuxK's loss on the latents in `dead`, each
-    differentiable; one sort serves both weights' gradients.
-
-    AuxK's gradient reaches the dead rows of w_enc, b_enc and w_dec alone.
-    """
-    out: tuple[Tensor, Tensor, Tensor, Tensor] = _apply(
-        _Step, x_BD, target_BD, w_enc_MD, b_enc_M, w_dec_MD, b_dec_D, k, dead, k_aux
-    )
-    return out
 
 
 def encoder_gradients(
@@ -189,79 +172,3 @@ class _Decode(Function):
                 grad_w = segment_outer(values, grad_x_hat.contiguous(), pairs)
             grad_b = grad_x_hat.sum(0) if ctx.needs_input_grad[3] else None
         return grad_values, None, grad_w, grad_b, None, None
-
-
-class _Step(Function):
-    @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        target: Tensor,
-        w_enc: Tensor,
-        b_enc: Tensor,
-        w_dec: Tensor,
-        b_dec: Tensor,
-        k: int,
-        dead: Tensor,
-        k_aux: int,
-    ) -> Any:
-        values, indices = select_topk(x, w_enc, b_enc, b_dec, k)
-        with stage("decode"):
-            x_hat = gather_sum(values, indices, w_dec).add_(b_dec)
-        auxk, ctx.auxk = x.new_zeros(()), None
-        if k_aux:
-            with stage("auxk"):
-                ctx.auxk = auxk_with_gradients(
-                    x - b_dec,
-                    target - x_hat,
-                    w_enc[dead],
-                    b_enc[dead],
-                    w_dec[dead],
-                    k_aux,
-                )
-                auxk = ctx.auxk.loss
-        ctx.save_for_backward(x, w_enc, w_dec, b_dec, values, indices, dead)
-        ctx.mark_non_differentiable(indices)
-        ctx.set_materialize_grads(False)
-        return x_hat, values, indices, auxk
-
-    @staticmethod
-    @once_differentiable
-    def backward(
-        ctx: Any,
-        grad_x_hat: Tensor | None,
-        grad_values: Tensor | None,
-        _: Any,
-        grad_aux: Any,
-    ) -> Any:
-        with stage("sparse backward"):
-            x, w_enc, w_dec, b_dec, values, indices, dead = ctx.saved_tensors
-            if grad_x_hat is None:
-                grad_x_hat = torch.zeros_like(x)
-            grad_x_hat = grad_x_hat.contiguous()
-            pairs = sort_pairs(indices, w_enc.shape[0])
-            grad_pre = gather_dot(grad_x_hat, w_dec, indices)
-            if grad_values is not None:
-                grad_pre += grad_values
-            grad_pre *= values > 0
-            grad_w_dec = segment_outer(values, grad_x_hat, pairs)
-            grad_w_enc, grad_b_enc, grad_b_dec = encoder_gradients(grad_pre, x, w_enc, b_dec, pairs)
-            assert grad_b_dec is not None
-            grad_b_dec += grad_x_hat.sum(0)
-            grad_x = gather_sum(grad_pre, indices, w_enc) if ctx.needs_input_grad[0] else None
-        if ctx.auxk is not None and grad_aux is not None:
-            with stage("auxk"):
-                grad_w_enc.index_add_(0, dead, ctx.auxk.w_enc * grad_aux)
-                grad_b_enc.index_add_(0, dead, ctx.auxk.b_enc * grad_aux)
-                grad_w_dec.index_add_(0, dead, ctx.auxk.w_dec * grad_aux)
-        return (
-            grad_x,
-            None,
-            grad_w_enc,
-            grad_b_enc,
-            grad_w_dec,
-            grad_b_dec,
-            None,
-            None,
-            None,
-        )

@@ -27,6 +27,7 @@ from torch import Tensor
 from torch.autograd.function import Function, once_differentiable
 
 from saeworks.dictionary.losses import total_variation
+from saeworks.dictionary.stages import stage
 
 _TILE_BYTES = 16 * 2**20
 
@@ -36,6 +37,28 @@ def auxk_latents(d: int, dead: int) -> tuple[int, float]:
     min(1, dead/(D/2))) (Gao et al. 2024, A.2; the weight lets few dead latents pull gently)."""
     half = max(d // 2, 1)
     return min(half, dead), min(1.0, dead / half)
+
+
+def auxk_terms(
+    coefficient: float,
+    dead: Int[Tensor, " n"],
+    x_BD: Float[Tensor, "B D"],
+    target_BD: Float[Tensor, "B D"],
+    x_hat_BD: Float[Tensor, "B D"],
+    w_enc_MD: Float[Tensor, "M D"],
+    b_enc_M: Float[Tensor, " M"],
+    w_dec_MD: Float[Tensor, "M D"],
+    b_dec_D: Float[Tensor, " D"],
+) -> dict[str, Float[Tensor, ""]]:
+    """`auxk`, a term of the loss: coefficient · min(1, n/(D/2)) · AuxK of the n dead latents; no
+    term where there are none, or the coefficient is 0."""
+    k, weight = auxk_latents(x_BD.shape[1], len(dead) if coefficient else 0)
+    if not k:
+        return {}
+    with stage("auxk"):
+        inputs = (x_BD - b_dec_D, target_BD - x_hat_BD)
+        auxk = auxk_of_dead(*inputs, w_enc_MD, b_enc_M, w_dec_MD, dead, k)
+        return {"auxk": coefficient * weight * auxk}
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from saeworks.config import STRICT
-from saeworks.dictionary.auxk import auxk_latents, auxk_of_dead
+from saeworks.dictionary.auxk import auxk_terms
 from saeworks.dictionary.base import SAE, Batch, Context, SparseCode, StepOut
 from saeworks.dictionary.checks import check_coefficient, check_k, check_width
 from saeworks.dictionary.flops import Phase, StepWork
@@ -86,13 +86,9 @@ class BatchSelection(SAE):
         """On the batch's selection; `auxk` is among the losses while there are dead latents."""
         z, smallest = self._selected(batch)
         x_hat, loss_terms = self._reconstruct(batch, z)
-        dead = context.dead if self.config.aux_coefficient else context.dead[:0]
-        k_aux, weight = auxk_latents(self.d, dead.shape[0])
-        if k_aux:
-            with stage("auxk"):
-                x_BD, error_BD = batch.x - self.b_dec, batch.target - x_hat
-                auxk = auxk_of_dead(x_BD, error_BD, self.w_enc, self.b_enc, self.w_dec, dead, k_aux)
-                loss_terms["auxk"] = self.config.aux_coefficient * weight * auxk
+        weights = (self.w_enc, self.b_enc, self.w_dec, self.b_dec)
+        aux = self.config.aux_coefficient, context.dead
+        loss_terms |= auxk_terms(*aux, batch.x, batch.target, x_hat, *weights)
         with stage("statistics"), torch.no_grad():
             stats = {
                 "fvu": batch_fvu(batch.target, loss_terms["reconstruction"]),

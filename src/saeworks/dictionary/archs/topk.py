@@ -8,8 +8,8 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from saeworks.config import STRICT
-from saeworks.dictionary.autograd import encode_topk, step_topk
-from saeworks.dictionary.auxk import auxk_latents
+from saeworks.dictionary.autograd import PairSort, decode_sparse, encode_topk
+from saeworks.dictionary.auxk import auxk_terms
 from saeworks.dictionary.base import SAE, Batch, Context, SparseCode, StepOut
 from saeworks.dictionary.checks import check_coefficient, check_k, check_width
 from saeworks.dictionary.flops import Phase
@@ -74,24 +74,18 @@ class TopK(SAE):
         return SparseCode(indices, values, self.width, (len(x_BD),))
 
     def step(self, batch: Batch, context: Context) -> StepOut:
-        """The fused forward; `auxk` is among the losses while there are dead latents."""
-        dead = context.dead if self.config.aux_coefficient else context.dead[:0]
-        k_aux, weight = auxk_latents(self.d, dead.shape[0])
-        x_hat, values, indices, auxk = step_topk(
-            batch.x,
-            batch.target,
-            self.w_enc,
-            self.b_enc,
-            self.w_dec,
-            self.b_dec,
-            self.config.k,
-            dead,
-            k_aux,
-        )
+        """One sort of the pairs serves all gradients; `auxk` is among the losses while there are
+        dead latents."""
+        sort = PairSort()
+        encoder = (self.w_enc, self.b_enc, self.b_dec)
+        values, indices = encode_topk(batch.x, *encoder, self.config.k, sort)
+        with stage("decode"):
+            x_hat = decode_sparse(values, indices, self.w_dec, self.b_dec, sort=sort)
         with stage("loss"):
             loss_terms = {"reconstruction": reconstruction(batch.target, x_hat, batch.weight)}
-            if k_aux:
-                loss_terms["auxk"] = self.config.aux_coefficient * weight * auxk
+        weights = (self.w_enc, self.b_enc, self.w_dec, self.b_dec)
+        aux = self.config.aux_coefficient, context.dead
+        loss_terms |= auxk_terms(*aux, batch.x, batch.target, x_hat, *weights)
         with stage("statistics"), torch.no_grad():
             fired = self._fired(values, indices)
             tokens = max(values.shape[0], 1)
