@@ -2,53 +2,56 @@
 
 import random
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
+
+import numpy as np
 
 from saeworks.measure.audit.adjacent import AdjacentSites
 from saeworks.measure.audit.attribution import Attribution
 from saeworks.measure.audit.downstream import Downstream
+from saeworks.measure.audit.error_saes import ErrorSaes
 from saeworks.measure.audit.ladder import NormLadder
 from saeworks.measure.audit.mlp import MlpProbe
 from saeworks.measure.audit.noise import NullTargets
-from saeworks.measure.audit.norm import NormProbeOfError
+from saeworks.measure.audit.norm import NormProbeOfError, tenths
 from saeworks.measure.audit.positions import ErrorByPosition
 from saeworks.measure.audit.pursuit import Pursuit
-from saeworks.measure.audit.scaling_section import Scaling
+from saeworks.measure.audit.scaling_section import Scaling, member
 from saeworks.measure.audit.shrinkage import ShrinkageLadder
 from saeworks.measure.audit.split import FvuSplit
+from saeworks.measure.audit.study import AuditStudy
 from saeworks.measure.audit.synthetic import SyntheticTest
 from saeworks.measure.audit.vector import VectorProbe
-from saeworks.measure.audit.verdict import verdict
+from saeworks.measure.audit.verdict import concluded
 from saeworks.measure.audit.wide import WideSae
-from saeworks.measure.audit.zeroing import Zeroing
+from saeworks.measure.audit.widths import Sized
+from saeworks.measure.audit.zeroing import DENSE, SHARES, SIGMAS, Zeroing, summarised
 from saeworks.results.audit import AuditResult, Fold
-from saeworks.results.metric import Metric, Value
-from saeworks.results.section import Section
+from saeworks.results.families import Curve, Family, Law, LeftOut, NormPair
+from saeworks.results.metric import Value
 
-KINDS = (
-    VectorProbe,
-    NormProbeOfError,
-    FvuSplit,
-    ShrinkageLadder,
-    NormLadder,
-    NullTargets,
-    SyntheticTest,
-    ErrorByPosition,
-    AdjacentSites,
-    Pursuit,
-    Attribution,
-    Zeroing,
-    MlpProbe,
-    WideSae,
-)
-DESCRIBED = {kind.name: (kind.title, kind.about, dict(kind.metrics)) for kind in KINDS} | {
-    "downstream": ("Downstream", "", Downstream.metrics),
-    "scaling": ("Scaling", "", Scaling.metrics),
-    "error_saes": (
-        "SAEs on the error",
-        "",
-        {f"fvu_{part}": Metric(f"FVU on {part}", "") for part in "elu"},
-    ),
+KINDS: dict[str, type[AuditStudy]] = {
+    kind.name: kind
+    for kind in (
+        VectorProbe,
+        NormProbeOfError,
+        FvuSplit,
+        ShrinkageLadder,
+        NormLadder,
+        NullTargets,
+        SyntheticTest,
+        ErrorByPosition,
+        AdjacentSites,
+        Pursuit,
+        Attribution,
+        Zeroing,
+        MlpProbe,
+        WideSae,
+        Downstream,
+        Scaling,
+        ErrorSaes,
+    )
 }
 MEANS = {
     "fvu": 0.2,
@@ -60,6 +63,7 @@ MEANS = {
     "fit_cost": 0.01,
     "r2_shuffled": -0.01,
     "r2_noise": -0.01,
+    "r2_expected": -0.01,
     "fvu_change": -0.04,
     "fvu_nonlinear_change": -0.02,
     "fvu_nonlinear_encoder": 0.08,
@@ -73,7 +77,7 @@ MEANS = {
     "choice_chance": 0.03,
     "rest": 0.16,
 }
-ALONE = ("alpha", "rank", "condition", "fit_cost")
+ALONE = ("alpha", "rank", "condition", "fit_cost", "r2_expected")
 FALLS = {"x": 0.9, "x_hat": 0.88, "x_hat_u": 0.87, "e": 0.6, "l": 0.7, "u": 0.4}
 
 
@@ -92,21 +96,18 @@ def audit(
         widths: of a family that was audited together, by the names `width-<W>`; the first is own.
     """
     rng = random.Random(seed)
-    names = [name for name in DESCRIBED if name != "scaling" or widths]
+    kinds = {name: kind for name, kind in KINDS.items() if name != Scaling.name or widths}
     values = {
-        site: {name: _values(name, gain * (1 + 0.2 * at), rng) for name in names}
+        site: {name: _values(kind, gain * (1 + 0.2 * at), rng) for name, kind in kinds.items()}
         for at, site in enumerate(sites)
     }
-    sections = {}
-    for name in names:
-        title, about, metrics = DESCRIBED[name]
-        sections[name] = Section(
-            title,
-            about,
-            dict(metrics),
+    sections = {
+        name: kind.section(
             {site: values[site][name] for site in sites},
             {site: made for site in sites if (made := _series(name, rng, widths))},
         )
+        for name, kind in kinds.items()
+    }
     return AuditResult(
         title="Audit",
         config={"tokens": 40_000},
@@ -117,20 +118,23 @@ def audit(
             "second": Fold(10_000, 130),
             "test": Fold(10_000, 130),
         },
-        sections=sections,
-        verdicts={site: verdict(found) for site, found in values.items()},
+        **concluded(sections),
     )
 
 
-def _values(name: str, gain: float, rng: random.Random) -> dict[str, Value]:
+def _values(kind: type[AuditStudy], gain: float, rng: random.Random) -> dict[str, Value]:
     found = {}
-    for metric in DESCRIBED[name][2]:
+    for metric in kind.metrics:
         mean = MEANS.get(metric, 0.3 + 0.3 * rng.random())
         if metric.startswith("r2_norm_"):
             mean = FALLS[metric.removeprefix("r2_norm_")]
         if metric.startswith("fvu") and not metric.endswith(("change", "slope")):
             mean *= gain
         found[metric] = Value(mean) if metric in ALONE else number(mean)
+    if kind is Downstream:
+        share = found["squared_share_linear"]
+        low, high = (None if end is None else 1 - end for end in (share.high, share.low))
+        found["squared_share_nonlinear"] = Value(1 - (share.value or 0.0), low, high)
     return found
 
 
@@ -138,10 +142,17 @@ def _series(name: str, rng: random.Random, widths: Sequence[int]) -> dict[str, A
     if name == "norm":
         predicted = [rng.gauss(0.2, 0.08) for _ in range(200)]
         actual = [max(0.0, p + rng.gauss(0, 0.06)) for p in predicted]
-        return {"of_tokens": 10_000, "predicted": predicted, "actual": actual}
+        return {
+            "of_tokens": 10_000,
+            "predicted": predicted,
+            "actual": actual,
+            "range": [min(predicted), max(predicted)],
+            "tenths": tenths(np.array(predicted), np.array(actual)),
+        }
     if name == "positions":
         return {
             "first_position": [0, 1, 2, 4, 8],
+            "position": [1, 2, 3, 5, 9],
             "tokens": [10, 20, 40, 80, 100],
             "fvu": [0.4, 0.3, 0.25, 0.2, 0.2],
             "fvu_nonlinear": [0.2, 0.15, 0.1, 0.08, None],
@@ -156,66 +167,57 @@ def _series(name: str, rng: random.Random, widths: Sequence[int]) -> dict[str, A
 
 def _zeroing() -> dict[str, Any]:
     """Noise inferred grows with what is left out; the largest is not inferred at all."""
-    zeroed, sigmas = [0.0, 0.3, 0.5], [0.0, 1.0, 2.0]
-    activation: list[list[list[float | None]]] = [
-        [[a + share for _ in sigmas] for a in sigmas] for share in zeroed
-    ]
-    reconstruction = [[list(sigmas) for _ in sigmas] for _ in zeroed]
-    activation[-1][-1] = [None, None, None]
+    sigmas = list(SIGMAS)
+    activation: list[Any] = [[[a + share for _ in sigmas] for a in sigmas] for share in SHARES]
+    reconstruction = [[list(sigmas) for _ in sigmas] for _ in SHARES]
+    activation[-1][-1] = [None] * len(sigmas)
+    grid = {"recovered_activation": activation, "recovered_reconstruction": reconstruction}
+    dense = {name: {"recovered_activation": [0.0, 0.8, None, None, None]} for name in DENSE}
     return {
-        "zeroed": zeroed,
-        "removed": [0.0, 0.01, 0.02],
+        "zeroed": list(SHARES),
         "sigmas": sigmas,
         "unit": 0.1,
-        "recovered_activation": activation,
-        "recovered_reconstruction": reconstruction,
-        "dense": {
-            name: {"recovered_activation": [0.0, 0.8, None]} for name in ("curved", "correlated")
-        },
+        **grid,
+        "dense": dense,
+        **summarised(grid, list(SHARES)),
     }
 
 
 def _scaling(widths: Sequence[int]) -> dict[str, Any]:
     saes = [
-        {
-            "suite": f"width-{width}",
-            "width": width,
-            "l0": 32.0,
-            "fvu": _plain(0.05 + 4 / width**0.5),
-            "fvu_nonlinear": _plain(0.04 + 1 / width**0.5),
-            "bands": {
+        member(
+            Sized(f"width-{width}", "topk", width, 32.0),
+            number(0.05 + 4 / width**0.5),
+            number(0.04 + 1 / width**0.5),
+            {
                 "absent": 3 / width**0.5,
                 "linear": 0.01,
                 "linear_or_absent": 0.01 + 3 / width**0.5,
                 "nonlinear": 0.03 + 1 / width**0.5,
                 "encoder": 0.01,
             },
-        }
+        )
         for width in widths
     ]
-    curve = [widths[0] * 2**n for n in range(8)]
-    law = {
-        "c": _plain(0.05),
-        "a": _plain(4.0),
-        "m": _plain(0.5),
-        "identified": True,
-        "why": "identified within [0.04, 0.06] if the law holds beyond the widths",
-        "residual": 0.0,
-        "curve": {"width": curve, "fvu": [0.05 + 4 / width**0.5 for width in curve]},
-    }
+    curve = [float(widths[0] * 2**n) for n in range(8)]
+    law = Law(
+        number(0.05),
+        number(4.0),
+        number(0.5),
+        identified=True,
+        why="identified within [0.04, 0.06] if the law holds beyond the widths",
+        residual=0.0,
+        scatter=0.0,
+        curve=Curve(curve, [0.05 + 4 / width**0.5 for width in curve]),
+    )
     pairs = [(i, j) for j in range(len(widths)) for i in range(j)]
-    keys = ("r2", "r2_with_nonlinear", "added_percent")
-    return {
-        "arch": "topk",
-        "own": 0,
-        "saes": saes,
-        "law": law,
-        "per_token": [
-            {"from": i, "to": j} | {key: _plain(0.5 + 0.1 * i) for key in keys} for i, j in pairs
-        ],
-        "left_out": [{"suite": "other", "width": 64, "l0": 90.0, "why": "its L0 is another"}],
-    }
-
-
-def _plain(mean: float) -> dict[str, float]:
-    return {"value": mean, "low": 0.95 * mean, "high": 1.05 * mean}
+    return asdict(
+        Family(
+            "topk",
+            saes,
+            own=0,
+            law=law,
+            per_token=[NormPair(i, j, *[number(0.5 + 0.1 * i)] * 3) for i, j in pairs],
+            left_out=[LeftOut("other", 64, 90.0, "its L0 is another")],
+        )
+    )

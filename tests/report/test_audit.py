@@ -12,17 +12,9 @@ from helpers.editing import edit
 from helpers.toy_audits import audit
 from saeworks.errors import UserError
 from saeworks.report import audit as section
-from saeworks.report import audit_charts as charts
-from saeworks.report import audit_controls as controls
 from saeworks.report import audit_widths as widths
-from saeworks.report.audit_inputs import Audited, NormSample, read_audits
-from saeworks.report.audit_tables import (
-    means_of_tenths,
-    of_sections,
-    positions,
-    tenths,
-)
 from saeworks.report.build import write_report
+from saeworks.report.figures import Source, Table
 from saeworks.report.suites import read_suites
 
 SITES = ("layers.0", "layers.1", "layers.2")
@@ -39,74 +31,67 @@ def run(make_suite: Callable[..., Path]) -> list[Path]:
     return paths
 
 
-def audits(run: list[Path]) -> list[Audited]:
-    return read_audits(read_suites(run))
+def sources(run: list[Path]) -> list[Source]:
+    return section.sources_of(read_suites(run))
+
+
+def shown(run: list[Path], figure: str) -> list[dict[str, Any]]:
+    """The charts of a figure on the page."""
+    made = section.section(read_suites(run))
+    assert made is not None
+    every = [chart for group in made.data().values() for chart in group]
+    return [chart for chart in every if re.fullmatch(rf"{figure}(-\d+)*", chart["id"])]
+
+
+def table(run: list[Path], caption: str) -> Table:
+    made = section.section(read_suites(run))
+    assert made is not None
+    every = [table for block in made.blocks for table in block.tables]
+    return next(table for table in every if table.caption.startswith(caption))
 
 
 def test_titles_over_the_layers(run: list[Path]) -> None:
-    found = charts.depth(audits(run))
-    assert [one["title"] for one in found][:2] == ["R² of e", "R² of e, x̂ recalibrated"]
-    assert [series["suite"] for series in found[0]["series"]] == [0, 1]
-    low, high = found[-1]["y"]["range"]  # α* near 1 is not to look like much
+    assert [shown(run, name)[0]["title"] for name in ("vector", "recalibrated")] == [
+        "R² of e",
+        "R² of e, x̂ recalibrated",
+    ]
+    assert [series["suite"] for series in shown(run, "vector")[0]["series"]] == [0, 1]
+    low, high = shown(run, "alpha")[0]["y"]["range"]  # α* near 1 is not to look like much
     assert low <= 0.95 and high >= 1.05
+    assert [shown(run, name)[0]["better"] for name in ("alpha", "fvu", "vector")] == [
+        "one",
+        "lower",
+        "none",
+    ]
 
 
 def test_suites_of_one_layer_stand_beside_each_other(make_suite: Callable[..., Path]) -> None:
     paths = [make_suite(k=k, sites=SITES[:1], parts=("reconstruction",)) for k in (16, 32)]
     for path in paths:
         audit(SITES[:1]).write(path / "results" / "audit.json")
-    for chart in charts.depth(audits(paths)):
+    for name in ("vector", "fvu", "alpha"):
+        chart = shown(paths, name)[0]
         assert [series["x"] for series in chart["series"]] == [[0], [1]]
         assert chart["x"] == {"title": "layers.0", "ticks": {"values": [], "text": []}}
-    for chart in charts.depth(audits(paths[:1])):
-        assert chart["x"]["title"] == "layer"
+        assert shown(paths[:1], name)[0]["x"]["title"] == "layer"
 
 
 def test_only_audited_suites_are_shown(run: list[Path]) -> None:
-    assert [one.index for one in audits(run)] == [0, 1]
+    assert [source.index for source in sources(run)] == [0, 1]
     assert section.section(read_suites(run[2:])) is None
 
 
 def test_the_parts_add_up_to_the_fvu(run: list[Path]) -> None:
-    both = audits(run)
-    for one, chart in zip(both, charts.stacks(both, panels=False), strict=True):
+    for source, chart in zip(sources(run), shown(run, "parts"), strict=True):
+        assert chart["title"] == source.label and chart["y"]["title"] == "FVU"
         bars = [s for s in chart["series"] if s["kind"] == "bars"]
         assert [s["name"] for s in bars][:2] == ["nonlinear", "encoder"]
         for at, site in enumerate(SITES):
-            value = one.value(site, "split", "fvu")
+            value = source.value(site, "split", "fvu")
             assert value is not None
             assert sum(s["y"][at] for s in bars) == pytest.approx(value.value, rel=1e-3)
     assert [s["name"] for s in bars] == ["nonlinear", "encoder", "linear", "absent"]
-
-
-def test_whiskers_stand_on_the_tops_of_their_parts() -> None:
-    bars = [
-        {"name": "a", "x": [0], "y": [1.0], "low": [0.9], "high": [1.2], "kind": "bars"},
-        {"name": "b", "x": [0], "y": [2.0], "low": [1.5], "high": [None], "kind": "bars"},
-        {"name": "c", "x": [0], "y": [-1.0], "low": [-2.0], "high": [0.0], "kind": "bars"},
-    ]
-    found = charts.stacked(bars)
-    assert all(one["low"] == [None] for one in found[:3])
-    assert [(one["y"], one["low"], one["high"]) for one in found[3:]] == [
-        ([1.0], [0.9], [1.2]),
-        ([3.0], [2.5], [None]),
-        ([-1.0], [-2.0], [0.0]),
-    ]
-
-
-def test_encoder_error_is_known_only_where_pursuit_had_tokens_to_fit_on(run: list[Path]) -> None:
-    one = audits(run)[0]
-    found = charts.encoder(one, SITES[0])
-    assert found is not None and found.value == pytest.approx(0.02 * 0.08)
-    assert found.low is not None and found.low < found.value
-    file = run[0] / "results" / "audit.json"
-
-    def starve(data: Any) -> None:
-        values = data["sections"]["pursuit"]["sites"][SITES[0]]
-        values["fvu_nonlinear_encoder"] = {"value": 0.2, "low": 0.1, "high": 0.3}
-
-    edit(file, starve)
-    assert charts.encoder(audits(run)[0], SITES[0]) is None
+    assert len({str(chart["y"]["range"]) for chart in shown(run, "parts")}) == 1
 
 
 def test_shares_of_a_loss_that_is_not_clear_are_left_out(run: list[Path]) -> None:
@@ -115,7 +100,7 @@ def test_shares_of_a_loss_that_is_not_clear_are_left_out(run: list[Path]) -> Non
         values["gap"] = {"value": 0.001, "low": -0.001, "high": 0.003}
 
     edit(run[0] / "results" / "audit.json", blur)
-    chart = charts.downstream(audits(run))[0]
+    chart = shown(run, "loss")[0]
     assert all(series["text"] == [SITES[0], SITES[2]] for series in chart["series"])
     share, rest = chart["series"][1], chart["series"][3]
     assert [a + b for a, b in zip(share["y"], rest["y"], strict=True)] == pytest.approx([1, 1])
@@ -123,17 +108,23 @@ def test_shares_of_a_loss_that_is_not_clear_are_left_out(run: list[Path]) -> Non
 
 
 def test_the_scatter_has_its_numbers_in_tenths(run: list[Path]) -> None:
-    one = audits(run)[0]
-    chart = charts.scatter([one])[0]
+    chart = shown(run[:1], "scatter")[0]
     assert len(chart["series"][0]["x"]) == 200
-    table = tenths([one])
-    assert table is not None and len(table.rows) == 3
-    assert [cell.key for cell in table.rows[0].cells] == pytest.approx(
+    tenths = table(run[:1], "Mean actual ‖e‖²")
+    assert [column.metric.title for column in tenths.columns][:2] == ["tenth 1", "tenth 2"]
+    assert len(tenths.rows) == 3
+    assert [cell.key for cell in tenths.rows[0].cells] == pytest.approx(
         chart["series"][2]["y"], rel=1e-3
     )
+    assert tenths.rows[0].cells[0].interval.endswith(" predicted")
 
-    sample = NormSample(predicted=[3.0, 1.0, 2.0], actual=[30.0, 10.0, 20.0], of_tokens=3)
-    assert means_of_tenths(sample) == [(1.0, 10.0), (2.0, 20.0), (3.0, 30.0)]
+
+def test_of_many_scatters_each_has_fewer_points(make_suite: Callable[..., Path]) -> None:
+    sites = [f"layers.{at}" for at in range(7)]
+    paths = [make_suite(k=k, sites=sites, parts=("reconstruction",)) for k in (16, 32)]
+    for path in paths:
+        audit(sites).write(path / "results" / "audit.json")
+    assert {len(chart["series"][0]["x"]) for chart in shown(paths, "scatter")} == {150}
 
 
 def test_every_figure_has_a_table(run: list[Path]) -> None:
@@ -141,11 +132,8 @@ def test_every_figure_has_a_table(run: list[Path]) -> None:
     assert found is not None
     for block in found.blocks:
         assert block.figures and block.tables, block.title
-    table = of_sections(audits(run), "", ("shrinkage",))
-    assert table is not None
-    assert len(table.rows) == 2 * len(SITES)
-    by_position = positions(audits(run))
-    assert by_position is not None
+    assert len(table(run, "Shrinkage ladder").rows) == 2 * len(SITES)
+    by_position = table(run, "FVU by position")
     assert [column.metric.title for column in by_position.columns][:3] == [
         "from 0",
         "from 1",
@@ -155,15 +143,34 @@ def test_every_figure_has_a_table(run: list[Path]) -> None:
     assert len(set(found.data())) == sum(len(block.figures) for block in found.blocks)
 
 
+def test_every_metric_is_in_a_table_once(run: list[Path]) -> None:
+    found = section.section(read_suites(run))
+    assert found is not None
+    tables = [table for block in found.blocks for table in block.tables]
+    for part in sources(run)[1].sections.values():
+        if part.metrics:
+            (own,) = (table for table in tables if table.caption == part.title)
+            assert [column.metric for column in own.columns] == list(part.metrics.values())
+
+
+def test_neighbours_with_one_legend_share_it(run: list[Path]) -> None:
+    found = section.section(read_suites(run))
+    assert found is not None
+    names = {block.title: [g.id for g in block.figures] for block in found.blocks}
+    assert names["How large the error is"] == ["audit_scatter", "audit_baselines", "audit_ladder"]
+    assert names["Over the layers"] == ["audit_vector"]
+    assert names["Controls"] == ["audit_null", "audit_positions-0"]  # lines are sites
+
+
 def test_a_family_of_widths_is_shown_once(run: list[Path]) -> None:
     copy = json.loads((run[1] / "results" / "audit.json").read_text())
     (run[2] / "results" / "audit.json").write_text(json.dumps(copy))
-    found = widths.families(audits(run))
-    assert [(one.site, one.audit.index) for one in found] == [(site, 1) for site in SITES]
+    found = widths.families(sources(run))
+    assert [(one.site, one.source.index) for one in found] == [(site, 1) for site in SITES]
     first = widths.stacks(found)[0]
     bars = [s for s in first["series"] if s["kind"] == "bars"]
     assert first["x"]["ticks"]["text"] == ["256", "512", "1024"]
-    for at, sae in enumerate(found[0].scaling.saes):
+    for at, sae in enumerate(found[0].family.saes):
         assert sum(s["y"][at] for s in bars) == pytest.approx(sae.fvu.value, rel=1e-3)
     law = widths.laws(found)[0]
     assert [s["name"] for s in law["series"]] == ["FVU", "FVU_nl", "law"]
@@ -181,10 +188,10 @@ def test_two_widths_have_no_law(run: list[Path]) -> None:
         for series in data["sections"]["scaling"]["series"].values():
             series["law"] = None
             for sae in series["saes"]:
-                sae["bands"] |= {"absent": None, "linear": None, "encoder": None}
+                sae["parts"] = [part for part in sae["parts"] if "linear" in part["label"]]
 
     edit(run[1] / "results" / "audit.json", cut)
-    found = widths.families(audits(run))
+    found = widths.families(sources(run))
     assert widths.laws(found)[0]["description"] == "Too few widths for a law."
     names = {s["name"] for s in widths.stacks(found)[0]["series"]}
     assert names == {"nonlinear", "linear"}
@@ -207,8 +214,7 @@ def test_an_audit_of_the_core_alone_is_shown(run: list[Path], tmp_path: Path) ->
 
 
 def test_what_takes_the_error_away_adds_up(run: list[Path]) -> None:
-    both = audits(run)
-    chart = controls.attribution(both)[0]
+    chart = shown(run, "attribution")[0]
     bars = [series for series in chart["series"] if series["kind"] == "bars"]
     assert [series["name"] for series in bars] == ["coefficients", "scale", "choice", "rest"]
     assert sum(series["y"][0] for series in bars) == pytest.approx(0.2)
@@ -217,27 +223,28 @@ def test_what_takes_the_error_away_adds_up(run: list[Path]) -> None:
     }
     assert marks["chance share of coefficients"] == pytest.approx(0.01)
     assert marks["chance share of choice"] == pytest.approx(0.04 + 0.01 + 0.03)  # on what it stands
-    assert [one["panel"] for one in controls.attribution(both)] == [0, 1]
+    assert [one["panel"] for one in shown(run, "attribution")] == [0, 1]
 
 
 def test_noise_that_is_inferred_of_missing_latents(run: list[Path]) -> None:
-    chart = controls.zeroing(audits(run))[0]
+    chart = shown(run, "zeroing-activation")[0]
     names = [series["name"] for series in chart["series"]]
-    assert names[:4] == ["truth", "0% zeroed", "30% zeroed", "50% zeroed"]
-    assert names[4:] == ["curved dense part", "correlated dense part"]
-    assert chart["series"][4]["y"] == [0.0, 0.8]
-    assert chart["series"][1]["y"] == [0.0, 1.0, 2.0]
-    assert chart["series"][3]["y"] == [0.5, 1.5]  # of the largest nothing is inferred
-    table = controls.zeroing_table(audits(run))
-    assert table is not None
-    assert [cell.key for cell in table.rows[0].cells] == pytest.approx([1.0, 1.225, 1.5])
-    assert table.rows[0].cells[0].interval == "1 of σ_r"
+    assert names[:3] == ["truth", "0% zeroed", "10% zeroed"]
+    assert names[-2:] == ["curved dense part", "correlated dense part"]
+    assert chart["series"][-1]["y"] == [0.0, 0.8]
+    assert chart["series"][1]["y"] == [0.0, 1.0, 2.0, 3.0, 4.0]
+    assert chart["series"][6]["y"] == [0.5, 1.5, 2.5, 3.5]  # of the largest nothing is inferred
+    assert len(shown(run, "zeroing-reconstruction")[0]["series"]) == 7
+    ratios = table(run, "σ_a inferred")
+    assert [column.metric.title for column in ratios.columns][:2] == ["0% zeroed", "10% zeroed"]
+    assert ratios.rows[0].cells[0].key == pytest.approx(1.0)
+    assert ratios.rows[0].cells[0].interval == "1 of σ_r"
 
 
 def test_capacity_curves(run: list[Path]) -> None:
-    mlp, wide = controls.extractors(audits(run))[:2]
-    assert mlp["series"][0]["x"] == [32, 128, 512]
-    assert wide["series"][0]["x"] == [4, 16, 64]
+    assert shown(run, "mlp")[0]["series"][0]["x"] == [32, 128, 512]
+    assert shown(run, "wide")[0]["series"][0]["x"] == [4, 16, 64]
+    assert shown(run, "mlp")[0]["series"][0]["text"][0] == "32 hidden units"
 
 
 def test_the_page(run: list[Path], tmp_path: Path) -> None:
@@ -265,7 +272,7 @@ def test_of_many_suites_a_line_is_chosen(make_suite: Callable[..., Path], tmp_pa
     for path in paths:
         audit(SITES[:1]).write(path / "results" / "audit.json")
     text = write_report(paths, tmp_path / "out").read_text(encoding="utf-8")
-    assert '<select data-lines="audit_depth">' in text
+    assert '<select data-lines="audit_vector">' in text
     assert text.count("the verdict at 1 site<") == 9
     found = section.section(read_suites(paths))
     assert found is not None
@@ -288,6 +295,8 @@ def test_everything_from_outside_is_escaped(run: list[Path], tmp_path: Path) -> 
     def spoil(data: Any) -> None:
         for part in data["sections"].values():
             part["title"] = part["about"] = HOSTILE
+            for figure in part["figures"]:
+                figure["title"] = figure["caption"] = figure["traces"][0]["label"] = HOSTILE
             for metric in part["metrics"].values():
                 metric["title"] = metric["description"] = HOSTILE
             for kind in ("sites", "series"):
@@ -311,15 +320,19 @@ def test_everything_from_outside_is_escaped(run: list[Path], tmp_path: Path) -> 
         (lambda data: data.pop("verdicts"), "'verdicts' is missing"),
         (
             lambda data: data["sections"]["norm"]["series"][SITES[0]]["actual"].pop(),
-            "lists of one series differ in length",
+            "'sections.norm.series.layers.0.actual' is 199 numbers, for 200 of 'predicted'",
         ),
         (
             lambda data: data["sections"]["positions"]["series"][SITES[0]].update(fvu="no"),
-            "'sections.positions.series.layers.0.fvu'",
+            "'sections.positions.series.layers.0.fvu' is no list of finite numbers",
         ),
         (
-            lambda data: data["sections"]["zeroing"]["series"][SITES[0]]["zeroed"].pop(),
-            "the grid has not one number per share and noise",
+            lambda data: data["sections"]["zeroing"]["series"][SITES[0]].update(sigmas=[[1]]),
+            "'sections.zeroing.series.layers.0.sigmas' is no list of finite numbers",
+        ),
+        (
+            lambda data: data["sections"]["norm"]["figures"][0].update(kind="pie"),
+            "figures",
         ),
         (
             lambda data: data["sections"]["scaling"]["series"][SITES[0]].update(saes=[{}]),

@@ -1,270 +1,192 @@
-"""The audit over widths: what is lost by SAEs of several widths, the law, errors token by token."""
+"""The audit over widths: what the SAEs of a family lose, the law, errors token by token.
+
+Every suite of a family tells the same of it, so it is drawn once, of the first.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from pydantic import Field
-
-from saeworks.report.audit_charts import (
-    ABSENT,
-    ENCODER,
-    GREY,
-    LINEAR,
-    NONLINEAR,
+from saeworks.report.figures import (
+    Chart,
+    Group,
+    Point,
+    Source,
+    Table,
     chart_of,
-    series_of,
+    line_of,
+    places,
     stacked,
 )
-from saeworks.report.audit_inputs import Audited, Record
-from saeworks.report.audit_tables import Table, places
 from saeworks.report.numbers import measured, number
 from saeworks.report.summary import Cell, Column, Row
+from saeworks.results.families import SECTION, Family, Law, NormPair
+from saeworks.results.figure import GREY, LINEAR, NONLINEAR, Trace
 from saeworks.results.metric import Metric, Value
-
-Chart = dict[str, Any]
-
-
-class Sized(Record):
-    """One SAE of a family."""
-
-    suite: str
-    width: int
-    l0: float
-    fvu: Value
-    fvu_nonlinear: Value
-    bands: dict[str, float | None] = Field(default_factory=dict)
-
-
-class Curve(Record):
-    """A law as drawn."""
-
-    width: list[float] = Field(default_factory=list)
-    fvu: list[float] = Field(default_factory=list)
-
-
-class Law(Record):
-    """FVU = c + a·W^(−m)."""
-
-    c: Value
-    a: Value
-    m: Value
-    identified: bool
-    why: str = ""
-    curve: Curve
-
-
-class Pair(Record):
-    """‖e‖ at one width from that at another; indices of the family's SAEs."""
-
-    start: int = Field(alias="from")
-    end: int = Field(alias="to")
-    r2: Value
-    r2_with_nonlinear: Value
-    added_percent: Value
-
-
-class LeftOut(Record):
-    """An SAE that is not compared."""
-
-    suite: str
-    why: str
-
-
-class Scaling(Record):
-    """SAEs of one architecture, several widths and about equal L0 at one site."""
-
-    arch: str
-    saes: list[Sized]
-    law: Law | None = None
-    per_token: list[Pair] = Field(default_factory=list)
-    left_out: list[LeftOut] = Field(default_factory=list)
+from saeworks.results.records import parse
 
 
 @dataclass(frozen=True)
-class Family:
-    """A family at a site; `order` is the site's number."""
+class Told:
+    """A family at a site, by the suite that tells of it; `order` is the site's number."""
 
     order: int
     site: str
-    audit: Audited
-    scaling: Scaling
+    source: Source
+    family: Family
 
     @property
     def title(self) -> str:
         """Where, and of what."""
-        return f"{self.site}, {self.scaling.arch}"
+        return f"{self.site}, {self.family.arch}"
+
+    def pair(self, pair: NormPair) -> str:
+        """From which width to which."""
+        saes = self.family.saes
+        return f"{saes[pair.narrow].width} → {saes[pair.wide].width}"
 
 
-def families(audits: Sequence[Audited]) -> list[Family]:
-    """Every family once, whichever of its suites tells of it first."""
-    found: dict[tuple[Any, ...], Family] = {}
-    for order, site, audit in places(audits):
-        scaling = audit.series(site, "scaling", Scaling)
-        if scaling is not None and len(scaling.saes) > 1:
-            key = (site, scaling.arch, tuple((one.suite, one.width) for one in scaling.saes))
-            found.setdefault(key, Family(order, site, audit, scaling))
-    return list(found.values())
+def families(sources: Sequence[Source]) -> list[Told]:
+    """Every family of two or more SAEs once.
+
+    Raises:
+        UserError: if a series on scaling is not what it should be.
+    """
+    told: dict[tuple[object, ...], Told] = {}
+    for order, site, source in places(sources):
+        section = source.sections.get(SECTION)
+        series = section.series.get(site) if section else None
+        if not series:
+            continue
+        place = ("sections", SECTION, "series", site)
+        family = parse(Family, series, source.file, "run `saeworks audit` again", *place)
+        if len(family.saes) > 1:
+            key = (site, family.arch, *((sae.suite, sae.width) for sae in family.saes))
+            told.setdefault(key, Told(order, site, source, family))
+    return list(told.values())
 
 
-def stacks(found: Sequence[Family]) -> list[Chart]:
+def stacks(told: Sequence[Told]) -> list[Chart]:
     """FVU per width, its parts on one another."""
     out = []
-    for at, family in enumerate(found):
-        saes = family.scaling.saes
-        parts = [_parts(one) for one in saes]
-        names = (
-            ("nonlinear", NONLINEAR),
-            ("encoder", ENCODER),
-            ("linear", LINEAR),
-            ("absent", ABSENT),
-        )
-        series = [
-            series_of(name, [(w, str(saes[w].width), p.get(name)) for w, p in enumerate(parts)])
-            | {"suite": ink, "shape": ink, "kind": "bars"}
-            for name, ink in names
-        ]
-        ticks = {"values": list(range(len(saes))), "text": [str(one.width) for one in saes]}
-        chart = chart_of(
-            f"widths-{at}",
-            family.title,
-            stacked([one for one in series if one["x"]]),
-            {"title": "latents", "ticks": ticks},
-            {"title": "FVU", "zero": True},
-        )
+    for at, family in enumerate(told):
+        saes = family.family.saes
+        traces = {part.label: Trace(part.label, ink=part.ink) for sae in saes for part in sae.parts}
+        points: dict[str, list[Point]] = {label: [] for label in traces}
+        for place, sae in enumerate(saes):
+            for part in sae.parts:
+                points[part.label].append((place, str(sae.width), part.value))
+        bars = [line_of(trace, points[label], "stack") for label, trace in traces.items()]
+        ticks = {"values": list(range(len(saes))), "text": [str(sae.width) for sae in saes]}
+        x, y = {"title": "latents", "ticks": ticks}, {"title": "FVU", "zero": True}
+        chart = chart_of(f"widths-{at}", family.title, stacked(bars), x, y)
         out.append(chart | {"stack": True})
     return out
 
 
-def _parts(one: Sized) -> dict[str, Value]:
-    """What adds up to an SAE's FVU; the interval of FVU_nl is on its part, that of FVU on top."""
-    fvu, nonlinear = one.fvu.value, one.fvu_nonlinear.value
-    if fvu is None or nonlinear is None:
-        return {}
-    encoder = one.bands.get("encoder") or 0.0
-    encoder = encoder if 0 < encoder < nonlinear else 0.0
-    absent = one.bands.get("absent")
-    linear = fvu - nonlinear - (absent or 0.0)
-    found = {"nonlinear": _about(nonlinear - encoder, one.fvu_nonlinear)}
-    if encoder:
-        found["encoder"] = Value(value=encoder)
-    found["linear"] = _about(linear, one.fvu) if absent is None else Value(value=linear)
-    if absent is not None:
-        found["absent"] = _about(absent, one.fvu)
-    return found
-
-
-def _about(part: float, whole: Value) -> Value:
-    """A part, with the interval of the whole about it."""
-    assert whole.value is not None
-    shift = part - whole.value
-    low, high = (None if end is None else end + shift for end in (whole.low, whole.high))
-    return Value(value=part, low=low, high=high)
-
-
-def laws(found: Sequence[Family]) -> list[Chart]:
+def laws(told: Sequence[Told]) -> list[Chart]:
     """FVU and FVU_nl over width, and the law."""
     out = []
-    for at, family in enumerate(found):
-        saes, law = family.scaling.saes, family.scaling.law
-        series = [
-            series_of(name, [(s.width, f"{s.width} latents", getattr(s, key)) for s in saes])
-            | {"suite": ink, "shape": ink}
-            for name, key, ink in (("FVU", "fvu", LINEAR), ("FVU_nl", "fvu_nonlinear", NONLINEAR))
+    for at, family in enumerate(told):
+        saes, law = family.family.saes, family.family.law
+        total = [(sae.width, f"{sae.width} latents", sae.fvu) for sae in saes]
+        nonlinear = [(sae.width, f"{sae.width} latents", sae.fvu_nonlinear) for sae in saes]
+        lines = [
+            line_of(Trace("FVU", ink=LINEAR), total, "line"),
+            line_of(Trace("FVU_nl", ink=NONLINEAR), nonlinear, "line"),
         ]
-        if law is not None and len(law.curve.width) == len(law.curve.fvu):
-            points = zip(law.curve.width, law.curve.fvu, strict=True)
-            line = [(w, f"{number(w)} latents", Value(value=y)) for w, y in points]
-            series.append(series_of("law", line) | {"suite": GREY, "kind": "lines"})
-        chart = chart_of(
-            f"law-{at}",
-            family.title,
-            series,
-            {"title": "latents", "log": True},
-            {"title": "", "log": True},
-        )
-        out.append(chart | {"description": _said(law)})
+        if law is not None:
+            pairs = zip(law.curve.width, law.curve.fvu, strict=True)
+            curve = [(width, f"{number(width)} latents", Value(fvu)) for width, fvu in pairs]
+            lines.append(line_of(Trace("law", ink=GREY, mark="lines"), curve, "line"))
+        x, y = {"title": "latents", "log": True}, {"title": "", "log": True}
+        chart = chart_of(f"law-{at}", family.title, lines, x, y)
+        out.append(chart | {"description": _in_words(law)})
     return out
 
 
-def _said(law: Law | None) -> str:
+def _in_words(law: Law | None) -> str:
     if law is None:
         return "Too few widths for a law."
     return f"FVU = c + a·W⁻ᵐ, c = {number(law.c.value)}: {law.why}."
 
 
-def per_token(found: Sequence[Family]) -> list[Chart]:
+def per_token(told: Sequence[Told]) -> list[Chart]:
     """Does ‖e‖ at one width predict ‖e‖ at another, and what ‖u‖ adds."""
     out = []
-    for at, family in enumerate(found):
-        pairs = [pair for pair in family.scaling.per_token if _known(family, pair)]
-        if not pairs:
-            continue
-        series = [
-            series_of(name, [(x, _named(family, p), getattr(p, key)) for x, p in enumerate(pairs)])
-            | {"suite": ink, "shape": ink, "kind": "bars"}
-            for name, key, ink in (
-                ("from ‖e‖", "r2", LINEAR),
-                ("from ‖e‖ and ‖u‖", "r2_with_nonlinear", NONLINEAR),
-            )
+    for at, family in enumerate(told):
+        pairs = family.family.per_token
+        names = [family.pair(pair) for pair in pairs]
+        alone = [(x, names[x], pair.r2) for x, pair in enumerate(pairs)]
+        both = [(x, names[x], pair.r2_with_nonlinear) for x, pair in enumerate(pairs)]
+        bars = [
+            line_of(Trace("from ‖e‖", ink=LINEAR), alone, "bar"),
+            line_of(Trace("from ‖e‖ and ‖u‖", ink=NONLINEAR), both, "bar"),
         ]
-        ticks = {
-            "values": list(range(len(pairs))),
-            "text": [_named(family, pair) for pair in pairs],
-        }
+        ticks = {"values": list(range(len(pairs))), "text": names}
         x = {"title": "latents, from → of", "ticks": ticks, "angle": -40}
-        out.append(chart_of(f"token-{at}", family.title, series, x, {"title": "", "zero": True}))
+        if pairs:
+            y = {"title": "", "zero": True}
+            out.append(chart_of(f"token-{at}", family.title, bars, x, y))
     return out
 
 
-def _known(family: Family, pair: Pair) -> bool:
-    return all(0 <= end < len(family.scaling.saes) for end in (pair.start, pair.end))
+def parts_table(told: Sequence[Told]) -> Table:
+    """Of every SAE its parts."""
+    bands = list(dict.fromkeys(key for one in told for sae in one.family.saes for key in sae.bands))
+    titles = ["latents", "L0", "FVU", "FVU_nl", *(key.replace("_", " ") for key in bands)]
+    rows = [
+        Row(
+            one.title,
+            one.order,
+            one.source.index,
+            sae.suite,
+            [
+                Cell(f"{sae.width:,}", "", float(sae.width)),
+                Cell(number(sae.l0), "", sae.l0),
+                *(Cell(*measured(v, 4), v.value) for v in (sae.fvu, sae.fvu_nonlinear)),
+                *(Cell(*measured(Value(v), 4), v) for v in map(sae.bands.get, bands)),
+            ],
+        )
+        for one in told
+        for sae in one.family.saes
+    ]
+    columns = [Column(title, Metric(title)) for title in titles]
+    return Table("The parts of FVU by width", columns, rows)
 
 
-def _named(family: Family, pair: Pair) -> str:
-    saes = family.scaling.saes
-    return f"{saes[pair.start].width} → {saes[pair.end].width}"
+def pairs_table(told: Sequence[Told]) -> Table:
+    """Of every pair of widths, how well ‖e‖ is predicted."""
+    heads = {"R² from ‖e‖": "", "R² from ‖e‖ and ‖u‖": "", "added, of what was left": "%"}
+    rows = []
+    for one in told:
+        for pair in one.family.per_token:
+            values = ((pair.r2, 3), (pair.r2_with_nonlinear, 3), (pair.added_percent, 2))
+            cells = [Cell(*measured(v, digits), v.value) for v, digits in values]
+            site = f"{one.title}, {one.pair(pair)}"
+            rows.append(Row(site, one.order, one.source.index, one.source.label, cells))
+    columns = [Column(title, Metric(title, unit=unit)) for title, unit in heads.items()]
+    return Table("‖e‖ of one width from that of another", columns, rows)
 
 
-def tables(found: Sequence[Family]) -> list[Table]:
-    """Of every SAE its parts; of every pair how well it is predicted."""
-    if not found:
-        return []
-    names = ("absent", "linear", "linear_or_absent", "encoder", "nonlinear")
-    columns = [Column(n, Metric(title=n)) for n in ("latents", "L0", "FVU", "FVU_nl")]
-    columns += [Column(n, Metric(title=n.replace("_", " "))) for n in names]
-    rows, pairs = [], []
-    for family in found:
-        for one in family.scaling.saes:
-            cells = [
-                Cell(f"{one.width:,}", "", float(one.width)),
-                Cell(number(one.l0), "", one.l0),
-                *(Cell(*measured(v, 4), v.value) for v in (one.fvu, one.fvu_nonlinear)),
-                *(Cell(*measured(Value(value=v), 4), v) for v in map(one.bands.get, names)),
-            ]
-            rows.append(Row(family.title, family.order, family.audit.index, one.suite, cells))
-        for pair in family.scaling.per_token:
-            if _known(family, pair):
-                values = [(pair.r2, 3), (pair.r2_with_nonlinear, 3), (pair.added_percent, 2)]
-                cells = [Cell(*measured(v, digits), v.value) for v, digits in values]
-                site = f"{family.title}, {_named(family, pair)}"
-                rows_of = Row(site, family.order, family.audit.index, family.audit.label, cells)
-                pairs.append(rows_of)
-    out = [Table("The parts of FVU by width", columns, rows)]
-    if pairs:
-        titles = ("R² from ‖e‖", "R² from ‖e‖ and ‖u‖", "added, of what was left")
-        units = ("", "", "%")
-        heads = [
-            Column(t, Metric(title=t, unit=unit)) for t, unit in zip(titles, units, strict=True)
-        ]
-        out.append(Table("‖e‖ of one width from that of another", heads, pairs))
-    return out
-
-
-def notes(found: Sequence[Family]) -> list[str]:
+def notes(told: Sequence[Told]) -> list[str]:
     """What was not compared, and why."""
     sites: dict[str, list[str]] = {}
-    for family in found:
-        for one in family.scaling.left_out:
-            sites.setdefault(f"{one.suite} is left out: {one.why}", []).append(family.site)
+    for one in told:
+        for sae in one.family.left_out:
+            sites.setdefault(f"{sae.suite} is left out: {sae.why}", []).append(one.site)
     return [f"{why} ({', '.join(dict.fromkeys(at))})." for why, at in sites.items()]
+
+
+def drawn(told: Sequence[Told]) -> list[Group]:
+    """The charts of all families."""
+    made = (
+        Group("audit_widths", "", stacks(told), False),
+        Group("audit_laws", "", laws(told), False),
+        Group("audit_tokens", "beside", per_token(told), False),
+    )
+    return [group for group in made if group.charts]
+
+
+def tables(told: Sequence[Told]) -> list[Table]:
+    """Their numbers."""
+    return [table for table in (parts_table(told), pairs_table(told)) if table.rows]

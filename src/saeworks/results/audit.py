@@ -3,7 +3,7 @@
 The report and the docs read nothing else.
 """
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,6 +11,7 @@ from pydantic.dataclasses import dataclass
 
 from saeworks.config import STRICT
 from saeworks.files.seals import write_sealed
+from saeworks.results.figure import without_defaults
 from saeworks.results.metric import Value
 from saeworks.results.records import SCHEMA, read_record
 from saeworks.results.section import Section
@@ -65,7 +66,13 @@ class AuditResult:
 
     def write(self, path: Path) -> None:
         """Write JSON atomically, sealed; NaN and infinity become null."""
-        write_sealed(path, asdict(self))
+        data = asdict(replace(self, sections={}))
+        data["sections"] = {
+            name: asdict(replace(section, figures=()))
+            | {"figures": without_defaults(section.figures)}
+            for name, section in self.sections.items()
+        }
+        write_sealed(path, data)
 
     @classmethod
     def read(cls, path: Path) -> "AuditResult":

@@ -11,6 +11,7 @@ from saeworks.measure.audit.measurement import Measurement, Place, r_squared
 from saeworks.measure.audit.moments import Cross, Gram
 from saeworks.measure.audit.words import Sections, shown, side
 from saeworks.measure.bootstrap import Statistic
+from saeworks.results.figure import Figure, Trace
 from saeworks.results.metric import Metric
 
 SOURCES = {"x": "x", "x_hat": "x̂", "l": "ℓ", "u": "u"}
@@ -23,6 +24,7 @@ class AdjacentSites(Measurement):
 
     name = "adjacent"
     title = "Adjacent sites"
+    chapter = "effects"
     about = (
         "OLS of this site's e, ℓ or u on x, x̂, ℓ or u of the site before it in the suite, at "
         "the same tokens; fitted on the second fold, measured on the test documents. The first "
@@ -36,6 +38,19 @@ class AdjacentSites(Measurement):
         for target in TARGETS
         for source in SOURCES
     }
+
+    figures = tuple(
+        Figure(
+            f"adjacent-{target}",
+            "bar",
+            tuple(
+                Trace(f"from {what}", f"r2_{target}_from_{source}", ink=ink)
+                for ink, (source, what) in enumerate(SOURCES.items())
+            ),
+            f"R² of {name}, from the site before",
+        )
+        for target, name in TARGETS.items()
+    )
 
     def __init__(self, place: Place) -> None:
         super().__init__(place)

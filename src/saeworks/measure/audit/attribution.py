@@ -10,6 +10,7 @@ from saeworks.measure.audit.measurement import Measurement
 from saeworks.measure.audit.pursuit import Pursuit
 from saeworks.measure.audit.words import Sections, percent
 from saeworks.measure.bootstrap import Statistic, Sums
+from saeworks.results.figure import ABSENT, ENCODER, GREY, LINEAR, NONLINEAR, Figure, Trace
 from saeworks.results.metric import Metric, Value
 
 
@@ -18,6 +19,7 @@ class Attribution(Measurement):
 
     name = "attribution"
     title = "Attribution of the error"
+    chapter = "sources"
     about = (
         "On the pursuit's test tokens, in shares of Σ‖x − x̄‖², each correction after the ones "
         "before it: a fixed factor for each latent and a bias (scale), least-squares coefficients "
@@ -57,6 +59,38 @@ class Attribution(Measurement):
             "others.",
         ),
     }  # fmt: skip
+    figures = (
+        Figure(
+            "attribution",
+            "stack",
+            (
+                # Coefficients first, so that the mark of their chance share is read from 0.
+                Trace("coefficients", "coefficients", ink=ENCODER),
+                Trace("scale", "scale", ink=ABSENT),
+                Trace("choice", "choice", ink=LINEAR),
+                Trace("rest", "rest", ink=GREY),
+                Trace(
+                    "chance share of coefficients",
+                    "coefficients_chance",
+                    ink=NONLINEAR,
+                    shape=2,
+                    mark="points",
+                    size=8,
+                ),
+                Trace(
+                    "chance share of choice",
+                    "choice_chance",
+                    on=("coefficients", "scale"),
+                    ink=NONLINEAR,
+                    shape=3,
+                    mark="points",
+                    size=8,
+                ),
+            ),
+            "FVU by what takes it away",
+            wide=True,
+        ),
+    )
     reads = Pursuit.name
 
     def statistics(self) -> dict[str, Statistic]:

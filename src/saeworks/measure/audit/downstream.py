@@ -28,6 +28,7 @@ from saeworks.measure.studies.splice import (
     prediction_losses,
     splice_hook,
 )
+from saeworks.results.figure import ENCODER, GREY, LINEAR, NONLINEAR, Figure, Trace
 from saeworks.results.metric import Metric, Value
 from saeworks.results.section import Section
 
@@ -37,6 +38,7 @@ class Downstream(AuditStudy):
 
     name = "downstream"
     title = "Downstream"
+    chapter = "effects"
     about = (
         "Cross-entropy over predictions within the first test documents (how many, and of how many "
         "tokens, is in the series), with x replaced at their kept tokens by x̂, x̂ + ℓ or x̂ + u. "
@@ -53,7 +55,33 @@ class Downstream(AuditStudy):
         "squared_share_linear": Metric(
             "‖e‖² share of ℓ", "1 − Σ⟨u, u′⟩/Σ‖e‖² over the same tokens: what to compare with."
         ),
+        "squared_share_nonlinear": Metric("‖e‖² share of u", "Σ⟨u, u′⟩/Σ‖e‖²."),
     }
+    figures = (
+        Figure(
+            "loss",
+            "bar",
+            (
+                Trace("ℓ: loss recovered", "recovered_linear", ink=LINEAR),
+                Trace("ℓ: share of ‖e‖²", "squared_share_linear", ink=5),
+                Trace("u: loss recovered", "recovered_nonlinear", ink=NONLINEAR),
+                Trace("u: share of ‖e‖²", "squared_share_nonlinear", ink=ENCODER),
+            ),
+            "Share of the loss gap recovered, and of ‖e‖²",
+            above_zero="gap",
+            wide=True,
+        ),
+        Figure(
+            "gaps",
+            "bar",
+            (
+                Trace("x̂", "gap", ink=GREY),
+                Trace("x̂ + ℓ", "gap_linear", ink=LINEAR),
+                Trace("x̂ + u", "gap_nonlinear", ink=NONLINEAR),
+            ),
+            "CE with x replaced, less CE",
+        ),
+    )
 
     @classmethod
     def sentences(cls, sections: Sections) -> tuple[str, ...]:
@@ -100,6 +128,7 @@ STATISTICS: dict[str, bootstrap.Statistic] = {
     "recovered_linear": lambda s: (s["x_hat"] - s["x_hat_l"]) / (s["x_hat"] - s["clean"]),
     "recovered_nonlinear": lambda s: (s["x_hat"] - s["x_hat_u"]) / (s["x_hat"] - s["clean"]),
     "squared_share_linear": lambda s: 1 - s["u"] / s["e"],
+    "squared_share_nonlinear": lambda s: s["u"] / s["e"],
 }
 
 

@@ -18,6 +18,7 @@ from saeworks.measure.audit.norm import fired
 from saeworks.measure.audit.words import Sections, shown, side
 from saeworks.measure.banks import row_chunks
 from saeworks.measure.bootstrap import Statistic, Sums
+from saeworks.results.figure import GREY, LINEAR, NONLINEAR, Figure, Trace
 from saeworks.results.metric import Metric
 from saeworks.suite import Suite, load_suite
 
@@ -116,12 +117,25 @@ class ErrorSaes(Measurement):
 
     name = "error_saes"
     title = "SAEs on the error"
+    chapter = "effects"
     about = (
         "SAEs trained on the error of this one, on its linear part or on the rest, each on its own "
         "target on the test documents. ℓ(x) is the map of their training, fitted on training text, "
         "so the targets are held out, too. What a dictionary codes well need not be features."
     )
     metrics: ClassVar[Mapping[str, Metric]] = _metrics()
+    figures = (
+        Figure(
+            "error-saes",
+            "bar",
+            (
+                Trace("on e", "fvu_e", ink=GREY),
+                Trace("on ℓ", "fvu_l", ink=LINEAR),
+                Trace("on u", "fvu_u", ink=NONLINEAR),
+            ),
+            "FVU of SAEs trained on the error",
+        ),
+    )
 
     def __init__(self, place: Place, saes: Mapping[str, OnError]) -> None:
         super().__init__(place)

@@ -17,6 +17,7 @@ from saeworks.measure.audit.least_squares import Factor
 from saeworks.measure.audit.measurement import Measurement, Place, r_squared
 from saeworks.measure.audit.words import Sections, shown, side
 from saeworks.measure.bootstrap import Statistic
+from saeworks.results.figure import Axis, Figure, Trace
 from saeworks.results.metric import Metric
 
 STEPS, BATCH, RATE = 500, 256, 2e-3
@@ -32,6 +33,7 @@ class Extractor(Measurement):
     second fold; R² is measured on the test documents. Subclasses name widths and networks.
     """
 
+    chapter = "controls"
     what: ClassVar[str]
     """The network, in a sentence."""
 
@@ -116,6 +118,20 @@ class Extractor(Measurement):
             "documents": len(self._documents),
             **self.told(),
         }
+
+
+def figures(id_: str, what: str, unit: str, widths: Sequence[int]) -> tuple[Figure, ...]:
+    """R² of u by the width of a network."""
+    return (
+        Figure(
+            id_,
+            "line",
+            tuple(Trace(f"{width} {unit}", f"r2_u_{width}", at=width) for width in widths),
+            f"R² of u, by {what}",
+            "sites",
+            x=Axis(unit, log=True),
+        ),
+    )
 
 
 def metrics(widths: Mapping[int, str]) -> dict[str, Metric]:

@@ -9,6 +9,7 @@ from saeworks.measure.audit.fits import Parts, square
 from saeworks.measure.audit.least_squares import Factor
 from saeworks.measure.audit.measurement import Measurement, NormProbe, Place
 from saeworks.measure.bootstrap import Statistic
+from saeworks.results.figure import Figure, Trace
 from saeworks.results.metric import Metric
 
 RUNGS = {"x": "x", "x_hat": "x̂", "x_hat_u": "x̂ + u", "e": "e", "l": "ℓ", "u": "u"}
@@ -19,6 +20,7 @@ class NormLadder(Measurement):
 
     name = "ladder"
     title = "Norm ladder"
+    chapter = "norms"
     about = (
         "OLS of ‖v‖² on x, fitted on the second fold (the maps behind ℓ and u are fitted on the "
         "first), measured on the test documents, less (rank + 1)/tokens of what the fit leaves: "
@@ -29,6 +31,16 @@ class NormLadder(Measurement):
         f"r2_norm_{key}": Metric(f"R² of ‖{name}‖²", f"x → ‖{name}‖².")
         for key, name in RUNGS.items()
     }
+
+    figures = (
+        Figure(
+            "ladder",
+            "line",
+            tuple(Trace(f"‖{name}‖²", f"r2_norm_{key}") for key, name in RUNGS.items()),
+            "R² of squared norms",
+            "sites",
+        ),
+    )
 
     def __init__(self, place: Place) -> None:
         super().__init__(place)

@@ -4,7 +4,7 @@ from typing import ClassVar
 
 from torch import nn
 
-from saeworks.measure.audit.extractor import Extractor, metrics, silenced
+from saeworks.measure.audit.extractor import Extractor, figures, metrics, silenced
 
 WIDTHS = (32, 128, 512)
 
@@ -21,6 +21,7 @@ class MlpProbe(Extractor):
         "width is chosen on the second fold; measured on the test documents."
     )
     metrics: ClassVar = metrics({width: f"{width} hidden units" for width in WIDTHS})
+    figures = figures("mlp", "an MLP of x", "hidden units", WIDTHS)
 
     @property
     def widths(self) -> tuple[int, ...]:

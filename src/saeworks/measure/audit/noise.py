@@ -16,11 +16,13 @@ from saeworks.measure.audit.fits import (
 from saeworks.measure.audit.least_squares import Affine
 from saeworks.measure.audit.measurement import Measurement, Place, r_squared
 from saeworks.measure.audit.moments import Cross
+from saeworks.measure.audit.vector import R2_ERROR, VectorProbe, fit_cost
 from saeworks.measure.bootstrap import Statistic
-from saeworks.results.metric import Metric
+from saeworks.results.figure import ENCODER, GREY, LINEAR, NONLINEAR, Figure, Trace
+from saeworks.results.metric import Metric, Value
 
 DIRECTIONS = 16
-R2_NOISE = "r2_noise"
+R2_SHUFFLED, R2_NOISE, EXPECTED = "r2_shuffled", "r2_noise", "r2_expected"
 
 
 class NullTargets(Measurement):
@@ -28,15 +30,31 @@ class NullTargets(Measurement):
 
     name = "null"
     title = "Null targets"
+    chapter = "controls"
     about = (
         "The vector probe where there is nothing linear to find: each token gets the error of "
         "another one near it in the text, or isotropic noise with the norm of its error. Measured "
         f"on {DIRECTIONS} random directions; about −(fit cost) is expected."
     )
     metrics: ClassVar[Mapping[str, Metric]] = {
-        "r2_shuffled": Metric("R² of shuffled e", "x → the error of another token."),
+        R2_SHUFFLED: Metric("R² of shuffled e", "x → the error of another token."),
         R2_NOISE: Metric("R² of noise", "x → Gaussian noise of norm ‖e‖."),
+        EXPECTED: Metric("R² expected of noise", "−(fit cost) of the vector probe."),
     }
+    figures = (
+        Figure(
+            "null",
+            "line",
+            (
+                Trace("e", f"{VectorProbe.name}.{R2_ERROR}", ink=LINEAR),
+                Trace("shuffled e", R2_SHUFFLED, ink=ENCODER),
+                Trace("noise", R2_NOISE, ink=NONLINEAR),
+                Trace("−(fit cost)", EXPECTED, ink=GREY),
+            ),
+            "R² of the vector probe where there is nothing to find",
+            wide=True,
+        ),
+    )
 
     def __init__(self, place: Place) -> None:
         super().__init__(place)
@@ -48,6 +66,7 @@ class NullTargets(Measurement):
             name: Cross(place.d, width, place.device) for name in ("shuffled", "noise")
         }
         self._maps: dict[str, Affine] = {}
+        self._expected = 0.0
 
     def _targets(self, e_ND: Tensor) -> dict[str, Tensor]:
         rows, width = len(e_ND), self._directions_DP.shape[1]
@@ -68,6 +87,7 @@ class NullTargets(Measurement):
 
     def fitted(self, fit: Fit) -> None:
         self._maps = {name: fit.factor.fit(cross) for name, cross in self._crosses.items()}
+        self._expected = -fit_cost(fit.factor)
 
     def test(self, parts: Parts) -> dict[str, Tensor]:
         found = {}
@@ -79,8 +99,9 @@ class NullTargets(Measurement):
 
     def statistics(self) -> dict[str, Statistic]:
         return {
-            "r2_shuffled": lambda s: r_squared(
-                s, "shuffled_residual", "shuffled_total", "variance"
-            ),
+            R2_SHUFFLED: lambda s: r_squared(s, "shuffled_residual", "shuffled_total", "variance"),
             R2_NOISE: lambda s: r_squared(s, "noise_residual", "noise_total", "variance"),
         }
+
+    def fixed(self) -> dict[str, Value]:
+        return {EXPECTED: Value(self._expected)}

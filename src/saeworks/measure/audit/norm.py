@@ -24,6 +24,7 @@ from saeworks.measure.audit.measurement import (
 )
 from saeworks.measure.audit.words import Sections, shown
 from saeworks.measure.bootstrap import Statistic, Sums
+from saeworks.results.figure import GREY, LINEAR, NONLINEAR, Axis, Figure, Trace
 from saeworks.results.metric import Metric
 
 R2_NORM, R2_TOKEN = "r2_error_norm", "r2_token"
@@ -33,6 +34,15 @@ BASELINES = {
     "r2_l0": "L0",
     "r2_x_norm": "‖x‖²",
 }
+"""One number per token that ‖e‖² may be predicted from, in a sentence."""
+SHORT = {
+    R2_NORM: "x (the probe)",
+    R2_TOKEN: "mean by token",
+    "r2_loss": "model's loss",
+    "r2_l0": "L0",
+    "r2_x_norm": "‖x‖²",
+}
+"""The probe and its baselines, in a legend."""
 
 
 class _Line:
@@ -90,6 +100,7 @@ class _TokenMeans:
 
 SAMPLE = 500
 """Tokens whose predicted and actual ‖e‖² are kept, for a scatter."""
+TENTHS = 10
 
 
 class _Sample:
@@ -114,10 +125,28 @@ class _Sample:
         if not self._variance > 0:
             return {}
         _, predicted, actual = (self._rows_N3 * (self._seen / self._variance)).T
-        shown = {"predicted": predicted, "actual": actual}
-        return {"of_tokens": self._seen} | {
-            name: [float(f"{value:.4g}") for value in values] for name, values in shown.items()
+        predicted, actual = (
+            np.array([float(f"{value:.4g}") for value in values]) for values in (predicted, actual)
+        )
+        return {
+            "of_tokens": self._seen,
+            "predicted": predicted.tolist(),
+            "actual": actual.tolist(),
+            "range": [min(0.0, predicted.min()), max(1e-9, predicted.max())],
+            "tenths": tenths(predicted, actual),
         }
+
+
+def tenths(predicted: NDArray[np.float64], actual: NDArray[np.float64]) -> dict[str, Any]:
+    """Mean predicted and mean actual in each tenth of the tokens, by the predicted; of fewer
+    tokens, in each."""
+    order = np.argsort(predicted, kind="stable")
+    parts = [part for part in np.array_split(order, TENTHS) if len(part)]
+    return {
+        "tenth": list(range(1, len(parts) + 1)),
+        "predicted": [float(predicted[part].mean()) for part in parts],
+        "actual": [float(actual[part].mean()) for part in parts],
+    }
 
 
 class NormProbeOfError(Measurement):
@@ -125,6 +154,7 @@ class NormProbeOfError(Measurement):
 
     name = "norm"
     title = "Norm probe"
+    chapter = "norms"
     about = (
         "OLS of the squared norm ‖e‖² on x, with bias; beside it OLS on one number per token: the "
         "mean by token id (tokens not seen: the mean of all), the language model's loss on the "
@@ -141,6 +171,47 @@ class NormProbeOfError(Measurement):
         "r2_x_norm": Metric("by ‖x‖²", "R² of ‖e‖² by ‖x‖²."),
     }
     headline: ClassVar[Mapping[str, str]] = {R2_NORM: "R²\n‖e‖²", R2_TOKEN: "‖e‖² by\ntoken"}
+    figures = (
+        Figure("norm", "line", (Trace(metric=R2_NORM),), lines="suites", chapter="layers"),
+        Figure(
+            "scatter",
+            "scatter",
+            (
+                Trace("token", x="predicted", y="actual", ink=LINEAR, shape=0, size=3),
+                Trace("predicted = actual", x="range", y="range", ink=GREY, shape=0, mark="lines"),
+                Trace(
+                    "mean of a tenth",
+                    x="tenths.predicted",
+                    y="tenths.actual",
+                    ink=NONLINEAR,
+                    shape=0,
+                    mark="both",
+                ),
+            ),
+            "‖e‖²",
+            x=Axis("predicted", zero=True),
+            y=Axis("actual ‖e‖²", zero=True),
+            small=True,
+        ),
+        Figure(
+            "baselines",
+            "bar",
+            tuple(Trace(name, key, ink=ink) for ink, (key, name) in enumerate(SHORT.items())),
+            "R² of ‖e‖², by what it is predicted from",
+            wide=True,
+        ),
+        Figure(
+            "tenths",
+            "table",
+            (
+                Trace(x="tenths.tenth", y="tenths.actual"),
+                Trace("predicted", x="tenths.tenth", y="tenths.predicted"),
+            ),
+            "Mean actual ‖e‖² of the tokens in the scatter, by tenths of the predicted, in units "
+            "of the mean ‖x − x̄‖²",
+            x=Axis(each="tenth {}"),
+        ),
+    )
 
     def __init__(self, place: Place) -> None:
         super().__init__(place)

@@ -8,7 +8,11 @@ from torch import Tensor
 
 from saeworks.measure.audit.fits import Parts
 from saeworks.measure.audit.measurement import Measurement, Place
+from saeworks.results.figure import Axis, Figure, Trace
 from saeworks.results.metric import Metric
+
+BY_POSITION = {"fvu": "FVU", "fvu_nonlinear": "FVU_nl"}
+"""Series over the bins."""
 
 
 class ErrorByPosition(Measurement):
@@ -16,12 +20,36 @@ class ErrorByPosition(Measurement):
 
     name = "positions"
     title = "Error by position"
+    chapter = "controls"
     about = (
         "Σ‖e‖², Σ⟨u, u′⟩ and Σ‖x − x̄‖² of the test tokens by position in the context, in bins that "
         "double (0, 1, 2–3, 4–7, 8–15, …): an error that only the first positions have is not the "
         "model's."
     )
     metrics: ClassVar[Mapping[str, Metric]] = {}
+    figures = (
+        *(
+            Figure(
+                f"positions-{at}",
+                "line",
+                (Trace(x="position", y=key),),
+                f"{name} by position",
+                "sites",
+                x=Axis("position, counted from 1", each="position {}", log=True),
+            )
+            for at, (key, name) in enumerate(BY_POSITION.items())
+        ),
+        Figure(
+            "positions-table",
+            "table",
+            (
+                Trace(x="first_position", y="fvu"),
+                Trace("nonlinear", x="first_position", y="fvu_nonlinear"),
+            ),
+            "FVU by position in the context, by the first of each bin",
+            x=Axis(each="from {}"),
+        ),
+    )
 
     def __init__(self, place: Place) -> None:
         super().__init__(place)
@@ -39,8 +67,10 @@ class ErrorByPosition(Measurement):
     def series(self) -> dict[str, Any]:
         n, e, u, variance = self._bins_P4.unbind(dim=1)
         seen = n.nonzero()[:, 0]
+        first = [0 if at == 0 else 2 ** (int(at) - 1) for at in seen]
         return {
-            "first_position": [0 if at == 0 else 2 ** (int(at) - 1) for at in seen],
+            "first_position": first,
+            "position": [at + 1 for at in first],
             "tokens": n[seen].long().tolist(),
             "fvu": (e / variance)[seen].tolist(),
             "fvu_nonlinear": (u / variance)[seen].tolist(),

@@ -25,6 +25,7 @@ from saeworks.measure.audit.norm import fired
 from saeworks.measure.audit.split import FVU_NONLINEAR, FvuSplit
 from saeworks.measure.audit.words import Sections, minus, percent, side
 from saeworks.measure.bootstrap import Statistic, Sums
+from saeworks.results.figure import LINEAR, NONLINEAR, Figure, Trace
 from saeworks.results.metric import Metric
 
 STARVED = 1.25
@@ -42,6 +43,17 @@ FITTED = {
     "decoder": "the SAE's codes with a decoder fitted to them",
 }
 """Known where something was fitted to the codes of the fit fold."""
+
+
+SHORT = {
+    "encoder": "as it is",
+    "per_latent": "latents rescaled",
+    "decoder": "decoder refitted",
+    "refit": "coefficients refitted",
+    "omp": "OMP",
+    "pursuit": "gradient pursuit",
+}
+"""How codes are found, in a legend."""
 
 
 def _metrics() -> dict[str, Metric]:
@@ -67,7 +79,31 @@ class Pursuit(Measurement):
 
     name = "pursuit"
     title = "Pursuit"
+    chapter = "effects"
     metrics: ClassVar[Mapping[str, Metric]] = _metrics()
+    figures = (
+        Figure(
+            "pursuit-change",
+            "bar",
+            (
+                Trace("FVU", CHANGE, ink=LINEAR),
+                Trace("FVU_nl", NONLINEAR_CHANGE, ink=NONLINEAR),
+            ),
+            "Relative change by gradient pursuit",
+        ),
+        *(
+            Figure(
+                f"pursuit-{at}",
+                "bar",
+                tuple(
+                    Trace(what, f"{kind}_{method}", ink=ink)
+                    for ink, (method, what) in enumerate(SHORT.items())
+                ),
+                f"{name}, by how codes are found",
+            )
+            for at, (kind, name) in enumerate((("fvu", "FVU"), ("fvu_nonlinear", "FVU_nl")))
+        ),
+    )
     about = (
         "Codes of the same L0 found from the dictionary alone, on the first tokens of the second "
         "and of the test fold (the series say how many, of how many documents), less those on "

@@ -28,7 +28,7 @@ from saeworks.measure.audit.positions import ErrorByPosition
 from saeworks.measure.audit.pursuit import Pursuit
 from saeworks.measure.audit.scaling_section import Scaling, scaling_sections
 from saeworks.measure.audit.synthetic import SyntheticTest
-from saeworks.measure.audit.verdict import verdict
+from saeworks.measure.audit.verdict import concluded
 from saeworks.measure.audit.wide import WideSae
 from saeworks.measure.audit.widths import Trained
 from saeworks.measure.audit.zeroing import Zeroing
@@ -296,8 +296,7 @@ class Audit(Study):
             tokens=sizes["test"].tokens,
             documents=sizes["test"].documents,
             folds=sizes,
-            sections=_sections(measured, values, series),
-            verdicts={site: verdict(found) for site, found in values.items()},
+            **concluded(_sections(measured, values, series)),
         )
 
 
@@ -367,9 +366,4 @@ def _sections(
 
 def _with(result: AuditResult, name: str, section: Section) -> AuditResult:
     """The result with a section more, and verdicts that know of it."""
-    sections = result.sections | {name: section}
-    verdicts = {
-        site: verdict({key: one.sites.get(site, {}) for key, one in sections.items()})
-        for site in result.verdicts
-    }
-    return replace(result, sections=sections, verdicts=verdicts)
+    return replace(result, **concluded(result.sections | {name: section}))

@@ -17,6 +17,9 @@ from saeworks.results.metric import Value
 
 Array = NDArray[np.float64]
 
+ABSENT, LINEAR, LINEAR_OR_ABSENT = "absent", "linear", "linear_or_absent"
+NONLINEAR, ENCODER = "nonlinear", "encoder"
+"""Bands of the variance of x."""
 EXPONENTS = np.geomspace(0.01, 4.0, 100)
 """The exponents m that are tried; the best one is refined between its neighbours."""
 WIDEST_FLOOR = 0.25
@@ -269,14 +272,14 @@ def bands(
     """
     linear_D = fvu_D - nonlinear_D
     found = {
-        "linear_or_absent": linear_D,
-        "nonlinear": nonlinear_D - encoder_D,
-        "encoder": encoder_D,
+        LINEAR_OR_ABSENT: linear_D,
+        NONLINEAR: nonlinear_D - encoder_D,
+        ENCODER: encoder_D,
     }
     if c_D is None:
         return found
     absent_D = np.clip(fvu_D - c_D, 0.0, np.maximum(linear_D, 0.0))
-    return {"absent": absent_D, "linear": linear_D - absent_D} | found
+    return {ABSENT: absent_D, LINEAR: linear_D - absent_D} | found
 
 
 def added_percent(r2: Number, r2_with: Number) -> Number:

@@ -1,7 +1,7 @@
 """d. The section on scaling: FVU over the widths of a family, bands, and errors token by token."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -11,13 +11,30 @@ from numpy.typing import NDArray
 from saeworks.measure import bootstrap
 from saeworks.measure.audit.engine import SaeAudit, SiteAudit
 from saeworks.measure.audit.pursuit import STARVED
-from saeworks.measure.audit.scaling import PowerLaw, bands, power_law
+from saeworks.measure.audit.scaling import (
+    ABSENT,
+    ENCODER,
+    LINEAR,
+    LINEAR_OR_ABSENT,
+    NONLINEAR,
+    PowerLaw,
+    bands,
+    power_law,
+)
 from saeworks.measure.audit.study import AuditStudy
-from saeworks.measure.audit.widths import Norms
+from saeworks.measure.audit.widths import Norms, Sized
 from saeworks.measure.audit.words import Sections, shown, side
+from saeworks.results import figure
+from saeworks.results.families import SECTION, Curve, Family, Law, LeftOut, Member, NormPair, Part
 from saeworks.results.metric import Metric, Value
 from saeworks.results.section import Section
 
+INKS = {
+    NONLINEAR: figure.NONLINEAR,
+    ENCODER: figure.ENCODER,
+    LINEAR: figure.LINEAR,
+    ABSENT: figure.ABSENT,
+}
 CURVE_POINTS, CURVE_BEYOND = 50, 4
 """The law is drawn from the narrowest SAE to so many times the widest."""
 
@@ -25,8 +42,9 @@ CURVE_POINTS, CURVE_BEYOND = 50, 4
 class Scaling(AuditStudy):
     """FVU over the widths of a family, the parts of each SAE's FVU, and errors token by token."""
 
-    name = "scaling"
+    name = SECTION
     title = "Scaling"
+    chapter = "widths"
     about = (
         "SAEs of one architecture, different widths W and about equal L0, on the same tokens. The"
         " law FVU(W) = c + a·W^(−m) is least squares of relative errors; what it says beyond the "
@@ -44,11 +62,11 @@ class Scaling(AuditStudy):
         "fvu_a": Metric("a", "Of the law."),
         "fvu_m": Metric("m", "Of the law."),
         "c_identified": Metric("c identified", "1 where the widths say what c is, else 0."),
-        "absent": Metric("Absent", "FVU − c; null where c is not identified."),
-        "linear": Metric("Linear", "FVU − FVU_nl − absent; null where c is not identified."),
-        "linear_or_absent": Metric("Linear or absent", "FVU − FVU_nl."),
-        "nonlinear": Metric("Nonlinear", "FVU_nl with pursuit; FVU_nl where that was left out."),
-        "encoder": Metric(
+        ABSENT: Metric("Absent", "FVU − c; null where c is not identified."),
+        LINEAR: Metric("Linear", "FVU − FVU_nl − absent; null where c is not identified."),
+        LINEAR_OR_ABSENT: Metric("Linear or absent", "FVU − FVU_nl."),
+        NONLINEAR: Metric("Nonlinear", "FVU_nl with pursuit; FVU_nl where that was left out."),
+        ENCODER: Metric(
             "Encoder error",
             "FVU_nl times what pursuit takes of it; null where left out or of too few tokens.",
         ),
@@ -78,12 +96,12 @@ class FamilyScaling:
     Attributes:
         laws: metric → value, the same for all its SAEs.
         bands: of each SAE, metric → value.
-        series: for charts, but for which SAE is asked for.
+        family: for charts; `own` is for who asks.
     """
 
     laws: dict[str, Value]
     bands: tuple[dict[str, Value], ...]
-    series: dict[str, Any]
+    family: Family
 
 
 def family_scaling(
@@ -105,31 +123,55 @@ def family_scaling(
     if law is not None:
         laws |= {"fvu_c": law.c, "fvu_a": law.a, "fvu_m": law.m}
         laws["c_identified"] = Value(float(law.identified))
-    found = [
-        {
-            "suite": Path(one.name).name,
-            "width": one.width,
-            "l0": one.l0,
-            "fvu": asdict(bootstrap.interval(fvu_DW[:, w], documents)),
-            "fvu_nonlinear": asdict(bootstrap.interval(nonlinear_DW[:, w], documents)),
-            "bands": {key: value.value for key, value in by_width[w].items()},
-        }
-        for w, one in enumerate(members)
-    ]
-    series = {
-        "arch": members[0].arch,
-        "saes": found,
-        "law": None if law is None else _drawn(law, widths),
-        "per_token": [
-            {"from": i, "to": j, **{key: asdict(value) for key, value in pair.items()}}
-            for (i, j), pair in norms.pairs(resamples, seed).items()
+    family = Family(
+        arch=members[0].arch,
+        saes=[
+            member(
+                sized,
+                bootstrap.interval(fvu_DW[:, w], documents),
+                bootstrap.interval(nonlinear_DW[:, w], documents),
+                {key: value.value for key, value in by_width[w].items()},
+            )
+            for w, sized in enumerate(members)
         ],
-        "left_out": [
-            {"suite": Path(one.name).name, "width": one.width, "l0": one.l0, "why": why}
-            for one, why in norms.family.left_out
+        own=0,
+        law=None if law is None else _drawn(law, widths),
+        per_token=[NormPair(i, j, **pair) for (i, j), pair in norms.pairs(resamples, seed).items()],
+        left_out=[
+            LeftOut(Path(sized.name).name, sized.width, sized.l0, why)
+            for sized, why in norms.family.left_out
         ],
-    }
-    return FamilyScaling(laws, by_width, series)
+    )
+    return FamilyScaling(laws, by_width, family)
+
+
+def member(sized: Sized, fvu: Value, nonlinear: Value, known: dict[str, float | None]) -> Member:
+    """A family's SAE as it is drawn, `known` being its bands."""
+    parts = _parts(fvu, nonlinear, known.get(ENCODER) or 0.0, known.get(ABSENT))
+    name = Path(sized.name).name
+    return Member(name, sized.width, sized.l0, fvu, nonlinear, known, parts)
+
+
+def _parts(fvu: Value, nonlinear: Value, encoder: float, absent: float | None) -> list[Part]:
+    if fvu.value is None or nonlinear.value is None:
+        return []
+    encoder = encoder if 0 < encoder < nonlinear.value else 0.0
+    linear = fvu.value - nonlinear.value - (absent or 0.0)
+    parts = {NONLINEAR: _about(nonlinear.value - encoder, nonlinear)}
+    if encoder:
+        parts[ENCODER] = Value(encoder)
+    parts[LINEAR] = _about(linear, fvu) if absent is None else Value(linear)
+    if absent is not None:
+        parts[ABSENT] = _about(absent, fvu)
+    return [Part(key, INKS[key], value) for key, value in parts.items()]
+
+
+def _about(part: float, whole: Value) -> Value:
+    """A part, with the interval of the whole about it."""
+    assert whole.value is not None
+    shift = part - whole.value
+    low, high = (None if end is None else end + shift for end in (whole.low, whole.high))
+    return Value(part, low, high)
 
 
 @dataclass(frozen=True)
@@ -207,16 +249,11 @@ def _bands(drawn: _Draws, w: int, law: PowerLaw | None) -> dict[str, Value]:
     return values
 
 
-def _drawn(law: PowerLaw, widths: list[int]) -> dict[str, Any]:
-    at = np.geomspace(widths[0], CURVE_BEYOND * widths[-1], CURVE_POINTS).round().astype(int)
-    return {
-        **{key: asdict(getattr(law, key)) for key in ("c", "a", "m")},
-        "identified": law.identified,
-        "why": law.why,
-        "residual": law.residual,
-        "scatter": law.scatter,
-        "curve": {"width": at.tolist(), "fvu": [law(int(width)) for width in at]},
-    }
+def _drawn(law: PowerLaw, widths: list[int]) -> Law:
+    at = np.geomspace(widths[0], CURVE_BEYOND * widths[-1], CURVE_POINTS).round()
+    curve = Curve(at.tolist(), [law(int(width)) for width in at])
+    known = (law.identified, law.why, law.residual, law.scatter)
+    return Law(law.c, law.a, law.m, *known, curve)
 
 
 def scaling_sections(
@@ -230,7 +267,7 @@ def scaling_sections(
             found = family_scaling(norms, audit.saes, resamples, seed)
             for at, one in enumerate(norms.family.members):
                 sites.setdefault(one.name, {})[site] = {**found.laws, **found.bands[at]}
-                series.setdefault(one.name, {})[site] = {**found.series, "own": at}
+                series.setdefault(one.name, {})[site] = asdict(replace(found.family, own=at))
     sections = {}
     for name in names:
         if name in sites:

@@ -30,6 +30,7 @@ from saeworks.measure.audit.moments import Cross
 from saeworks.measure.audit.vector import NEXT_TO_NONE, R2_ERROR, VectorProbe
 from saeworks.measure.audit.words import Sections, percent, shown, side
 from saeworks.measure.bootstrap import Statistic, Sums
+from saeworks.results.figure import Axis, Figure, Trace
 from saeworks.results.metric import Metric, Value
 
 RUNGS = {
@@ -38,7 +39,10 @@ RUNGS = {
     "per_latent": "Σ s_m f_m D_m + c, the best scale of each latent and bias",
     "affine": "A x̂ + b, the best affine map of x̂",
 }
-SHORT = {"scaled": "α*x̂", "affine": "A x̂ + b"}
+SHORT = {"as_is": "x̂", "scaled": "α*x̂ + c", "per_latent": "per latent", "affine": "A x̂ + b"}
+"""The rungs, on an axis."""
+NESTED = {"r2_scalar": "a·x", "r2_diagonal": "diag·x", "r2_full": "B·x"}
+"""Maps of x, each a case of the next."""
 CONTROLS = {
     "scaled": "with x̂ rescaled as a whole",
     "per_latent": "with each latent rescaled",
@@ -89,12 +93,50 @@ def _metrics() -> dict[str, Metric]:
     return found
 
 
+def _figures() -> tuple[Figure, ...]:
+    """The main numbers over the layers; then every rung, a line per site, and the maps of x."""
+    kinds = {
+        "r2_error": "R² of e, by recalibration",
+        "r2_error_norm": "R² of ‖e‖², by recalibration",
+        "fvu_nonlinear": "FVU_nl, by recalibration",
+    }
+    rungs = {
+        title: tuple(Trace(name, f"{kind}_{rung}") for rung, name in SHORT.items())
+        for kind, title in kinds.items()
+    }
+    nested = tuple(Trace(name, key) for key, name in NESTED.items())
+    steps = rungs | {"R² of e, of nested maps of x": nested}
+    return (
+        Figure(
+            "recalibrated",
+            "line",
+            (Trace(metric="r2_error_affine"),),
+            "R² of e, x̂ recalibrated",
+            lines="suites",
+            chapter="layers",
+        ),
+        Figure(
+            "alpha",
+            "line",
+            (Trace(metric=ALPHA),),
+            lines="suites",
+            y=Axis(least=(0.95, 1.05)),
+            chapter="layers",
+        ),
+        *(
+            Figure(f"rungs-{at}", "line", traces, title, "sites")
+            for at, (title, traces) in enumerate(steps.items())
+        ),
+    )
+
+
 class ShrinkageLadder(Measurement):
     """Every probe at x̂, at α*x̂ + c, with each latent rescaled, and at A x̂ + b; and e ~ scalar,
     diagonal, full map of x."""
 
     name = "shrinkage"
     title = "Shrinkage ladder"
+    chapter = "shrinkage"
     about = (
         "FVU_nl(αx̂) = α²·FVU_nl(x̂), so an SAE that shrinks has a smaller nonlinear error and "
         "a more predictable one. What stays at α*x̂ + c, with each latent rescaled (fitted on some "
@@ -102,9 +144,11 @@ class ShrinkageLadder(Measurement):
     )
     metrics: ClassVar[Mapping[str, Metric]] = _metrics()
     headline: ClassVar[Mapping[str, str]] = {
-        **{f"r2_error_{rung}": f"R² e,\n{what}" for rung, what in SHORT.items()},
+        "r2_error_scaled": "R² e,\nα*x̂",
+        "r2_error_affine": "R² e,\nA x̂ + b",
         ALPHA: "α*",
     }
+    figures = _figures()
 
     def __init__(self, place: Place) -> None:
         super().__init__(place)

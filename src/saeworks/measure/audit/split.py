@@ -7,9 +7,11 @@ from saeworks.measure.audit.measurement import Measurement
 from saeworks.measure.audit.shrinkage import NONLINEAR_SCALED, ShrinkageLadder
 from saeworks.measure.audit.words import Sections, shown
 from saeworks.measure.bootstrap import Statistic
+from saeworks.results.figure import Figure, Trace
 from saeworks.results.metric import Metric
 
-FVU, FVU_NONLINEAR, NONLINEAR_SHARE = "fvu", "fvu_nonlinear", "nonlinear_share"
+FVU, FVU_NONLINEAR, FVU_LINEAR = "fvu", "fvu_nonlinear", "fvu_linear"
+NONLINEAR_SHARE = "nonlinear_share"
 
 
 class FvuSplit(Measurement):
@@ -17,6 +19,7 @@ class FvuSplit(Measurement):
 
     name = "split"
     title = "FVU split"
+    chapter = "parts"
     about = (
         "FVU = Σ‖e‖²/Σ‖x − x̄‖² over the test tokens, x̄ of the fit documents. FVU_nl = "
         "Σ⟨u, u′⟩/Σ‖x − x̄‖² is that of x̂ + ℓ without the cost of fitting ℓ (see the vector "
@@ -26,17 +29,21 @@ class FvuSplit(Measurement):
     metrics: ClassVar[Mapping[str, Metric]] = {
         FVU: Metric("FVU", "Σ‖e‖²/Σ‖x − x̄‖².", better="lower"),
         FVU_NONLINEAR: Metric("FVU_nl", "Σ⟨u, u′⟩/Σ‖x − x̄‖²."),
-        "fvu_linear": Metric("FVU linear", "FVU − FVU_nl."),
+        FVU_LINEAR: Metric("FVU linear", "FVU − FVU_nl."),
         NONLINEAR_SHARE: Metric("Nonlinear share", "FVU_nl/FVU; null where FVU is 0."),
     }
 
     headline: ClassVar[Mapping[str, str]] = {FVU: "FVU", FVU_NONLINEAR: "FVU_nl"}
+    figures = tuple(
+        Figure(id_, "line", (Trace(metric=key),), lines="suites", chapter="layers")
+        for id_, key in (("fvu", FVU), ("fvu-nonlinear", FVU_NONLINEAR))
+    )
 
     def statistics(self) -> dict[str, Statistic]:
         return {
             FVU: lambda s: s["e"] / s["variance"],
             FVU_NONLINEAR: lambda s: s["u"] / s["variance"],
-            "fvu_linear": lambda s: (s["e"] - s["u"]) / s["variance"],
+            FVU_LINEAR: lambda s: (s["e"] - s["u"]) / s["variance"],
             NONLINEAR_SHARE: lambda s: s["u"] / s["e"],
         }
 

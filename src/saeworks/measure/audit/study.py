@@ -1,9 +1,10 @@
-"""What a study of the error says of itself: its metrics, and what they mean in words."""
+"""What a study of the error says of itself: its metrics, how they are drawn, what they mean."""
 
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from saeworks.measure.audit.words import Sections, value_of
+from saeworks.results.figure import Chapter, Figure
 from saeworks.results.metric import Metric, Value
 from saeworks.results.section import Section
 
@@ -19,6 +20,9 @@ class AuditStudy:
     metrics: ClassVar[Mapping[str, Metric]]
     headline: ClassVar[Mapping[str, str]] = {}
     """Its metrics in the table of `saeworks audit`, with the heads of their columns."""
+    chapter: ClassVar[Chapter]
+    """Where it stands on the report's page."""
+    figures: ClassVar[tuple[Figure, ...]] = ()
 
     @classmethod
     def value(cls, sections: Sections, metric: str) -> Value:
@@ -39,7 +43,9 @@ class AuditStudy:
         return Section(
             title=cls.title,
             about=cls.about,
+            chapter=cls.chapter,
             metrics={key: metric for key, metric in cls.metrics.items() if key in known},
             sites={site: dict(values) for site, values in sites.items()},
             series={site: dict(lists) for site, lists in series.items()},
+            figures=cls.figures,
         )

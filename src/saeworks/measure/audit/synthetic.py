@@ -55,6 +55,7 @@ class SyntheticTest(Measurement):
 
     name = "synthetic"
     title = "Synthetic test"
+    chapter = "sources"
     about = (
         "If the SAE's output were the whole signal and the SAE gave it back exactly, Gaussian "
         "noise of these sizes in activation (dense, linear: what ℓ would be) and reconstruction "

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from saeworks.measure.audit.fits import Fit, Parts
+from saeworks.measure.audit.least_squares import Factor
 from saeworks.measure.audit.measurement import (
     CONSTANT,
     Measurement,
@@ -17,6 +18,7 @@ from saeworks.measure.audit.measurement import (
 )
 from saeworks.measure.audit.words import Sections, shown, side
 from saeworks.measure.bootstrap import Statistic, all_sums, interval
+from saeworks.results.figure import Figure, Trace
 from saeworks.results.metric import Metric, Value
 
 BLOCKS = 64
@@ -28,11 +30,17 @@ NEXT_TO_NONE = 0.05
 """Below this share, of the error or of what is linear in it, a part is next to nothing."""
 
 
+def fit_cost(factor: Factor) -> float:
+    """The share by which what a fit leaves is too small on its own tokens: (rank + 1)/tokens."""
+    return (factor.rank + 1) / factor.gram.n
+
+
 class VectorProbe(Measurement):
     """x → e by OLS with bias."""
 
     name = "vector"
     title = "Vector probe"
+    chapter = "layers"
     about = (
         "OLS of the error e on the activation x, with bias, fitted on the fit documents and again "
         "on the second documents, and measured on the test documents. What both fits leave, u and "
@@ -60,6 +68,8 @@ class VectorProbe(Measurement):
         ),
     }
     headline: ClassVar[Mapping[str, str]] = {R2_ERROR: "R² e"}
+
+    figures = (Figure("vector", "line", (Trace(metric=R2_ERROR),), lines="suites"),)
 
     def __init__(self, place: Place) -> None:
         super().__init__(place)
@@ -89,7 +99,7 @@ class VectorProbe(Measurement):
         return {
             "rank": Value(float(factor.rank)),
             "condition": Value(factor.condition),
-            FIT_COST: Value((factor.rank + 1) / factor.gram.n),
+            FIT_COST: Value(fit_cost(factor)),
         }
 
     def drawn(self, resamples: int, seed: int) -> dict[str, Value]:

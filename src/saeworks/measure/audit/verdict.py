@@ -4,11 +4,15 @@ Every study says its own; what spans studies is here: an SAE of which nothing ca
 about every number, and the order.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 from saeworks.measure.audit import extractor
 from saeworks.measure.audit.adjacent import AdjacentSites
 from saeworks.measure.audit.attribution import Attribution
 from saeworks.measure.audit.downstream import Downstream
 from saeworks.measure.audit.error_saes import ErrorSaes
+from saeworks.measure.audit.fvu_parts import FvuParts
 from saeworks.measure.audit.guard import degenerate
 from saeworks.measure.audit.mlp import MlpProbe
 from saeworks.measure.audit.noise import R2_NOISE, NullTargets
@@ -22,6 +26,7 @@ from saeworks.measure.audit.vector import FIT_COST, R2_ERROR, VectorProbe
 from saeworks.measure.audit.wide import WideSae
 from saeworks.measure.audit.words import Sections, shown, side
 from saeworks.results.audit import Verdict
+from saeworks.results.section import Section
 
 COSTLY_FIT = 0.1
 """Above this fit cost the fitted maps say as much of the choice of tokens as of the SAE."""
@@ -66,6 +71,19 @@ def verdict(sections: Sections) -> Verdict:
         *(line for study in LAST for line in study.sentences(sections)),
     ]
     return Verdict(None, tuple(sentences), ASSUMPTIONS)
+
+
+def concluded(sections: Mapping[str, Section]) -> dict[str, Any]:
+    """Sections and verdicts of an `AuditResult`: what its measurements tell together."""
+    by_site = {
+        site: {name: section.sites.get(site, {}) for name, section in sections.items()}
+        for site in sections[FvuSplit.name].sites
+    }
+    parts = FvuParts.section({site: FvuParts.of(values) for site, values in by_site.items()}, {})
+    return {
+        "sections": {**sections, FvuParts.name: parts},
+        "verdicts": {site: verdict(values) for site, values in by_site.items()},
+    }
 
 
 def why_degenerate(sections: Sections) -> str | None:

@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from saeworks.measure.audit.extractor import Extractor, metrics, silenced
+from saeworks.measure.audit.extractor import Extractor, figures, metrics, silenced
 from saeworks.measure.audit.fits import Parts
 from saeworks.measure.audit.measurement import Place
 
@@ -27,6 +27,7 @@ class WideSae(Extractor):
         "latents."
     )
     metrics: ClassVar = metrics({times: f"{times}·D latents" for times in EXPANSIONS})
+    figures = figures("wide", "a wide SAE without penalty", "latents, times D", EXPANSIONS)
 
     def __init__(self, place: Place, tokens: int) -> None:
         super().__init__(place, tokens)

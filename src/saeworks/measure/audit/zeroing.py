@@ -8,7 +8,7 @@ second fold and measured with those of the test fold; nothing is drawn.
 Z shares zeroed.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar, Self
@@ -26,12 +26,16 @@ from saeworks.measure.audit.least_squares import Factor
 from saeworks.measure.audit.measurement import Measurement, Place
 from saeworks.measure.audit.moments import Cross, Gram
 from saeworks.measure.audit.synthetic import ROUNDING, recover
+from saeworks.results.figure import GREY, NONLINEAR, Axis, Figure, Trace
 from saeworks.results.metric import Metric, Value
 
 SHARES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)
 """Of the latents, the weakest first."""
 SIGMAS = (0.0, 1.0, 2.0, 3.0, 4.0)
 """In units of which 2 is noise as strong as the SAE's own error: dσ² = E‖e‖² at σ = 2."""
+NOISE = {"activation": "σ_a", "reconstruction": "σ_r"}
+DENSE = ("curved", "correlated")
+"""Kinds of a dense part that is no noise."""
 RANK = 8
 """Dimensions of the curve's span."""
 KEPT = 0.5
@@ -181,11 +185,75 @@ def curved(covariance_DD: NDArray[np.float64], a2: float, seed: int) -> tuple[fl
     return d * a2 / total, (d * a2 - weight**2 * float(np.trace(inside_RR))) / total
 
 
+def _noise(kind: str, share: float) -> str:
+    """The key of a metric."""
+    return f"{kind}_noise_{100 * share:.0f}"
+
+
+def _inferred(kind: str, share: float) -> str:
+    """The key of a series."""
+    return f"{kind}_{100 * share:.0f}"
+
+
+def _figures() -> tuple[Figure, ...]:
+    """Noise put in against noise inferred, a line per share of latents left out."""
+    dense = tuple(
+        Trace(
+            f"{kind} dense part",
+            x="sigmas",
+            y=f"dense.{kind}.recovered_activation",
+            ink=NONLINEAR,
+            shape=len(SHARES) + at,
+        )
+        for at, kind in enumerate(DENSE)
+    )
+    lines = {
+        noise: (
+            Trace("truth", x="sigmas", y="sigmas", ink=GREY, mark="lines"),
+            *(
+                Trace(
+                    f"{share:.0%} zeroed",
+                    x="sigmas",
+                    y=f"inferred.{_inferred(noise, share)}",
+                    ink=at,
+                    shade=round(at / (len(SHARES) - 1), 3),
+                )
+                for at, share in enumerate(SHARES)
+            ),
+        )
+        for noise in NOISE
+    }
+    drawn = tuple(
+        Figure(
+            f"zeroing-{noise}",
+            "line",
+            lines[noise] + (dense if noise == "activation" else ()),
+            symbol,
+            x=Axis(f"{symbol} put in"),
+            y=Axis(f"{symbol} inferred", zero=True),
+            small=True,
+        )
+        for noise, symbol in NOISE.items()
+    )
+    ratios = Figure(
+        "zeroing-table",
+        "table",
+        (
+            Trace(x="ratios.zeroed", y="ratios.activation"),
+            Trace("of σ_r", x="ratios.zeroed", y="ratios.reconstruction"),
+        ),
+        "σ_a inferred over σ_a put in (1: right), and the same of σ_r, by the latents zeroed",
+        x=Axis(each="{} zeroed"),
+    )
+    return (*drawn, ratios)
+
+
 class Zeroing(Measurement):
     """FVU and FVU_nl over σ_a, σ_r and the share of latents zeroed; and what each looks like."""
 
     name = "zeroing"
     title = "Synthetic test: latents zeroed"
+    chapter = "sources"
     about = (
         "The SAE's output is taken for the whole signal; the weakest latents (by mean value on "
         "the fit fold) are left out of the reconstruction, and Gaussian noise is added to "
@@ -199,14 +267,15 @@ class Zeroing(Measurement):
         f"has fewer than {folds.PER_PARAMETER} for each of D + 1 parameters."
     )
     metrics: ClassVar[Mapping[str, Metric]] = {
-        f"{kind}_noise_{share:.0%}"[:-1]: Metric(
+        _noise(kind, share): Metric(
             f"{symbol}, {share:.0%} zeroed",
             f"Share of the equivalent's variance that d{symbol}² is, with {share:.0%} of the "
             "latents missing.",
         )
         for share in SHARES
-        for kind, symbol in (("activation", "σ_a"), ("reconstruction", "σ_r"))
+        for kind, symbol in NOISE.items()
     }
+    figures = _figures()
 
     def __init__(self, place: Place, tokens: int) -> None:
         super().__init__(place)
@@ -311,7 +380,7 @@ class Zeroing(Measurement):
             return found
         for share, zeroed in self._zeroed.items():
             noise = zeroed.recover(e / variance, u / variance)
-            names = [f"{kind}_noise_{100 * share:.0f}" for kind in ("activation", "reconstruction")]
+            names = [_noise(kind, share) for kind in NOISE]
             shares = self._as_shares(noise)
             found |= {name: Value(value) for name, value in zip(names, shares, strict=True)}
         return found
@@ -340,10 +409,11 @@ class Zeroing(Measurement):
             [[zeroed.fvus(a2, r2) for r2 in variances] for a2 in variances]
             for zeroed in self._zeroed.values()
         ]
-        dense = {
-            "curved": [curved(self._covariance_DD, a2, self.place.seed) for a2 in variances],
-            "correlated": [correlated(values_D, a2) for a2 in variances],
-        }
+        made = (
+            [curved(self._covariance_DD, a2, self.place.seed) for a2 in variances],
+            [correlated(values_D, a2) for a2 in variances],
+        )
+        grid = self._described(cells)
         return {
             "tokens": self._counts,
             "zeroed": list(self._zeroed),
@@ -352,9 +422,11 @@ class Zeroing(Measurement):
             ],
             "sigmas": list(SIGMAS),
             "unit": unit,
-            **self._described(cells),
-            "dense": {kind: self._described(found) for kind, found in dense.items()},
-        }
+            **grid,
+            "dense": {
+                kind: self._described(cells) for kind, cells in zip(DENSE, made, strict=True)
+            },
+        } | summarised(grid, list(self._zeroed))
 
     def _described(self, cells: list[Any]) -> dict[str, Any]:
         """FVU, FVU_nl, and the noise that a test without zeroed latents infers, in units."""
@@ -376,3 +448,25 @@ class Zeroing(Measurement):
             "recovered_activation": inferred(0),
             "recovered_reconstruction": inferred(1),
         }
+
+
+def summarised(grid: dict[str, Any], shares: list[float]) -> dict[str, Any]:
+    """Of each share zeroed the noise inferred, a mean over the other noise; and its mean ratio to
+    the noise put in, where some was."""
+    inferred: dict[str, list[float | None]] = {}
+    ratios: dict[str, list[Any]] = {"zeroed": [f"{share:.0%}" for share in shares]}
+    for noise in NOISE:
+        ratios[noise] = []
+        for share, plane in zip(shares, grid[f"recovered_{noise}"], strict=True):
+            rows = plane if noise == "activation" else zip(*plane, strict=True)
+            means = [_mean(row) for row in rows]
+            pairs = zip(means, SIGMAS, strict=True)
+            ratios[noise].append(_mean(m / s for m, s in pairs if m is not None and s > 0))
+            inferred[_inferred(noise, share)] = means
+    return {"inferred": inferred, "ratios": ratios}
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    """Of those that are known."""
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
