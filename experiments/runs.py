@@ -90,9 +90,9 @@ def machine() -> dict[str, Any]:
 
 def steps(
     about: str,
-    steps: Mapping[str, Step],
+    by_name: Mapping[str, Step],
     results: Path,
-    arguments: Sequence[str] | None = None,
+    arguments: Sequence[str] | None,
     *,
     seeds: Sequence[int] | Mapping[str, Sequence[int]] = (),
     options: Callable[[argparse.ArgumentParser], None] = lambda parser: None,
@@ -101,9 +101,8 @@ def steps(
 
     Args:
         about: the study's docstring; its first line is the help.
-        steps: by name; `collect` writes JSON from the runs, `table` and `figures` Markdown and SVG
-            from the JSON alone.
-        results: the folder of these.
+        by_name: the steps, in their order.
+        results: the folder of what they write.
         arguments: those of the command line, unless given.
         seeds: those of the study, or of each of its settings; where it has settings the command
             line names one.
@@ -112,7 +111,7 @@ def steps(
     parser = argparse.ArgumentParser(description=about.splitlines()[0])
     if isinstance(seeds, Mapping):
         parser.add_argument("setting", choices=seeds)
-    parser.add_argument("step", nargs="?", default="all", choices=["all", *steps])
+    parser.add_argument("step", nargs="?", default="all", choices=["all", *by_name])
     parser.add_argument("--results", type=Path, default=results)
     if seeds:
         parser.add_argument("--seeds", type=int, nargs="+", default=None)
@@ -121,7 +120,7 @@ def steps(
     if seeds:
         usual = seeds[given.setting] if isinstance(seeds, Mapping) else seeds
         given.seeds = given.seeds or list(usual)
-    for name, step in steps.items():
+    for name, step in by_name.items():
         if given.step in ("all", name):
             step(given)
 
@@ -172,6 +171,50 @@ def to_interval(value: float | None, low: float | None, high: float | None) -> l
     ]
 
 
+def study(
+    about: str,
+    file: str,
+    arguments: Sequence[str] | None,
+    *,
+    collect: Callable[[Given], Found],
+    table: Callable[[Found, str], str],
+    figures: Callable[[Found, Path], None] | None = None,
+    before: Mapping[str, Step] | None = None,
+    **more: Any,
+) -> None:
+    """The steps of a study that has one JSON, or one for each setting: those `before`, then
+    `collect`, `table` and `figures`.
+
+    Args:
+        file: the study's main file, which is named on the command line, too.
+        collect: what was measured, for the JSON.
+        table: of that and the JSON's name, the Markdown.
+        figures: draws it, beside the JSON's path without its ending.
+        more: as of `steps`.
+    """
+    path = Path(file)
+    parts = path.relative_to(HERE).with_suffix("").parts
+    module = ".".join(["experiments", *(part for part in parts if part != "__main__")])
+
+    def base(given: Given) -> Path:
+        return Path(given.results) / getattr(given, "setting", module.rpartition(".")[2])
+
+    def write_json(given: Given) -> None:
+        command = " ".join(["python -m", module, *([given.setting] if "setting" in given else [])])
+        write(base(given).with_suffix(".json"), {"command": command} | collect(given))
+
+    def write_table(given: Given) -> None:
+        found = read(base(given).with_suffix(".json"))
+        base(given).with_suffix(".md").write_text(table(found, base(given).name))
+
+    def draw(given: Given) -> None:
+        assert figures is not None
+        figures(read(base(given).with_suffix(".json")), base(given))
+
+    after = {"collect": write_json, "table": write_table} | ({"figures": draw} if figures else {})
+    steps(about, (before or {}) | after, path.parent / "results", arguments, **more)
+
+
 def run_over_seeds(
     about: str,
     results: Path,
@@ -179,19 +222,10 @@ def run_over_seeds(
     table: Callable[[dict[str, Any]], str],
     arguments: Sequence[str] | None = None,
 ) -> None:
-    """What `python -m experiments.STUDY [{all,collect,table}] [--seeds 0 1 2]` does: run what is
-    missing of every seed and write STUDY.json; then, as `table` makes it of all the runs,
-    STUDY.md."""
-    study = results.parent.name
-
-    def collect(given: Given) -> None:
-        runs = {str(seed): run(seed) for seed in given.seeds}
-        found = {"command": f"python -m experiments.{study}", "runs": runs}
-        write(given.results / f"{study}.json", found)
-
-    def tabulate(given: Given) -> None:
-        runs = read(given.results / f"{study}.json")["runs"]
-        (given.results / f"{study}.md").write_text(table(runs))
-
-    both = {"collect": collect, "table": tabulate}
-    steps(about, both, results, arguments, seeds=(0, 1, 2))
+    """A study that does the same for every seed: `table` makes the Markdown of all the runs."""
+    study(
+        *(about, str(results.parent / "__main__.py"), arguments),
+        collect=lambda given: {"runs": {str(seed): run(seed) for seed in given.seeds}},
+        table=lambda found, _: table(found["runs"]),
+        seeds=(0, 1, 2),
+    )

@@ -2,11 +2,15 @@
 
 import ast
 import importlib
+import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from experiments.criteria import NOT, PART, REPRODUCED, Claim, Number, Part
+from experiments.runs import lines, rounded
 
 ROOT = Path(__file__).resolve().parent.parent
 HERE = ROOT / "experiments"
@@ -14,21 +18,14 @@ NAMES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts): path
     for path in sorted(HERE.rglob("*.py"))
 }
-TABLES = {
-    "audit_truth": [""],
-    "auxk": [""],
-    "concepts_in_experts": [""],
-    "darkmatter": ["embedded", "real"],
-    "frontier": ["embedded", "real"],
-    "groups": ["embedded", "real"],
-    "intervals.coverage": [""],
-    "plans": [""],
-    "switch": [""],
-    "together": [""],
-    "tokens_per_latent": [""],
-    "topk": [""],
-}
-"""Study → its settings."""
+SETTINGS = dict.fromkeys(("darkmatter", "frontier", "groups"), ("embedded", "real"))
+STUDIES = [*sorted(path.parent.name for path in HERE.glob("*/__main__.py")), "intervals.coverage"]
+RESULTS = [
+    pytest.param(study, setting, id=f"{study} {setting}".strip())
+    for study in STUDIES
+    for setting in SETTINGS.get(study, ("",))
+    if any((HERE / study.partition(".")[0] / "results").glob("*.json"))
+]
 
 
 def imported(path: Path) -> Iterator[str]:
@@ -68,9 +65,7 @@ def test_a_study_imports_no_other() -> None:
         assert all(other.split(".")[1] == study for other in others), (name, others)
 
 
-@pytest.mark.parametrize(
-    ("study", "setting"), [(study, setting) for study, all_ in TABLES.items() for setting in all_]
-)
+@pytest.mark.parametrize(("study", "setting"), RESULTS)
 @pytest.mark.parametrize("step", ["table", "figures"])
 def test_results_come_out_of_their_json(
     study: str, setting: str, step: str, tmp_path: Path
@@ -89,3 +84,66 @@ def test_results_come_out_of_their_json(
     assert written
     for file in written:
         assert file.read_text() == (path / "results" / file.name).read_text(), file.name
+
+
+def test_numbers_in_json_keep_what_their_interval_carries() -> None:
+    wide = {"value": 0.123456789, "low": 0.1, "high": 0.2}
+    assert rounded(wide) == {"value": 0.123457, "low": 0.1, "high": 0.2}
+    assert rounded([0.123456789, 0.123456, 0.1234570]) == [0.12345679, 0.123456, 0.123457]
+    assert rounded({"seeds": [0, 1, 123456789], "low": None}) == {
+        "seeds": [0, 1, 123456789],
+        "low": None,
+    }
+
+
+def test_json_has_a_line_for_what_is_short_enough() -> None:
+    record = {"name": "x" * 100, "value": [1.5, None]}
+    text = lines({"records": [record, record, record], "empty": {}})
+    assert json.loads(text) == {"records": [record] * 3, "empty": {}}
+    assert len(text.splitlines()) == 8
+
+
+def test_together_is_judged_from_its_json(tmp_path: Path) -> None:
+    study = importlib.import_module("experiments.together.__main__")
+    runs = {
+        str(seed): {
+            name: {"fvu": fvu, "dead_share": 0.0, "delta_ce": fvu, "vectors": 1e6, "flops": 1e15}
+            for name, fvu in zip(study.ARMS, (0.05, *[0.04 + 0.001 * seed] * 8), strict=True)
+        }
+        for seed in range(3)
+    }
+    found = {"command": "python experiments/together.py", "runs": runs}
+    (tmp_path / "together.json").write_text(json.dumps(found))
+    study.main(["table", "--results", str(tmp_path)])
+    text = (tmp_path / "together.md").read_text()
+    assert "beat one TopK SAE per layer: **reproduced**." in text
+    assert "better than even ones: +0.0%, **not reproduced**." in text
+    assert text.count("**no different**") == 2
+
+
+@pytest.mark.parametrize(
+    ("part", "verdict"),
+    [
+        (Part("half the paper's", Number(0.06, 0.04, 0.08), paper=0.12), "reproduced"),
+        (Part("less", Number(0.05, 0.04, 0.06), paper=0.12), "smaller"),
+        (Part("holds 0", Number(0.06, -0.01, 0.13), paper=0.12), "not"),
+        (Part("the other way", Number(-0.06, -0.08, -0.04), paper=0.12), "not"),
+        (Part("not predicted", Number(-0.06, -0.08, -0.04)), "different"),
+        (Part("small enough", Number(0.01, -0.01, 0.03), within=0.02), "reproduced"),
+    ],
+    ids=lambda value: value.name if isinstance(value, Part) else value,
+)
+def test_a_number_is_judged_beside_the_papers(part: Part, verdict: str) -> None:
+    assert part.verdict == verdict
+
+
+def test_a_claim_is_reproduced_by_all_of_its_parts() -> None:
+    all_, less, none = (
+        Part("", Number(value, low, 1.0), paper=0.1)
+        for value, low in ((0.1, 0.05), (0.04, 0.01), (0.1, -0.1))
+    )
+    beside = Part("", none.found, paper=0.1, judged=False)
+    marks = [
+        Claim(1, "", parts).verdict for parts in ([all_, beside], [all_, none], [less], [none])
+    ]
+    assert marks == [REPRODUCED, PART, PART, NOT]

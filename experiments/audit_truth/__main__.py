@@ -10,7 +10,6 @@ busy machine.
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,7 +19,7 @@ from experiments.audit_truth.makers import TOKENS, D, F, K, Made, by_hand, train
 from experiments.audit_truth.readings import judged, numbers
 from experiments.audit_truth.settings import SETTINGS, Setting
 from experiments.audit_truth.table import markdown
-from experiments.runs import Found, Given, read, steps, write
+from experiments.runs import Found, Given, study
 from saeworks.dictionary.base import SparseCode
 from saeworks.measure.audit import folds
 from saeworks.measure.audit.arrays import base
@@ -32,7 +31,6 @@ from saeworks.measure.audit.mlp import MlpProbe
 from saeworks.measure.audit.pursuit import Pursuit
 from saeworks.measure.audit.synthetic import SyntheticTest
 
-HERE = Path(__file__).parent
 DOCUMENT = 100
 """Tokens of a document."""
 
@@ -73,7 +71,7 @@ def through_code(made: Made, f_NM: Tensor) -> Callable[[Tensor], Reconstruction]
     return lambda x_ND: Reconstruction(made.sae.decode(code), made.sae, code)
 
 
-def collect(given: Given) -> None:
+def collect(_: Given) -> Found:
     """Make and audit every SAE."""
     rows, extra = [], []
     for number, setting in enumerate(SETTINGS):
@@ -89,7 +87,7 @@ def collect(given: Given) -> None:
         extra.append(row | {"sections": audited(made, rows_of.x_ND)})
         print(row["name"], flush=True)
     data = {"readings": judged(read_off(rows)), "settings": rows, "trained": extra}
-    write(given.results / "audit_truth.json", without_nan(data))
+    return dict(without_nan(data))
 
 
 def read_off(rows: Sequence[Found]) -> list[Found]:
@@ -97,10 +95,9 @@ def read_off(rows: Sequence[Found]) -> list[Found]:
     return [row | {"audit": numbers(row["sections"])} for row in rows]
 
 
-def tabulate(given: Given) -> None:
-    data = read(given.results / "audit_truth.json")
+def table(data: Found, _: str) -> str:
     rows, extra = read_off(data["settings"]), read_off(data["trained"])
-    (given.results / "audit_truth.md").write_text(markdown(rows, extra, judged(rows)))
+    return markdown(rows, extra, judged(rows))
 
 
 def without_nan(value: Any) -> Any:
@@ -113,8 +110,7 @@ def without_nan(value: Any) -> Any:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    both = {"collect": collect, "table": tabulate}
-    steps(__doc__, both, HERE / "results", arguments)
+    study(__doc__, __file__, arguments, collect=collect, table=table)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-from experiments.runs import RUNS, Given, read, saeworks, sets, site_values, steps, write
+from experiments.runs import RUNS, Found, Given, read, saeworks, sets, site_values, study
 from experiments.tables import table
 
 HERE = Path(__file__).parent
@@ -67,25 +67,19 @@ def measured(suite: Path, tokens: int) -> tuple[str, dict[str, float]]:
     }
 
 
-def collect(given: Given) -> None:
+def collect(given: Given) -> Found:
     """Train what is missing."""
     runs = {
         str(tokens): {str(seed): run(tokens, seed) for seed in given.seeds}
         for tokens in given.tokens
     }
-    found = {"command": "python -m experiments.auxk", "seeds": given.seeds, "runs": runs}
-    write(given.results / "auxk.json", found)
+    return {"seeds": given.seeds, "runs": runs}
 
 
-def tabulate(given: Given) -> None:
-    found, before = (read(given.results / f"{name}.json") for name in ("auxk", "before"))
-    (given.results / "auxk.md").write_text(markdown(found, before))
-
-
-def markdown(found: dict[str, Any], before: dict[str, Any]) -> str:
+def markdown(found: Found, _: str) -> str:
     """A row per length and SAE, mean ± standard deviation over seeds."""
     head = ("tokens", "SAE", "dead", "FVU", "dead before", "FVU before")
-    rows = []
+    rows, before = [], read(HERE / "results/before.json")
     for tokens, by_seed in found["runs"].items():
         earlier = before["runs"].get(tokens)
         for name in next(iter(by_seed.values())):
@@ -121,8 +115,8 @@ def options(parser: argparse.ArgumentParser) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    both = {"collect": collect, "table": tabulate}
-    steps(__doc__, both, HERE / "results", arguments, seeds=(0, 1, 2), options=options)
+    three = {"seeds": (0, 1, 2), "options": options}
+    study(__doc__, __file__, arguments, collect=collect, table=markdown, **three)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from experiments import runs
 from experiments.concepts_in_experts.table import markdown
-from experiments.runs import Given, read, steps, write
+from experiments.runs import Found, Given, study
 
 HERE = Path(__file__).parent
 NAME = HERE.name
@@ -31,17 +31,11 @@ def train(given: Given) -> None:
         runs.train(HERE / f"{NAME}.yaml", seed, folder(given, seed), given.set)
 
 
-def collect(given: Given) -> None:
+def collect(given: Given) -> Found:
     """Ask every SAE."""
     from experiments.concepts_in_experts.measured import measured
 
-    folders = {seed: folder(given, seed) for seed in given.seeds}
-    write(given.results / f"{NAME}.json", measured(folders, given.tokens))
-
-
-def table(given: Given) -> None:
-    found = read(given.results / f"{NAME}.json")
-    (given.results / f"{NAME}.md").write_text(markdown(found))
+    return measured({seed: folder(given, seed) for seed in given.seeds}, given.tokens)
 
 
 def options(parser: argparse.ArgumentParser) -> None:
@@ -51,8 +45,14 @@ def options(parser: argparse.ArgumentParser) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    each = {"train": train, "collect": collect, "table": table}
-    steps(__doc__, each, HERE / "results", arguments, seeds=(0, 1, 2), options=options)
+    study(
+        *(__doc__, __file__, arguments),
+        collect=collect,
+        table=lambda found, _: markdown(found),
+        before={"train": train},
+        seeds=(0, 1, 2),
+        options=options,
+    )
 
 
 if __name__ == "__main__":

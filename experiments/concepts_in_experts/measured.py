@@ -43,7 +43,6 @@ def measured(runs: dict[int, Path], tokens: int) -> Found:
     first = load_suite(find_suites(next(iter(runs.values())))[0])
     rows = [combined(of_seeds) for of_seeds in zip(*(a["rows"] for a in asked), strict=True)]
     return {
-        "command": "python -m experiments.concepts_in_experts",
         "config": first.meta["config"],
         "seeds": list(runs),
         "held_out": [{"tokens": a["tokens"], "documents": a["documents"]} for a in asked],

@@ -16,7 +16,7 @@ from pathlib import Path
 from experiments import runs
 from experiments.darkmatter.tables import markdown
 from experiments.darkmatter.trainings import RUN_FILES, Run, errors_of
-from experiments.runs import Given, finished, read, saeworks, steps, write
+from experiments.runs import Found, Given, finished, read, saeworks, study
 from saeworks.results.names import AUDIT
 from saeworks.suite import find_suites
 
@@ -65,25 +65,16 @@ def with_errors(suite: Path) -> bool:
     return bool(sections.get("error_saes", {}).get("sites"))
 
 
-def collect(given: Given) -> None:
+def collect(given: Given) -> Found:
     from experiments.darkmatter.measured import measured
 
-    write(given.results / f"{given.setting}.json", measured(given.setting, given.seeds))
+    return measured(given.setting, given.seeds)
 
 
-def table(given: Given) -> None:
-    base = given.results / given.setting
-    base.with_suffix(".md").write_text(markdown(read(base.with_suffix(".json")), given.setting))
-
-
-def draw(given: Given) -> None:
+def draw(found: Found, base: Path) -> None:
     from experiments.darkmatter.figures import figures
 
-    base = given.results / given.setting
-    figures(read(base.with_suffix(".json")), base)
-
-
-STEPS = {"train": train, "audit": audit, "collect": collect, "table": table, "figures": draw}
+    figures(found, base)
 
 
 def options(parser: argparse.ArgumentParser) -> None:
@@ -91,7 +82,15 @@ def options(parser: argparse.ArgumentParser) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    steps(__doc__, STEPS, HERE / "results", arguments, seeds=SEEDS, options=options)
+    study(
+        *(__doc__, __file__, arguments),
+        collect=collect,
+        table=markdown,
+        figures=draw,
+        before={"train": train, "audit": audit},
+        seeds=SEEDS,
+        options=options,
+    )
 
 
 if __name__ == "__main__":

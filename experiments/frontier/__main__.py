@@ -15,7 +15,7 @@ from pathlib import Path
 
 from experiments import runs
 from experiments.frontier.table import markdown
-from experiments.runs import Given, read, steps, write
+from experiments.runs import Found, Given, study
 from saeworks.suite import find_suites
 
 HERE = Path(__file__).parent
@@ -40,34 +40,17 @@ def evaluate(given: Given) -> None:
         runs.evaluate(find_suites(folder(given, seed)), *tokens)
 
 
-def collect(given: Given) -> None:
+def collect(given: Given) -> Found:
     from experiments.frontier.measured import measured
 
-    found = measured(given.setting, {seed: folder(given, seed) for seed in given.seeds})
-    write(given.results / f"{given.setting}.json", found)
+    return measured({seed: folder(given, seed) for seed in given.seeds})
 
 
-def table(given: Given) -> None:
-    base = given.results / given.setting
-    base.with_suffix(".md").write_text(markdown(read(base.with_suffix(".json")), given.setting))
-
-
-def figures(given: Given) -> None:
+def draw(found: Found, base: Path) -> None:
     from experiments.frontier.figures import controller_figure, frontier_figure
 
-    base = given.results / given.setting
-    found = read(base.with_suffix(".json"))
     frontier_figure(found, base.with_suffix(".svg"))
     controller_figure(found, base.with_name(f"{base.name}_controller.svg"))
-
-
-STEPS = {
-    "train": train,
-    "evaluate": evaluate,
-    "collect": collect,
-    "table": table,
-    "figures": figures,
-}
 
 
 def options(parser: argparse.ArgumentParser) -> None:
@@ -76,7 +59,15 @@ def options(parser: argparse.ArgumentParser) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    steps(__doc__, STEPS, HERE / "results", arguments, seeds=SEEDS, options=options)
+    study(
+        *(__doc__, __file__, arguments),
+        collect=collect,
+        table=markdown,
+        figures=draw,
+        before={"train": train, "evaluate": evaluate},
+        seeds=SEEDS,
+        options=options,
+    )
 
 
 if __name__ == "__main__":

@@ -19,14 +19,13 @@ SMOOTHED = 5
 """Lines of metrics.jsonl whose L0 is averaged to tell when it has settled."""
 
 
-def measured(setting: str, runs: dict[int, Path]) -> Found:
+def measured(runs: dict[int, Path]) -> Found:
     """Everything the tables and figures show, with what it depends on; `runs` by seed."""
     points = [point for seed, run in runs.items() for point in measurements(run, seed)]
     first = find_suites(next(iter(runs.values())))[0]
     meta = read(first / "suite.json")
     results = [read(first / f"results/{name}.json") for name in RESULTS]
     return {
-        "command": f"python -m experiments.frontier {setting}",
         "config": meta["config"],
         "seeds": list(runs),
         "tokens": meta["tokens"],

@@ -14,6 +14,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+from experiments import runs
 from experiments.groups.table import markdown
 from experiments.groups.variants import (
     BASELINE,
@@ -25,8 +26,7 @@ from experiments.groups.variants import (
     plan_path,
     suites_of,
 )
-from experiments.runs import RUNS, Given, evaluate, machine, read, saeworks, sets, steps, write
-from experiments.runs import train as train_run
+from experiments.runs import RUNS, Found, Given, machine, read, saeworks, sets, study, write
 
 HERE = Path(__file__).parent
 SEEDS = {"embedded": (0, 1, 2), "real": (0,)}
@@ -39,9 +39,9 @@ TIMED_TOKENS, ROUNDS = 400_000, 3
 def train(given: Given) -> None:
     """One run per seed, and the shorter one of the baseline."""
     for seed in given.seeds:
-        train_run(config(given.setting), seed, folder(given.setting, seed))
+        runs.train(config(given.setting), seed, folder(given.setting, seed))
         short = folder(given.setting, seed, "_fewer")
-        train_run(config(given.setting), seed, short, fewer(given.setting))
+        runs.train(config(given.setting), seed, short, fewer(given.setting))
 
 
 def compare(given: Given) -> None:
@@ -49,7 +49,7 @@ def compare(given: Given) -> None:
     tokens, spliced = EVALUATION[given.setting]
     for seed in given.seeds:
         suites = suites_of(given.setting, seed)
-        evaluate(list(suites.values()), "--tokens", tokens, "--splice-tokens", spliced)
+        runs.evaluate(list(suites.values()), "--tokens", tokens, "--splice-tokens", spliced)
         baseline = suites.pop(BASELINE)
         others = [folder(given.setting, s) / BASELINE for s in given.seeds if s != seed]
         left = [p for p in suites.values() if not (p / "results/comparison.json").exists()]
@@ -103,38 +103,28 @@ def one_pass(yaml: Path, out: Path, groups: str) -> dict[str, float]:
     }
 
 
-def collect(given: Given) -> None:
+def collect(given: Given) -> Found:
     from experiments.groups.measured import measured
 
-    found = measured(given.setting, given.seeds, given.results)
-    write(given.results / f"{given.setting}.json", found)
+    return measured(given.setting, given.seeds, given.results)
 
 
-def table(given: Given) -> None:
-    base = given.results / given.setting
-    base.with_suffix(".md").write_text(markdown(read(base.with_suffix(".json")), given.setting))
-
-
-def draw(given: Given) -> None:
+def draw(found: Found, base: Path) -> None:
     from experiments.groups.figures import figures
 
-    base = given.results / given.setting
-    figures(read(base.with_suffix(".json")), base)
-
-
-STEPS = {
-    "train": train,
-    "evaluate": compare,
-    "transfer": transfer,
-    "time": timed,
-    "collect": collect,
-    "table": table,
-    "figures": draw,
-}
+    figures(found, base)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    steps(__doc__, STEPS, HERE / "results", arguments, seeds=SEEDS)
+    before = {"train": train, "evaluate": compare, "transfer": transfer, "time": timed}
+    study(
+        *(__doc__, __file__, arguments),
+        collect=collect,
+        table=markdown,
+        figures=draw,
+        before=before,
+        seeds=SEEDS,
+    )
 
 
 if __name__ == "__main__":

@@ -28,7 +28,6 @@ def measured(setting: str, seeds: Sequence[int], results: Path) -> Found:
     names = [name for name in suites[seeds[0]] if name != BASELINE]
     timing = results / f"{setting}_time.json"
     return {
-        "command": f"python -m experiments.groups {setting}",
         "model": Path(run["model"]["name"]).name,
         "seeds": list(seeds),
         "sites": list(plan.sites),

@@ -14,14 +14,13 @@ error of one map, as the package had them at first. After: what it does.
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
 from experiments import tables
-from experiments.runs import Given, read, steps, write
+from experiments.runs import study
 from saeworks.measure import bootstrap
 from saeworks.measure.audit import folds
 from saeworks.measure.audit.arrays import base
@@ -227,18 +226,12 @@ def _cell(shares: Mapping[str, float | None]) -> str:
     return " → ".join("none" if share is None else f"{share:.3f}" for share in both)
 
 
-def collect(given: Given) -> None:
-    write(given.results / "coverage.json", {"documents": documents(), "fits": fits()})
-
-
-def tabulate(given: Given) -> None:
-    found = read(given.results / "coverage.json")
-    (given.results / "coverage.md").write_text(markdown(found))
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
-    both = {"collect": collect, "table": tabulate}
-    steps(__doc__, both, Path(__file__).parent / "results", arguments)
+    study(
+        *(__doc__, __file__, arguments),
+        collect=lambda _: {"documents": documents(), "fits": fits()},
+        table=lambda found, _: markdown(found),
+    )
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from experiments import runs
-from experiments.runs import Given, finished, read, steps, write
+from experiments.runs import Found, Given, finished, read, study, write
 from experiments.switch.parts import ALL, Run
 from experiments.switch.table import markdown
 from saeworks.suite import find_suites
@@ -67,32 +67,16 @@ def timed(given: Given) -> None:
         write(path, measure([Run(part).config for part in ("seeds", "sweeps")]))
 
 
-def collect(given: Given) -> None:
+def collect(given: Given) -> Found:
     from experiments.switch.measured import measured
 
-    write(given.results / "switch.json", measured(list(trained(given)), given.results))
+    return measured(list(trained(given)), given.results)
 
 
-def table(given: Given) -> None:
-    found, regime = read(given.results / "switch.json"), read(REGIME)["runs"]
-    (given.results / "switch.md").write_text(markdown(found, regime))
-
-
-def draw(given: Given) -> None:
+def draw(found: Found, base: Path) -> None:
     from experiments.switch.figures import figures
 
-    figures(read(given.results / "switch.json"), given.results)
-
-
-STEPS = {
-    "train": train,
-    "evaluate": evaluate,
-    "geometry": geometry,
-    "time": timed,
-    "collect": collect,
-    "table": table,
-    "figures": draw,
-}
+    figures(found, base.parent)
 
 
 def options(parser: argparse.ArgumentParser) -> None:
@@ -101,7 +85,14 @@ def options(parser: argparse.ArgumentParser) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    steps(__doc__, STEPS, HERE / "results", arguments, options=options)
+    study(
+        *(__doc__, __file__, arguments),
+        collect=collect,
+        table=lambda found, _: markdown(found, read(REGIME)["runs"]),
+        figures=draw,
+        before={"train": train, "evaluate": evaluate, "geometry": geometry, "time": timed},
+        options=options,
+    )
 
 
 if __name__ == "__main__":

@@ -22,7 +22,6 @@ def measured(runs: Sequence[Run], results: Path) -> Found:
     first = all_arms()[0].suite.meta
     timing = results / "time.json"
     return {
-        "command": "python -m experiments.switch",
         "model": Path(first["model"]["name"]).name,
         "runs": [run_facts(run) for run in runs],
         "versions": first["versions"],
