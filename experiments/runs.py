@@ -212,7 +212,7 @@ def study(
         figures(read(base(given).with_suffix(".json")), base(given))
 
     after = {"collect": write_json, "table": write_table} | ({"figures": draw} if figures else {})
-    steps(about, (before or {}) | after, path.parent / "results", arguments, **more)
+    steps(about, {**(before or {}), **after}, path.parent / "results", arguments, **more)
 
 
 def run_over_seeds(

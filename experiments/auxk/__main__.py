@@ -115,8 +115,13 @@ def options(parser: argparse.ArgumentParser) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    three = {"seeds": (0, 1, 2), "options": options}
-    study(__doc__, __file__, arguments, collect=collect, table=markdown, **three)
+    study(
+        *(__doc__, __file__, arguments),
+        collect=collect,
+        table=markdown,
+        seeds=(0, 1, 2),
+        options=options,
+    )
 
 
 if __name__ == "__main__":
