@@ -1,6 +1,11 @@
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+from saeworks.measure.audit.measurement import r_squared
 from saeworks.measure.bootstrap import (
     BLOCKS,
     FEWEST,
@@ -147,6 +152,31 @@ def test_only_documents_that_were_measured_are_resampled() -> None:
     assert found["all"] == estimate(many, {"all": lambda s: s["a"] / s["n"]}, 400, seed=0)["all"]
     none = {key: np.where(np.arange(60) < 7, column, 0.0) for key, column in padded.items()}
     assert estimate(many | none, RATIO, 400, seed=0)["ratio"].low is None  # 7 are too few
+
+
+def of_few_documents() -> Value:
+    """R² of 7 documents, too few for an interval, beside another sum over 60."""
+    few, many = documents(60, seed=4), documents(60, seed=5)
+    sums = {"n": many["n"]} | {
+        key: np.where(np.arange(60) < 7, few[key], 0.0) for key in ("a", "b")
+    }
+    r2 = {"r2": lambda s: r_squared(s, "a", "b", "b")}
+    return estimate(sums, r2, 400, seed=0)["r2"]
+
+
+def test_checked_annotations_count_no_sum_as_read() -> None:
+    """pytest checks the annotations of `r_squared`, a process of its own does not."""
+    code = "from measure.test_bootstrap import of_few_documents; print(of_few_documents())"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=Path(__file__).resolve().parents[1],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    value = of_few_documents()
+    assert value.value is not None and value.low is None
+    assert done.stdout.strip() == str(value)
 
 
 def test_a_resample_without_a_value_does_not_cost_the_interval() -> None:

@@ -13,7 +13,7 @@ import math
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -21,8 +21,20 @@ from numpy.typing import NDArray
 
 from saeworks.results.metric import Value
 
-Sums = Mapping[str, NDArray[np.float64]]
-"""Name of a sum → its value for all the documents, with each left out, for each resample [D]."""
+
+@runtime_checkable
+class Sums(Protocol):
+    """Name of a sum → its value for all the documents, with each left out, for each resample [D].
+
+    No `Mapping`: what a statistic reads is counted, and a checker of annotations reads an entry of
+    every mapping that it checks.
+    """
+
+    def __contains__(self, name: object, /) -> bool: ...
+
+    def __getitem__(self, name: str, /) -> NDArray[np.float64]: ...
+
+
 Key = TypeVar("Key", bound=Hashable)
 Statistic = Callable[[Sums], NDArray[np.float64]]
 
@@ -110,7 +122,10 @@ def resampled(
 
 
 def estimate(
-    per_document: Sums, statistics: Mapping[str, Statistic], resamples: int, seed: int
+    per_document: Mapping[str, NDArray[np.float64]],
+    statistics: Mapping[str, Statistic],
+    resamples: int,
+    seed: int,
 ) -> dict[str, Value]:
     """Each statistic of the total sums, with its 95% interval over the documents measured for it.
 
@@ -134,23 +149,28 @@ def estimate(
     return found
 
 
-class _Reads(dict[str, NDArray[np.float64]]):
+class _Reads:
     """Sums that remember which of them were read."""
 
-    def __init__(self, sums: Sums) -> None:
-        super().__init__(sums)
+    def __init__(self, columns: Mapping[str, NDArray[np.float64]]) -> None:
+        self._sums = {name: column.sum(keepdims=True) for name, column in columns.items()}
         self.read: set[str] = set()
 
-    def __getitem__(self, key: str) -> NDArray[np.float64]:
-        self.read.add(key)
-        return super().__getitem__(key)
+    def __contains__(self, name: object) -> bool:
+        return name in self._sums
+
+    def __getitem__(self, name: str) -> NDArray[np.float64]:
+        self.read.add(name)
+        return self._sums[name]
 
 
-def _measured(columns: Sums, statistic: Statistic) -> Bool[np.ndarray, " N"]:
-    reads = _Reads({name: column.sum(keepdims=True) for name, column in columns.items()})
+def _measured(
+    columns: Mapping[str, NDArray[np.float64]], statistic: Statistic
+) -> Bool[np.ndarray, " N"]:
+    reads = _Reads(columns)
     statistic(reads)
-    found: Bool[np.ndarray, " N"] = np.any([columns[name] != 0 for name in reads.read], axis=0)
-    return found
+    measured_N: Bool[np.ndarray, " N"] = np.any([columns[name] != 0 for name in reads.read], axis=0)
+    return measured_N
 
 
 def interval(values_D: Float[np.ndarray, " D"], documents: int | None = None) -> Value:
