@@ -110,7 +110,7 @@ def test_overrides(text: str, value: dict[str, Any]):
 
 def test_a_place_in_a_list():
     assert override({}, "saes.0.k=16")["saes"] == [{**RunConfig().saes[0], "k": 16}]
-    data = {"saes": [{"arch": "topk", "k": [4, 8]}, {"arch": "relu"}], "seed": 1}
+    data: dict[str, Any] = {"saes": [{"arch": "topk", "k": [4, 8]}, {"arch": "relu"}], "seed": 1}
     assert override(data, "saes.1.l1=2") == {
         **data,
         "saes": [data["saes"][0], {"arch": "relu", "l1": 2}],
@@ -202,8 +202,9 @@ def test_a_file_and_an_override_read_numbers_alike(tmp_path: Path):
     [("tokens", 0), ("splice_tokens", 0), ("latents", -1), ("bootstrap", -1), ("seed", -1)],
 )
 def test_an_evaluation_out_of_range_is_refused(key: str, value: int):
+    bad: dict[str, Any] = {key: value}
     with pytest.raises(UserError, match=rf"^{key} = {value}: it must be at least"):
-        EvalConfig(**{key: value})
+        EvalConfig(**bad)
 
 
 def test_a_missing_yaml_is_one_line(tmp_path: Path):

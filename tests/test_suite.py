@@ -52,7 +52,7 @@ def test_a_suite_reads_back_as_it_was_written(path: Path):
     assert suite.meta["tokens"] == 100
     assert suite.meta["versions"]["torch"].startswith("2.")
     assert suite.trained("layers.0").config.k == 3
-    assert not suite.trained("layers.0").w_dec.requires_grad  # type: ignore[union-attr]
+    assert not suite.trained("layers.0").w_dec.requires_grad
 
 
 def test_the_sae_at_a_site_works_on_raw_activations(path: Path):

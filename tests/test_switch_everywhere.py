@@ -72,7 +72,7 @@ def test_a_group_shares_its_experts_and_not_its_routing(run: Path):
     suite = load_suite(next(path for name, path in suites(run).items() if "layer" in name))
     first, second = (suite.at(site) for site in ("layers.1", "layers.3"))
     assert not first.router.site_logits.equal(second.router.site_logits)  # type: ignore[union-attr]
-    assert len(suite.meta["groups"]) == 2  # type: ignore[arg-type]
+    assert len(suite.meta["groups"]) == 2
 
 
 def test_the_log_the_suite_and_the_plan_count_the_same_operations(

@@ -15,7 +15,7 @@ from saeworks.activations.ring import RingSource
 from saeworks.dictionary.base import SAE
 from saeworks.dictionary.registry import build_sae
 from saeworks.errors import UserError
-from saeworks.measure.audit import linear_error
+from saeworks.measure.audit import folds
 from saeworks.measure.audit.linear_error import LinearError, fit_linear_errors, read_map
 
 
@@ -105,7 +105,7 @@ def test_bad_input(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lm, "run", _constant)
     with pytest.raises(UserError, match=r"site layers.0: the activations are constant"):
         fit_linear_errors(lm, FakeStream(), bank(), 400, 160, lambda share: None)
-    assert linear_error.PER_PARAMETER == 2
+    assert folds.PER_PARAMETER == 2
 
 
 def _constant(tokens_BT: torch.Tensor, hooks: Mapping[str, Callable[..., Any]]) -> None:

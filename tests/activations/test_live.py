@@ -150,7 +150,7 @@ def test_the_head_is_the_first_rows_and_consumes_nothing():
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
-def test_nan_and_inf_are_refused_naming_site_and_batch(bad: float):
+def test_nan_and_inf_are_refused_naming_site_and_batch(bad: float, monkeypatch: pytest.MonkeyPatch):
     lm, source_of = FakeLM(), fake_source
     stream = FakeStream(0)
     third = [next(stream) for _ in range(3)][2]
@@ -162,7 +162,7 @@ def test_nan_and_inf_are_refused_naming_site_and_batch(bad: float):
         lm.tables["layers.1"][only_there[0]] = bad if broken else 0.0
         plain_run(tokens_BT, hooks)
 
-    lm.run = run
+    monkeypatch.setattr(lm, "run", run)
     lm.tables["layers.1"][only_there[0]] = 0.0
     with pytest.raises(UserError, match=r"layers\.1 hold NaN or Inf in batch 2 of the text"):
         take(source_of(lm=lm), 8)

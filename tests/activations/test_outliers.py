@@ -16,7 +16,7 @@ from saeworks.config import BufferConfig
 from saeworks.errors import UserError
 
 FAR_TOKEN, SITE, OTHER = 3, "layers.0", "layers.1"
-OPTION = {"exclude_norm_above": 10.0}
+OPTION: dict[str, Any] = {"exclude_norm_above": 10.0}
 
 
 class FarLM(FakeLM):

@@ -1,9 +1,11 @@
+from typing import Any
+
 import torch
 
 from saeworks.activations.tensor import TensorSource
 
 
-def source(batch: int = 10, seed: int = 0, **options: torch.Tensor) -> TensorSource:
+def source(batch: int = 10, seed: int = 0, **options: Any) -> TensorSource:
     x = torch.arange(100.0)[:, None].expand(100, 3).half()
     number = torch.arange(100)
     return TensorSource({"a": x, "b": -x[:, :2]}, number // 10, number % 10, batch, seed, **options)

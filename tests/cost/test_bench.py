@@ -2,6 +2,7 @@
 
 import json
 import time
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from saeworks.cost.bench_step import bench_step
 from saeworks.cost.machine import Neighbours
 from saeworks.dictionary.stages import measured, stage
 
-TINY = {"d": 8, "width": 64, "k": 4, "batch": 32, "device": "cpu"}
+TINY: dict[str, Any] = {"d": 8, "width": 64, "k": 4, "batch": 32, "device": "cpu"}
 
 
 def test_answer_has_every_key_and_is_json():

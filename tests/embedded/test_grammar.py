@@ -51,7 +51,7 @@ def test_documents_are_varied_and_of_every_domain(some_documents):
 
 
 def test_the_concepts_are_the_declared_ones_and_all_occur(some_documents):
-    seen = {name: set() for name in VALUES}
+    seen: dict[str, set[str]] = {name: set() for name in VALUES}
     for document in some_documents:
         assert len(document.tokens) == len(document.concepts)
         for labels in document.concepts:
@@ -63,7 +63,7 @@ def test_the_concepts_are_the_declared_ones_and_all_occur(some_documents):
 
 def test_quote_depth_follows_the_marks(some_documents):
     for document in some_documents:
-        inside = []
+        inside: list[str] = []
         for token, depth in zip(document.tokens, document.column("quote_depth"), strict=True):
             mark = token.strip()
             if mark in {'"', "'"} and not (inside and inside[-1] == mark):
@@ -128,7 +128,7 @@ def test_held_out_combinations_never_occur(some_documents):
             people = gift["subject"], gift["indirect_object"]
             assert not is_held_out_gift(*people, gift["object"], gift["place"])
             gifts += 1
-        low = dict.fromkeys(("start", "end"))
+        low: dict[str, int] = {}
         words = {}
         for token, labels in zip(document.tokens, document.concepts, strict=True):
             if labels.get("year_part") == "low" and "year_order" in labels:
@@ -180,7 +180,7 @@ def test_prompts_are_aligned_and_their_answers_single_tokens(task, held_out, tok
     prompts = task_prompts(task, 300, seed=3, held_out=held_out)
     assert prompts == task_prompts(task, 300, seed=3, held_out=held_out)
     assert prompts != task_prompts(task, 300, seed=4, held_out=held_out)
-    lengths = {}
+    lengths: dict[str, int] = {}
     for prompt in prompts:
         rows = tokenizer([prompt.clean_prefix, prompt.patch_prefix])["input_ids"]
         assert len(rows[0]) == len(rows[1]) == lengths.setdefault(prompt.case, len(rows[0]))

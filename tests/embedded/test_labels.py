@@ -70,7 +70,7 @@ def labels_by_document(made: Corpus) -> dict[int, set[str]]:
     assert made.labels is not None
     found: dict[int, set[str]] = {}
     for split in ("train", "held_out"):
-        for batch in made.stream(split, 4, epochs=1):  # type: ignore[arg-type]
+        for batch in made.stream(split, 4, epochs=1):
             for number in set(batch.document[batch.document >= 0].tolist()):
                 label = made.labels.names[made.labels.number[number]]
                 found.setdefault(number, set()).add(label)

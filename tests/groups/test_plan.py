@@ -128,7 +128,9 @@ def test_other_files_are_no_plan(tmp_path: Path, text: str) -> None:
 
 def test_too_few_sites() -> None:
     one = measured()
-    cells = dict.fromkeys(("raw", "centred", "stderr", "stderr_centred"), np.zeros((1, 1)))
+    cells: dict[str, Any] = dict.fromkeys(
+        ("raw", "centred", "stderr", "stderr_centred"), np.zeros((1, 1))
+    )
     few = replace(one, sites=SITES[:1], **cells)
     with pytest.raises(UserError, match="at least two"):
         make_plan(few)

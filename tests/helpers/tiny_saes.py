@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from saeworks.dictionary.base import SAE, Context
+from saeworks.dictionary.base import SAE, Batch, Context, SparseCode
 from saeworks.dictionary.registry import build_sae
 
 D = 12
@@ -51,7 +51,8 @@ def context(sae: SAE, dead: int = 0) -> Context:
     return Context(torch.arange(dead), 0.5)
 
 
-def training_code(sae, batch):
+def training_code(sae: SAE, batch: Batch) -> SparseCode:
     """The code that a step trains: that of inference, unless the architecture says otherwise."""
     selected = getattr(sae, "training_code", None)
-    return sae.encode_rows(batch.x) if selected is None else selected(batch)
+    code: SparseCode = sae.encode_rows(batch.x) if selected is None else selected(batch)
+    return code

@@ -11,6 +11,7 @@ FOLDER name on FOLDER/tokens.safetensors and leaves what they hook in FOLDER/pee
 import sys
 import warnings
 from pathlib import Path
+from typing import Any
 
 import torch
 from sae_lens import (
@@ -70,14 +71,14 @@ def hook(folder: Path) -> None:
     save_file(out, folder / "peer.safetensors")
 
 
-INFERENCE = {
+INFERENCE: dict[str, tuple[type, type, dict[str, Any]]] = {
     "standard": (StandardSAE, StandardSAEConfig, {}),
     "topk": (TopKSAE, TopKSAEConfig, {"k": 7}),
     "topk_rescaled": (TopKSAE, TopKSAEConfig, {"k": 7, "rescale_acts_by_decoder_norm": True}),
     "jumprelu": (JumpReLUSAE, JumpReLUSAEConfig, {}),
     "gated": (GatedSAE, GatedSAEConfig, {}),
 }
-TRAINING = {
+TRAINING: dict[str, tuple[type, type, dict[str, Any]]] = {
     "standard": (StandardTrainingSAE, StandardTrainingSAEConfig, {}),
     "topk": (TopKTrainingSAE, TopKTrainingSAEConfig, {"k": 7}),
     "jumprelu": (JumpReLUTrainingSAE, JumpReLUTrainingSAEConfig, {}),
@@ -119,7 +120,7 @@ def write(folder: Path) -> None:
     save_file({name: tensor.clone() for name, tensor in out.items()}, folder / "peer.safetensors")
 
 
-def build(cls: type, config: type, x: torch.Tensor, options: dict) -> SAE:
+def build(cls: type, config: type, x: torch.Tensor, options: dict[str, Any]) -> SAE:
     """An SAE none of whose parameters is trivial, of sensible sparsity on x."""
     metadata = SAEMetadata(
         model_name="embedded",

@@ -174,7 +174,7 @@ def test_a_group_is_exported_per_site_with_its_own_normaliser(tmp_path: Path, ar
     sae.share(2)
     sae.initialise(torch.randn(64, D, generator=random), random)
     if arch == "batchtopk":
-        sae.threshold.copy_(torch.tensor([0.3, 0.9]))  # type: ignore[union-attr, operator]
+        sae.threshold.copy_(torch.tensor([0.3, 0.9]))  # type: ignore[operator]
     normalisers = {
         site: Normaliser(torch.randn(D, generator=random), torch.tensor(scale))
         for site, scale in zip(sites, (0.5, 2.5), strict=True)

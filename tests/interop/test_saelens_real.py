@@ -4,6 +4,7 @@ computes the same on real activations, and we load whatever it writes."""
 import os
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -103,7 +104,11 @@ def exported(
 
 
 def write_variant(
-    path: Path, arch: str, options: dict, lm: LanguageModel, activations: dict[str, Tensor]
+    path: Path,
+    arch: str,
+    options: dict[str, Any],
+    lm: LanguageModel,
+    activations: dict[str, Tensor],
 ) -> None:
     groups, normalisers = {}, {}
     for number, (site, x) in enumerate(activations.items()):

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,8 @@ from helpers.toys import saved_llama
 from saeworks.config import ModelConfig
 from saeworks.dictionary.registry import build_sae
 from saeworks.errors import UserError
-from saeworks.lm.model import LanguageModel, fingerprint, next_token_nats
+from saeworks.lm.fingerprint import fingerprint
+from saeworks.lm.model import LanguageModel, next_token_nats
 
 LAYERS, D, VOCABULARY = 3, 16, 50
 COMMON: dict[str, Any] = {
@@ -30,7 +32,7 @@ COMMON: dict[str, Any] = {
     "eos_token_id": 0,
     "pad_token_id": None,
 }
-WIDE = {
+WIDE: dict[str, Any] = {
     "hidden_size": D,
     "intermediate_size": 32,
     "num_hidden_layers": LAYERS,
@@ -166,9 +168,10 @@ def test_splices(lm: LanguageModel, tokens: torch.Tensor, kind: str) -> None:
     observed = lm.run(tokens, {site: lambda x: None}, logits=True)
     assert torch.equal(clean, itself) and torch.equal(clean, observed)  # type: ignore[arg-type]
     for other in (torch.zeros_like(x), x.mean((0, 1)).expand_as(x)):
-        spliced = lm.run(tokens, {site: lambda _x, other=other: other}, logits=True)
+        spliced = lm.run(tokens, {site: partial(lambda other, _x: other, other)}, logits=True)
         assert spliced is not None and (spliced - clean).abs().max() > 1e-4
-    assert torch.equal(lm.run(tokens, logits=True), clean)  # no hook stays behind
+    last = lm.run(tokens, logits=True)
+    assert last is not None and torch.equal(last, clean)  # no hook stays behind
 
 
 @pytest.mark.parametrize("kind", ["resid", "attn", "mlp"])
@@ -321,7 +324,8 @@ def test_bfloat16_takes_a_float32_replacement(tokens: torch.Tensor) -> None:
     model = AutoModelForCausalLM.from_config(FAMILIES["llama"]()).bfloat16()
     lm = LanguageModel.wrap(model, None)
     logits = lm.run(tokens, {"layers.1": lambda x: x.float()}, logits=True)
-    assert logits is not None and torch.equal(logits, lm.run(tokens, logits=True))
+    plain = lm.run(tokens, logits=True)
+    assert logits is not None and plain is not None and torch.equal(logits, plain)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
@@ -375,7 +379,7 @@ def test_fingerprint(tmp_path: Path) -> None:
     script = (
         "import torch; torch.set_num_threads(3);"
         "from transformers import AutoModelForCausalLM as A;"
-        "from saeworks.lm.model import fingerprint; import sys;"
+        "from saeworks.lm.fingerprint import fingerprint; import sys;"
         "print(fingerprint(A.from_pretrained(sys.argv[1])))"
     )
     command = [sys.executable, "-c", script, str(tmp_path)]

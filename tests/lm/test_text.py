@@ -1,7 +1,7 @@
 """Documents of every kind of source, their split, packing and resumption."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ def txt(tmp_path: Path) -> Path:
     return write_txt(tmp_path / "text.txt", texts())
 
 
-def flat(stream: TokenStream | Iterator[TokenBatch], part: str = "tokens") -> list[int]:
+def flat(stream: Iterable[TokenBatch], part: str = "tokens") -> list[int]:
     parts = [(getattr(b, part), b.document) for b in stream]
     return [int(v) for values, document in parts for v in values[document >= 0]]
 
@@ -249,7 +249,7 @@ def _defaults(dotted: str) -> dict[str, Any]:
     function = BlockStream.__init__
     while hasattr(function, "__wrapped__"):
         function = function.__wrapped__
-    assert dotted.endswith("__init__")
+    assert dotted.endswith("__init__") and function.__kwdefaults__ is not None
     return function.__kwdefaults__
 
 

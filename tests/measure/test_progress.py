@@ -1,5 +1,8 @@
 """What long evaluations say of themselves."""
 
+import sys
+import time
+
 import pytest
 
 from saeworks.measure import progress
@@ -7,8 +10,8 @@ from saeworks.measure import progress
 
 def test_lines_name_what_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     seconds = iter([0.0, 20.0, 25.0, 40.0])
-    monkeypatch.setattr(progress.time, "monotonic", lambda: next(seconds))
-    monkeypatch.setattr(progress.sys.stderr, "isatty", lambda: False)
+    monkeypatch.setattr(time, "monotonic", lambda: next(seconds))
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: False)
     lines: list[str] = []
     with progress.tracker(lines.append)("fits", 4, "SAEs") as tick:
         tick(1)
@@ -24,8 +27,8 @@ def test_lines_name_what_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_tokens_are_whole_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
     seconds = iter([0.0, 20.0, 20.0])
-    monkeypatch.setattr(progress.time, "monotonic", lambda: next(seconds))
-    monkeypatch.setattr(progress.sys.stderr, "isatty", lambda: False)
+    monkeypatch.setattr(time, "monotonic", lambda: next(seconds))
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: False)
     lines: list[str] = []
     with progress.tracker(lines.append)("audit, fit", 100_000) as tick:
         tick(50_000)

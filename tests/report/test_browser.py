@@ -358,7 +358,7 @@ def test_charts_follow_the_theme(browser, page):
     code = "document.querySelector('#layers').scrollIntoView({behavior: 'instant'})"
     browser.execute_script(code)
     wait(browser, "document.querySelector('#layers .js-line')")
-    colours = set()
+    colours: set[str] = set()
     for theme in ("light", "dark"):
         media = {"features": [{"name": "prefers-color-scheme", "value": theme}]}
         browser.execute_cdp_cmd("Emulation.setEmulatedMedia", media)

@@ -17,7 +17,19 @@ from saeworks.results.series import Choice
 
 
 def value(rng: random.Random, depth: int = 0) -> Any:
-    leaves = [1, -2.5e-7, 12345678, True, None, "", 'a "quoted" \\ line\n', "🦓 ∅", 0.1, {}, []]
+    leaves: list[Any] = [
+        1,
+        -2.5e-7,
+        12345678,
+        True,
+        None,
+        "",
+        'a "quoted" \\ line\n',
+        "🦓 ∅",
+        0.1,
+        {},
+        [],
+    ]
     kind = rng.randrange(4 if depth < 3 else 1)
     if kind < 2:
         return rng.choice(leaves)

@@ -8,6 +8,7 @@ import os
 import sys
 import time
 from pathlib import Path
+from typing import TextIO
 
 import torch
 
@@ -33,7 +34,7 @@ def train(out: Path, seed: int) -> None:
         _say(said, outcome)
 
 
-def _say(file, line: str) -> None:  # type: ignore[no-untyped-def]
+def _say(file: TextIO, line: str) -> None:
     print(line, file=file, flush=True)
 
 

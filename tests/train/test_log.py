@@ -76,7 +76,8 @@ def test_a_log_that_cannot_be_written_is_a_user_error(tmp_path: Path):
 
 
 def test_a_log_that_was_cut_or_changed_since_the_checkpoint_is_noticed(tmp_path: Path):
-    path, said = tmp_path / "metrics.jsonl", []
+    path = tmp_path / "metrics.jsonl"
+    said: list[str] = []
     log = MetricsLog(path, "topk")
     log.write([record(1), record(2)])
     kept = log.content()

@@ -1,4 +1,5 @@
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -65,6 +66,6 @@ def test_no_clipping_and_no_evaluation_are_allowed():
         ("betas", (0.9, 1.0)),
     ],
 )
-def test_values_that_make_no_run_are_refused_by_name(key: str, value: object):
+def test_values_that_make_no_run_are_refused_by_name(key: str, value: Any):
     with pytest.raises(UserError, match=f"train.{key}"):
         replace(CONFIG, **{key: value})

@@ -153,7 +153,9 @@ class _Reads:
     """Sums that remember which of them were read."""
 
     def __init__(self, columns: Mapping[str, NDArray[np.float64]]) -> None:
-        self._sums = {name: column.sum(keepdims=True) for name, column in columns.items()}
+        self._sums: dict[str, NDArray[np.float64]] = {
+            name: column.sum(keepdims=True) for name, column in columns.items()
+        }
         self.read: set[str] = set()
 
     def __contains__(self, name: object) -> bool:

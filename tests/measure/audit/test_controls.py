@@ -1,5 +1,7 @@
 """The controls on suites: there where asked for, absent where not, undisturbed by a dead SAE."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -52,5 +54,6 @@ def test_sections_where_not() -> None:
 
 @pytest.mark.parametrize("key", ["wide", "codes", "zeroing"])
 def test_bad_options(key: str) -> None:
+    bad: dict[str, Any] = {key: -1}
     with pytest.raises(UserError, match=f"{key} = -1: it must be at least 0"):
-        AuditConfig(**{key: -1})
+        AuditConfig(**bad)

@@ -132,7 +132,7 @@ class _Watch(TorchDispatchMode):
 
     largest = 0
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         found = func(*args, **(kwargs or {}))
         if isinstance(found, torch.Tensor):
             self.largest = max(self.largest, found.untyped_storage().nbytes() // 4)

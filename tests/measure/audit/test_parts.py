@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import asdict, replace
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -329,7 +330,7 @@ def test_bands_add_up() -> None:
 def test_measurements_need_override_nothing() -> None:
     class Nothing(Measurement):
         name, title, about = "nothing", "Nothing", "Nothing is measured."
-        metrics: dict = {}  # noqa: RUF012
+        metrics: ClassVar[dict[str, Metric]] = {}
 
     x = rows(2000)
     assert values(through(Nothing, x, nonlinear(x)), "nothing") == {}

@@ -115,19 +115,19 @@ def test_the_grid_is_held_out(sigma: float) -> None:
         sae_of(planted.atoms_MD),
         lambda place: [Zeroing(place, count)],
     )
-    x_hat, z = (x_hat - 0.5 * z).numpy(), 0.5 * z.double().numpy()  # of the weakest half
+    left_ND, out_ND = (x_hat - 0.5 * z).numpy(), 0.5 * z.double().numpy()  # of the weakest half
     found = one.measurements["zeroing"]
     assert isinstance(found, Zeroing)
     series = found.series()
     fold_N = folds.assign(torch.bincount(documents(TOKENS)).numpy(), 0)[documents(TOKENS).numpy()]
     second, test = ((fold_N == fold).nonzero()[0][:count] for fold in (folds.SECOND, folds.TEST))
-    x_mean, z_mean = x_hat[second].mean(0), z[second].mean(0)
-    x, y, a2 = x_hat[second] - x_mean, z[second] - z_mean, sigma**2 * np.eye(D)
+    x_mean, z_mean = left_ND[second].mean(0), out_ND[second].mean(0)
+    x, y, a2 = left_ND[second] - x_mean, out_ND[second] - z_mean, sigma**2 * np.eye(D)
     w_DD = np.linalg.solve(x.T @ x / count + a2, x.T @ y / count + a2)
-    x, y = x_hat[test] - x_mean, z[test] - z_mean
+    x, y = left_ND[test] - x_mean, out_ND[test] - z_mean
     total = np.square(x).sum() / count + a2.trace()
     u = np.square(y - x @ w_DD).sum() / count + (a2 @ np.square(w_DD - np.eye(D))).sum()
-    fvu = np.square(z[test]).sum() / count + a2.trace()
+    fvu = np.square(out_ND[test]).sum() / count + a2.trace()
     cell = found._zeroed[0.5].fvus(sigma**2, 0.0)
     assert cell == pytest.approx((fvu / total, u / total), rel=1e-4)
     if sigma == 0:

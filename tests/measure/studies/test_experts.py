@@ -93,7 +93,7 @@ def test_several_experts_of_a_token(
 
 def test_all_tokens_at_one_expert(sample: HeldOut) -> None:
     sae = switch().requires_grad_(False)
-    sae.w_router.zero_()  # type: ignore[operator, union-attr]
+    sae.w_router.zero_()  # type: ignore[operator]
     result = measured(sae, sample)["a"]
     found = result.sites[SITE]
     assert found["load_entropy"].value == 0

@@ -66,8 +66,8 @@ def embedded(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     run = RunConfig(model=ModelConfig("embedded"), text=EMBEDDED, sites=("layers.3",))
     switch = a_switch(128)
     for weight in (switch.w_enc, switch.w_dec):
-        weight.data[13] = weight.data[0]  # type: ignore[operator, index]
-        weight.data[1] = weight.data[0]  # type: ignore[operator, index]
+        weight.data[13] = weight.data[0]
+        weight.data[1] = weight.data[0]
     dense = build_sae("topk", d=128, width=48, k=4)
     saes = {"switch": switch, "topk": dense}
     return [

@@ -35,7 +35,7 @@ def direct(sae: SAE, x: Tensor) -> dict[str, float]:
     run = sae.width // sae.experts
     totals: dict[str, list[float]] = {name: [] for name in STATISTICS}
     for row in x:
-        z_M = ((row - sae.b_dec) @ sae.w_enc.T).relu()  # type: ignore[operator]
+        z_M = ((row - sae.b_dec) @ sae.w_enc.T).relu()
         own = sae.encode(row[None])[0].nonzero().squeeze(1).tolist()
         mine = sae.route(row[None]).expert.flatten().tolist()
         active: dict[int, list[int]] = {}
@@ -83,7 +83,7 @@ def test_against_token_by_token(
 def test_identical_experts_have_one_support() -> None:
     sae = switch().requires_grad_(False)
     for weight in (sae.w_dec, sae.w_enc):
-        weight.copy_(weight[:8].repeat(4, 1))  # type: ignore[operator, index]
+        weight.copy_(weight[:8].repeat(4, 1))
     found, matrix = measured(sae, torch.randn(60, D))
     assert found["support_overlap"] == found["support_overlap_any"] == 1
     off = ~torch.eye(4, dtype=torch.bool)
