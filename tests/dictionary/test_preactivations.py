@@ -106,7 +106,7 @@ def test_gradcheck():
 def test_the_share_of_active_latents_decides():
     x, (w_enc, b_enc, _, _) = rows(100), parameters()
     z = dense(x, w_enc, b_enc, None).detach()
-    head = z[: preactivations.PROBE_ROWS]
+    head = z[: selection.PROBE_ROWS]
     for quantile, kind in ((0.95, AtPairs), (0.5, AtAll)):
         floor = head.flatten().quantile(quantile)
         assert isinstance(preactivations.preactivations(x, w_enc, b_enc, floor), kind)

@@ -160,7 +160,7 @@ def _largest_per_token(
     return place[(offsets[:-1, None] * k + rank)]
 
 
-def pre_activations(
+def picked_pre_activations(
     x_BD: Float[Tensor, "B D"],
     shifted_BD: Float[Tensor, "B D"],
     w_enc_MD: Float[Tensor, "M D"],

@@ -19,7 +19,8 @@ from saeworks.dictionary.base import SAE, Batch, Context, StepOut
 from saeworks.dictionary.flops import Phase, StepWork
 from saeworks.dictionary.losses import batch_fvu
 from saeworks.dictionary.normaliser import fold
-from saeworks.dictionary.preactivations import PROBE_ROWS, Preactivations
+from saeworks.dictionary.preactivations import Preactivations
+from saeworks.dictionary.selection import PROBE_ROWS
 from saeworks.dictionary.stages import stage
 
 _USUAL_L0 = 64

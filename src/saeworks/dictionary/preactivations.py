@@ -8,6 +8,7 @@ Shapes: B tokens, D model width, M latents, nnz pairs.
 """
 
 from abc import ABC, abstractmethod
+from typing import final
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -15,13 +16,11 @@ from torch import Tensor
 
 from saeworks.dictionary.autograd import PairSort, decode_sparse, pre_activations_at
 from saeworks.dictionary.base import SparseCode
-from saeworks.dictionary.selection import select_above
+from saeworks.dictionary.selection import PROBE_ROWS, select_above
 from saeworks.dictionary.stages import stage
 
 DENSE_SHARE = 1 / 8
 """Share of active latents above which dense matrices beat sparse pairs in a training step."""
-PROBE_ROWS = 64
-"""Rows of a batch that tell whether it is to be dense."""
 
 
 class Preactivations(ABC):
@@ -62,6 +61,7 @@ class Preactivations(ABC):
         return (values > 0).sum() / max(self.tokens, 1)
 
 
+@final
 class AtAll(Preactivations):
     """z at every latent, [B, M]."""
 
@@ -80,6 +80,7 @@ class AtAll(Preactivations):
         return (values.detach() > 0).any(0)
 
 
+@final
 class AtPairs(Preactivations):
     """z at pairs, [nnz], in compressed rows: token b owns the pairs offsets[b]:offsets[b + 1]."""
 

@@ -18,13 +18,12 @@ from torch import Tensor, nn
 
 from saeworks.dictionary.base import Batch
 from saeworks.dictionary.experts import Routing
+from saeworks.dictionary.selection import running_threshold
 from saeworks.errors import UserError
 
 RouterName = Literal[
     "switch", "heaviside", "shared", "top-n", "expert-choice", "bias", "layer", "supervised"
 ]
-DECAY = 0.95
-"""Of an expert's running threshold, as of BatchTopK's (`archs.batchtopk.DECAY`)."""
 
 
 @dataclass(frozen=True)
@@ -196,10 +195,8 @@ class ExpertChoiceRouter(Router):
     def after_step(self, state: dict[str, Tensor]) -> None:
         """θ ← 0.95 θ + 0.05 · the smallest p; the first as it is, none changes nothing."""
         smallest = state["threshold"]
-        mean = torch.where(
-            self.threshold < 1, torch.lerp(smallest, self.threshold, DECAY), smallest
-        )
-        self.threshold.copy_(torch.where(smallest.isnan(), self.threshold, mean))
+        first, without = self.threshold >= 1, smallest.isnan()
+        self.threshold.copy_(running_threshold(self.threshold, smallest, first, without))
 
     @property
     def _per_site(self) -> bool:

@@ -18,14 +18,8 @@ from saeworks.dictionary.initial import geometric_median, unit_rows
 from saeworks.dictionary.losses import batch_fvu, reconstruction
 from saeworks.dictionary.normaliser import fold
 from saeworks.dictionary.preactivations import AtPairs, at_pairs, preactivations_above
-from saeworks.dictionary.selection import PROBE_ROWS, select_batch
+from saeworks.dictionary.selection import PROBE_ROWS, running_threshold, select_batch
 from saeworks.dictionary.stages import stage
-
-DECAY = 0.95
-"""Of the threshold's running mean. dictionary_learning takes 0.999 and begins at step 1000, for
-runs of 10⁵ steps; here a run may have some hundred, and the smallest value falls throughout. A mean
-over about 20 batches follows it (after 300 steps on synthetic data L0 is within 1% of k; 16% below
-k with 0.99), and a batch's smallest value varies little: it is a quantile of B·M numbers."""
 
 
 class BatchSelection(SAE):
@@ -104,10 +98,8 @@ class BatchSelection(SAE):
         """θ ← 0.95 θ + 0.05 · the smallest selected z; the first is taken as it is, and a batch
         without any changes nothing (selected z are positive, so 0 says that there was none)."""
         smallest = state["threshold"]
-        mean = torch.where(
-            self.threshold > 0, torch.lerp(smallest, self.threshold, DECAY), smallest
-        )
-        self.threshold.copy_(torch.where(smallest > 0, mean, self.threshold))
+        first, without = self.threshold <= 0, ~(smallest > 0)  # also where it is NaN
+        self.threshold.copy_(running_threshold(self.threshold, smallest, first, without))
 
     @final
     def folded(self, mean_D: Float[Tensor, " D"], scale: Float[Tensor, ""]) -> Self:

@@ -20,7 +20,7 @@ from saeworks.dictionary.dispatch import (
     Picked,
     dispatch,
     pick,
-    pre_activations,
+    picked_pre_activations,
     reorder,
     select_within,
 )
@@ -297,7 +297,7 @@ class Switch(SAE):
             shifted_BD = (ordered_BD - self.b_dec).detach()
         picked = pick(shifted_BD, self.w_enc, routing, sent, self.config.k)
         sort = PairSort()
-        z_BK = pre_activations(x_BD, shifted_BD, self.w_enc, self.b_dec, picked, sort)
+        z_BK = picked_pre_activations(x_BD, shifted_BD, self.w_enc, self.b_dec, picked, sort)
         values_BK = z_BK * routing.weight.flatten()[picked.visit]
         return _Encoded(values_BK, picked, routing, sent, shifted_BD, sort)
 
