@@ -62,22 +62,22 @@ def beyond(x_ND: Float[Tensor, "N D"], limit: float) -> Bool[Tensor, " N"]:
     return (norm_N > limit) & norm_N.isfinite()
 
 
-def warning(found: Mapping[str, Outliers]) -> str | None:
+def warning(by_site: Mapping[str, Outliers]) -> str | None:
     """What to know before training on them, of the three worst sites; None where they are few."""
     worst = sorted(
-        (site for site, own in found.items() if own.variance >= NOTABLE),
-        key=lambda site: -found[site].variance,
+        (site for site, measured in by_site.items() if measured.variance >= NOTABLE),
+        key=lambda site: -by_site[site].variance,
     )
     if not worst:
         return None
-    said = [
-        f"{site} {found[site].share:.2%} of the tokens (norms up to {found[site].largest:,.0f} "
-        f"medians) have {found[site].variance:.1%} of the variance"
+    sentences = [
+        f"{site} {by_site[site].share:.2%} of the tokens (norms up to {by_site[site].largest:,.0f} "
+        f"medians) have {by_site[site].variance:.1%} of the variance"
         for site in worst[:3]
     ]
     more = f", and so on at {len(worst) - 3} more sites" if len(worst) > 3 else ""
     return (
-        f"outlier tokens, of a norm above {FAR:.0f} times the median: at {'; at '.join(said)}"
+        f"outlier tokens, of a norm above {FAR:.0f} times the median: at {'; at '.join(sentences)}"
         f"{more}. Loss and FVU are mostly theirs; buffer.exclude_norm_above={FAR:.0f} leaves them "
         "out of training and evaluation"
     )

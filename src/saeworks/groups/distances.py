@@ -112,11 +112,13 @@ def angular_distances(
         mean_tokens = min(mean_tokens, max(1, known // 4))
     sequences = max(1, lm_batch // corpus.packing.context)
     rows = live_rows(lm, corpus.stream("train", sequences, epochs=1), chosen)
-    found = stream_distances(rows, chosen, tokens, mean_tokens, tick)
-    return _with_origin(found, lm, corpus)
+    distances = stream_distances(rows, chosen, tokens, mean_tokens, tick)
+    return _with_origin(distances, lm, corpus)
 
 
-def _with_origin(found: AngularDistances, lm: LanguageModel, corpus: Corpus) -> AngularDistances:
+def _with_origin(
+    distances: AngularDistances, lm: LanguageModel, corpus: Corpus
+) -> AngularDistances:
     origin = {
         "model": lm.name,
         "revision": lm.revision,
@@ -124,7 +126,7 @@ def _with_origin(found: AngularDistances, lm: LanguageModel, corpus: Corpus) -> 
         "text": asdict(corpus.config),
         "seed": corpus.seed,
     }
-    return AngularDistances(**{**vars(found), **origin})
+    return AngularDistances(**{**vars(distances), **origin})
 
 
 def _language_model(model: "str | ModelConfig | LanguageModel", device: str) -> LanguageModel:
@@ -180,9 +182,9 @@ def live_rows(lm: LanguageModel, stream: Iterable[Any], sites: Sequence[str]) ->
         with torch.no_grad():
             captured = lm.capture(batch.tokens, list(sites))
         kept = batch.keep.flatten()
-        there = kept.to(lm.device)
+        rows = kept.to(lm.device)
         yield (
-            {site: x_BTD.flatten(0, 1)[there] for site, x_BTD in captured.items()},
+            {site: x_BTD.flatten(0, 1)[rows] for site, x_BTD in captured.items()},
             batch.document.flatten()[kept],
         )
 
@@ -262,9 +264,9 @@ def angles(x_NLD: Float64[Tensor, "N L D"]) -> Float64[Tensor, "N L L"]:
     unit_NLD = x_NLD / norm_NL1.masked_fill(norm_NL1 == 0, 1.0)
     cosine_NLL = unit_NLD @ unit_NLD.mT
     out_NLL = _half_turns((2 - 2 * cosine_NLL).clamp_min(0), (2 + 2 * cosine_NLL).clamp_min(0))
-    token, one, other = (cosine_NLL.abs() > _NEAR).triu(diagonal=1).nonzero(as_tuple=True)
+    token, first, other = (cosine_NLL.abs() > _NEAR).triu(diagonal=1).nonzero(as_tuple=True)
     at_once = max(1, _ELEMENTS // x_NLD.shape[-1])
-    for n, i, j in zip(*(index.split(at_once) for index in (token, one, other)), strict=True):
+    for n, i, j in zip(*(index.split(at_once) for index in (token, first, other)), strict=True):
         u_PD, v_PD = unit_NLD[n, i], unit_NLD[n, j]
         exact_P = _half_turns((u_PD - v_PD).square().sum(-1), (u_PD + v_PD).square().sum(-1))
         out_NLL[n, i, j] = exact_P

@@ -89,10 +89,10 @@ def _complete(d_LL: Matrix, groups: int) -> Partition:
     from scipy.cluster.hierarchy import cut_tree  # exactly G clusters, also where merges tie
 
     label_L = cut_tree(linkage(d_LL), n_clusters=groups)[:, 0]
-    found: dict[int, list[int]] = {}
+    members: dict[int, list[int]] = {}
     for site, label in enumerate(label_L.tolist()):
-        found.setdefault(label, []).append(site)
-    return list(found.values())
+        members.setdefault(label, []).append(site)
+    return list(members.values())
 
 
 def _contiguous(d_LL: Matrix, groups: int, objective: str) -> Partition:
@@ -109,8 +109,8 @@ def _contiguous(d_LL: Matrix, groups: int, objective: str) -> Partition:
     for g in range(1, groups + 1):
         for j in range(g, sites + 1):
             for i in range(g - 1, j):
-                before, own = best[g - 1][i], cost[i][j]
-                total = max(before, own) if objective == "max" else before + own
+                before, cost_ij = best[g - 1][i], cost[i][j]
+                total = max(before, cost_ij) if objective == "max" else before + cost_ij
                 if total < best[g][j]:
                     best[g][j], start[g][j] = total, i
     out: Partition = []
@@ -163,6 +163,6 @@ def choose_groups(
     Raises:
         UserError: as `partition` does, or if the threshold is not a number above 0.
     """
-    found = curve(distances, method, objective)
-    groups = smallest_under([point.amad for point in found], threshold)
-    return groups, found[groups - 1].partition
+    points = curve(distances, method, objective)
+    groups = smallest_under([point.amad for point in points], threshold)
+    return groups, points[groups - 1].partition

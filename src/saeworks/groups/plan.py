@@ -40,11 +40,11 @@ def make_plan(
     given = groups is not None and not isinstance(groups, int)
     if groups is None:
         number = parts.smallest_under([point.amad for point in curve], threshold)
-        found = curve[number - 1].partition
+        chosen = curve[number - 1].partition
     elif isinstance(groups, int):
-        found = parts.partition(d_LL, groups, method, objective)
+        chosen = parts.partition(d_LL, groups, method, objective)
     else:
-        found = user_groups(groups, distances.sites)
+        chosen = user_groups(groups, distances.sites)
     sites = distances.sites
     if given:
         curve = parts.curve(d_LL)
@@ -54,7 +54,7 @@ def make_plan(
         fingerprint=distances.fingerprint,
         text=dict(distances.text or {}),
         sites=sites,
-        groups={f"group-{g}": tuple(sites[i] for i in found[g]) for g in range(len(found))},
+        groups={f"group-{g}": tuple(sites[i] for i in chosen[g]) for g in range(len(chosen))},
         method="user" if given else method,
         objective=None if given else objective,
         threshold=threshold if groups is None else None,
@@ -81,10 +81,10 @@ def _rows(matrix: Any) -> Any:
 
 
 def _versions() -> dict[str, str | None]:
-    found: dict[str, str | None] = {"saeworks": __version__, "python": platform.python_version()}
+    versions: dict[str, str | None] = {"saeworks": __version__, "python": platform.python_version()}
     for package in ("torch", "transformers", "numpy", "scipy"):
         try:
-            found[package] = version(package)
+            versions[package] = version(package)
         except PackageNotFoundError:
-            found[package] = None
-    return found
+            versions[package] = None
+    return versions

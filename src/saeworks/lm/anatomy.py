@@ -118,10 +118,10 @@ def shape_reason(x: Any, tokens: Sequence[int]) -> str:
     """Why x is not activations of that many tokens."""
     if isinstance(x, Tensor):
         kind = "" if x.is_floating_point() else f" of {str(x.dtype).removeprefix('torch.')}"
-        found = f"{list(x.shape)}{kind}"
+        given = f"{list(x.shape)}{kind}"
     else:
-        found = "no tensor" if x is None else f"a {type(x).__name__}"
-    return f"it gives {found} for {tokens[0]} × {tokens[1]} tokens, not activations [B, T, D]"
+        given = "no tensor" if x is None else f"a {type(x).__name__}"
+    return f"it gives {given} for {tokens[0]} × {tokens[1]} tokens, not activations [B, T, D]"
 
 
 @torch.no_grad()
@@ -221,8 +221,8 @@ class _Watch:
 
     def _note(self, module: nn.Module, is_input: bool, x: Any) -> None:
         good = is_site(x, self.tokens)
-        found = int(x.shape[-1]) if good else shape_reason(x, self.tokens)
-        self.seen.setdefault((module, is_input), found)
+        result = int(x.shape[-1]) if good else shape_reason(x, self.tokens)
+        self.seen.setdefault((module, is_input), result)
 
     def _enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         key = input_key(args, kwargs)
@@ -264,7 +264,7 @@ class _Watch:
         self.branches[block] = self.finder.find(block, module, self.x_BTD, y, self.given)
 
     def anatomy(self) -> Anatomy:
-        found = Anatomy(branches=self.branches, stream=self.stream)
+        anatomy = Anatomy(branches=self.branches, stream=self.stream)
         names: dict[nn.Module, list[str]] = {}
         for name, module in self.modules.items():
             names.setdefault(module, []).append(name)
@@ -273,20 +273,20 @@ class _Watch:
                 seen = self.seen.get((module, is_input))
                 calls = self.calls.get(module, 0)
                 if not calls:
-                    found.refused[site] = "it does not run in a pass over plain tokens"
+                    anatomy.refused[site] = "it does not run in a pass over plain tokens"
                 elif calls > 1:
                     same = [other for other in names[module] if other != name]
                     shared = f" (it is {same[0]}, too)" if same else ""
-                    found.refused[site] = f"it runs {calls} times in one pass{shared}"
+                    anatomy.refused[site] = f"it runs {calls} times in one pass{shared}"
                 elif isinstance(seen, int):
-                    found.widths[site] = seen
+                    anatomy.widths[site] = seen
                 else:
-                    found.refused[site] = str(seen)
+                    anatomy.refused[site] = str(seen)
         for branch in (branch for both in self.branches.values() for branch in both.values()):
-            if branch.site in found.refused:
-                branch.reason = f"that is {branch.site}, but {found.refused[branch.site]}"
+            if branch.site in anatomy.refused:
+                branch.reason = f"that is {branch.site}, but {anatomy.refused[branch.site]}"
                 branch.site = None
-        return found
+        return anatomy
 
 
 def _copy(x: Tensor) -> Tensor:
@@ -342,14 +342,14 @@ class _Finder:
 def sublayers(block: nn.Module) -> dict[str, str | None]:
     """A block's attention (or what else mixes its tokens) and its MLP, by their names in it."""
     children = dict(block.named_children())
-    found: dict[str, str | None] = {ATTN: None, MLP: None}
+    chosen: dict[str, str | None] = {ATTN: None, MLP: None}
     for kind, names in ((ATTN, _MIXERS), (MLP, _MLPS)):
         for name in names:
             if name in children:
                 is_mlp = name == _EITHER and _MLP_CLASS.search(type(children[name]).__name__)
-                found[MLP if is_mlp else kind] = name
+                chosen[MLP if is_mlp else kind] = name
                 break
-    return found
+    return chosen
 
 
 def _distinct(given: dict[str, Tensor], owners: Mapping[str, str | None]) -> dict[str, Tensor]:
@@ -362,10 +362,10 @@ def _distinct(given: dict[str, Tensor], owners: Mapping[str, str | None]) -> dic
 
 
 def _candidates(kind: str, owners: Mapping[str, str | None], given: Sequence[str]) -> list[str]:
-    own, other = owners[kind], owners[MLP if kind == ATTN else ATTN]
-    outside = [n for n in given if n.split(".")[0] not in (own, other)]
-    inside = [n for n in given if own is not None and n.startswith(f"{own}.")]
-    return [*(name for name in given if name == own), *outside, *inside]
+    owner, other = owners[kind], owners[MLP if kind == ATTN else ATTN]
+    outside = [n for n in given if n.split(".")[0] not in (owner, other)]
+    inside = [n for n in given if owner is not None and n.startswith(f"{owner}.")]
+    return [*(name for name in given if name == owner), *outside, *inside]
 
 
 def _fits(parts: Parts, x: Tensor, y: Tensor, given: Mapping[str, Tensor]) -> bool:
@@ -393,8 +393,8 @@ def _pairs(
 ) -> Iterator[tuple[str, str]]:
     """What attention adds and what the MLP adds: outside of both, in the order they run in."""
     for a, m in product(attn, mlp):
-        own = [n.split(".")[0] in owners.values() for n in (a, m)]
-        in_order = place[a] < place[m] or (any(own) and owners[MLP] is not None)
+        inside = [n.split(".")[0] in owners.values() for n in (a, m)]
+        in_order = place[a] < place[m] or (any(inside) and owners[MLP] is not None)
         if a != m and in_order:
             yield a, m
 
@@ -424,16 +424,16 @@ def _factors(y: Tensor, parts: Sequence[Tensor]) -> list[str] | None:
     """The factors, to four decimals, by which the parts sum to y; None where there are none."""
     columns = torch.stack([part.double().flatten() for part in parts], 1)
     target = y.double().flatten()
-    found = torch.linalg.lstsq(columns, target[:, None]).solution[:, 0]
-    if (target - columns @ found).norm() > 10 * torch.finfo(y.dtype).eps * target.norm():
+    factors = torch.linalg.lstsq(columns, target[:, None]).solution[:, 0]
+    if (target - columns @ factors).norm() > 10 * torch.finfo(y.dtype).eps * target.norm():
         return None
-    return [f"{round(float(factor), 4) + 0.0:g}" for factor in found]
+    return [f"{round(float(factor), 4) + 0.0:g}" for factor in factors]
 
 
 def _branches(
     block: str, owners: Mapping[str, str | None], parts: Parts | None, reason: str
 ) -> dict[str, Branch]:
-    found = {}
+    branches = {}
     for index, kind in enumerate((ATTN, MLP)):
         owner = owners[kind]
         branch = Branch(module=f"{block}.{owner}" if owner else None)
@@ -444,5 +444,5 @@ def _branches(
             branch.reason = reason
         elif owner:
             branch.reason = f"the block's output does not have what its {owner} gives in it"
-        found[kind] = branch
-    return found
+        branches[kind] = branch
+    return branches

@@ -96,9 +96,9 @@ def document_in(row: dict[str, Any], config: TextConfig, where: str) -> Document
     check_columns(list(row), config, where)
     label = row[config.label]
     if isinstance(label, bool) or not isinstance(label, str | int) or label == "":
-        said = "no value" if label in (None, "") else type(label).__name__
+        value = "no value" if label in (None, "") else type(label).__name__
         raise UserError(
-            f"{where}: the label {config.label!r} holds {said}, not text or a whole number; mend "
+            f"{where}: the label {config.label!r} holds {value}, not text or a whole number; mend "
             "or leave out the document, or choose another with text.label"
         )
     return Document(text, str(label))

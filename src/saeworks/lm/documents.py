@@ -47,11 +47,11 @@ def documents(config: TextConfig, seed: int) -> Iterator[Document]:
     check_label(config)
     limit = config.max_documents
     if config.source == "embedded":
-        found = _embedded(config, seed)
+        source = _embedded(config, seed)
         limit = EMBEDDED_DOCUMENTS if limit is None else limit
     else:
-        found = open_source(config)
-    yield from (document for document in islice(found, limit) if not is_empty(document.text))
+        source = open_source(config)
+    yield from (document for document in islice(source, limit) if not is_empty(document.text))
 
 
 def is_streamed(config: TextConfig) -> bool:
@@ -67,19 +67,20 @@ def check_label(config: TextConfig) -> None:
     """
     if config.label is None:
         return
-    said = f"text.label = {config.label!r}"
+    set_to = f"text.label = {config.label!r}"
     if config.source == "embedded" and config.label != EMBEDDED_LABEL:
         raise UserError(
-            f"{said}: a document of the embedded text has one label, {EMBEDDED_LABEL!r}; give that"
+            f"{set_to}: a document of the embedded text has one label, {EMBEDDED_LABEL!r}; give "
+            "that"
         )
     if config.source.lower().endswith((".txt", ".txt.gz")):
         raise UserError(
-            f"{said}: the documents of a .txt file ({config.source!r}) have no labels; give a "
+            f"{set_to}: the documents of a .txt file ({config.source!r}) have no labels; give a "
             ".jsonl or .parquet file or a dataset with such a column"
         )
     if is_streamed(config):
         raise UserError(
-            f"{said}: which labels there are is not known of a text that is read as it comes; "
+            f"{set_to}: which labels there are is not known of a text that is read as it comes; "
             "leave out text.streaming or give text.max_documents"
         )
 
@@ -101,10 +102,10 @@ def check_file(config: TextConfig) -> None:
     if config.source == "embedded":
         return
     path, where = Path(config.source).expanduser(), f"text {config.source!r}"
-    found, known = what_is(path), reader_of(path) is not None
-    if found == "folder" or (found == "none" and not known and not _is_path(config.source)):
+    kind, known = what_is(path), reader_of(path) is not None
+    if kind == "folder" or (kind == "none" and not known and not _is_path(config.source)):
         return
-    if found == "none" and not known:
+    if kind == "none" and not known:
         raise UserError(f"{where}: no such folder; check the path")
     check_regular(path, where)
     if not known:

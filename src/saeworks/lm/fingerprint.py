@@ -40,8 +40,8 @@ def fingerprint(model: Any) -> str:
     sums: dict[tuple[str, int], Tensor] = {}
     for tensor in _tensors(model):
         key = (str(tensor.dtype), tensor.shape[-1] if tensor.dim() else 1)
-        found = _column_sums(tensor)
-        sums[key] = sums[key] + found if key in sums else found
+        sums_of = _column_sums(tensor)
+        sums[key] = sums[key] + sums_of if key in sums else sums_of
     weights = hashlib.sha256()
     for (dtype, width), columns in sorted(sums.items()):
         if bool(columns.any()):
@@ -50,9 +50,9 @@ def fingerprint(model: Any) -> str:
     return weights.hexdigest()[:48] + _BETWEEN + settings.hexdigest()[:15]
 
 
-def unlike(recorded: object, model: Any, own: str) -> str | None:
+def unlike(recorded: object, model: Any, fingerprint: str) -> str | None:
     """Why a recorded fingerprint is not the model's `own`; None where it is."""
-    if recorded == own:
+    if recorded == fingerprint:
         return None
     if not isinstance(recorded, str):
         return "none is recorded"
@@ -63,7 +63,7 @@ def unlike(recorded: object, model: Any, own: str) -> str | None:
             "it is of an earlier version of saeworks, whose fingerprints hold under one version of "
             "transformers only, so that it may be the same model or not"
         )
-    if recorded.partition(_BETWEEN)[0] != own.partition(_BETWEEN)[0]:
+    if recorded.partition(_BETWEEN)[0] != fingerprint.partition(_BETWEEN)[0]:
         return "its weights have changed"
     return "its config has changed, or this version of transformers reads it otherwise"
 
@@ -116,11 +116,11 @@ def _settings(config: Any) -> list[str]:
         usual = type(text)().to_dict()
     except Exception:  # a configuration that cannot be made from nothing
         usual = dict.fromkeys(text.to_dict())
-    found = {f"kind {text.model_type}"}
+    settings = {f"kind {text.model_type}"}
     for key, value in text.to_dict().items():
         if key in usual and key not in _NOT_COMPUTED_WITH and not key.endswith(("_id", "_ids")):
-            found |= _leaves(key, value) - _leaves(key, usual[key])
-    return sorted(found)
+            settings |= _leaves(key, value) - _leaves(key, usual[key])
+    return sorted(settings)
 
 
 def _leaves(key: str, value: Any) -> set[str]:

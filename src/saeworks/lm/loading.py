@@ -34,11 +34,11 @@ def load(config: ModelConfig) -> tuple[Any, Any]:
                 model = _random(model.config, config.random_weights)
         return torch.nn.Module.to(model, _DTYPES[config.dtype]), tokenizer
     folder = Path(config.name).expanduser()
-    found = what_is(folder)
-    if found in ("file", "other") or (found == "none" and _looks_like_path(config.name)):
-        said = "no such folder" if found == "none" else "not a folder"
-        raise UserError(f"model {config.name!r}: {said}; give a folder, an id or 'embedded'")
-    if found == "folder":
+    kind = what_is(folder)
+    if kind in ("file", "other") or (kind == "none" and _looks_like_path(config.name)):
+        problem = "no such folder" if kind == "none" else "not a folder"
+        raise UserError(f"model {config.name!r}: {problem}; give a folder, an id or 'embedded'")
+    if kind == "folder":
         _check_regular(folder)
     with quiet():
         return _from_pretrained(config, folder)
@@ -98,10 +98,10 @@ def _check_no_adapter(shown: str, name: str, common: dict[str, Any]) -> None:
     from transformers.utils.peft_utils import find_adapter_config_file
 
     where = {key: common[key] for key in ("revision", "local_files_only")}
-    found = find_adapter_config_file(name, **where)
-    if found is None:
+    adapter = find_adapter_config_file(name, **where)
+    if adapter is None:
         return
-    base = json.loads(Path(found).read_text(encoding="utf-8")).get("base_model_name_or_path")
+    base = json.loads(Path(adapter).read_text(encoding="utf-8")).get("base_model_name_or_path")
     of = f" of {str(base)[:100]!r}" if base else ""
     raise UserError(
         f"model {shown!r} is an adapter{of} (it has an adapter_config.json), not a whole model; "
@@ -113,24 +113,24 @@ def _causal_config(shown: str, name: str, common: dict[str, Any]) -> Any:
     """The model's config, if it is a causal language model's."""
     from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig
 
-    found = AutoConfig.from_pretrained(name, **common)
-    if getattr(found, "is_encoder_decoder", False):
+    config = AutoConfig.from_pretrained(name, **common)
+    if getattr(config, "is_encoder_decoder", False):
         raise UserError(
-            f"model {shown!r} is an encoder-decoder ({found.model_type}), whose decoder alone is "
+            f"model {shown!r} is an encoder-decoder ({config.model_type}), whose decoder alone is "
             "no language model; choose a causal (decoder-only) one"
         )
-    if type(found) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         raise UserError(
-            f"model {shown!r} is of the kind {found.model_type!r}, of which transformers has no "
+            f"model {shown!r} is of the kind {config.model_type!r}, of which transformers has no "
             "causal language model; choose a causal (decoder-only) one"
         )
-    return found
+    return config
 
 
 def _method(quantisation: Any) -> str:
     is_plain = isinstance(quantisation, dict)
-    found = quantisation.get("quant_method") if is_plain else quantisation.quant_method
-    return str(getattr(found, "value", found))
+    method = quantisation.get("quant_method") if is_plain else quantisation.quant_method
+    return str(getattr(method, "value", method))
 
 
 def _check_regular(folder: Path) -> None:

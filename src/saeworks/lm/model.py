@@ -204,9 +204,11 @@ class LanguageModel:
         if not patterns and not isinstance(patterns, int):
             raise UserError("sites is empty; give at least one, such as '*@resid'")
         named = [patterns] if isinstance(patterns, str | int) else list(patterns)
-        for one in named:
-            if not isinstance(one, str):
-                raise UserError(f"site {one!r} is no name; of block {one}, say '{one}@resid'")
+        for pattern in named:
+            if not isinstance(pattern, str):
+                raise UserError(
+                    f"site {pattern!r} is no name; of block {pattern}, say '{pattern}@resid'"
+                )
         return self._sites.match(named)
 
     def left_out(self, patterns: Sequence[str]) -> str | None:
@@ -342,15 +344,15 @@ class LanguageModel:
                 f"{sites!r} is {len(names)} sites ({names[0]}, …); give [{sites!r}] for a mapping "
                 "with all of them, or name one"
             )
-        found: dict[str, Any]
+        captured: dict[str, Any]
         if isinstance(text, str):
-            found = {site: x_1TD[0] for site, x_1TD in self._captured(self.tokens(text), names)}
-        elif isinstance(text, Sequence) and all(isinstance(one, str) for one in text):
-            each = [self.capture(str(one), names) for one in text]
-            found = {site: [captured[site] for captured in each] for site in names}
+            captured = {site: x_1TD[0] for site, x_1TD in self._captured(self.tokens(text), names)}
+        elif isinstance(text, Sequence) and all(isinstance(part, str) for part in text):
+            each = [self.capture(str(part), names) for part in text]
+            captured = {site: [sites_of[site] for sites_of in each] for site in names}
         else:
-            found = dict(self._captured(self._checked(text), names, attention_mask))
-        return found[names[0]] if isinstance(sites, str) else found
+            captured = dict(self._captured(self._checked(text), names, attention_mask))
+        return captured[names[0]] if isinstance(sites, str) else captured
 
     def tokens(self, text: str) -> Int[Tensor, "1 T"]:
         """The token ids of a text as a document is read in training: after one BOS, where the
@@ -371,13 +373,13 @@ class LanguageModel:
     def _captured(
         self, tokens_BT: Tensor, sites: Sequence[str], attention_mask: Tensor | None = None
     ) -> Iterable[tuple[str, Tensor]]:
-        found: dict[str, Tensor] = {}
+        captured: dict[str, Tensor] = {}
 
         def keep(site: str) -> Hook:
-            return lambda x_BTD: found.update({site: x_BTD.clone()})
+            return lambda x_BTD: captured.update({site: x_BTD.clone()})
 
         self.run(tokens_BT, {site: keep(site) for site in sites}, attention_mask=attention_mask)
-        return found.items()
+        return captured.items()
 
     def cross_entropy(
         self,
@@ -406,8 +408,8 @@ class LanguageModel:
             raise UserError(f"{_kind(tokens)} is no tensor of token ids; {_IDS}") from None
         whole = not (tokens_BT.is_floating_point() or tokens_BT.is_complex())
         if not whole or tokens_BT.dtype == torch.bool or tokens_BT.dim() != 2:
-            said = f"{list(tokens_BT.shape)} of {str(tokens_BT.dtype).removeprefix('torch.')}"
-            raise UserError(f"a tensor {said} is no token ids; {_IDS}")
+            given = f"{list(tokens_BT.shape)} of {str(tokens_BT.dtype).removeprefix('torch.')}"
+            raise UserError(f"a tensor {given} is no token ids; {_IDS}")
         if not tokens_BT.numel():
             raise UserError(f"a tensor {list(tokens_BT.shape)} has no tokens; {_IDS}")
         length = tokens_BT.shape[1]

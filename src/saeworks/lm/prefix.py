@@ -86,10 +86,10 @@ def _skipping(blocks: Sequence[nn.Module], last: int, output: Any) -> Iterator[N
     try:
         yield
     finally:
-        for block, own in zip(skipped, before, strict=True):
+        for block, forward in zip(skipped, before, strict=True):
             del block.forward
-            if own is not None:
-                block.forward = own
+            if forward is not None:
+                block.forward = forward
 
 
 def _copied(output: Any) -> Any:

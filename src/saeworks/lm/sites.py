@@ -49,8 +49,8 @@ class SiteMap:
     def sublayers(self, kind: str) -> list[str]:
         """Names of the modules that are the blocks' attention (or whatever mixes tokens in its
         place) or their MLP, `attn` or `mlp`."""
-        found = [both[kind].module for both in self.anatomy.branches.values()]
-        return [name for name in found if name is not None]
+        modules = [both[kind].module for both in self.anatomy.branches.values()]
+        return [name for name in modules if name is not None]
 
     def match(self, patterns: Sequence[str]) -> list[str]:
         """Canonical names of all sites that any of the patterns selects, in model order.
@@ -60,10 +60,10 @@ class SiteMap:
         """
         chosen: set[str] = set()
         for pattern in patterns:
-            found, refused = self._members(pattern)
-            if not found or (refused and "*" not in pattern):
+            members, refused = self._members(pattern)
+            if not members or (refused and "*" not in pattern):
                 raise UserError(self._refusal(pattern, refused))
-            chosen.update(found)
+            chosen.update(members)
         return [name for name in self.names if name in chosen]
 
     def left_out(self, patterns: Sequence[str]) -> str | None:
@@ -98,7 +98,7 @@ class SiteMap:
 
     def _aliases(self, blocks: str, kind: str, is_input: bool) -> tuple[list[str], dict[str, str]]:
         wanted = _glob(blocks)
-        found: list[str] = []
+        selected: list[str] = []
         refused: dict[str, str] = {}
         for index, block in enumerate(self.blocks):
             if wanted.fullmatch(str(index)):
@@ -106,8 +106,8 @@ class SiteMap:
                 if site is None:
                     refused[f"{index}@{kind}" + (IN if is_input else "")] = reason
                 else:
-                    found.append(site)
-        return found, refused
+                    selected.append(site)
+        return selected, refused
 
     def _alias(self, block: str, kind: str, is_input: bool) -> tuple[str | None, str]:
         """The canonical site of `resid`, `attn` or `mlp` in a block, or None and why.
@@ -142,8 +142,10 @@ class SiteMap:
         if alias is None:
             which = "" if name == pattern else f" selects only what is no site, such as {name!r}"
             return f"site {pattern!r}{which} cannot be used: {reason}; nearest: {near}"
-        own = self._owner(alias[1], alias[2]) if alias[2] in _SPELT else None
-        way_out = f"the module itself, {own!r}, or another site, such as {near}" if own else near
+        owner = self._owner(alias[1], alias[2]) if alias[2] in _SPELT else None
+        way_out = (
+            f"the module itself, {owner!r}, or another site, such as {near}" if owner else near
+        )
         meant = f"what {_SPELT[alias[2]]} adds" if alias[2] in _SPELT else "the residual stream"
         return f"site {pattern!r}: no module's output is {meant} ({reason}); use {way_out}"
 
@@ -162,10 +164,10 @@ class SiteMap:
         general = f"{parent}.*" if parent else "*"
         aliases = ["*@resid", "*@attn", "*@mlp", "0@resid", f"{last}@resid"]
         sites = [name for name in self.names if name in self.anatomy.widths]
-        candidates = [one for one in (general, *aliases) if self._members(one)[0]]
+        candidates = [name for name in (general, *aliases) if self._members(name)[0]]
         near = get_close_matches(pattern, [*candidates, *sites], n=4, cutoff=0.5)
-        usual = [one for one in (general, "*@resid") if one in candidates] or sites[:3]
-        return [one for one in dict.fromkeys([*near, *usual]) if one != pattern]
+        usual = [name for name in (general, "*@resid") if name in candidates] or sites[:3]
+        return [name for name in dict.fromkeys([*near, *usual]) if name != pattern]
 
 
 _SPELT = {ATTN: "the attention", MLP: "the MLP"}

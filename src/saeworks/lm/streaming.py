@@ -30,11 +30,11 @@ BLOCK, CHARACTERS = 4096, 2**24
 """Documents, or about so many characters of them, that are read, shuffled and packed together."""
 
 
-def blocks(found: Iterator[Document], documents: int, characters: int) -> Iterator[list[Document]]:
+def blocks(source: Iterator[Document], documents: int, characters: int) -> Iterator[list[Document]]:
     """Documents put together until there are so many, or so many characters of them."""
     block: list[Document] = []
     total = 0
-    for document in found:
+    for document in source:
         block.append(document)
         total += size(document.text)
         if len(block) >= documents or total >= characters:

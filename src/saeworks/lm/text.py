@@ -136,14 +136,16 @@ class Corpus:
         tokens = array("H" if self._tokeniser.dtype.itemsize == 2 else "I")
         lengths, key = array("q"), array("Q")
         labels: list[str] = []
-        found = documents(self.config, self.seed)
-        for block in blocks(found, _DOCUMENTS, _CHARACTERS):
+        source = documents(self.config, self.seed)
+        for block in blocks(source, _DOCUMENTS, _CHARACTERS):
             texts = [document.text for document in block]
-            for document, one, row in zip(block, keys(texts), self._tokeniser(texts), strict=True):
+            for document, number, row in zip(
+                block, keys(texts), self._tokeniser(texts), strict=True
+            ):
                 if len(row):
                     tokens.frombytes(row.tobytes())
                     lengths.append(len(row))
-                    key.append(int(one))
+                    key.append(int(number))
                     labels += () if document.label is None else (document.label,)
         if not lengths:
             raise UserError(f"text {self.config.source!r} holds no documents: it is empty")

@@ -139,10 +139,10 @@ def check_regular(path: Path, where: str) -> None:
     Raises:
         UserError: if so.
     """
-    found = what_is(path)
-    if found == "none":
+    kind = what_is(path)
+    if kind == "none":
         raise UserError(f"{where}: no such file; check the path")
-    if found != "file":
+    if kind != "file":
         raise UserError(
             f"{where}: {str(path)!r} is not a regular file but a folder, a pipe or a device; write "
             "the text to a file first"
@@ -227,8 +227,8 @@ def _opened(path: Path) -> Iterator[Any]:
         with gzip.open(path) if path.suffix.lower() == ".gz" else path.open("rb") as file:
             yield file
     except (OSError, EOFError, zlib.error) as error:
-        said = getattr(error, "strerror", None) or one_line(error)
-        raise UserError(f"text {str(path)!r} could not be read: {said}") from error
+        reason = getattr(error, "strerror", None) or one_line(error)
+        raise UserError(f"text {str(path)!r} could not be read: {reason}") from error
 
 
 def _parquet(path: Path, config: TextConfig, position: Any) -> Found:

@@ -68,8 +68,8 @@ class Tokeniser:
             else:
                 short.append((place, text))
         for batch in _batches(short):
-            found = self._encode([text for _, text in batch])
-            for (place, _), row in zip(batch, found, strict=True):
+            encoded = self._encode([text for _, text in batch])
+            for (place, _), row in zip(batch, encoded, strict=True):
                 rows[place] = np.array(row, self.dtype)
         return [self._with_bos(row) for row in rows]
 
@@ -110,8 +110,8 @@ class Tokeniser:
     def _encode(self, texts: list[str]) -> list[list[int]]:
         try:
             if self._fast is not None:
-                found = self._fast.encode_batch_fast(texts, add_special_tokens=False)
-                return [encoding.ids for encoding in found]
+                encodings = self._fast.encode_batch_fast(texts, add_special_tokens=False)
+                return [encoding.ids for encoding in encodings]
             with quiet():  # it warns of texts longer than the model's context: they are packed
                 ids: list[list[int]] = self._tokenizer(texts, add_special_tokens=False).input_ids
             return ids
@@ -142,9 +142,9 @@ class Tokeniser:
         bos, where = self.packing.bos_id, self.packing.bos
         if where == "none" or bos is None or not len(row):
             return row
-        own = row == bos
-        if own.any():
-            last = 1 + max(np.flatnonzero(own[: self._lead(row)]), default=-1)
+        is_bos = row == bos
+        if is_bos.any():
+            last = 1 + max(np.flatnonzero(is_bos[: self._lead(row)]), default=-1)
             lead = [t for t in row[:last].tolist() if t == bos or t in self._special]
             rest = row[last:]
             again = np.zeros(len(rest), bool)
@@ -178,12 +178,12 @@ class Tokeniser:
 
 def _special_ids(lm_tokenizer: Any) -> frozenset[int]:
     """Tokens that stand for no text; not the one for what is unknown, nor padding."""
-    found = set(getattr(lm_tokenizer, "all_special_ids", ()))
+    special = set(getattr(lm_tokenizer, "all_special_ids", ()))
     added = getattr(lm_tokenizer, "added_tokens_decoder", {})
-    found |= {token for token, about in added.items() if about.special}
+    special |= {token for token, about in added.items() if about.special}
     keep = {getattr(lm_tokenizer, name, None) for name in ("bos_token_id", "eos_token_id")}
     drop = {getattr(lm_tokenizer, name, None) for name in ("unk_token_id", "pad_token_id")}
-    return frozenset(found - (drop - keep))
+    return frozenset(special - (drop - keep))
 
 
 def _batches(texts: list[tuple[int, str]]) -> Iterator[list[tuple[int, str]]]:
