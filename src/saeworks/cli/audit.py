@@ -1,7 +1,7 @@
 """`saeworks audit`: what every SAE of a suite misses, and a verdict in words."""
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -52,11 +52,9 @@ class Audit:
             suites, self.audit, speaker(self.json), error_saes, model=self.model, text=self.text
         )
         if self.json:
-            print_json({str(path): _values(result) for path, result in results.items()})
+            print_json({str(path): values_of(result) for path, result in results.items()})
             return DONE
-        for path, result in results.items():
-            print_audit(path, result)
-        _print_assumptions(list(results.values()))
+        print_audits(results)
         folders = {p: placed(r.config, self.model, self.text) for p, r in results.items()}
         for path, folder in folders.items():
             say(f"Audit: {path / folder / AUDIT}")
@@ -65,11 +63,18 @@ class Audit:
         return DONE
 
 
-def _values(result: AuditResult) -> dict[str, Any]:
+def values_of(result: AuditResult) -> dict[str, Any]:
     """Values by section and site, and the verdicts."""
     sections = {name: asdict(section)["sites"] for name, section in result.sections.items()}
     verdicts = {site: asdict(verdict) for site, verdict in result.verdicts.items()}
     return {"sections": sections, "verdicts": verdicts}
+
+
+def print_audits(results: Mapping[Path, AuditResult]) -> None:
+    """Every suite's table and verdicts, and what they rest on."""
+    for path, result in results.items():
+        print_audit(path, result)
+    _print_assumptions(list(results.values()))
 
 
 def print_audit(path: Path, result: AuditResult) -> None:

@@ -8,11 +8,14 @@ from typing import Annotated, Any
 from tyro.conf import OmitArgPrefixes
 
 from saeworks.cli.arguments import Json, OtherModel, OtherText, Suites
+from saeworks.cli.audit import print_audits
+from saeworks.cli.audit import values_of as audit_values
 from saeworks.cli.printing import command, print_json, say, speaker
-from saeworks.config import EvalConfig
+from saeworks.config import AuditConfig, EvalConfig
 from saeworks.errors import DONE
 from saeworks.files.seals import RESULTS
 from saeworks.results import regime
+from saeworks.results.audit import AuditResult
 from saeworks.results.result import Result
 
 TABLE_METRICS = {
@@ -31,26 +34,35 @@ class Eval:
     suites: Suites
     model: OtherModel = None
     text: OtherText = None
+    audit: bool = False
+    """Audit them, too, as `saeworks audit` does without options, on as many tokens: in the same
+    passes of the language model, which takes less time than the two commands."""
     json: Json = False
     evaluation: Annotated[EvalConfig, OmitArgPrefixes] = field(default_factory=EvalConfig)
 
     def __call__(self) -> int:
         """Run it."""
         from saeworks.measure.asked import placed
-        from saeworks.measure.run import evaluate
+        from saeworks.measure.run import evaluate, evaluate_and_audit
         from saeworks.suite import find_all_suites
 
-        results = evaluate(
-            find_all_suites(self.suites),
-            self.evaluation,
-            say=speaker(self.json),
-            model=self.model,
-            text=self.text,
-        )
+        suites, config, tell = find_all_suites(self.suites), self.evaluation, speaker(self.json)
+        other: dict[str, Any] = {"model": self.model, "text": self.text}
+        audits: dict[Path, AuditResult] = {}
+        if self.audit:
+            audit = AuditConfig(config.tokens, config.bootstrap, device=config.device)
+            results, audits = evaluate_and_audit(suites, config, audit, tell, **other)
+        else:
+            results = evaluate(suites, config, tell, **other)
         if self.json:
-            print_json(values_of(results))
+            values = values_of(results)
+            for path, result in audits.items():
+                values[str(path)][result.evaluation] = audit_values(result)
+            print_json(values)
             return DONE
         print_results(results)
+        if audits:
+            print_audits(audits)
         folders = {
             placed(result.config, self.model, self.text)
             for of_suite in results.values()

@@ -151,19 +151,3 @@ def for_each_site(
 
         lm.run(batch.tokens_NT, {site: observer(site) for site in sites})
         tick(batch.tokens_NT.numel())
-
-
-@torch.no_grad()
-def site_means(
-    lm: LanguageModel, sites: Sequence[str], held_out: HeldOut, tick: Tick
-) -> dict[str, Float[Tensor, " D"]]:
-    """Each site's mean over the kept tokens, float64: one pass of the language model."""
-    sums = {
-        site: torch.zeros(lm.width(site), dtype=torch.float64, device=lm.device) for site in sites
-    }
-
-    def visit(site: str, rows_ND: Tensor, batch: HeldOut) -> None:
-        sums[site] += rows_ND.double().sum(dim=0)
-
-    for_each_site(lm, sites, held_out, visit, tick)
-    return {site: total_D / held_out.kept for site, total_D in sums.items()}

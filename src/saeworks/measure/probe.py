@@ -15,11 +15,11 @@ from saeworks.measure.banks import (
     for_each_site,
     logit_batch,
     reconstruct,
-    site_means,
     sites_of,
 )
+from saeworks.measure.engine import sweep
 from saeworks.measure.held_out import HeldOut
-from saeworks.measure.studies.outliers import without
+from saeworks.measure.studies.outliers import SiteMeans, without
 from saeworks.measure.studies.splice import (
     logits,
     prediction_losses,
@@ -77,7 +77,9 @@ class HeldOutProbe:
         self._limits = None
         missing = [site for site in sites if site not in self._means]
         if missing:
-            self._means |= site_means(self.lm, missing, self.held_out, lambda done: None)
+            means = SiteMeans(self.lm, missing, self.held_out)
+            sweep(self.lm, [means])
+            self._means |= means.means
         if self._clean is None:
             self._clean = self._loss(None)
         return {site: self._probe(site, bank[site]) for site in sites}
