@@ -74,8 +74,8 @@ def test_together_as_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     alone, calls[0], encoded[0] = (calls[0], encoded[0]), 0, 0
     lines: list[str] = []
     both = evaluate_and_audit(suites, EVAL, AUDIT, lines.append)
-    assert calls[0] < 0.85 * alone[0] and encoded[0] < 0.8 * alone[1]
-    assert [line.partition(": ")[0] for line in lines[1:]] == [
+    assert calls[0] < 0.85 * alone[0] and encoded[0] < 0.9 * alone[1]
+    assert list(dict.fromkeys(line.partition(": ")[0] for line in lines[1:])) == [
         "means, losses",
         "reconstruction, splice, dedup, audit, fit",
         "fits after fit",

@@ -7,14 +7,16 @@ activations are in memory at a time, and every SAE encodes a token once, whoever
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
-from typing import ClassVar
+from types import MappingProxyType
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from saeworks.config import EvalConfig
 from saeworks.dictionary.base import SAE, SparseCode
 from saeworks.lm.model import LanguageModel
 from saeworks.lm.text import Corpus
@@ -24,6 +26,7 @@ from saeworks.measure.held_out import HeldOut
 from saeworks.measure.progress import Tick, Tracker, silent
 from saeworks.measure.sums import PerDocument
 from saeworks.results.audit import AuditResult
+from saeworks.results.metric import Metric, Value
 from saeworks.results.result import Result
 
 
@@ -196,8 +199,8 @@ class Study(ABC):
        be known before (a mean, which latents fire) is a reading that it `needs`; take that of
        another study where there is one.
     2. Write a `Study` with its `name`, `title` and `metrics`, that makes its readings in `__init__`
-       and turns what they kept into a `Result` for each bank in `results`: values with intervals
-       by `bootstrap.estimate`, lists for figures in `series`.
+       and turns what they kept into a result for each bank in `results`: values with intervals by
+       `bootstrap.estimate`, lists for figures in `series`.
     3. Put it into a set, such as `evaluation` in `measure/run.py`.
 
     Attributes:
@@ -209,11 +212,41 @@ class Study(ABC):
 
     name: ClassVar[str]
     title: ClassVar[str]
+    metrics: ClassVar[Mapping[str, Metric]] = MappingProxyType({})
     readings: Sequence[Reading] = ()
 
     @abstractmethod
     def results(self) -> Mapping[str, Measured]:
         """Bank → its result, once all readings are over; banks it says nothing of are left out."""
+
+    @classmethod
+    def result(
+        cls,
+        config: EvalConfig,
+        tokens: HeldOut,
+        sites: Mapping[str, Mapping[str, Value]] = MappingProxyType({}),
+        series: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
+        metrics: Mapping[str, Metric] | None = None,
+        about: Mapping[str, Any] = MappingProxyType({}),
+    ) -> Result:
+        """What it found of a bank on tokens.
+
+        Args:
+            sites: site → metric → value.
+            series: site → lists for figures.
+            metrics: where there are others than the study's own.
+            about: what else the numbers depend on.
+        """
+        return Result(
+            evaluation=cls.name,
+            title=cls.title,
+            config=asdict(config) | {"held_out": tokens.digest, **about},
+            tokens=tokens.kept,
+            documents=tokens.documents,
+            metrics=dict(cls.metrics if metrics is None else metrics),
+            sites={site: dict(values) for site, values in sites.items()},
+            series={site: dict(lists) for site, lists in series.items()},
+        )
 
 
 @torch.no_grad()

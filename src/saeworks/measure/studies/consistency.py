@@ -13,9 +13,9 @@ place with the latent chosen for it, R documents, M latents, D model width; S ro
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from itertools import combinations, groupby
-from typing import Any, final
+from typing import Any, ClassVar, final
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -36,7 +36,6 @@ from saeworks.measure.studies.overlap import visitors
 from saeworks.measure.studies.reconstruction import Tally
 from saeworks.results.metric import Metric, Value
 from saeworks.results.records import plain
-from saeworks.results.result import Result
 from saeworks.results.series import Coded, Concept, Concepts, Queen
 
 CODED = 0.5
@@ -439,7 +438,7 @@ class Consistency(Study):
 
     name = "consistency"
     title = "Known concepts in different experts"
-    metrics = METRICS
+    metrics: ClassVar = METRICS
 
     def __init__(self, config: EvalConfig, tally: Tally, truth: Truth) -> None:
         self.config, self.tally, self.truth = config, tally, truth
@@ -460,22 +459,7 @@ class Consistency(Study):
                     fires, self.truth.stands, row_N, rows_MD, config.bootstrap, config.seed
                 )
                 values[site], lists[site] = summarise(found), series(found, fires, self.truth)
-            result = Result(
-                evaluation=self.name,
-                title=self.title,
-                config=asdict(config)
-                | {
-                    "intervals": bootstrap.describe(judged, config.bootstrap, config.seed),
-                    "held_out": held_out.digest,
-                    "coded": CODED,
-                    "least": LEAST,
-                    "same": SAME,
-                },
-                tokens=held_out.kept,
-                documents=held_out.documents,
-                metrics=METRICS,
-                sites=values,
-                series=lists,
-            )
-            out[name] = Measured(result)
+            intervals = bootstrap.describe(judged, config.bootstrap, config.seed)
+            about = {"intervals": intervals, "coded": CODED, "least": LEAST, "same": SAME}
+            out[name] = Measured(self.result(config, held_out, values, lists, about=about))
         return out

@@ -3,8 +3,7 @@ those by which the latents were weighted."""
 
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict
-from typing import final
+from typing import ClassVar, final
 
 import numpy as np
 import torch
@@ -22,7 +21,6 @@ from saeworks.measure.held_out import HeldOut
 from saeworks.measure.studies.outliers import SiteMeans
 from saeworks.measure.studies.reconstruction import SiteSums, Tally, per_document
 from saeworks.results.metric import Metric, Value
-from saeworks.results.result import Result
 
 METRICS = {
     "live": Metric("Live", "Latents that fire on the first half of the tokens.", "latents"),
@@ -129,7 +127,7 @@ class Dedup(Study):
 
     name = "dedup"
     title = "Near-equal latents made one"
-    metrics = METRICS
+    metrics: ClassVar = METRICS
 
     def __init__(
         self, subject: Subject, config: EvalConfig, threshold: float, tally: Tally
@@ -143,25 +141,14 @@ class Dedup(Study):
     def results(self) -> dict[str, Measured]:
         config, second, variants = self.config, self.second, self.variants
         intervals = bootstrap.describe(second.documents, config.bootstrap, config.seed)
-        found = {}
+        digest, found = self.tally.held_out.digest, {}
         for name, bank in self.tally.banks.items():
-            result = Result(
-                evaluation=self.name,
-                title=self.title,
-                config=asdict(config)
-                | {
-                    "intervals": intervals,
-                    "held_out": self.tally.held_out.digest,
-                    "threshold": self.threshold,
-                },
-                tokens=second.kept,
-                documents=second.documents,
-                metrics=METRICS,
-                sites={
-                    site: variants.counts[name, site] | _fvus(variants.sums[name, site], config)
-                    for site in bank
-                },
-            )
+            values = {
+                site: variants.counts[name, site] | _fvus(variants.sums[name, site], config)
+                for site in bank
+            }
+            about = {"held_out": digest, "intervals": intervals, "threshold": self.threshold}
+            result = self.result(config, second, values, about=about)
             found[name] = Measured(result)
         return found
 

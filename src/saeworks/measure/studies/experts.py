@@ -4,9 +4,9 @@ Shapes: N experts, R documents, B tokens of a batch, V visits (pairs of a token 
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, final
+from typing import Any, ClassVar, final
 
 import numpy as np
 import torch
@@ -180,7 +180,7 @@ class Experts(Study):
 
     name = "experts"
     title = "How the experts share the work"
-    metrics = METRICS
+    metrics: ClassVar = METRICS
 
     def __init__(self, config: EvalConfig, tally: Tally, labels: Labels | None = None) -> None:
         self.config, self.tally, self.labels = config, tally, labels
@@ -205,22 +205,18 @@ def _result(
     labels: Labels | None,
 ) -> Result:
     overlapping = any(watch.overlap is not None for watch in watches.values())
-    return Result(
-        evaluation=Experts.name,
-        title=Experts.title,
-        config=asdict(config)
-        | {
-            "intervals": bootstrap.describe(held_out.documents, config.bootstrap, config.seed),
-            "held_out": held_out.digest,
-            "near": overlap.NEAR,
-        },
-        tokens=held_out.kept,
-        documents=held_out.documents,
-        metrics=METRICS
+    return Experts.result(
+        config,
+        held_out,
+        {site: _values(watch, config, labels) for site, watch in watches.items()},
+        {site: _series(watch, fired[site], labels) for site, watch in watches.items()},
+        METRICS
         | (overlap.METRICS if overlapping else {})
         | (information.METRICS if labels is not None else {}),
-        sites={site: _values(watch, config, labels) for site, watch in watches.items()},
-        series={site: _series(watch, fired[site], labels) for site, watch in watches.items()},
+        {
+            "intervals": bootstrap.describe(held_out.documents, config.bootstrap, config.seed),
+            "near": overlap.NEAR,
+        },
     )
 
 

@@ -6,8 +6,8 @@ Shapes: M latents, L live ones, D model width, N blocks (experts), t rows of a t
 """
 
 import zlib
-from dataclasses import asdict, dataclass
-from typing import Any, Literal, final
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, final
 
 import numpy as np
 import torch
@@ -28,7 +28,6 @@ from saeworks.measure.engine import Measured, Study
 from saeworks.measure.studies.reconstruction import SiteSums, Tally, per_document
 from saeworks.results.metric import Metric, Value
 from saeworks.results.records import plain
-from saeworks.results.result import Result
 from saeworks.results.series import Duplicates, Nearest, Similarity, Tsne
 
 DUPLICATE = 0.9
@@ -146,7 +145,7 @@ class Geometry(Study):
 
     name = "geometry"
     title = "Duplicates, and how similar experts are"
-    metrics = METRICS
+    metrics: ClassVar = METRICS
 
     def __init__(self, config: EvalConfig, tally: Tally) -> None:
         self.config, self.tally = config, tally
@@ -160,16 +159,9 @@ class Geometry(Study):
                 site: _site(sae, self.tally.tallies[name][site], config, zlib.crc32(site.encode()))
                 for site, sae in bank.items()
             }
-            result = Result(
-                evaluation=self.name,
-                title=self.title,
-                config=asdict(config) | {"held_out": held_out.digest, "duplicate": DUPLICATE},
-                tokens=held_out.kept,
-                documents=held_out.documents,
-                metrics=METRICS,
-                sites={site: values for site, (values, _) in found.items()},
-                series={site: series for site, (_, series) in found.items()},
-            )
+            values = {site: values for site, (values, _) in found.items()}
+            series = {site: series for site, (_, series) in found.items()}
+            result = self.result(config, held_out, values, series, about={"duplicate": DUPLICATE})
             out[name] = Measured(result)
         return out
 

@@ -6,7 +6,6 @@ context, t and m latents of a tile.
 
 import zlib
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Any, Literal, final
 
 import numpy as np
@@ -30,7 +29,6 @@ from saeworks.measure.studies.contexts import (
 from saeworks.measure.studies.pieces import Pieces
 from saeworks.measure.studies.reconstruction import SiteSums, Tally
 from saeworks.results.records import plain
-from saeworks.results.result import Result
 from saeworks.results.series import Choice, Histogram, Latent, Neighbour, TokenContext
 
 QUANTILES = 4
@@ -105,14 +103,7 @@ class Latents(Study):
                 site: _series(self.followed.watchers[name, site], of_site, held_out, pieces)
                 for site, of_site in sums.items()
             }
-            result = Result(
-                evaluation=self.name,
-                title=self.title,
-                config=asdict(self.config),
-                tokens=held_out.kept,
-                documents=held_out.documents,
-                series=series,
-            )
+            result = self.result(self.config, held_out, series=series)
             found[name] = Measured(result)
         return found
 

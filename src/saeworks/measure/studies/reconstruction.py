@@ -4,8 +4,8 @@ Shapes: N tokens, D model width, M latents, R documents (rows of per-document su
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any, final
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, final
 
 import numpy as np
 import torch
@@ -185,7 +185,7 @@ class Reconstruction(Study):
 
     name = "reconstruction"
     title = "Reconstruction of held-out activations"
-    metrics = METRICS
+    metrics: ClassVar = METRICS
 
     def __init__(self, subject: Subject, config: EvalConfig) -> None:
         self.subject, self.config = subject, config
@@ -219,25 +219,19 @@ def summarise(
         for name, sites in tallies.items()
     }
     return {
-        name: Result(
-            evaluation=Reconstruction.name,
-            title=Reconstruction.title,
-            config=asdict(config)
-            | {
-                "intervals": bootstrap.describe(held_out.documents, config.bootstrap, config.seed),
-                "held_out": held_out.digest,
-            },
-            tokens=held_out.kept,
-            documents=held_out.documents,
-            metrics=METRICS | (_of(outliers.METRICS, OUTLIER_STATISTICS) if far[name] else {}),
-            sites={
+        name: Reconstruction.result(
+            config,
+            held_out,
+            {
                 site: _values(sums, banks[name][site].d, config, far[name])
                 for site, sums in sites.items()
             },
-            series={
+            {
                 site: {"log10_frequency_histogram": _histogram(sums.fired, held_out.kept)}
                 for site, sums in sites.items()
             },
+            METRICS | (_of(outliers.METRICS, OUTLIER_STATISTICS) if far[name] else {}),
+            {"intervals": bootstrap.describe(held_out.documents, config.bootstrap, config.seed)},
         )
         for name, sites in tallies.items()
     }

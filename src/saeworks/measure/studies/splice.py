@@ -5,7 +5,7 @@ Shapes: B sequences, T positions, V vocabulary, P predictions that are counted.
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
-from typing import final
+from typing import ClassVar, final
 
 import numpy as np
 import torch
@@ -227,7 +227,7 @@ class Splice(Study):
 
     name = "splice"
     title = "Language-model loss with one site replaced by its reconstruction"
-    metrics = METRICS
+    metrics: ClassVar = METRICS
 
     def __init__(self, subject: Subject, config: EvalConfig, means: SiteMeans) -> None:
         self.config = config
