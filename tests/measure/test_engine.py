@@ -46,7 +46,7 @@ def close(one: Any, other: Any, place: str = "") -> None:
         for at, (a, b) in enumerate(zip(one, other, strict=True)):
             close(a, b, f"{place}/{at}")
     elif isinstance(one, float):
-        assert one == pytest.approx(other, rel=1e-7, abs=1e-9), place
+        assert one == pytest.approx(other, rel=1e-6, abs=1e-7), place
     else:
         assert one == other, place
 
