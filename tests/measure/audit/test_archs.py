@@ -24,7 +24,11 @@ CONFIG = AuditConfig(
     tokens=1200, bootstrap=5, pursuit=150, mlp=200, codes=300, zeroing=200, downstream=200
 )
 """All that the command measures by default, on few tokens."""
-OPTIONS = {name: {"width": 48, "k": 4} for name in ("topk", "batchtopk", "matryoshka")}
+OPTIONS = {
+    name: {"width": 48, "k": 4}
+    for name, architecture in ARCHS.items()
+    if "k" in architecture.Config.__dataclass_fields__
+}
 OPTIONS["switch"] = {"width": 48, "k": 4, "experts": 4}
 DENSE = {"width": 24}
 """Half of the latents fire, on most tokens fewer than d: pursuit leaves the others out."""
