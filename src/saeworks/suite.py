@@ -337,14 +337,17 @@ def find_suites(path: str | Path) -> list[Path]:
                 f"{suite} is a link to {suite.resolve()}, outside {path}; name that suite itself"
             )
     if not found:
-        unfinished = (path / "run.json").is_file()
-        hint = (
-            "its training is not finished: run the same command again"
-            if unfinished
-            else ("give a suite or the --out of a training run")
-        )
-        raise UserError(f"{path} holds no suite; {hint}")
+        raise UserError(f"{path} holds no suite; {_why_none(path)}")
     return found
+
+
+def _why_none(path: Path) -> str:
+    """Why a folder holds no suite, and what to do."""
+    if not is_file(path / "run.json"):
+        return "give a suite or the --out of a training run"
+    run = read_json(path / "run.json", "run")
+    stopped = run.get("stopped") if isinstance(run, dict) else None
+    return str(stopped or "its training is not finished: run the same command again")
 
 
 def find_all_suites(paths: Sequence[str | Path]) -> list[Path]:

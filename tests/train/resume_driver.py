@@ -19,11 +19,11 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import datasets
 
 from saeworks.config import ModelConfig, RunConfig, from_mapping
+from saeworks.cost.progress import Progress
 from saeworks.lm import streaming
 from saeworks.lm.model import LanguageModel
 from saeworks.train.caching import write_cache
 from saeworks.train.job import train_run
-from saeworks.train.progress import Progress
 
 INTERRUPTED = 130
 

@@ -390,6 +390,8 @@ def test_a_run_that_diverges_at_once_keeps_nothing(tmp_path: Path) -> None:
     ):
         fake_trainer(tmp_path, config).run()
     assert not list(tmp_path.glob("checkpoints/step-*")) and not list(tmp_path.rglob("suite.json"))
+    with pytest.raises(UserError, match=r"no suite; training stopped at step .* lower train\.lr"):
+        find_suites(tmp_path)  # the same command would stop again
 
 
 def interrupted(out: Path, at: int) -> None:

@@ -17,8 +17,6 @@ from saeworks.results.metric import Value
 from saeworks.results.names import COMPARISON
 
 MEAN = "mean over sites"
-COLUMNS = ("fvu", "l0", "delta_ce")
-"""Metrics of the table; all are in the file."""
 
 
 @dataclass(frozen=True)
@@ -85,8 +83,9 @@ def _suite(path: Path) -> Path:
 def print_comparison(path: Path, comparison: "Comparison") -> None:
     """A row per site: value, difference from the baseline, ratio; how latents are matched."""
     from saeworks.cli.tables import print_table
+    from saeworks.measure.comparing.compare import HEADLINE
 
-    heads, metrics = ["site"], [name for name in COLUMNS if name in comparison.metrics]
+    heads, metrics = ["site"], [name for name in HEADLINE if name in comparison.metrics]
     for name in metrics:
         title = comparison.metrics[name].title
         heads += [title, f"{title}\ndifference"]

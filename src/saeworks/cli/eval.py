@@ -18,14 +18,6 @@ from saeworks.results import regime
 from saeworks.results.audit import AuditResult
 from saeworks.results.result import Result
 
-TABLE_METRICS = {
-    "reconstruction": ("fvu", "l0", "fvu_without_outliers", "dead_share", "tokens_per_latent"),
-    "splice": ("delta_ce", "loss_recovered_zero", "kl"),
-    "dedup": ("fvu_tied_ratio", "fvu_merged_ratio"),
-    "consistency": ("queen",),
-}
-"""What the terminal shows, by evaluation."""
-
 
 @dataclass(frozen=True)
 class Eval:
@@ -89,7 +81,7 @@ def print_results(results: Mapping[Path, Sequence[Result]]) -> None:
 
     for path, of_suite in results.items():
         print_suite(path, of_suite)
-        seen = [v.get("tokens_per_latent") for r in of_suite for v in r.sites.values()]
+        seen = [v.get(regime.KEY) for r in of_suite for v in r.sites.values()]
         if few := regime.caution(value.value for value in seen if value is not None):
             say(f"Note: {few}.")
         for note in outliers.notes(of_suite):
@@ -97,15 +89,16 @@ def print_results(results: Mapping[Path, Sequence[Result]]) -> None:
 
 
 def print_suite(path: Path, results: Sequence[Result]) -> None:
-    """A row per site: the values that `TABLE_METRICS` names."""
+    """A row per site: the headline metrics of every study."""
     from saeworks.cli.tables import print_table
+    from saeworks.measure.run import STUDIES
 
     columns = [
         (result, metric)
-        for evaluation, metrics in TABLE_METRICS.items()
+        for study in STUDIES
         for result in results
-        if result.evaluation == evaluation
-        for metric in metrics
+        if result.evaluation == study.name
+        for metric in study.headline
         if metric in result.metrics
     ]
     sites = list(dict.fromkeys(site for result in results for site in result.sites))

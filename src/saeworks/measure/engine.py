@@ -207,12 +207,14 @@ class Study(ABC):
         name: of its file in `results/`.
         title: of the result.
         metrics: what its values are.
+        headline: those in the table of `saeworks eval`.
         readings: what it wants to see; several studies may share one.
     """
 
     name: ClassVar[str]
     title: ClassVar[str]
     metrics: ClassVar[Mapping[str, Metric]] = MappingProxyType({})
+    headline: ClassVar[tuple[str, ...]] = ()
     readings: Sequence[Reading] = ()
 
     @abstractmethod

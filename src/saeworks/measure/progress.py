@@ -1,11 +1,11 @@
-"""Progress of long evaluations: a bar on a terminal, plain lines elsewhere, or nothing."""
+"""Progress of long evaluations, told to whoever wants to know."""
 
-import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from typing import Protocol, runtime_checkable
+
+from saeworks.cost.progress import Progress
 
 Tick = Callable[[int], None]
 """Called with the number of tokens (or what else is counted) just done."""
@@ -20,9 +20,6 @@ class Tracker(Protocol):
     ) -> AbstractContextManager[Tick]: ...
 
 
-_SECONDS_BETWEEN_LINES = 10.0
-
-
 @contextmanager
 def silent(title: str, total: int, unit: str = "tokens") -> Iterator[Tick]:
     """A tracker that shows nothing."""
@@ -34,65 +31,14 @@ def tracker(say: Callable[[str], None] | None) -> Tracker:
 
     With `say` None it shows nothing.
     """
-    if say is None:
-        return silent
-    return _bar if sys.stderr.isatty() else partial(_lines, say)
+    return silent if say is None else partial(_shown, say)
 
 
 @contextmanager
-def _bar(title: str, total: int, unit: str = "tokens") -> Iterator[Tick]:
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        Progress,
-        TaskID,
-        TextColumn,
-        TimeRemainingColumn,
-    )
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.percentage:>3.0f}%"),
-        TextColumn("{task.fields[rate]}"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        task: TaskID = progress.add_task(title, total=total, rate="")
-        start, done = time.monotonic(), 0
-
-        def tick(more: int) -> None:
-            nonlocal done
-            done += more
-            rate = done / max(time.monotonic() - start, 1e-9)
-            progress.update(task, completed=done, rate=f"{_count(rate)} {unit}/s")
-
-        yield tick
-
-
-@contextmanager
-def _lines(
+def _shown(
     say: Callable[[str], None], title: str, total: int, unit: str = "tokens"
 ) -> Iterator[Tick]:
-    start = last = time.monotonic()
-    done = 0
-
-    def tick(more: int) -> None:
-        nonlocal done, last
-        done += more
-        now = time.monotonic()
-        if now - last < _SECONDS_BETWEEN_LINES:
-            return
-        last = now
-        rate = done / (now - start)
-        left = (total - done) / rate
-        say(f"{title}: {done / total:.0%}, {_count(rate)} {unit}/s, {left:.0f} s left")
-
-    yield tick
-    seconds = time.monotonic() - start
-    say(f"{title}: done in {seconds:.1f} s ({_count(done / max(seconds, 1e-9))} {unit}/s)")
-
-
-def _count(rate: float) -> str:
-    """Whole numbers, but where they would say nothing."""
-    return f"{rate:,.0f}" if rate >= 10 else f"{rate:.2g}"
+    with Progress(title, total, say, unit=unit) as progress:
+        yield progress.add
+    if not progress.terminal:
+        say(progress.summary())

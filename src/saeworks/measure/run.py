@@ -20,6 +20,17 @@ from saeworks.measure.suites import Results, StudySet, loaded, measure_suites
 from saeworks.results.audit import AuditResult
 from saeworks.results.result import Result
 
+STUDIES: tuple[type[Study], ...] = (
+    Reconstruction,
+    Splice,
+    Latents,
+    Geometry,
+    Experts,
+    Consistency,
+    Dedup,
+)
+"""Of `saeworks eval`, in the order in which they are shown."""
+
 
 def evaluate(
     suite_paths: Sequence[Path],

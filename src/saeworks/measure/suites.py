@@ -145,10 +145,9 @@ def described(
         return result
     metric = Metric("Tokens per latent", regime.WHAT)
     sites = {
-        site: {**values, "tokens_per_latent": Value(known[site])}
-        for site, values in result.sites.items()
+        site: {**values, regime.KEY: Value(known[site])} for site, values in result.sites.items()
     }
-    return replace(result, metrics={**result.metrics, "tokens_per_latent": metric}, sites=sites)
+    return replace(result, metrics={**result.metrics, regime.KEY: metric}, sites=sites)
 
 
 def loaded(paths: Sequence[Path]) -> list[Suite]:

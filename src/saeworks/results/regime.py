@@ -9,6 +9,7 @@ FEW = 1000
 """Tokens per latent below which a comparison of SAEs is one of short runs."""
 ALIKE, SPARSE = 1.01, 1.05
 """Ratios from which numbers of training tokens, and L0s, count as different."""
+KEY = "tokens_per_latent"
 WHAT = "Vectors that the SAE was trained on, divided by its width; of a group's SAE, those it saw."
 
 

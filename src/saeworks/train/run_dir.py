@@ -79,8 +79,7 @@ class RunDir:
         with claimed(self.path, say) as alone:
             state = self._look()  # another process may have been here before the lock was ours
             self._sweep(alone)
-            if state == "new":
-                self._write("running")
+            self._write("running")
             yield state
 
     def _sweep(self, alone: bool) -> None:
@@ -97,6 +96,10 @@ class RunDir:
     def finish(self) -> None:
         """Record that all suites are written."""
         self._write("finished")
+
+    def stop(self, why: str) -> None:
+        """Record that the run cannot go on."""
+        self._write("running", stopped=why)
 
     def _look(self) -> State:
         for folder in ("checkpoints", "tensorboard", "wandb"):
@@ -139,8 +142,8 @@ class RunDir:
         """Whether the run that claimed the folder left nothing worth keeping."""
         return not self._present() and not any(self.path.glob("checkpoints/step-*"))
 
-    def _write(self, state: State) -> None:
-        value = {"schema": SCHEMA, "state": state, "identity": self._identity}
+    def _write(self, state: State, **more: str) -> None:
+        value = {"schema": SCHEMA, "state": state, "identity": self._identity, **more}
         write_json(self.path / "run.json", value)
 
 

@@ -26,6 +26,7 @@ from saeworks.activations.seeds import derive_seed, generator
 from saeworks.config import BufferConfig, NormaliserKind, TrainConfig
 from saeworks.cost.estimate import spent
 from saeworks.cost.machine import resident_bytes
+from saeworks.cost.progress import Progress, duration
 from saeworks.dictionary.base import SAE, Batch, Context
 from saeworks.dictionary.normaliser import Normaliser
 from saeworks.errors import UserError
@@ -41,7 +42,6 @@ from saeworks.train.log import (
     open_trackers,
 )
 from saeworks.train.mixing import View
-from saeworks.train.progress import Progress, duration
 from saeworks.train.run_dir import RunDir, differences, plain
 from saeworks.train.step import train_step
 from saeworks.train.variants import Member
@@ -170,10 +170,10 @@ class Trainer:
                 close_all(self._trackers)
 
     def _run(self) -> Outcome:
-        progress = Progress(self.steps, self.config.batch, self._say)
+        progress = Progress("training", self.steps, self._say, each=self.config.batch)
         workers = Workers(len(self._learners), self._device)
         with StopRequest() as stop, progress, workers:
-            self.source.tick = _both(progress.filling, stop)
+            self.source.tick = _both(progress, stop)
             try:
                 self._begin()
                 progress.begin(self.step)
@@ -198,8 +198,7 @@ class Trainer:
                 self._evaluate(self._probe)
             if last or self._due(config.checkpoint_every):
                 self._checkpoint()
-            progress.numbers = self._numbers
-            progress.advance(self.step)
+            progress.advance(self.step, self._note)
             if not last:
                 stop.check()
 
@@ -369,11 +368,13 @@ class Trainer:
 
     def _diverged(self, step: int, what: str) -> UserError:
         kept = next(iter(checkpoints.folders(self._checkpoints)), None)
-        return UserError(
+        why = (
             f"training stopped at step {step:,} of {self.steps:,}: {what}; "
             + (f"the last good state is kept in {kept}; " if kept else "nothing was kept; ")
             + "lower train.lr or train.clip and choose another --out"
         )
+        self._run_dir.stop(why)
+        return UserError(why)
 
     def _checkpoint(self) -> None:
         """Write the present state, unless nothing is trained, or nothing since a resume."""
@@ -439,6 +440,12 @@ class Trainer:
         for variant, lines in records.items():
             self._logs[variant].write(lines)
         self._numbers = _shortly([line for lines in records.values() for line in lines])
+
+    def _note(self) -> str:
+        """The step and its numbers, for who watches."""
+        threshold = schedule.dead_threshold(self.config)
+        numbers = [site for learner in self._learners for site in learner.numbers(threshold)]
+        return f"step {self.step:,} of {self.steps:,}, {_shortly(numbers)}"
 
     def _warn(self, learner: Learner, stats: Mapping[str, Any]) -> None:
         """Pass on an SAE's warning about its step, once."""
@@ -534,9 +541,9 @@ def _shortly(lines: Sequence[Mapping[str, Any]]) -> str:
     return f"{'mean ' * (count > 1)}loss {loss:.4g}, FVU {fvu:.4g}"
 
 
-def _both(show: Callable[[float], None], stop: StopRequest) -> Callable[[float], None]:
+def _both(progress: Progress, stop: StopRequest) -> Callable[[float], None]:
     def tick(share: float) -> None:
-        show(share)
+        progress.tell(f"reading text {share:.0%}")
         stop.check()
 
     return tick

@@ -30,6 +30,8 @@ COMPARED = {
     "splice": ("delta_ce", "delta_ce_percent", "loss_recovered_zero", "kl"),
 }
 """Metrics by the evaluation whose sums they come from."""
+HEADLINE = ("fvu", "l0", "delta_ce")
+"""Metrics in the table of `saeworks compare`."""
 RATIOS = ("fvu",)
 """Metrics of which suite / baseline is given (MSE's would be FVU's again)."""
 

@@ -439,6 +439,7 @@ class Consistency(Study):
     name = "consistency"
     title = "Known concepts in different experts"
     metrics: ClassVar = METRICS
+    headline = ("queen",)
 
     def __init__(self, config: EvalConfig, tally: Tally, truth: Truth) -> None:
         self.config, self.tally, self.truth = config, tally, truth

@@ -128,6 +128,7 @@ class Dedup(Study):
     name = "dedup"
     title = "Near-equal latents made one"
     metrics: ClassVar = METRICS
+    headline = ("fvu_tied_ratio", "fvu_merged_ratio")
 
     def __init__(
         self, subject: Subject, config: EvalConfig, threshold: float, tally: Tally

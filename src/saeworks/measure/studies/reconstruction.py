@@ -22,6 +22,7 @@ from saeworks.measure.held_out import HeldOut
 from saeworks.measure.studies import outliers
 from saeworks.measure.studies.outliers import SiteMeans, Usual
 from saeworks.measure.sums import PerDocument
+from saeworks.results import regime
 from saeworks.results.metric import Metric, Value
 from saeworks.results.records import plain
 from saeworks.results.result import Result
@@ -186,6 +187,7 @@ class Reconstruction(Study):
     name = "reconstruction"
     title = "Reconstruction of held-out activations"
     metrics: ClassVar = METRICS
+    headline = ("fvu", "l0", outliers.PLAIN, "dead_share", regime.KEY)
 
     def __init__(self, subject: Subject, config: EvalConfig) -> None:
         self.subject, self.config = subject, config

@@ -228,6 +228,7 @@ class Splice(Study):
     name = "splice"
     title = "Language-model loss with one site replaced by its reconstruction"
     metrics: ClassVar = METRICS
+    headline = ("delta_ce", "loss_recovered_zero", "kl")
 
     def __init__(self, subject: Subject, config: EvalConfig, means: SiteMeans) -> None:
         self.config = config
