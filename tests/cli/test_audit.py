@@ -28,11 +28,17 @@ def result() -> AuditResult:
         documents=136,
         folds={},
         sections={
-            name: Section(name, "", dict.fromkeys(found, Metric("")), dict.fromkeys(SITES, found))
+            name: Section(
+                name,
+                "",
+                "parts",
+                metrics={key: Metric("", "") for key in found},
+                sites=dict.fromkeys(SITES, found),
+            )
             for name, found in values.items()
         }
         | {
-            name: Section(name, "", series={key: {"tokens": tokens} for key in SITES})
+            name: Section(name, "", "parts", series={key: {"tokens": tokens} for key in SITES})
             for name, tokens in {"pursuit": {"second": 3, "test": 4000}, "downstream": 2100}.items()
         },
         verdicts=dict.fromkeys(SITES, verdict(values)),
