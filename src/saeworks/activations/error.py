@@ -74,7 +74,7 @@ class ErrorSource(ActivationSource):
         return replace(batch, x={plane: self.of(plane, x_BD) for plane, x_BD in batch.x.items()})
 
     def of(self, plane: str, x_ND: Float[Tensor, "N D"]) -> Float[Tensor, "N D"]:
-        """Its part of the error of rows x."""
+        """The part of the error of rows x that this source gives."""
         return component(self.name, x_ND, self.bank[plane], self.linear().get(plane))
 
     def linear(self) -> Mapping[str, Linear]:

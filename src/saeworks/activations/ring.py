@@ -24,7 +24,7 @@ from saeworks.errors import UserError
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 INDEX_BYTES = 8 + 4
-"""Of a row's document and position."""
+"""Bytes of a row's document and position."""
 _SLOT_OVERHEAD = INDEX_BYTES + 8  # and its place in the order of drawing
 _NORM_ROWS = 16_384  # that a site's median norm is taken of
 _EMPTY_READS = 1000  # so many in a row without one kept position: there will never be one
@@ -45,7 +45,7 @@ class Rows(ABC):
     limits: dict[str, float]
     left_out: int = 0
     name: str
-    """Of the kind, for `describe`."""
+    """What kind of rows they are, for `describe`."""
 
     @property
     @abstractmethod

@@ -74,7 +74,7 @@ class Batch:
     label: Int[Tensor, " B"] | None = None
 
     def to(self, dtype: torch.dtype) -> "Batch":
-        """The same rows in another precision; itself where they are in it."""
+        """The same rows in another precision; this batch where they are in it already."""
         if self.x.dtype == self.target.dtype == dtype:
             return self
         x_BD = self.x.to(dtype)
@@ -120,9 +120,9 @@ class StepOut:
 class Trainable(nn.Module, ABC):
     """What a trainer steps: an SAE, or a map that is trained around one (`SiteAffine`).
 
-    Classes are abstract or final, and no method that does anything is overridden: two do nothing
-    here (`after_step`, `warning`), and all else in which subclasses differ is abstract or an
-    attribute that they set.
+    Classes are abstract or final, and no method that does something is overridden. `after_step` and
+    `warning` do nothing here; all else in which subclasses differ is abstract, or an attribute that
+    they set.
 
     Attributes:
         d: D, width of the activations.

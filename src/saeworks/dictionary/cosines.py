@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 _COSINES = 2**23
-"""In memory at once: 32 MiB."""
+"""Cosines that are in memory at once: 32 MiB."""
 
 
 def unit(rows_LD: Float[Tensor, "L D"]) -> Float[Tensor, "L D"]:

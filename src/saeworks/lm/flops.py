@@ -27,7 +27,7 @@ class ForwardFlops:
 
     @property
     def total(self) -> float:
-        """Of one token."""
+        """Operations of one token."""
         return self.weights + self.attention
 
 

@@ -75,7 +75,7 @@ class Corpus:
         self._splits: dict[Split, Documents] = {}
         self._digest = "streaming"
         self.labels: Labels | None = None
-        """Of all documents, where the configuration asks for labels."""
+        """The labels of all documents; None unless the configuration asks for them."""
         check_label(config)
         if not self.streaming:
             self._read()
