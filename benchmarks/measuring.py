@@ -97,7 +97,7 @@ class Counts:
         return {**found, "whole_passes_tokens": found.pop("block_tokens") / self.layers}
 
 
-def worker(suite: Path, tokens: int) -> dict[str, Any]:
+def worker(suite: Path, tokens: int, core: bool) -> dict[str, Any]:
     """One process: measure the suite once, with the version that is on the path."""
     from saeworks.config import EvalConfig
     from saeworks.measure import run
@@ -105,7 +105,8 @@ def worker(suite: Path, tokens: int) -> dict[str, Any]:
 
     counts = Counts()
     config = EvalConfig(tokens, splice_tokens=tokens // 4, consistency=True, dedup=0.9)
-    audit = audits.AuditConfig(tokens, downstream=tokens // 10, device="cpu")
+    left_out = dict.fromkeys(("mlp", "pursuit", "codes", "zeroing"), 0) if core else {}
+    audit = audits.AuditConfig(tokens, downstream=tokens // 10, device="cpu", **left_out)
     found: dict[str, Any] = {}
     began = (perf_counter(), process_time())
     if hasattr(run, "evaluate_and_audit"):
@@ -123,9 +124,12 @@ def worker(suite: Path, tokens: int) -> dict[str, Any]:
     return found
 
 
-def measured(source: Path, suite: Path, tokens: int) -> tuple[dict[str, Any], dict[str, Any]]:
+def measured(
+    source: Path, suite: Path, tokens: int, core: bool
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """What a version counts, and the results that it writes."""
     command = [sys.executable, __file__, "--worker", "--suite", str(suite), "--tokens", str(tokens)]
+    command += ["--core"] if core else []
     env = os.environ | {"PYTHONPATH": str(source)}
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=env)
     results = {
@@ -181,12 +185,15 @@ def main() -> None:
     parser.add_argument("--before", type=Path, help="the src folder of another version")
     parser.add_argument("--tokens", type=int, default=20_000)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument(
+        "--core", action="store_true", help="without what the audit fits to some tokens"
+    )
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     results = ROOT / "benchmarks" / "results"
     parser.add_argument("--out", type=Path, default=results / "measuring.json")
     args = parser.parse_args()
     if args.worker:
-        print(json.dumps(worker(args.suite, args.tokens)))
+        print(json.dumps(worker(args.suite, args.tokens, args.core)))
         return
     from saeworks.cost.machine import Neighbours, processor
     from saeworks.files.access import write_json
@@ -200,7 +207,7 @@ def main() -> None:
         suite = args.suite or trained(Path(folder))
         for _ in range(args.rounds):
             for name, source in versions.items():
-                counts, written[name] = measured(source, suite, args.tokens)
+                counts, written[name] = measured(source, suite, args.tokens, args.core)
                 runs[name].append(counts)
                 print(name, json.dumps(counts), flush=True)
     found: dict[str, Any] = {
@@ -209,6 +216,7 @@ def main() -> None:
         "processor": processor(),
         "quiet": neighbours.verdict()[0],
         "tokens": args.tokens,
+        "core": args.core,
         **{name: best(of) for name, of in runs.items()},
     }
     if args.before:
