@@ -6,7 +6,14 @@ import random
 from pathlib import Path
 from typing import Any
 
+from saeworks.measure.studies.consistency import Consistency
+from saeworks.measure.studies.experts import Experts
+from saeworks.measure.studies.geometry import Geometry
+from saeworks.results.figure import without_defaults
+
 THRESHOLDS = [0.7, 0.8, 0.9]
+
+FIGURES = {study.name: study.figures for study in (Experts, Geometry, Consistency)}
 
 
 def _metric(title: str, unit: str = "") -> dict[str, Any]:
@@ -33,6 +40,7 @@ def _write(path: Path, evaluation: str, metrics: Any, values: Any, series: Any) 
         "metrics": metrics,
         "sites": {site: {k: _value(v) for k, v in values.items()} for site in sites},
         "series": dict.fromkeys(sites, series),
+        "figures": without_defaults(FIGURES[evaluation]),
     }
     (path / "results" / f"{evaluation}.json").write_text(json.dumps(result), encoding="utf-8")
 

@@ -11,6 +11,9 @@ from typing import Any
 
 import pytest
 
+from saeworks.measure.studies.reconstruction import Reconstruction
+from saeworks.results.figure import without_defaults
+
 MakeSuite = Callable[..., Path]
 
 STORY = re.split(
@@ -143,7 +146,8 @@ def _reconstruction(rng: random.Random, sites: Sequence[str], k: int) -> dict[st
         edges = [-6 + 0.2 * j for j in range(31)]
         counts = [int(80 * math.exp(-(((e + 3.2) / 0.8) ** 2))) for e in edges[:-1]]
         series[site] = {"log10_frequency_histogram": {"edges": edges, "counts": counts}}
-    return _result("reconstruction", numbers, series)
+    figures = without_defaults(Reconstruction.figures)
+    return _result("reconstruction", numbers, series) | {"figures": figures}
 
 
 def _splice(rng: random.Random, sites: Sequence[str], k: int) -> dict[str, Any]:

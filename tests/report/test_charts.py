@@ -2,6 +2,7 @@ import json
 
 import pytest
 
+from saeworks.errors import UserError
 from saeworks.report import charts
 from saeworks.report.suites import read_suites
 
@@ -34,10 +35,11 @@ def test_intervals_reach_the_chart(make_suite):
 def test_histograms_keep_every_latent(make_suite):
     suites = read_suites([make_suite()])
     chart = charts.histograms(suites)[0]
-    found = suites[0].histograms["layers.0"]["log10_frequency_histogram"]
     series = chart["series"][0]
-    assert series["y"][:-1] == found.counts
-    assert len(series["x"]) == len(series["y"]) == len(found.edges)
+    found = suites[0].results["reconstruction"].series["layers.0"]["log10_frequency_histogram"]
+    assert chart["title"] == "layers.0" and series["kind"] == "steps"
+    assert series["y"][:-1] == found["counts"]
+    assert len(series["x"]) == len(series["y"]) == len(found["edges"])
 
 
 def test_long_curves_are_thinned_to_their_end(make_suite):
@@ -90,23 +92,14 @@ def test_charts_with_nothing_to_see_are_told_not_drawn(make_suite):
     assert _flat(_edited(make_suite(k=64), by_site)) == {}
 
 
-def test_histograms_of_other_things_have_their_own_place_or_title(make_suite):
-    suite = make_suite(sites=("layers.0", "layers.1"))
-    other = {"edges": [0, 1, 2], "counts": [1, 2]}
+def test_a_histogram_of_too_few_edges_is_named(make_suite):
+    suite = make_suite(sites=("layers.0",))
 
-    def more(data):
-        data["series"]["layers.1"]["norms_histogram"] = other
+    def fewer(data):
+        data["series"]["layers.0"]["log10_frequency_histogram"]["edges"].pop()
 
-    _edited(suite, more)
-    nearest = {
-        "schema": 1,
-        "evaluation": "geometry",
-        "title": "Geometry",
-        "config": {},
-        "tokens": 9,
-        "documents": 3,
-        "series": {"layers.0": {"nearest": other}},
-    }
-    (suite / "results" / "geometry.json").write_text(json.dumps(nearest), encoding="utf-8")
-    titles = [chart["title"] for chart in charts.histograms(read_suites([suite]))]
-    assert titles == ["log₁₀ frequency, layers.0", "log₁₀ frequency, layers.1", "norms, layers.1"]
+    _edited(suite, fewer)
+    with pytest.raises(
+        UserError, match=r"'series\.layers\.0\.log10_frequency_histogram\.counts' is"
+    ):
+        charts.histograms(read_suites([suite]))

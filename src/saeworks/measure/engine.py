@@ -26,6 +26,7 @@ from saeworks.measure.held_out import HeldOut
 from saeworks.measure.progress import Tick, Tracker, silent
 from saeworks.measure.sums import PerDocument
 from saeworks.results.audit import AuditResult
+from saeworks.results.figure import Figure
 from saeworks.results.metric import Metric, Value
 from saeworks.results.result import Result
 
@@ -208,6 +209,7 @@ class Study(ABC):
         title: of the result.
         metrics: what its values are.
         headline: those in the table of `saeworks eval`.
+        figures: how they and its series are drawn.
         readings: what it wants to see; several studies may share one.
     """
 
@@ -215,6 +217,7 @@ class Study(ABC):
     title: ClassVar[str]
     metrics: ClassVar[Mapping[str, Metric]] = MappingProxyType({})
     headline: ClassVar[tuple[str, ...]] = ()
+    figures: ClassVar[tuple[Figure, ...]] = ()
     readings: Sequence[Reading] = ()
 
     @abstractmethod
@@ -248,6 +251,7 @@ class Study(ABC):
             metrics=dict(cls.metrics if metrics is None else metrics),
             sites={site: dict(values) for site, values in sites.items()},
             series={site: dict(lists) for site, lists in series.items()},
+            figures=cls.figures,
         )
 
 

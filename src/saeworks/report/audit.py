@@ -15,6 +15,7 @@ from saeworks.report.figures import (
     Source,
     Table,
     charts,
+    declared,
     groups,
     lists_table,
     metrics_table,
@@ -24,9 +25,10 @@ from saeworks.report.numbers import count
 from saeworks.report.suites import SuiteData
 from saeworks.report.summary import Cell, Column, Row
 from saeworks.results.audit import AuditResult
-from saeworks.results.figure import Chapter, Figure
+from saeworks.results.figure import Chapter
 from saeworks.results.metric import Metric
 from saeworks.results.names import AUDIT
+from saeworks.results.section import Section as AuditSection
 
 CHAPTERS: dict[Chapter, tuple[str, str]] = {
     "parts": (
@@ -181,7 +183,7 @@ def sources_of(suites: Sequence[SuiteData]) -> list[Source]:
             suite.label,
             list(suite.audit.verdicts),
             suite.audit.sections,
-            str(suite.path / RESULTS / AUDIT),
+            suite.path / RESULTS / AUDIT,
         )
         for index, suite in enumerate(suites)
         if suite.audit
@@ -201,12 +203,15 @@ def _verdicts(source: Source, audit: AuditResult) -> Verdicts:
 
 
 def _block(chapter: Chapter, sources: Sequence[Source]) -> Block:
-    here = [(name, figure) for name, figure, place in _declared(sources) if place == chapter]
-    drawn = [(f, charts(name, f, sources)) for name, f in here if f.kind != "table"]
-    own = {
-        n: None for source in sources for n, s in source.sections.items() if s.chapter == chapter
+    chapters = {
+        name: section.chapter
+        for source in sources
+        for name, section in source.sections.items()
+        if isinstance(section, AuditSection)
     }
-    tables = [metrics_table(name, sources) for name in own]
+    here = [(n, f) for n, f in declared(sources) if (f.chapter or chapters[n]) == chapter]
+    drawn = [(f, charts(name, f, sources)) for name, f in here if f.kind != "table"]
+    tables = [metrics_table(n, sources) for n, place in chapters.items() if place == chapter]
     tables += [lists_table(name, f, sources) for name, f in here if f.kind == "table"]
     told = widths.families(sources) if chapter == "widths" else []
     return Block(
@@ -215,17 +220,6 @@ def _block(chapter: Chapter, sources: Sequence[Source]) -> Block:
         widths.tables(told) + [table for table in tables if table],
         widths.notes(told),
     )
-
-
-def _declared(sources: Sequence[Source]) -> list[tuple[str, Figure, Chapter]]:
-    """Every figure once, with its section and its chapter."""
-    found = {
-        figure.id: (name, figure, figure.chapter or section.chapter)
-        for source in reversed(sources)
-        for name, section in source.sections.items()
-        for figure in section.figures
-    }
-    return list(found.values())
 
 
 def _measured_at(sources: Sequence[Source], audits: Sequence[AuditResult]) -> Table:

@@ -58,7 +58,7 @@ def families(sources: Sequence[Source]) -> list[Told]:
         if not series:
             continue
         place = ("sections", SECTION, "series", site)
-        family = parse(Family, series, source.file, "run `saeworks audit` again", *place)
+        family = parse(Family, series, str(source.file), "run `saeworks audit` again", *place)
         if len(family.saes) > 1:
             key = (site, family.arch, *((sae.suite, sae.width) for sae in family.saes))
             told.setdefault(key, Told(order, site, source, family))

@@ -8,11 +8,14 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from saeworks.files.seals import RESULTS
+from saeworks.report import figures
 from saeworks.report.numbers import number, rounded
 from saeworks.report.suites import SuiteData
 from saeworks.report.summary import all_metrics, all_sites
 from saeworks.results.log import LogLine
 from saeworks.results.metric import Metric
+from saeworks.results.names import ON_EXPERTS
 
 Chart = dict[str, Any]
 
@@ -124,40 +127,28 @@ def _layer_series(
 
 
 def histograms(suites: Sequence[SuiteData]) -> list[Chart]:
-    """One chart per site and recorded histogram, the suites over one another."""
-    names = {name for suite in suites for found in suite.histograms.values() for name in found}
-    out = []
-    for name in sorted(names):
-        for at, site in enumerate(all_sites(suites)):
-            series = [
-                {
-                    "name": suite.label,
-                    "x": [rounded(edge) for edge in found.edges],
-                    "y": [*found.counts, found.counts[-1]],
-                    "suite": index,
-                    "kind": "steps",
-                }
-                for index, suite in enumerate(suites)
-                if (found := suite.histograms.get(site, {}).get(name)) and found.counts
-            ]
-            if series:
-                out.append(
-                    {
-                        "id": f"{name}-{at}",
-                        "title": site if len(names) == 1 else f"{_spoken(name)}, {site}",
-                        "description": "",
-                        "better": None,
-                        "x": {"title": _spoken(name)},
-                        "y": {"title": "latents", "zero": True},
-                        "series": series,
-                    }
-                )
-    return out
+    """What results without a section of their own declare of lists: a chart per site.
 
-
-def _spoken(name: str) -> str:
-    words = name.removesuffix("_histogram").replace("_", " ")
-    return words.replace("log10 ", "log₁₀ ")
+    Raises:
+        UserError: if a list is not what it should be.
+    """
+    sites = all_sites(suites)
+    sources = [
+        figures.Source(
+            index,
+            suite.label,
+            sites,
+            {name: r for name, r in suite.results.items() if name not in ON_EXPERTS},
+            suite.path / RESULTS,
+        )
+        for index, suite in enumerate(suites)
+    ]
+    return [
+        chart
+        for name, figure in figures.declared(sources)
+        if figure.kind == "histogram"
+        for chart in figures.charts(name, figure, sources)
+    ]
 
 
 def training(suite: SuiteData) -> dict[str, Any]:

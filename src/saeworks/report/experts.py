@@ -39,16 +39,6 @@ from saeworks.results.series import (
 
 Chart = dict[str, Any]
 
-DEPTH = (
-    "load_entropy",
-    "busiest_load",
-    "duplicate_share",
-    "between_similarity",
-    "domain_information_adjusted",
-    "queen",
-    "explained_per_thousand",
-)
-"""Metrics that are drawn over the layers; all are in the tables."""
 CAPTIONS = {
     "experts": "How the experts share the work",
     "geometry": "How alike live latents are",
@@ -123,7 +113,8 @@ def section(suites: Sequence[SuiteData]) -> Section | None:
         return None
     chosen = [name.split("-")[1:] for name in files]
     own = [suite for suite in suites if "experts" in suite.results]
-    metrics = {k: m for k, m in _metrics(suites, ON_EXPERTS).items() if k in DEPTH}
+    drawn = _drawn(suites)
+    metrics = {k: m for k, m in _metrics(suites, ON_EXPERTS).items() if k in drawn}
     return Section(
         [
             (s, suites[s].label)
@@ -140,6 +131,18 @@ def section(suites: Sequence[SuiteData]) -> Section | None:
 def _experts_first(own: Sequence[SuiteData], suites: Sequence[SuiteData]) -> Any:
     """Suites with experts before those without."""
     return lambda s: (suites[s] not in own, s)
+
+
+def _drawn(suites: Sequence[SuiteData]) -> set[str]:
+    """Metrics that the results draw over the layers, a line per suite."""
+    return {
+        figure.traces[0].metric
+        for suite in suites
+        for name, result in suite.results.items()
+        if name in ON_EXPERTS
+        for figure in result.figures
+        if figure.lines == "suites"
+    }
 
 
 def _metrics(suites: Sequence[SuiteData], evaluations: frozenset[str]) -> dict[str, Metric]:

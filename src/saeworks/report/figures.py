@@ -8,6 +8,7 @@ chart of one suite has the suite's number as its `panel` where there are several
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from saeworks.errors import UserError
@@ -16,6 +17,7 @@ from saeworks.report.numbers import decimals, measured, number, rounded
 from saeworks.report.summary import Cell, Column, Row
 from saeworks.results.figure import Axis, Figure, Trace
 from saeworks.results.metric import Metric, Value
+from saeworks.results.result import Result
 from saeworks.results.section import Section
 
 Chart = dict[str, Any]
@@ -33,18 +35,18 @@ MANY_SCATTERS, SMALL_SAMPLE = 12, 150
 
 @dataclass(frozen=True)
 class Source:
-    """The sections of one suite that figures are drawn of.
+    """The sections, or the results, of one suite that figures are drawn of.
 
     Attributes:
         index: the suite's number in the report.
-        file: where they are from, for messages.
+        file: that holds all sections; where each is a result of its own, their folder.
     """
 
     index: int
     label: str
     sites: list[str]
-    sections: Mapping[str, Section]
-    file: str
+    sections: Mapping[str, Section | Result]
+    file: Path
 
     def value(self, site: str, section: str, metric: str) -> Value | None:
         """A number, or None where it was not measured or is undefined; `metric` may name another
@@ -78,14 +80,29 @@ class Source:
 
     def broken(self, site: str, section: str, key: str, why: str) -> str:
         """The line that says so."""
-        place = f"sections.{section}.series.{site}.{key}"
-        return f"{self.file}: {place!r} is {why}; run `saeworks audit` again"
+        file, place, again = self.file, f"series.{site}.{key}", "eval"
+        if isinstance(self.sections[section], Section):
+            place, again = f"sections.{section}.{place}", "audit"
+        else:
+            file = file / f"{section}.json"
+        return f"{file}: {place!r} is {why}; run `saeworks {again}` again"
 
 
 def _drawable(entry: Any) -> bool:
     if isinstance(entry, float):
         return math.isfinite(entry)
     return entry is None or (isinstance(entry, str | int) and not isinstance(entry, bool))
+
+
+def declared(sources: Sequence[Source]) -> list[tuple[str, Figure]]:
+    """Every figure once, with the section that declares it."""
+    first = {
+        figure.id: (name, figure)
+        for source in reversed(sources)
+        for name, section in source.sections.items()
+        for figure in section.figures
+    }
+    return list(first.values())
 
 
 def charts(section: str, figure: Figure, sources: Sequence[Source]) -> list[Chart]:
@@ -193,7 +210,7 @@ def _suites_of_lists(section: str, figure: Figure, sources: Sequence[Source]) ->
             for source in sources
         ]
         chart = _chart(section, figure, sources, lines, str(at))
-        yield chart | {"title": f"{figure.title}, {site}"}
+        yield chart | {"title": ", ".join(filter(None, (figure.title, site)))}
 
 
 def _over(sites: Sequence[str], section: str, trace: Trace, source: Source) -> list[Point]:
@@ -225,6 +242,8 @@ def _points(
     x, y = (source.entries(site, section, key) for key in (trace.x, trace.y))
     if x is None or y is None:
         return []
+    if figure.kind == "histogram" and y:  # the last count reaches to the last edge
+        y = [*y, y[-1]]
     if len(x) != len(y):
         why = f"{len(y)} numbers, for {len(x)} of {trace.x!r}"
         raise UserError(source.broken(site, section, trace.y, why))

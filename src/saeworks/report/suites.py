@@ -27,7 +27,7 @@ from saeworks.results.metric import Metric, Value
 from saeworks.results.names import AUDIT, COMPARISON, FIRST, LOG, ON_EXPERTS
 from saeworks.results.records import parse, parse_file, parse_text, to_text
 from saeworks.results.result import Result
-from saeworks.results.series import Choice, Histogram, Latent
+from saeworks.results.series import Choice, Latent
 from saeworks.results.suite_meta import SuiteMeta
 
 T = TypeVar("T")
@@ -70,8 +70,6 @@ class SuiteData:
     meta: SuiteMeta
     results: dict[str, Result]
     logged: list[LogLine]
-    histograms: dict[str, dict[str, Histogram]]
-    """site → name of the series → histogram."""
     latents: dict[str, Latents]
     """site → latents of the browser."""
     options: dict[str, Any] = field(default_factory=dict)
@@ -168,7 +166,6 @@ def _read_suite(path: Path, label: str, meta: SuiteMeta) -> SuiteData:
         meta,
         {result.evaluation: result for result in results},
         read_log(log) if is_file(log) else [],
-        _histograms(path, results),
         latents,
         _read_options(path, meta),
         Comparison.read(path) if _is_there(path / RESULTS / COMPARISON) else None,
@@ -180,20 +177,6 @@ def _read_suite(path: Path, label: str, meta: SuiteMeta) -> SuiteData:
 def _is_there(path: Path) -> bool:
     """Whether anything is, though it be no file: then reading it says so."""
     return what_is(path) != "none"
-
-
-def _histograms(path: Path, results: Sequence[Result]) -> dict[str, dict[str, Histogram]]:
-    """Site → name → histogram, of the results that have no section of their own."""
-    out: dict[str, dict[str, Histogram]] = {}
-    for result in results:
-        file = str(path / RESULTS / f"{result.evaluation}.json")
-        for site, series in result.series.items() if result.evaluation not in ON_EXPERTS else ():
-            for name, value in series.items():
-                if isinstance(value, dict) and {"edges", "counts"} <= value.keys():
-                    drawn = {key: value[key] for key in ("edges", "counts")}
-                    place = ("series", site, name)
-                    out.setdefault(site, {})[name] = parse(Histogram, drawn, file, WAY_OUT, *place)
-    return out
 
 
 def _read_parameters(path: Path, meta: SuiteMeta) -> dict[str, int]:

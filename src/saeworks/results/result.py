@@ -12,6 +12,7 @@ from pydantic.dataclasses import dataclass
 
 from saeworks.config import STRICT
 from saeworks.files.seals import write_sealed
+from saeworks.results.figure import Figure, without_defaults
 from saeworks.results.metric import Metric, Value
 from saeworks.results.records import SCHEMA, check_described, read_record
 
@@ -36,6 +37,8 @@ class Result:
     """Site → metric → value."""
     series: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Site → histogram or list, as plain JSON; a long list as `files.Rows`."""
+    figures: tuple[Figure, ...] = ()
+    """How it is drawn."""
     schema: Literal[1] = SCHEMA
 
     def __post_init__(self) -> None:
@@ -43,7 +46,9 @@ class Result:
 
     def write(self, path: Path) -> None:
         """Write JSON atomically, sealed; NaN and infinity become null."""
-        write_sealed(path, asdict(replace(self, series={})) | {"series": self.series})
+        data = asdict(replace(self, series={}, figures=()))
+        data |= {"series": self.series, "figures": without_defaults(self.figures)}
+        write_sealed(path, data)
 
     def values(self) -> dict[str, dict[str, dict[str, float | None]]]:
         """Site → metric → value, low, high, as plain data."""

@@ -137,9 +137,9 @@ def test_tokens_are_those_of_the_direct_regression(found: dict[str, AuditResult]
         norms.append([np.linalg.norm(v_ND, axis=1) for v_ND in (e_ND, e_ND - l_ND)])
     later = direct.fold > 0
     pairs = found["runs/w48"].sections["scaling"].series[SITE]["per_token"]
-    assert [(pair["from"], pair["to"]) for pair in pairs] == [(0, 1), (0, 2), (1, 2)]
+    assert [(pair["narrow"], pair["wide"]) for pair in pairs] == [(0, 1), (0, 2), (1, 2)]
     for pair in pairs:
-        (e_i, u_i), (e_j, _) = norms[pair["from"]], norms[pair["to"]]
+        (e_i, u_i), (e_j, _) = norms[pair["narrow"]], norms[pair["wide"]]
         fit = direct.fold[later] == 1
         first = r2_of(e_j[later], fit, e_i[later])
         both = r2_of(e_j[later], fit, e_i[later], u_i[later])

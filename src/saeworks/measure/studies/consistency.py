@@ -34,6 +34,7 @@ from saeworks.measure.known import Truth
 from saeworks.measure.studies.geometry import blocks_of
 from saeworks.measure.studies.overlap import visitors
 from saeworks.measure.studies.reconstruction import Tally
+from saeworks.results.figure import Figure, Trace
 from saeworks.results.metric import Metric, Value
 from saeworks.results.records import plain
 from saeworks.results.series import Coded, Concept, Concepts, Queen
@@ -431,6 +432,10 @@ class Firings(Reading):
                 watch.add(chunk)
 
 
+OVER_LAYERS = ("queen",)
+"""Metrics that are drawn over the layers."""
+
+
 @final
 class Consistency(Study):
     """How often a known concept has different latents in different experts, of every SAE; of those
@@ -440,6 +445,10 @@ class Consistency(Study):
     title = "Known concepts in different experts"
     metrics: ClassVar = METRICS
     headline = ("queen",)
+    figures = tuple(
+        Figure(key.replace("_", "-"), "line", (Trace(metric=key),), lines="suites")
+        for key in OVER_LAYERS
+    )
 
     def __init__(self, config: EvalConfig, tally: Tally, truth: Truth) -> None:
         self.config, self.tally, self.truth = config, tally, truth

@@ -24,6 +24,7 @@ from saeworks.measure.known import Labels
 from saeworks.measure.studies import information, overlap
 from saeworks.measure.studies.geometry import matrix
 from saeworks.measure.studies.reconstruction import Tally
+from saeworks.results.figure import Figure, Trace
 from saeworks.results.metric import Metric, Value
 from saeworks.results.records import plain
 from saeworks.results.result import Result
@@ -169,6 +170,10 @@ class Visits(Reading):
                 self.watches[name, site].add(bank[site], chunk.x_ND, chunk.document_N)
 
 
+OVER_LAYERS = ("load_entropy", "busiest_load", information.ADJUSTED)
+"""Metrics that are drawn over the layers."""
+
+
 @final
 class Experts(Study):
     """Load, confidence, domains and supports of the experts, of every SAE that has some; banks
@@ -181,6 +186,10 @@ class Experts(Study):
     name = "experts"
     title = "How the experts share the work"
     metrics: ClassVar = METRICS
+    figures = tuple(
+        Figure(key.replace("_", "-"), "line", (Trace(metric=key),), lines="suites")
+        for key in OVER_LAYERS
+    )
 
     def __init__(self, config: EvalConfig, tally: Tally, labels: Labels | None = None) -> None:
         self.config, self.tally, self.labels = config, tally, labels

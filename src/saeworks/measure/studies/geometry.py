@@ -26,6 +26,7 @@ from saeworks.dictionary.experts import experts_of
 from saeworks.measure import bootstrap
 from saeworks.measure.engine import Measured, Study
 from saeworks.measure.studies.reconstruction import SiteSums, Tally, per_document
+from saeworks.results.figure import Figure, Trace
 from saeworks.results.metric import Metric, Value
 from saeworks.results.records import plain
 from saeworks.results.series import Duplicates, Nearest, Similarity, Tsne
@@ -138,6 +139,10 @@ def blocks_of(sae: SAE, blocks: int) -> tuple[Literal["experts", "cut"], Int[Ten
     return "cut" if experts is None else "experts", latent_M // run, count
 
 
+OVER_LAYERS = ("duplicate_share", "between_similarity", "explained_per_thousand")
+"""Metrics that are drawn over the layers."""
+
+
 @final
 class Geometry(Study):
     """Duplicates, nearest neighbours and similarity of blocks per site, from the weights and from
@@ -146,6 +151,10 @@ class Geometry(Study):
     name = "geometry"
     title = "Duplicates, and how similar experts are"
     metrics: ClassVar = METRICS
+    figures = tuple(
+        Figure(key.replace("_", "-"), "line", (Trace(metric=key),), lines="suites")
+        for key in OVER_LAYERS
+    )
 
     def __init__(self, config: EvalConfig, tally: Tally) -> None:
         self.config, self.tally = config, tally

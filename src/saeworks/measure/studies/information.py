@@ -11,6 +11,7 @@ from saeworks.measure import bootstrap
 from saeworks.results.metric import Metric, Value
 
 SHUFFLES = 200
+ADJUSTED = "domain_information_adjusted"
 METRICS = {
     "domain_information": Metric(
         "Expert × domain",
@@ -25,7 +26,7 @@ METRICS = {
         "range of 95% of them: what a router that is blind to the labels would show.",
         "bits",
     ),
-    "domain_information_adjusted": Metric(
+    ADJUSTED: Metric(
         "Expert × domain, adjusted",
         "(I − chance) / (H(label) − chance): 0 of a router blind to the labels, 1 where the "
         "expert determines the label (Vinh et al. 2010, adjusted mutual information).",
@@ -90,7 +91,7 @@ def domain_information(
         "domain_information_chance": (
             Value(chance, float(low), float(high)) if np.isfinite(chance) else Value(None)
         ),
-        "domain_information_adjusted": _centred(adjusted_S, sums.documents, resamples),
+        ADJUSTED: _centred(adjusted_S, sums.documents, resamples),
     }
 
 

@@ -23,6 +23,7 @@ from saeworks.measure.studies import outliers
 from saeworks.measure.studies.outliers import SiteMeans, Usual
 from saeworks.measure.sums import PerDocument
 from saeworks.results import regime
+from saeworks.results.figure import Axis, Figure, Trace
 from saeworks.results.metric import Metric, Value
 from saeworks.results.records import plain
 from saeworks.results.result import Result
@@ -179,6 +180,9 @@ class Tally(Reading):
                 )
 
 
+FREQUENCY = "log10_frequency_histogram"
+
+
 @final
 class Reconstruction(Study):
     """FVU, MSE, cosine, L0, L1, l2 ratio, relative bias, dead share per site, and how often latents
@@ -188,6 +192,16 @@ class Reconstruction(Study):
     title = "Reconstruction of held-out activations"
     metrics: ClassVar = METRICS
     headline = ("fvu", "l0", outliers.PLAIN, "dead_share", regime.KEY)
+    figures = (
+        Figure(
+            "frequency",
+            "histogram",
+            (Trace(x=f"{FREQUENCY}.edges", y=f"{FREQUENCY}.counts"),),
+            lines="suites",
+            x=Axis("log₁₀ frequency"),
+            y=Axis("latents", zero=True),
+        ),
+    )
 
     def __init__(self, subject: Subject, config: EvalConfig) -> None:
         self.subject, self.config = subject, config
@@ -229,7 +243,7 @@ def summarise(
                 for site, sums in sites.items()
             },
             {
-                site: {"log10_frequency_histogram": _histogram(sums.fired, held_out.kept)}
+                site: {FREQUENCY: _histogram(sums.fired, held_out.kept)}
                 for site, sums in sites.items()
             },
             METRICS | (_of(outliers.METRICS, OUTLIER_STATISTICS) if far[name] else {}),
