@@ -13,11 +13,11 @@ from saeworks.cli.printing import command, print_json, say, speaker
 from saeworks.config import AuditConfig
 from saeworks.errors import DONE, shown
 from saeworks.files.seals import RESULTS
-from saeworks.results.audit import AuditResult
 from saeworks.results.names import AUDIT
 
 if TYPE_CHECKING:
     from saeworks.measure.audit.study import AuditStudy
+    from saeworks.results.audit import AuditResult
 
 SENTENCES = 3
 """Sentences of each verdict that are printed; all are in the file and in the report."""
@@ -63,21 +63,21 @@ class Audit:
         return DONE
 
 
-def values_of(result: AuditResult) -> dict[str, Any]:
+def values_of(result: "AuditResult") -> dict[str, Any]:
     """Values by section and site, and the verdicts."""
     sections = {name: asdict(section)["sites"] for name, section in result.sections.items()}
     verdicts = {site: asdict(verdict) for site, verdict in result.verdicts.items()}
     return {"sections": sections, "verdicts": verdicts}
 
 
-def print_audits(results: Mapping[Path, AuditResult]) -> None:
+def print_audits(results: "Mapping[Path, AuditResult]") -> None:
     """Every suite's table and verdicts, and what they rest on."""
     for path, result in results.items():
         print_audit(path, result)
     _print_assumptions(list(results.values()))
 
 
-def print_audit(path: Path, result: AuditResult) -> None:
+def print_audit(path: Path, result: "AuditResult") -> None:
     """A row per site, and the first sentences of its verdict."""
     from saeworks.cli.tables import Cell, print_table
 
@@ -106,7 +106,7 @@ def _studies() -> "list[type[AuditStudy]]":
     return [FvuSplit, VectorProbe, ShrinkageLadder, NormProbeOfError]
 
 
-def _fewer(result: AuditResult) -> list[str]:
+def _fewer(result: "AuditResult") -> list[str]:
     """Which parts of the verdicts are measured on some of the test tokens."""
     used: dict[str, int] = {}
     for name in ("pursuit", "downstream"):
@@ -119,7 +119,7 @@ def _fewer(result: AuditResult) -> list[str]:
     return [f"(of them, {', '.join(parts)})"] if parts else []
 
 
-def _print_assumptions(results: Sequence[AuditResult]) -> None:
+def _print_assumptions(results: "Sequence[AuditResult]") -> None:
     lines = [line for r in results for v in r.verdicts.values() for line in v.assumptions]
     say()
     say("What this rests on")

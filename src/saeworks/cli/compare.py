@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import fmean
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import OmitArgPrefixes
 
@@ -12,9 +12,11 @@ from saeworks.cli.arguments import Json, Suites
 from saeworks.cli.printing import command, print_json, say, speaker
 from saeworks.config import CompareConfig
 from saeworks.errors import DONE, UserError
-from saeworks.results.comparison import Comparison, Paired, SiteAlignment
-from saeworks.results.metric import Value
 from saeworks.results.names import COMPARISON
+
+if TYPE_CHECKING:
+    from saeworks.results.comparison import Comparison, Paired, SiteAlignment
+    from saeworks.results.metric import Value
 
 MEAN = "mean over sites"
 
@@ -114,7 +116,7 @@ def _cells(pair: "Paired") -> list[str]:
     return cells if pair.ratio is None else [*cells, number(pair.ratio.value)]
 
 
-def _difference(value: Value) -> str:
+def _difference(value: "Value") -> str:
     """`+0.012 [+0.011, +0.013]`."""
     if value.value is None:
         return "–"

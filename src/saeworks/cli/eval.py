@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from tyro.conf import OmitArgPrefixes
 
@@ -15,8 +15,10 @@ from saeworks.config import AuditConfig, EvalConfig
 from saeworks.errors import DONE
 from saeworks.files.seals import RESULTS
 from saeworks.results import regime
-from saeworks.results.audit import AuditResult
-from saeworks.results.result import Result
+
+if TYPE_CHECKING:
+    from saeworks.results.audit import AuditResult
+    from saeworks.results.result import Result
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ class Eval:
         return DONE
 
 
-def values_of(results: Mapping[Path, Sequence[Result]]) -> dict[str, Any]:
+def values_of(results: "Mapping[Path, Sequence[Result]]") -> dict[str, Any]:
     """Plain data of the suites' results, by evaluation."""
     return {
         str(path): {result.evaluation: result.values() for result in of_suite if result.sites}
@@ -75,7 +77,7 @@ def values_of(results: Mapping[Path, Sequence[Result]]) -> dict[str, Any]:
     }
 
 
-def print_results(results: Mapping[Path, Sequence[Result]]) -> None:
+def print_results(results: "Mapping[Path, Sequence[Result]]") -> None:
     """A table per suite, and what to keep in mind when reading it."""
     from saeworks.measure.studies import outliers
 
@@ -88,7 +90,7 @@ def print_results(results: Mapping[Path, Sequence[Result]]) -> None:
             say(f"Note: {note}.")
 
 
-def print_suite(path: Path, results: Sequence[Result]) -> None:
+def print_suite(path: Path, results: "Sequence[Result]") -> None:
     """A row per site: the headline metrics of every study."""
     from saeworks.cli.tables import print_table
     from saeworks.measure.run import STUDIES

@@ -29,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: by default those of this process, whose output it then also prepares.
     """
     try:
-        with _interruptible(own=arguments is None):
+        with _interruptible(whole_process=arguments is None):
             if arguments is None:
                 _fill_closed()
                 sys.stdout, sys.stderr = _forgiving(sys.stdout), _forgiving(sys.stderr)
@@ -89,10 +89,11 @@ def _launched() -> str | None:
 
 
 @contextmanager
-def _interruptible(own: bool) -> Iterator[None]:
+def _interruptible(whole_process: bool) -> Iterator[None]:
     """Ctrl-C is a KeyboardInterrupt; amid an import it ends the process at once, as nothing is
     begun then, and libraries turn the exception into other errors or abort. A second one, while
-    the first is dealt with, always ends it; so does one while our `own` process shuts down."""
+    the first is dealt with, always ends it; so does one while a `whole_process` that is ours
+    shuts down."""
 
     def interrupt(number: int, frame: FrameType | None) -> NoReturn:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -111,7 +112,7 @@ def _interruptible(own: bool) -> Iterator[None]:
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, signal.SIG_DFL if own else before)
+        signal.signal(signal.SIGINT, signal.SIG_DFL if whole_process else before)
 
 
 def _fill_closed() -> None:
