@@ -43,7 +43,7 @@ def device(request: pytest.FixtureRequest) -> torch.device:
     return torch.device(request.param)
 
 
-def on(device: torch.device, *tensors: Tensor | None) -> list[Tensor | None]:
+def on(device: torch.device, *tensors: Tensor | None) -> Any:
     return [None if t is None else t.to(device) for t in tensors]
 
 
@@ -83,11 +83,12 @@ def test_kernels_agree_with_the_eager_ones_on_the_cpu(
     values = torch.randn(indices.shape, generator=generator)
     table_MD = torch.randn(WIDTH, D, generator=generator)
     x_BD = torch.randn(len(per_row), D, generator=generator)
-    pairs = kernels.sort_pairs(*on(device, indices), WIDTH, *on(device, offsets))
+    on_indices, on_offsets, on_values, on_x = on(device, indices, offsets, values, x_BD)
+    pairs = kernels.sort_pairs(on_indices, WIDTH, on_offsets)
     ours = {
         "gather_sum": kernels.gather_sum(*on(device, values, indices, table_MD, offsets)),
         "gather_dot": kernels.gather_dot(*on(device, x_BD, table_MD, indices, offsets)),
-        "segment_outer": kernels.segment_outer(*on(device, values, x_BD), pairs),
+        "segment_outer": kernels.segment_outer(on_values, on_x, pairs),
     }
     plain = {
         "gather_sum": eager.gather_sum(values, indices, table_MD, offsets),

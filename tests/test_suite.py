@@ -7,36 +7,17 @@ import pytest
 import torch
 
 from helpers.editing import edit
-from saeworks.dictionary.normaliser import Normaliser
+from helpers.whole_suites import D, trained
 from saeworks.dictionary.registry import build_sae
 from saeworks.errors import UserError
 from saeworks.files.access import read_tensors, write_tensors
-from saeworks.suite import find_suites, load_suite, write_suite
+from saeworks.suite import find_suites, load_suite
 
-D, SITES = 8, ("layers.0", "layers.1@in")
+SITES = ("layers.0", "layers.1@in")
 
 
 def write(path: Path) -> None:
-    random = torch.Generator().manual_seed(0)
-    groups, normalisers = {}, {}
-    for site in SITES:
-        sae = build_sae("topk", D, width=32, k=3)
-        sae.initialise(torch.randn(64, D, generator=random), random)
-        groups[site] = (sae, (site,))
-        normalisers[site] = Normaliser(torch.randn(D, generator=random), torch.tensor(2.5))
-    write_suite(
-        path,
-        variant="topk-w32-k3",
-        groups=groups,
-        normalisers=normalisers,
-        model={"name": "fake", "revision": None, "fingerprint": "f", "layers": 2},
-        text={"source": "embedded"},
-        config={"seed": 0},
-        seed=0,
-        tokens=100,
-        steps=10,
-        epochs=1,
-    )
+    trained(path, SITES, width=32, k=3, epochs=1)
 
 
 @pytest.fixture

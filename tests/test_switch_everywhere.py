@@ -71,7 +71,7 @@ def test_every_evaluator_measures_every_site(run: Path):
 def test_a_group_shares_its_experts_and_not_its_routing(run: Path):
     suite = load_suite(next(path for name, path in suites(run).items() if "layer" in name))
     first, second = (suite.at(site) for site in ("layers.1", "layers.3"))
-    assert not first.router.site_logits.equal(second.router.site_logits)  # type: ignore[union-attr]
+    assert not first.router.site_logits.equal(second.router.site_logits)
     assert len(suite.meta["groups"]) == 2
 
 

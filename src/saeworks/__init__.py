@@ -7,7 +7,7 @@ import os
 import sys
 from importlib import import_module
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
@@ -43,6 +43,10 @@ _PUBLIC = {
 }
 
 __all__ = ["__version__", "train", *_PUBLIC]  # noqa: PLE0604 - the keys are strings
+
+
+if TYPE_CHECKING:  # for checkers of types a function, and no module
+    from saeworks.train.tensors import train
 
 
 class _Train(ModuleType):

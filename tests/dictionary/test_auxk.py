@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch import Tensor
 
 from helpers.toys import auxk_by_angle
 from saeworks.dictionary import auxk as module
@@ -10,13 +11,14 @@ from saeworks.dictionary.auxk import auxk_latents, auxk_of_dead
 D, WIDTH, ROWS = 6, 17, 23
 
 
-def inputs():
+def inputs() -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     generator = torch.Generator().manual_seed(0)
     shapes = ((ROWS, D), (ROWS, D), (WIDTH, D), (WIDTH,), (WIDTH, D))
-    return [
+    x, error, w_enc, b_enc, w_dec = (
         torch.randn(shape, generator=generator, dtype=torch.float64).requires_grad_()
         for shape in shapes
-    ]
+    )
+    return x, error, w_enc, b_enc, w_dec
 
 
 def dense(x, error, w_enc, b_enc, w_dec, dead, k):
@@ -49,7 +51,7 @@ def test_input_and_error_are_constants():
     arguments = inputs()
     loss = auxk_of_dead(*arguments, torch.arange(4), 2)
     grads = torch.autograd.grad(loss, arguments[:2], allow_unused=True)
-    assert grads == (None, None)
+    assert list(grads) == [None, None]
 
 
 def test_it_never_asks_the_dead_latents_for_less():
@@ -67,15 +69,21 @@ def test_without_a_reconstruction_the_whole_error_is_left():
     weights = (w_enc, b_enc - 100, w_dec)
     loss = auxk_of_dead(x, error, *weights, torch.arange(4), 2)
     torch.testing.assert_close(loss, error.square().sum() / (error - error.mean(0)).square().sum())
-    assert not any(grad.to_dense().any() for grad in torch.autograd.grad(loss, weights))
+    assert not any(
+        grad.to_dense().any() for grad in torch.autograd.grad(loss, [w_enc, b_enc, w_dec])
+    )
 
 
 @pytest.mark.parametrize("rows", [0, 1, ROWS])
 def test_an_error_that_does_not_vary_asks_for_nothing(rows):
-    x, error, *weights = inputs()
-    loss = auxk_of_dead(x[:rows], torch.ones_like(error[:rows]), *weights, torch.arange(4), 2)
+    x, error, w_enc, b_enc, w_dec = inputs()
+    loss = auxk_of_dead(
+        x[:rows], torch.ones_like(error[:rows]), w_enc, b_enc, w_dec, torch.arange(4), 2
+    )
     assert loss == 0
-    assert not any(grad.to_dense().any() for grad in torch.autograd.grad(loss, weights))
+    assert not any(
+        grad.to_dense().any() for grad in torch.autograd.grad(loss, [w_enc, b_enc, w_dec])
+    )
 
 
 def test_how_many_latents_and_how_strongly():

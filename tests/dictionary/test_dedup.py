@@ -4,6 +4,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from saeworks.dictionary import cosines
+from saeworks.dictionary.archs.switch import Switch
 from saeworks.dictionary.base import SAE
 from saeworks.dictionary.cosines import leaders, nearest, unit
 from saeworks.dictionary.dedup import clusters, merge, tie
@@ -102,8 +103,9 @@ def test_the_merged_latent_is_the_mean_by_use() -> None:
     sae.w_dec[3] = sae.w_dec[1] + 0.05 * sae.w_dec[3]
     weight = torch.tensor([1.0, 3.0, 1.0, 1.0, 1.0, 1.0, 1.0, 0.0])
     merged = merge(sae, clusters(sae, weight, 0.9))
+    b_enc = sae.get_parameter("b_enc")
     assert torch.allclose(merged.w_enc[1], (3 * sae.w_enc[1] + sae.w_enc[3]) / 4)
-    assert torch.allclose(merged.b_enc[1], (3 * sae.b_enc[1] + sae.b_enc[3]) / 4)
+    assert torch.allclose(merged.get_parameter("b_enc")[1], (3 * b_enc[1] + b_enc[3]) / 4)
     direction = normalize(3 * sae.w_dec[1] + sae.w_dec[3], dim=0)
     assert torch.allclose(merged.w_dec[1], direction * sae.w_dec[1].norm(), atol=1e-6)
     assert torch.equal(merged.w_dec[-1], sae.w_dec[7])  # dead: as it was
@@ -146,6 +148,7 @@ def test_experts_stay_equally_wide() -> None:
     x = torch.randn(500, D)
     assert not (merged.encode(x)[:, 6:7] > 0).any()
     assert (merged.w_enc[6] == 0).all()
+    assert isinstance(merged, Switch) and isinstance(sae, Switch)
     assert torch.equal(merged.route(x).expert, sae.route(x).expert)
 
 
@@ -181,6 +184,7 @@ def test_an_expert_encodes_alone_what_it_would_be_sent() -> None:
     """`encode_within` of the chosen expert, times its weight, is the code."""
     sae = planted("switch", {}, width=32, k=3, experts=4)
     x = torch.randn(80, D)
+    assert isinstance(sae, Switch)
     routing = sae.route(x)
     f_BM = sae.encode(x)
     for expert in range(4):

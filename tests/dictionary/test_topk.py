@@ -111,8 +111,8 @@ def test_auxk_revives_dead_latents_and_touches_nothing_else():
     sae, x, mask = build(), rows(300), dead_mask(12)
     auxk = sae.step(Batch(x, x), context(mask)).loss_terms["auxk"]
     names = [name for name, _ in sae.named_parameters()]
-    grads = torch.autograd.grad(auxk, list(sae.parameters()), materialize_grads=True)
-    grads = dict(zip(names, (grad.to_dense() for grad in grads), strict=True))
+    each = torch.autograd.grad(auxk, list(sae.parameters()), materialize_grads=True)
+    grads = dict(zip(names, (grad.to_dense() for grad in each), strict=True))
     assert grads["b_dec"].abs().max() == 0
     for name in ("w_enc", "b_enc", "w_dec"):
         moved = grads[name].reshape(WIDTH, -1).abs().amax(1) > 0

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from saeworks.dictionary.base import SAE, Batch, Context, SparseCode
+from saeworks.dictionary.base import SAE, Batch, Context, SparseCode, StepOut
 from saeworks.dictionary.registry import build_sae
 
 D = 12
@@ -49,6 +49,11 @@ def rows(n: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
 
 def context(sae: SAE, dead: int = 0) -> Context:
     return Context(torch.arange(dead), 0.5)
+
+
+def loss(out: StepOut) -> Tensor:
+    """What is minimised."""
+    return torch.stack(list(out.loss_terms.values())).sum()
 
 
 def training_code(sae: SAE, batch: Batch) -> SparseCode:

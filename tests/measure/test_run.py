@@ -2,6 +2,7 @@ import json
 import shutil
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -146,7 +147,7 @@ def test_a_model_and_a_text_that_have_moved_are_the_suites_own(
     moved = tmp_path / "moved"
     shutil.copytree(lm_folder, moved)
     config = EvalConfig(tokens=500, splice=False, latents=0, bootstrap=0, device="cpu")
-    there = {"model": str(moved), "text": str(moved / "text.txt")}
+    there: dict[str, Any] = {"model": str(moved), "text": str(moved / "text.txt")}
     own = evaluate([path], config, **there)[path][0]
     assert own.config["own"] and Result.read(path / "results" / "reconstruction.json") == own
     assert not any(p.is_dir() for p in (path / "results").iterdir())

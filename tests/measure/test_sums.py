@@ -6,6 +6,7 @@ import torch
 
 from helpers.toys import Toy, held_out, tiny_llama
 from saeworks.config import EvalConfig
+from saeworks.dictionary.base import SAE
 from saeworks.dictionary.registry import build_sae
 from saeworks.errors import UserError
 from saeworks.measure import bootstrap
@@ -63,7 +64,7 @@ def test_sums_reproduce_the_results() -> None:
     lm, sample = tiny_llama(), held_out()
     torch.manual_seed(0)
     site = "layers.1"
-    banks = {
+    banks: dict[str, dict[str, SAE]] = {
         "toy": {site: Toy(16, gain=0.5)},
         "topk": {site: build_sae("topk", d=16, width=40, k=3).requires_grad_(False)},
     }

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,10 @@ from saeworks.report.suites import read_suites
 from saeworks.results.names import COMPARISON
 
 HOSTILE = "</script><script>alert(1)</script>"
+
+
+def priced(meta: dict[str, Any], flops: float) -> None:
+    meta.update(cost={"flops": flops}, seconds=9.0)
 
 
 @pytest.fixture
@@ -75,7 +80,7 @@ def test_mean_fvu_against_cost(run: list[Path]) -> None:
     assert [series["y"][0] for series in flops["series"]] == pytest.approx([1.1, 1.11, 1.12])
     assert [series["x"][0] for series in seconds["series"]] == [30, 10, 20]
     for path, cost in zip(run, (3e15, 1e15, 2e15), strict=True):
-        edit(path / "suite.json", lambda meta, c=cost: meta.update(cost={"flops": c}, seconds=9.0))
+        edit(path / "suite.json", partial(priced, flops=cost))
     charts = baseline.charts(read_suites(run))[4:]
     assert len(charts) == 1  # trained in one run, so that the seconds are the same
     assert [series["x"][0] for series in charts[0]["series"]] == [3, 2, 1]

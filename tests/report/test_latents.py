@@ -4,6 +4,7 @@ import json
 import random
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,10 @@ def value(rng: random.Random, depth: int = 0) -> Any:
     return items if kind == 2 else {f"k{i}": item for i, item in enumerate(items)}
 
 
+def take(taken: list[Any], place: tuple[str, ...], item: Any) -> None:
+    taken.append((place, item))
+
+
 @pytest.mark.parametrize("part", [1, 2, 7, 1000])
 @pytest.mark.parametrize("indent", [None, 1])
 def test_long_lists_are_taken_and_the_rest_is_read(
@@ -54,7 +59,7 @@ def test_long_lists_are_taken_and_the_rest_is_read(
             file,
             "result",
             lambda place: place == ("series", "x", "long"),
-            lambda place, item, taken=taken: taken.append((place, item)),
+            partial(take, taken),
         )
         assert [item for _, item in taken] == rows
         data["series"]["x"]["long"] = []

@@ -9,6 +9,7 @@ import functools
 import json
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +29,13 @@ from saeworks.train.job import train_run
 INTERRUPTED = 130
 
 
-def stop_at(step: int, number: int) -> None:
+def stop_at(last: int, number: int) -> None:
     """Have this process send itself a signal when it has done a step."""
     advance = Progress.advance
 
-    def then(self: Progress, done: int, *said: Any) -> None:
-        advance(self, done, *said)
-        if done == step:
+    def then(self: Progress, done: int, note: Callable[[], str] = str) -> None:
+        advance(self, done, note)
+        if done == last:
             os.kill(os.getpid(), number)
 
     Progress.advance = then  # type: ignore[method-assign]
@@ -54,6 +55,7 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     datasets.disable_progress_bars()
     streaming.CHARACTERS = 2000  # so that a run has several blocks
+    # This process is the whole of it, so that nobody need put back what is set here.
     embedded = LanguageModel.load(ModelConfig())
     LanguageModel.load = functools.cache(lambda *_: embedded)  # type: ignore[method-assign]
     print("ready", flush=True)

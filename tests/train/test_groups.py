@@ -43,6 +43,7 @@ def test_one_site_of_every_token_drawn_uniformly():
     again = View(SITES, "centre-scale").batch(x, normalisers, 0, 7)
     other = View(SITES, "centre-scale").batch(x, normalisers, 0, 8)
     assert torch.equal(batch.x, again.x)
+    assert batch.site is not None and other.site is not None
     assert not torch.equal(batch.site, other.site)
 
 

@@ -38,7 +38,7 @@ def raw(rows: int = 90) -> dict[str, torch.Tensor]:
     }
 
 
-def made(arch: str, view: View, first: Batch) -> SAE:
+def made(arch: str, view: View, first: Batch) -> SAE | SiteAffine:
     """Its SAE, away from where it starts."""
     sae = build_sae(name(arch), d=D, **TINY[arch])
     sae.share(len(view.sites))
@@ -52,7 +52,7 @@ def made(arch: str, view: View, first: Batch) -> SAE:
     return trained
 
 
-def inside(sae: SAE, batch: Batch) -> tuple[SAE, Batch]:
+def inside(sae: SAE | SiteAffine, batch: Batch) -> tuple[SAE, Batch]:
     """The SAE and the rows as it sees them."""
     if not isinstance(sae, SiteAffine):
         return sae, batch
@@ -64,7 +64,9 @@ def inside(sae: SAE, batch: Batch) -> tuple[SAE, Batch]:
 @pytest.mark.parametrize("views", VIEWS)
 @pytest.mark.parametrize("kind", get_args(NormaliserKind))
 @pytest.mark.parametrize("arch", TINY)
-def test_logged_numbers_are_those_of_raw_rows(arch: str, kind: NormaliserKind, views: str) -> None:
+def test_logged_numbers_are_those_of_raw_rows(
+    arch: str, kind: NormaliserKind, views: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     sites, draw = VIEWS[views]
     x, view = raw(), View(sites, kind, draw)
     frozen = "centre-scale" if kind == "learnable" else kind
@@ -83,7 +85,7 @@ def test_logged_numbers_are_those_of_raw_rows(arch: str, kind: NormaliserKind, v
         seen.append(step(*args))
         return seen[0]
 
-    sae.step = kept  # type: ignore[method-assign]
+    monkeypatch.setattr(sae, "step", kept)
     context = Context(torch.empty(0, dtype=torch.int64), 0.5)
     stepped = train_step(sae, DictionaryAdam(sae, 1e-3), batch, context, 1e-3, len(sites))
 

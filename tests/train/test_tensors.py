@@ -96,7 +96,8 @@ def test_several_sites_of_any_floating_type_share_rows_and_saes(tmp_path: Path) 
     second = sw.train(same, tmp_path / "b", SAE, **SHORT)
     assert weights(first.path) == weights(second.path) and first.sites == list(x)
     kept = first.held_out
-    assert kept is not None and torch.equal(kept, second.held_out)  # type: ignore[arg-type]
+    assert kept is not None and second.held_out is not None
+    assert torch.equal(kept, second.held_out)
     assert len({int(row) // 128 for row in kept}) * 128 >= len(kept) >= 100
     found = sw.evaluate(first, {site: plane[kept] for site, plane in x.items()})
     assert list(found.sites) == list(x)
@@ -104,7 +105,8 @@ def test_several_sites_of_any_floating_type_share_rows_and_saes(tmp_path: Path) 
     grouped = {**SAE, "groups": {"groups": [["layers.0", "layers.2"]]}}
     shared = sw.train(pair, tmp_path / "c", grouped, held_out=0, normaliser="learnable", **SHORT)
     assert list(shared.groups.values()) == [["layers.0", "layers.2"]] and "shared" in str(shared)
-    assert len(shared.held_out) == 0 and not (shared.path / "results").exists()  # type: ignore[arg-type]
+    assert shared.held_out is not None and len(shared.held_out) == 0
+    assert not (shared.path / "results").exists()
     with pytest.raises(sw.UserError, match=r"evaluate: x of h.1.mlp has width 16, but .* for 12"):
         sw.evaluate(first, dict.fromkeys(x, rows()))
 

@@ -17,8 +17,8 @@ from helpers.synthetic import SyntheticSource
 from saeworks.activations.base import ActivationBatch, ActivationSource
 from saeworks.config import BufferConfig
 from saeworks.errors import UserError
+from saeworks.files import access
 from saeworks.suite import find_suites, load_suite
-from saeworks.train import checkpoints
 
 
 class NaNAt(Relay):
@@ -342,14 +342,14 @@ def spoiled(out: Path, at: int, what: str, **changes: Any) -> str:
     def bad_update(lr: float | None = None) -> Any:
         norm = update(lr)
         if trainer.step + 1 == at and what == "weights":
-            sae.b_dec.data[2] = torch.inf
+            sae.get_parameter("b_dec").data[2] = torch.inf
         return norm * torch.inf if trainer.step + 1 == at and what == "gradient" else norm
 
     sae.step, learner.optimiser.step = bad_step, bad_update  # type: ignore[method-assign]
     with pytest.raises(UserError) as error:
         trainer.run()
     for file in (out / "checkpoints").glob("*/sae-*.safetensors"):
-        checkpoints.check_finite(file, checkpoints.read_tensors(file))
+        access.check_finite(file, access.read_tensors(file))
     assert not list(out.rglob("suite.json")) and len(lines(out)) % 4 == 0
     return str(error.value)
 

@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from saeworks.config import AuditConfig
 from saeworks.dictionary.registry import build_sae
 from saeworks.errors import UserError
 from saeworks.measure.audit import arrays, engine, folds
+from saeworks.measure.audit.fits import Tokens
 from saeworks.measure.audit.measurement import Place
 from saeworks.measure.audit.run import measurements
 
@@ -218,14 +220,14 @@ def test_accumulators_do_not_grow_with_tokens() -> None:
     """What an audit holds between chunks is of the same size after 10 times the tokens."""
 
     def held(tokens: int) -> int:
-        place = arrays.Place(12, 40, torch.device("cpu"), 0)
+        place = Place(12, 40, torch.device("cpu"), 0)
         site = engine.SiteAudit("x", place, ["x_hat"], arrays.base)
         sizes = []
         for phase in range(3):
             for part in rows(tokens).split(500):
                 made = engine.Reconstruction(nonlinear(part))
-                at = arrays.Tokens(torch.arange(len(part)) % 40)
-                site.add(phase, part, at, {"x_hat": lambda _, made=made: made})
+                at = Tokens(torch.arange(len(part)) % 40)
+                site.add(phase, part, at, {"x_hat": partial(lambda made, _: made, made)})
             sizes.append(sum(size_of(site, set())))
             site.finish(phase)
         return max(sizes)
@@ -291,12 +293,15 @@ def test_an_sae_holds_few_matrices() -> None:
     held = []
     for phase in range(3):
         for part in rows(1200, d, seed=phase).float().split(400):
-            at = arrays.Tokens(torch.arange(len(part)) % documents_)
+            at = Tokens(torch.arange(len(part)) % documents_)
             known = before.add(phase, part + 1, at, {"sae": made})
-            follows = {name: parts and parts.alone() for name, parts in known.items()}
+            follows = {
+                name: None if parts is None else parts.alone() for name, parts in known.items()
+            }
             site.add(phase, part, at, {"sae": made}, follows)
         held.append(sum(size_of(site.saes["sae"], set())) / (8 * d * d))
-        before.finish(phase), site.finish(phase)
+        before.finish(phase)
+        site.finish(phase)
         if phase == folds.SECOND:  # what is kept of the site before: x, x̂, ℓ and u
             kept = sum(size_of(follows["sae"], set()))
             assert kept == 4 * 400 * d * 8

@@ -11,6 +11,7 @@ from helpers.planted import value as planted_value
 from helpers.toy_suites import random_sae
 from helpers.toys import Toy, held_out, tiny_llama
 from saeworks.config import AuditConfig
+from saeworks.dictionary.base import SAE
 from saeworks.dictionary.registry import build_sae
 from saeworks.measure.audit import folds, inference
 from saeworks.measure.audit.arrays import base
@@ -93,7 +94,7 @@ def test_better_inference_recovers_what_a_random_encoder_loses() -> None:
 
 def test_an_sae_that_never_fires_is_left_as_it_is() -> None:
     sae = build_sae("jumprelu", d=16, width=48).requires_grad_(False)
-    sae.b_enc.fill_(-1e6)
+    sae.get_parameter("b_enc").fill_(-1e6)
     config = AuditConfig(bootstrap=0, mlp=0, downstream=0, adjacent=False, pursuit=150)
     one = audit_banks({"silent": {"layers.1": sae}}, tiny_llama(), held_out(60, 150), config)
     fvu = {
@@ -171,8 +172,13 @@ def test_tokens_on_which_as_many_latents_fire_as_there_are_dimensions() -> None:
     config = AuditConfig(bootstrap=0, mlp=0, downstream=0, adjacent=False, pursuit=150)
     torch.manual_seed(0)
     dense = build_sae("relu", d=16, width=32).requires_grad_(False)
-    dense.b_enc.zero_()  # about half of the latents fire: on some tokens fewer than 16
-    banks = {"toy": {"layers.1": Toy(16, gain=0.5)}, "dense": {"layers.1": dense}}
+    dense.get_parameter(
+        "b_enc"
+    ).zero_()  # about half of the latents fire: on some tokens fewer than 16
+    banks: dict[str, dict[str, SAE]] = {
+        "toy": {"layers.1": Toy(16, gain=0.5)},
+        "dense": {"layers.1": dense},
+    }
     found = audit_banks(banks, tiny_llama(), held_out(60, 150), config)
     series = {name: one.sections["pursuit"].series["layers.1"] for name, one in found.items()}
     assert series["toy"]["left_out"] == {"second": 150, "test": 150}

@@ -1,9 +1,9 @@
 """Adjacent sites, MLP probes and the model's loss, where the answers are known."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -13,12 +13,13 @@ from helpers.audit_arrays import Direct, documents, nonlinear, rows
 from helpers.toy_suites import random_sae
 from helpers.toys import Toy, held_out, tiny_llama
 from saeworks.config import AuditConfig
+from saeworks.dictionary.base import SAE
 from saeworks.errors import UserError
 from saeworks.measure.audit import extractor, folds
 from saeworks.measure.audit.adjacent import AdjacentSites
 from saeworks.measure.audit.arrays import base
 from saeworks.measure.audit.engine import Reconstruction, SaeAudit, SiteAudit
-from saeworks.measure.audit.fits import Tokens
+from saeworks.measure.audit.fits import Before, Tokens
 from saeworks.measure.audit.measurement import Measurement, Place
 from saeworks.measure.audit.mlp import MlpProbe
 from saeworks.measure.audit.positions import ErrorByPosition
@@ -27,7 +28,7 @@ from saeworks.measure.audit.scaling import SEED_NOISE, bands, power_law
 from saeworks.measure.audit.wide import WideSae
 from saeworks.measure.banks import double_rows_at_once
 from saeworks.measure.bootstrap import FEWEST
-from saeworks.results.metric import Value
+from saeworks.results.metric import Metric, Value
 
 
 def through(
@@ -42,11 +43,13 @@ def through(
     fold_N = torch.from_numpy(folds.assign(torch.bincount(document).numpy(), 0))[document]
     for phase in range(3):
         at = fold_N == phase
-        before = {}
+        before: dict[str, Before | None] = {}
         if follow is not None:
             made = known(follow[at])
             found = earlier.add(phase, x[at], Tokens(document[at]), made)
-            before = {name: parts and parts.alone() for name, parts in found.items()}
+            before = {
+                name: None if parts is None else parts.alone() for name, parts in found.items()
+            }
         made = known(x_hat[at])
         site.add(phase, x[at], Tokens(document[at]), made, before)
         earlier.finish(phase) if follow is not None else None
@@ -142,7 +145,7 @@ def test_a_wide_sae_without_penalty_finds_it_too(monkeypatch: pytest.MonkeyPatch
 def test_putting_everything_back_recovers_everything() -> None:
     lm, sample = tiny_llama(), held_out(60, 150)
     config = AuditConfig(bootstrap=20, mlp=0, pursuit=0, adjacent=False, downstream=10_000)
-    banks = {
+    banks: dict[str, dict[str, SAE]] = {
         "affine": {"layers.1": Toy(16, gain=0.3)},  # e is linear: ℓ is all of it
         "sae": {"layers.1": random_sae(1), "layers.0": random_sae(2)},
     }
@@ -161,7 +164,13 @@ def test_putting_everything_back_recovers_everything() -> None:
 def test_what_is_measured_on_is_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(extractor, "STEPS", 2)
     lm, sample, site = tiny_llama(), held_out(60, 150), "layers.1"
-    limits = {"pursuit": 0, "codes": 0, "zeroing": 0, "adjacent": False, "bootstrap": 0}
+    limits: dict[str, Any] = {
+        "pursuit": 0,
+        "codes": 0,
+        "zeroing": 0,
+        "adjacent": False,
+        "bootstrap": 0,
+    }
     found = {
         asked: audit_banks(
             {"one": {site: random_sae(1)}},
@@ -330,7 +339,7 @@ def test_bands_add_up() -> None:
 def test_measurements_need_override_nothing() -> None:
     class Nothing(Measurement):
         name, title, about = "nothing", "Nothing", "Nothing is measured."
-        metrics: ClassVar[dict[str, Metric]] = {}
+        metrics: ClassVar[Mapping[str, Metric]] = {}
 
     x = rows(2000)
     assert values(through(Nothing, x, nonlinear(x)), "nothing") == {}

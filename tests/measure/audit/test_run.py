@@ -10,6 +10,7 @@ from helpers.toy_suites import SITES, random_sae, written_suite
 from helpers.toys import Toy, clean_rows, held_out, random_text, saved_llama, tiny_llama
 from saeworks.cli.main import main
 from saeworks.config import AuditConfig
+from saeworks.dictionary.base import SAE
 from saeworks.errors import UserError
 from saeworks.measure.audit import arrays
 from saeworks.measure.audit.run import audit_banks
@@ -22,7 +23,7 @@ SITE = "layers.1"
 
 def test_a_suite_is_audited_as_its_arrays_are() -> None:
     lm, sample = tiny_llama(), held_out(60, 150)
-    banks = {
+    banks: dict[str, dict[str, SAE]] = {
         "four": {SITE: random_sae(1, k=4), "layers.0": random_sae(2, k=4)},
         "toy": {SITE: Toy(16, gain=0.7)},
     }

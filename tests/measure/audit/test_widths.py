@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from helpers.audit_arrays import Direct
+from helpers.numbers import known
 from helpers.toy_suites import SITES, random_sae, written_suite
 from helpers.toys import Toy, clean_rows, held_out, random_text, saved_llama, tiny_llama
 from saeworks.config import AuditConfig
@@ -105,13 +106,13 @@ def test_the_numbers_are_those_of_the_other_sections(found: dict[str, AuditResul
     for width in WIDTHS:
         one = found[f"runs/w{width}"]
         bands = {
-            key: one.value(SITE, "scaling", key).value
+            key: known(one.value(SITE, "scaling", key).value)
             for key in ("linear_or_absent", "nonlinear", "encoder")
         }
         fvu = one.value(SITE, "split", "fvu")
         assert sum(bands.values()) == pytest.approx(fvu.value)
-        change = one.value(SITE, "pursuit", "fvu_nonlinear_change").value
-        nonlinear = one.value(SITE, "split", "fvu_nonlinear").value
+        change = known(one.value(SITE, "pursuit", "fvu_nonlinear_change").value)
+        nonlinear = known(one.value(SITE, "split", "fvu_nonlinear").value)
         assert bands["encoder"] == pytest.approx(-change * nonlinear)  # pursuit has fewer tokens
         assert one.value(SITE, "scaling", "absent").value is None  # three widths identify no c
         series = one.sections["scaling"].series[SITE]

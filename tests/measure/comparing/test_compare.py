@@ -6,22 +6,23 @@ import pytest
 import torch
 
 from helpers.editing import edit
+from helpers.numbers import known
 from helpers.toy_suites import SITES, written_suite
 from helpers.toys import random_text, saved_llama
-from saeworks.config import EvalConfig
+from saeworks.config import CompareConfig, EvalConfig
 from saeworks.dictionary.base import SAE
 from saeworks.errors import UserError
+from saeworks.lm.model import LanguageModel
 from saeworks.measure.bootstrap import interval
-from saeworks.measure.comparing import alignment
 from saeworks.measure.comparing.compare import (
     COMPARED,
-    CompareConfig,
     compare,
     compared_with,
 )
 from saeworks.measure.run import evaluate
 from saeworks.measure.sums import read_sums, sums_path
 from saeworks.results.comparison import Comparison
+from saeworks.results.metric import Value
 from saeworks.results.result import Result
 from saeworks.suite import load_suite
 
@@ -98,8 +99,8 @@ def test_equals_resampling_by_hand(run: Path) -> None:
 def test_pairing_narrows_the_interval(run: Path) -> None:
     found = compare([run / "other"], [run / "base"], PLAIN)[run / "other"]
 
-    def width(value: object) -> float:
-        return value.high - value.low  # type: ignore[attr-defined, no-any-return]
+    def width(value: Value) -> float:
+        return known(value.high) - known(value.low)
 
     pair = found.sites["layers.0"]["mse"]
     apart = np.hypot(width(pair.suite), width(pair.baseline))
@@ -162,7 +163,7 @@ def test_dictionaries_beside_those_of_another_seed(run: Path) -> None:
 
 
 def test_alone_it_needs_no_language_model(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delattr(alignment.LanguageModel, "load")
+    monkeypatch.delattr(LanguageModel, "load")
     assert compare([run / "other"], [run / "base"], PLAIN)[run / "other"].alignment is None
 
 

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -36,7 +36,7 @@ QUICK = EvalConfig(tokens=3000, splice=False, latents=0, bootstrap=20, overlap_t
 
 
 def written(
-    path: Path, run: RunConfig, groups: dict[str, tuple[SAE, Sequence[str]]], d: int
+    path: Path, run: RunConfig, groups: Mapping[str, tuple[SAE, Sequence[str]]], d: int
 ) -> Path:
     lm = LanguageModel.load(run.model)
     write_suite(

@@ -126,7 +126,7 @@ def test_choice_is_live_spread_and_seeded() -> None:
 
 def test_an_sae_that_never_fires(lm: LanguageModel, sample: HeldOut) -> None:
     dead = build_sae("topk", d=16, width=32, k=2).requires_grad_(False)
-    dead.b_enc.fill_(-1e6)
+    dead.get_parameter("b_enc").fill_(-1e6)
     result = latents({"a": {SITE: dead}}, lm, sample, EvalConfig(latents=5))["a"]
     assert result.series[SITE]["latents"] == []
 
@@ -148,7 +148,7 @@ def test_memory_does_not_grow_with_the_tokens(
     sizes = []
     plain = contexts.Watcher.see
 
-    def measured(self, chunk):  # type: ignore[no-untyped-def]
+    def measured(self, chunk):
         plain(self, chunk)
         held = [tensor for pool in (self.top, self.sampled) for tensor in vars(pool).values()]
         sizes.append(sum(tensor.numel() for tensor in held if isinstance(tensor, torch.Tensor)))

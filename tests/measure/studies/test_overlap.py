@@ -70,7 +70,7 @@ def test_against_token_by_token(
     active = {"active": 2} if router in ("top-n", "expert-choice") else {}
     sae = switch(router=router, **active).requires_grad_(False)
     if router == "expert-choice":
-        sae.router.threshold.fill_(0.3)  # type: ignore[union-attr]
+        sae.get_buffer("router.threshold").fill_(0.3)
     for twin, original in {9: 1, 17: 1, 18: 2, 30: 22, 25: 3}.items():
         sae.w_dec[twin] = sae.w_dec[original] + 0.01 * sae.w_dec[twin]
         sae.w_enc[twin] = sae.w_enc[original] + 0.3 * sae.w_enc[twin]

@@ -3,9 +3,11 @@ import math
 import pytest
 import torch
 
+from helpers.numbers import known
 from helpers.studies import reconstruction
 from helpers.toys import Toy, clean_rows, held_out, tiny_llama
 from saeworks.config import EvalConfig
+from saeworks.dictionary.base import SAE
 from saeworks.dictionary.registry import build_sae
 from saeworks.errors import UserError
 from saeworks.measure import banks as banks_module
@@ -22,7 +24,7 @@ def values(result: Result, site: str = SITE) -> dict[str, float]:
     return found  # type: ignore[return-value]
 
 
-def topk(d: int = 16, width: int = 40, k: int = 4) -> torch.nn.Module:
+def topk(d: int = 16, width: int = 40, k: int = 4) -> SAE:
     with torch.random.fork_rng():
         torch.manual_seed(3)
         return build_sae("topk", d=d, width=width, k=k).requires_grad_(False)
@@ -108,7 +110,7 @@ def test_interval_is_over_documents() -> None:
     fvu = result.sites[SITE]["fvu"]
     assert fvu.low is not None
     assert fvu.high is not None
-    assert fvu.low < fvu.value < fvu.high
+    assert fvu.low < known(fvu.value) < fvu.high
     assert result.sites[SITE]["dead_share"].low is None
     again = reconstruction({"a": {SITE: topk()}}, lm, sample, EvalConfig(bootstrap=300))["a"]
     assert again == result
@@ -131,13 +133,14 @@ def test_excluded_positions_do_not_count() -> None:
 
 def test_bad_input_is_one_clear_line() -> None:
     lm, sample = tiny_llama(), held_out()
-    for banks, message in [
+    cases: list[tuple[dict[str, dict[str, SAE]], str]] = [
         ({"runs/x": {}}, "runs/x has no SAE"),
         ({}, "no suite"),
         ({"runs/x": {SITE: Toy(12)}}, f"site {SITE} is for activations of width 12.*has 16"),
         ({"runs/x": {"layers.7": Toy(16)}}, "layers.7"),
         ({"runs/x": {"layers.*": Toy(16)}}, "layers"),
-    ]:
+    ]
+    for banks, message in cases:
         with pytest.raises(UserError, match=message) as error:
             reconstruction(banks, lm, sample, CONFIG)
         assert "\n" not in str(error.value)

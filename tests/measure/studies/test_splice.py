@@ -15,7 +15,7 @@ SITE = "layers.1"
 CONFIG = EvalConfig(bootstrap=100)
 
 
-def by_hand(lm, sample, replacement_ND):  # type: ignore[no-untyped-def]
+def by_hand(lm, sample, replacement_ND):
     """CE per counted prediction, and KL from the clean model, with whole logits in float64."""
 
     def put(x_BTD: torch.Tensor) -> torch.Tensor:
@@ -86,7 +86,7 @@ def test_passes_are_shared_between_banks(monkeypatch: pytest.MonkeyPatch) -> Non
     runs = 0
     plain = lm.run
 
-    def counting(*args, **kwargs):  # type: ignore[no-untyped-def]
+    def counting(*args, **kwargs):
         nonlocal runs
         runs += bool(kwargs.get("logits"))
         return plain(*args, **kwargs)
