@@ -10,7 +10,7 @@ nothing in it is executed, and no path in it leads outside it.
 import platform
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -382,6 +382,7 @@ def write_suite(
     error: Mapping[str, Any] | None = None,
     error_maps: Mapping[str, Mapping[str, Tensor]] | None = None,
     norm_limits: Mapping[str, float] | None = None,
+    mean_over_std: Mapping[str, float | None] | None = None,
     held_out: Tensor | None = None,
 ) -> None:
     """Write a suite's folder; `suite.json` comes last.
@@ -401,23 +402,19 @@ def write_suite(
         error: which error the SAEs were trained on, if on one; see `Suite.error`.
         error_maps: site → tensors of its linear map.
         norm_limits: site → the norm above which tokens were left out.
+        mean_over_std: site → ‖μ‖/‖σ‖ of the rows that its normaliser was estimated on.
         held_out: the rows that were held out, where it was trained on a tensor.
 
     Raises:
         UserError: if a group's name is no folder name, or the disk is full.
     """
+    tensors = {"normalisers.safetensors": _by_site({s: vars(n) for s, n in normalisers.items()})}
+    tensors |= {ERROR_MAPS: _by_site(error_maps)} if error_maps else {}
+    tensors |= {HELD_OUT: {"rows": held_out}} if held_out is not None else {}
     files = _write_saes(path, groups)
-    maps = {f"{s}.mean": n.mean for s, n in normalisers.items()}
-    maps |= {f"{s}.scale": n.scale for s, n in normalisers.items()}
-    files["normalisers.safetensors"] = write_tensors(path / "normalisers.safetensors", maps)
-    if error_maps:
-        tensors = {f"{s}.{name}": t for s, own in error_maps.items() for name, t in own.items()}
-        files[ERROR_MAPS] = write_tensors(path / ERROR_MAPS, tensors)
-    if held_out is not None:
-        files[HELD_OUT] = write_tensors(path / HELD_OUT, {"rows": held_out})
+    files |= {name: write_tensors(path / name, content) for name, content in tensors.items()}
     if is_file(path / LOG):
         files[LOG] = sha256(path / LOG)
-    sites = {s: {"group": g, "d": sae.d} for g, (sae, own) in groups.items() for s in own}
     first, _ = next(iter(groups.values()))
     meta = {
         "schema": SCHEMA,
@@ -426,7 +423,7 @@ def write_suite(
         TEXT_DIGEST: text_digest(text.get("source")),
         "variant": variant,
         "arch": first.arch,
-        "sites": {site: sites[site] for site in normalisers},
+        "sites": _sites(groups, normalisers, mean_over_std or {}),
         "groups": {g: {"sites": list(s), "width": sae.width} for g, (sae, s) in groups.items()},
         "tokens": tokens,
         "steps": steps,
@@ -444,6 +441,25 @@ def write_suite(
         "files": files,
     }
     write_sealed(path / SUITE, meta)
+
+
+def _by_site(tensors: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """`site.name` → tensor."""
+    return {f"{s}.{name}": tensor for s, named in tensors.items() for name, tensor in named.items()}
+
+
+def _sites(
+    groups: Mapping[str, tuple[SAE, Sequence[str]]],
+    order: Iterable[str],
+    mean_over_std: Mapping[str, float | None],
+) -> dict[str, dict[str, Any]]:
+    """What suite.json says of every site, in this order."""
+    place = {site: (group, sae.d) for group, (sae, sites) in groups.items() for site in sites}
+    known = {site: {"mean_over_std": ratio} for site, ratio in mean_over_std.items()}
+    return {
+        site: {"group": place[site][0], "d": place[site][1], **known.get(site, {})}
+        for site in order
+    }
 
 
 def _write_saes(path: Path, groups: Mapping[str, tuple[SAE, Sequence[str]]]) -> dict[str, str]:

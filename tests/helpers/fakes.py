@@ -172,18 +172,11 @@ def fake_trainer(
 
     def finish(trained: FinishedVariant) -> None:
         write_suite(
-            trained.path,
-            variant=trained.variant,
-            groups=trained.groups,
-            normalisers=trained.normalisers,
+            **trained.facts(),
             model={"name": "fake", "revision": None, "fingerprint": "fake-1", "layers": 3},
             text={},
             config=whole,
             seed=seed,
-            tokens=trained.tokens,
-            steps=trained.steps,
-            epochs=trained.epochs,
-            seconds=trained.seconds,
         )
 
     defaults: dict[str, Any] = {

@@ -615,3 +615,23 @@ def test_a_link_in_the_place_of_a_file_is_not_written_through(tmp_path: Path, na
     with suppress(UserError):  # a log's link may also be replaced by a file
         fake_trainer(tmp_path / "run").run()
     assert (tmp_path / "precious").read_text() == "precious"
+
+
+@pytest.mark.parametrize(("normaliser", "warned"), [("scale-only", True), ("centre-scale", False)])
+def test_a_mean_that_nothing_takes_away_is_warned_of(
+    tmp_path: Path, normaliser: Any, warned: bool
+) -> None:
+    class Shifted(Relay):
+        def change(self, batch: ActivationBatch) -> ActivationBatch:
+            return replace(batch, x={site: x_BD + 5 for site, x_BD in batch.x.items()})
+
+        def head(self, plane: str, tokens: int) -> torch.Tensor:
+            return super().head(plane, tokens) + 5
+
+    said: list[str] = []
+    buffer = BufferConfig(normaliser=normaliser, normaliser_tokens=200)
+    source = Shifted(fake_source(0, CONFIG.batch))
+    assert fake_trainer(tmp_path, source=source, buffer=buffer, say=said.append).run() == "finished"
+    assert any("the normaliser does not centre" in line for line in said) == warned
+    sites = load_suite(find_suites(tmp_path)[0]).meta["sites"]
+    assert all(site["mean_over_std"] > 1 for site in sites.values())

@@ -21,6 +21,7 @@ from saeworks.activations.base import (
     finite,
     refuse_nonfinite,
 )
+from saeworks.activations.offset import mean_over_std, offset_warning
 from saeworks.activations.outliers import Outliers
 from saeworks.activations.seeds import derive_seed, generator
 from saeworks.config import BufferConfig, NormaliserKind, TrainConfig
@@ -72,6 +73,8 @@ class FinishedVariant:
         seconds: the training loop's up to the last checkpoint, the reading of the language model
             and all variants of the run included; the same when the suite is written again.
         norm_limits: site → the norm above which tokens were left out; empty where none were.
+        mean_over_std: site → ‖μ‖/‖σ‖ of the rows that its normaliser was estimated on; None where
+            they do not vary.
     """
 
     variant: str
@@ -85,6 +88,7 @@ class FinishedVariant:
     normaliser: NormaliserKind
     seconds: float
     norm_limits: dict[str, float] = field(default_factory=dict)
+    mean_over_std: dict[str, float | None] = field(default_factory=dict)
 
     def facts(self) -> dict[str, Any]:
         """All of it by name, as `suite.write_suite` takes it."""
@@ -135,6 +139,7 @@ class Trainer:
         self.config, self.source, self.seed = config, source, seed
         self.steps, self.step = schedule.steps(config), 0
         self.normalisers: dict[NormaliserKind, dict[str, Normaliser]] = {}
+        self._mean_over_std: dict[str, float | None] = {}
         self._buffer = buffer
         self._learners = [Learner.of(member, config, buffer.normaliser) for member in members]
         self._run_dir = RunDir(run_dir, suite_dirs, identity)
@@ -281,9 +286,9 @@ class Trainer:
     def _regime(self) -> list[str]:
         """Tokens per latent, and warnings where they are few or the run has one step."""
         rows = self.steps * self.config.batch
-        found = [regime.tokens_per_latent(rows, one.sae.width) for one in self._learners]
-        few = regime.caution(found)
-        lines = [f"SAEs: {regime.described(found)}", *([f"warning: {few}"] if few else [])]
+        each = [regime.tokens_per_latent(rows, learner.sae.width) for learner in self._learners]
+        few = regime.caution(each)
+        lines = [f"SAEs: {regime.described(each)}", *([f"warning: {few}"] if few else [])]
         if self.steps == 1:
             lines.append(
                 f"warning: train.tokens = {self.config.tokens:,} are one step of train.batch = "
@@ -302,13 +307,17 @@ class Trainer:
             first_ND = x_ND[: self._buffer.normaliser_tokens].to(self._device)
             head[site] = x_ND[: self.config.batch].clone()
             far[site] = Outliers.of(first_ND)
+            self._mean_over_std[site] = mean_over_std(first_ND)
             for kind, sites in kinds.items():
                 if site in sites:
                     frozen = "centre-scale" if kind == "learnable" else kind
-                    own = Normaliser.estimate(first_ND, frozen)
-                    self.normalisers.setdefault(kind, {})[site] = own
-        if said := outliers.warning(far):
-            self._say(f"warning: {said}")
+                    normaliser = Normaliser.estimate(first_ND, frozen)
+                    self.normalisers.setdefault(kind, {})[site] = normaliser
+        raw = {site for kind in ("scale-only", "none") for site in kinds.get(kind, ())}
+        off_centre = {site: self._mean_over_std[site] for site in raw}
+        for warning in (outliers.warning(far), offset_warning(off_centre)):
+            if warning:
+                self._say(f"warning: {warning}")
         for view in dict.fromkeys(learner.view for learner in self._learners):
             x_BD = self._batch(view, head, -1).x
             for learner in self._learners:
@@ -336,16 +345,17 @@ class Trainer:
         shared = checkpoint.tensors("run")
         for kind, sites in self._kinds().items():
             for site in sites:
-                found = Normaliser(shared[f"{kind}:{site}.mean"], shared[f"{kind}:{site}.scale"])
-                self.normalisers.setdefault(kind, {})[site] = found.to(self._device)
+                mean, scale = (shared[f"{kind}:{site}.{name}"] for name in ("mean", "scale"))
+                normaliser = Normaliser(mean, scale).to(self._device)
+                self.normalisers.setdefault(kind, {})[site] = normaliser
         torch.set_rng_state(shared["rng"])
         for i, learner in enumerate(self._learners):
             learner.load(checkpoint.tensors(f"sae-{i:04d}"))
         self.source.load_state_dict(checkpoint.state["source"])
+        self._mean_over_std = dict(checkpoint.state["mean_over_std"])
         self._seconds = self._recorded = float(checkpoint.state["seconds"])
-        for i, learner in enumerate(self._learners):
-            found = checkpoint.state.get("step_seconds", [None] * len(self._learners))[i]
-            learner.seconds = math.nan if found is None else float(found)
+        for learner, seconds in zip(self._learners, checkpoint.state["step_seconds"], strict=True):
+            learner.seconds = math.nan if seconds is None else float(seconds)
         self._say(f"resuming {self._run_dir.path} at step {self.step:,} of {self.steps:,}")
 
     def _refuse_nonfinite(self) -> None:
@@ -386,6 +396,7 @@ class Trainer:
             "identity": plain(self._identity),
             "source": self._position,
             "metrics": {variant: log.length() for variant, log in self._logs.items()},
+            "mean_over_std": self._mean_over_std,
             "seconds": self._recorded,
             "step_seconds": [None if math.isnan(x.seconds) else x.seconds for x in self._learners],
         }
@@ -428,14 +439,14 @@ class Trainer:
             by_site = learner.numbers(threshold)
             self._warn(learner, by_site[0])
             lr = learner.lr * schedule.lr_factor(learner.config, self.step - 1)
-            own = {
+            per_sae = {
                 "lr": lr,
                 "tokens_per_latent": shared["tokens"] / learner.sae.width,
                 "flops": spent(learner.sae, self.config.batch, self.step, self.steps),
                 "step_seconds": learner.seconds,
             }
             for site, numbers in zip(learner.view.sites, by_site, strict=True):
-                record = {"kind": "train", "site": site, **shared, **numbers, **own}
+                record = {"kind": "train", "site": site, **shared, **numbers, **per_sae}
                 records[learner.member.variant].append(record)
         for variant, lines in records.items():
             self._logs[variant].write(lines)
@@ -449,10 +460,10 @@ class Trainer:
 
     def _warn(self, learner: Learner, stats: Mapping[str, Any]) -> None:
         """Pass on an SAE's warning about its step, once."""
-        said = learner.sae.warning(stats)
-        if said is not None and not learner.warned:
+        warning = learner.sae.warning(stats)
+        if warning is not None and not learner.warned:
             learner.warned = True
-            self._say(f"warning: {learner.name}, step {self.step:,}: {said}")
+            self._say(f"warning: {learner.name}, step {self.step:,}: {warning}")
 
     def _evaluate(self, probe: Probe) -> None:
         """Held-out numbers of every variant, without a trace in the random state."""
@@ -482,9 +493,9 @@ class Trainer:
             groups: dict[str, tuple[SAE, tuple[str, ...]]] = {}
             normalisers: dict[str, Normaliser] = {}
             for learner in self._of(variant):
-                sae, own = learner.shared(self.normalisers[learner.view.normaliser])
+                sae, by_site = learner.shared(self.normalisers[learner.view.normaliser])
                 groups[learner.member.group] = (sae, learner.view.sites)
-                normalisers |= own
+                normalisers |= by_site
             trained = FinishedVariant(
                 variant,
                 path,
@@ -497,6 +508,7 @@ class Trainer:
                 self._of(variant)[0].view.normaliser,
                 self._recorded,
                 dict(self.source.limits),
+                {site: self._mean_over_std[site] for site in normalisers},
             )
             if self._finish:
                 self._finish(trained)
