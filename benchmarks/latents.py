@@ -104,7 +104,7 @@ def synthetic(path: Path, latents: int) -> None:
     from saeworks.config import ModelConfig, RunConfig, TextConfig
     from saeworks.dictionary.normaliser import Normaliser
     from saeworks.dictionary.registry import build_sae
-    from saeworks.files.access import Rows
+    from saeworks.files.access import LazyList
     from saeworks.results.result import Result
     from saeworks.suite import write_suite
 
@@ -122,7 +122,7 @@ def synthetic(path: Path, latents: int) -> None:
         steps=0,
     )
     choice = {"width": 2 * latents, "live": latents, "how": "all"}
-    series = {SITE: {"choice": choice, "latents": Rows(latents, describe)}}
+    series = {SITE: {"choice": choice, "latents": LazyList(latents, describe)}}
     result = Result("latents", "Latents", {}, 10**6, 10**4, series=series)
     result.write(path / "results" / "latents.json")
 

@@ -465,7 +465,7 @@ def _explain(cls: type, error: ValidationError) -> str:
         allowed = [f.name for f in fields(_owner(cls, path))]
         near = get_close_matches(path[-1], allowed, n=1)
         if not near and cls is RunConfig and len(path) == 1:  # a key's last part, or its other name
-            near = [one.partition("=")[0] for one in settings(key, "")]
+            near = [setting.partition("=")[0] for setting in settings(key, "")]
         hint = f"; did you mean {near[0]!r}?" if near else ""
         return f"unknown key {key!r}{hint} (allowed: {', '.join(allowed)})"
     if first["type"] in ("missing", "missing_argument"):
@@ -618,14 +618,14 @@ _COUNTED = ("steps", "epochs")
 
 def _defaults(cls: type, prefix: str = "") -> dict[str, Any]:
     """key.sub → default, of every key."""
-    found: dict[str, Any] = {}
+    defaults: dict[str, Any] = {}
     for item in fields(cls):
         value = default_of(item)
         if is_dataclass(value):
-            found |= _defaults(type(value), f"{prefix}{item.name}.")
+            defaults |= _defaults(type(value), f"{prefix}{item.name}.")
         else:
-            found[f"{prefix}{item.name}"] = value
-    return found
+            defaults[f"{prefix}{item.name}"] = value
+    return defaults
 
 
 def _shown(value: str, default: object) -> str:

@@ -130,19 +130,19 @@ class Suite:
         Raises:
             UserError: if what stands there are no such numbers.
         """
-        found = self.meta.get("norm_limits", {})
-        if not isinstance(found, dict) or not all(
-            isinstance(limit, float | int) and 0 < limit < float("inf") for limit in found.values()
+        limits = self.meta.get("norm_limits", {})
+        if not isinstance(limits, dict) or not all(
+            isinstance(limit, float | int) and 0 < limit < float("inf") for limit in limits.values()
         ):
             raise UserError(f"{self.path / 'suite.json'}: norm_limits are no norms; restore it")
-        return {str(site): float(limit) for site, limit in found.items()}
+        return {str(site): float(limit) for site, limit in limits.items()}
 
     def tokens_per_latent(self, site: str) -> float | None:
         """Vectors that the site's SAE was trained on, per latent; None where that is not known."""
         group = self._site(site)["group"]
-        found = regime.of_groups(self.meta).get(group)
-        if found is not None:
-            return found
+        ratio = regime.of_groups(self.meta).get(group)
+        if ratio is not None:
+            return ratio
         config = read_json(self.path / "groups" / group / "config.json", "SAE")
         options = config.get("options") if isinstance(config, dict) else None
         width = options.get("width") if isinstance(options, dict) else None
@@ -171,15 +171,15 @@ class Suite:
                 for s in self.sites
                 if f"{s}.mean" in tensors and f"{s}.scale" in tensors
             }
-        found = self._normalisers.get(site)
-        if found is None or found.mean.shape != (d,) or found.scale.shape != ():
+        normaliser = self._normalisers.get(site)
+        if normaliser is None or normaliser.mean.shape != (d,) or normaliser.scale.shape != ():
             raise UserError(f"{self.path}: the normaliser of {site} is missing or ill-shaped")
-        if not found.scale > 0:
+        if not normaliser.scale > 0:
             raise UserError(
-                f"{self.path}: the normaliser of {site} has the scale {found.scale.item():g}; it "
+                f"{self.path}: the normaliser of {site} has the scale {normaliser.scale.item():g}; it "
                 "must be positive: restore it from a copy or train the suite again"
             )
-        return found
+        return normaliser
 
     def bank(self) -> dict[str, SAE]:
         """site → SAE on raw activations, for every site.
@@ -209,8 +209,8 @@ class Suite:
     def error(self) -> dict[str, Any] | None:
         """Where the suite was trained on another's error: which `component` of which `suite`, its
         `digest`, and by site what the linear map was fitted on; else None."""
-        found: dict[str, Any] | None = self.meta.get("error")
-        return found
+        error: dict[str, Any] | None = self.meta.get("error")
+        return error
 
     @property
     def held_out(self) -> Int[Tensor, " rows"] | None:
@@ -224,12 +224,12 @@ class Suite:
         """site → the tensors of ℓ(x) = (x − x_mean) weight + mean, where `error` needs it."""
         if self.error is None or ERROR_MAPS not in self.meta["files"]:
             return {}
-        found: dict[str, dict[str, Tensor]] = {site: {} for site in self.sites}
+        maps: dict[str, dict[str, Tensor]] = {site: {} for site in self.sites}
         for key, tensor in self._tensors(ERROR_MAPS).items():
             site, _, name = key.rpartition(".")
-            if site in found:
-                found[site][name] = tensor
-        return found
+            if site in maps:
+                maps[site][name] = tensor
+        return maps
 
     def digest(self) -> str:
         """SHA-256 of suite.json, and so of all its files."""
@@ -288,12 +288,12 @@ class Suite:
                 f"{file.parent / 'config.json'} makes no SAE ({one_line(error)})"
             ) from None
         wanted = {name: tuple(tensor.shape) for name, tensor in sae.state_dict().items()}
-        found = read_shapes(file)
-        for name in sorted(wanted.keys() | found.keys()):
-            if wanted.get(name) != found.get(name):
+        shapes = read_shapes(file)
+        for name in sorted(wanted.keys() | shapes.keys()):
+            if wanted.get(name) != shapes.get(name):
                 raise UserError(
                     f"{file.parent}: weights do not fit config.json ({name} is "
-                    f"{_shape(found.get(name))}, config.json makes it {_shape(wanted.get(name))})"
+                    f"{_shape(shapes.get(name))}, config.json makes it {_shape(wanted.get(name))})"
                 )
 
 
@@ -330,15 +330,15 @@ def find_suites(path: str | Path) -> list[Path]:
         raise UserError(f"{path}: no such folder; give a suite or the --out of a training run")
     if is_file(path / SUITE):
         return [path]
-    found = _below(path)
-    for suite in found:
+    suites = _below(path)
+    for suite in suites:
         if not suite.resolve().is_relative_to(path.resolve()):
             raise UserError(
                 f"{suite} is a link to {suite.resolve()}, outside {path}; name that suite itself"
             )
-    if not found:
+    if not suites:
         raise UserError(f"{path} holds no suite; {_why_none(path)}")
-    return found
+    return suites
 
 
 def _why_none(path: Path) -> str:
@@ -478,14 +478,14 @@ def _write_saes(path: Path, groups: Mapping[str, tuple[SAE, Sequence[str]]]) -> 
 def _check_shape(path: Path, meta: Mapping[str, Any]) -> None:
     """Refuse a suite.json that lacks a part that is needed, or the SHA-256 of a file it uses."""
     file = path / SUITE
-    found = parse(SuiteMeta, dict(meta), str(file), REPAIR)
+    record = parse(SuiteMeta, dict(meta), str(file), REPAIR)
     hashed = {"normalisers.safetensors"}
-    for name, site in found.sites.items():
+    for name, site in record.sites.items():
         inside(path, f"groups/{site.group}")
         hashed |= {f"groups/{site.group}/{file}" for file in ("config.json", "weights.safetensors")}
-        if site.group not in found.groups or name not in found.groups[site.group].sites:
+        if site.group not in record.groups or name not in record.groups[site.group].sites:
             raise UserError(f"{file}: site {name} is not among its group's; {REPAIR}")
-    unlisted = sorted(hashed - found.files.keys())
+    unlisted = sorted(hashed - record.files.keys())
     if unlisted:
         raise UserError(f"{file} has no SHA-256 of {', '.join(unlisted)}; {REPAIR}")
 

@@ -22,7 +22,7 @@ from saeworks.groups.grouping import Grouping
 from saeworks.suite import write_suite
 from saeworks.train.trainer import FinishedVariant, Trainer
 from saeworks.train.variants import (
-    Member,
+    RunSAE,
     build_members,
     expand_variants,
     suite_dirs,
@@ -188,7 +188,7 @@ def fake_trainer(
         "finish": finish,
         "say": lambda line: None,
     }
-    members: list[Member] = build_members(variants, source.planes)
+    members: list[RunSAE] = build_members(variants, source.planes)
     return Trainer(members, source, config, **{**defaults, **options})
 
 

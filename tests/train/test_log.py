@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from saeworks.errors import UserError
-from saeworks.train.log import MetricsLog, open_trackers
+from saeworks.train.log import MetricsLog, open_loggers
 
 
 def record(step: int, **more: object) -> dict[str, object]:
@@ -32,7 +32,7 @@ def test_tensorboard_gets_the_same_numbers(tmp_path: Path):
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    trackers = open_trackers(["tensorboard"], tmp_path, {}, step=0)
+    trackers = open_loggers(["tensorboard"], tmp_path, {}, step=0)
     MetricsLog(tmp_path / "metrics.jsonl", "topk", trackers).write(
         [record(5, fvu=0.25, loss={"mse": 2.0})]
     )
@@ -51,7 +51,7 @@ def test_a_logger_that_is_not_installed_is_named(
     module = {"wandb": "wandb", "tensorboard": "torch.utils.tensorboard"}[name]
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(UserError, match=rf"log: {name} is not installed.*saeworks\[{name}\]"):
-        open_trackers([name], tmp_path, {}, step=0)
+        open_loggers([name], tmp_path, {}, step=0)
 
 
 def test_a_resumed_run_is_the_same_run_in_wandb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -60,10 +60,10 @@ def test_a_resumed_run_is_the_same_run_in_wandb(tmp_path: Path, monkeypatch: pyt
     config = {"seed": 0, "train": {"lr": 1e-3, "log_every": 10}}
     other_log = {"seed": 0, "train": {"lr": 1e-3, "log_every": 20}}
     monkeypatch.chdir(tmp_path)
-    open_trackers(["wandb"], tmp_path / "a", config, step=0)
-    open_trackers(["wandb"], Path("a"), other_log, step=5)
-    open_trackers(["wandb"], tmp_path / "b", config, step=0)
-    open_trackers(["wandb"], tmp_path / "a", {**config, "seed": 1}, step=0)
+    open_loggers(["wandb"], tmp_path / "a", config, step=0)
+    open_loggers(["wandb"], Path("a"), other_log, step=5)
+    open_loggers(["wandb"], tmp_path / "b", config, step=0)
+    open_loggers(["wandb"], tmp_path / "a", {**config, "seed": 1}, step=0)
     first, resumed, elsewhere, other = (options["id"] for options in seen)
     assert first == resumed and len({first, elsewhere, other}) == 3
     assert all(options["resume"] == "allow" for options in seen)

@@ -167,7 +167,7 @@ def test_trackers_are_closed_however_the_run_ends(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
 ):
     tracker = Kept()
-    monkeypatch.setattr("saeworks.train.trainer.open_trackers", lambda *_: [tracker])
+    monkeypatch.setattr("saeworks.train.trainer.open_loggers", lambda *_: [tracker])
     sources = {"interrupted": StopAt(fake_source(), 3, signal.SIGINT)}
     source = {**sources, "refused": NaNAt(fake_source(), 3)}.get(how)
     with pytest.raises(UserError) if how == "refused" else nullcontext():

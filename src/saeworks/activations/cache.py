@@ -18,7 +18,7 @@ from jaxtyping import Float, Int
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from saeworks.activations.ring import DTYPES, INDEX_BYTES, Rows
+from saeworks.activations.ring import DTYPES, INDEX_BYTES, RowStream
 from saeworks.config import STRICT, DType, from_mapping
 from saeworks.errors import UserError
 from saeworks.files.access import inside, is_file, read_tensors, sha256, write_tensors
@@ -204,7 +204,7 @@ class Cache:
 
 
 @final
-class CachedRows(Rows):
+class CachedRows(RowStream):
     """The rows of a cache, at some of its sites, on a device.
 
     Read into a ring as large as the one of the run that wrote it, they are in the same places there

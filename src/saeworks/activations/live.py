@@ -9,7 +9,7 @@ from torch import Tensor
 
 from saeworks.activations.base import finite
 from saeworks.activations.outliers import beyond
-from saeworks.activations.ring import Rows
+from saeworks.activations.ring import RowStream
 from saeworks.errors import UserError
 
 Hook = Callable[[Tensor], Tensor | None]
@@ -58,7 +58,7 @@ class Stream(Protocol):
 
 
 @final
-class RowReader(Rows):
+class RowReader(RowStream):
     """Reads tokens, runs the language model, and hands every kept row to the caller's tensors.
 
     Its position is the stream's state before the batch at hand, and how many of that batch's kept

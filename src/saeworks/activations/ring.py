@@ -30,7 +30,7 @@ _NORM_ROWS = 16_384  # that a site's median norm is taken of
 _EMPTY_READS = 1000  # so many in a row without one kept position: there will never be one
 
 
-class Rows(ABC):
+class RowStream(ABC):
     """The rows of some sites in the order of a text, read from a position that can be kept.
 
     Attributes:
@@ -91,7 +91,7 @@ class Slots:
         position: of each row, in its context.
     """
 
-    def __init__(self, rows: Rows, number: int, dtype: DType) -> None:
+    def __init__(self, rows: RowStream, number: int, dtype: DType) -> None:
         self._rows, self.number = rows, number
         self.planes = {
             site: torch.empty(number, d, dtype=DTYPES[dtype], device=rows.device)
@@ -158,7 +158,12 @@ class RingSource(ActivationSource):
     vetted = True
 
     def __init__(
-        self, rows: Rows, buffer: BufferConfig, batch: int, seed: int, tokens: int | None = None
+        self,
+        rows: RowStream,
+        buffer: BufferConfig,
+        batch: int,
+        seed: int,
+        tokens: int | None = None,
     ) -> None:
         self.planes, self.batch, self._seed = rows.planes, batch, seed
         self._rows, self._exclude = rows, buffer.exclude_norm_above

@@ -33,9 +33,9 @@ def bench_lm(
         if value is not None and value < 1:
             raise UserError(f"bench lm: {name} = {value} must be at least 1")
     lm = LanguageModel.load(ModelConfig(name=model), choose_device(device))
-    found = lm.sites([site])
-    if len(found) != 1:
-        raise UserError(f"bench lm: site {site!r} selects {len(found)} sites; name one")
+    sites = lm.sites([site])
+    if len(sites) != 1:
+        raise UserError(f"bench lm: site {site!r} selects {len(sites)} sites; name one")
     before = torch.get_num_threads()
     torch.set_num_threads(threads or before)
     try:
@@ -44,13 +44,13 @@ def bench_lm(
             (max(1, batch // context), context),
             generator=torch.Generator().manual_seed(0),
         ).to(lm.device)
-        measures = _alternate(lm, tokens_BT, found[0], rounds)
+        measures = _alternate(lm, tokens_BT, sites[0], rounds)
         used = torch.get_num_threads()
     finally:
         torch.set_num_threads(before)
     return {
         "model": model,
-        "site": found[0],
+        "site": sites[0],
         "layers": lm.layers,
         "batch": tokens_BT.numel(),
         "context": context,

@@ -59,7 +59,7 @@ def bench_step(
     before = torch.get_num_threads()
     torch.set_num_threads(threads or before)
     try:
-        bench = _Step.build(
+        bench = _StepBench.build(
             arch, d, {n: v for n, v in options.items() if v is not None}, batch, target
         )
         measures = bench.measure(rounds)
@@ -83,7 +83,7 @@ def bench_step(
 
 
 @dataclass
-class _Step:
+class _StepBench:
     """An SAE and a batch, ready to be stepped."""
 
     sae: SAE
@@ -94,7 +94,7 @@ class _Step:
     @classmethod
     def build(
         cls, arch: str, d: int, options: dict[str, int], rows: int, device: torch.device
-    ) -> "_Step":
+    ) -> "_StepBench":
         generator = torch.Generator().manual_seed(0)
         sae = build_sae(arch, d, **options)
         x_BD = torch.randn(rows, d, generator=generator)

@@ -106,7 +106,7 @@ def calibrate(
             of steps alone takes longer.
     """
     start, neighbours = perf_counter(), Neighbours()
-    rows = _Rows.read(work, config, lm, corpus, budget / 4)
+    rows = _Sample.read(work, config, lm, corpus, budget / 4)
     draw_seconds, x = rows.draw(work)
     clean, probe = _evaluation(work, lm, corpus, rows, x, budget / 6)
     steps = _steps(work, x, lm.device, budget / 2)
@@ -126,7 +126,7 @@ def calibrate(
 
 
 @dataclass
-class _Rows:
+class _Sample:
     """Activations of some text, and how long a row of them took."""
 
     planes: dict[str, Tensor]
@@ -138,7 +138,7 @@ class _Rows:
     @classmethod
     def read(
         cls, work: Workload, config: RunConfig, lm: LanguageModel, corpus: Corpus, budget: float
-    ) -> "_Rows":
+    ) -> "_Sample":
         """Batches of the run's size, or smaller ones where those would not fit the budget."""
         context, device = config.text.context, lm.device
         full = max(1, config.buffer.lm_batch // context)
@@ -160,8 +160,8 @@ class _Rows:
             nonlocal filled
             begin = 0 if filled + batch > pool else filled
             here = slice(begin, begin + batch)
-            there = {site: plane[here] for site, plane in planes.items()}
-            n = reader.read(there, document[here], position[here])
+            free = {site: plane[here] for site, plane in planes.items()}
+            n = reader.read(free, document[here], position[here])
             reader.check()
             filled = begin + n
             return n
@@ -221,7 +221,7 @@ def _evaluation(
     work: Workload,
     lm: LanguageModel,
     corpus: Corpus,
-    rows: _Rows,
+    rows: _Sample,
     x: Mapping[str, Tensor],
     budget: float,
 ) -> tuple[float, float]:
@@ -249,10 +249,10 @@ def _steps(
     threads = work.threads
     # the table over G goes up to an SAE per site, however few this run has
     beside = max(len(work.parts), len(work.planes)) >= threads > 1
-    found = shapes(work.parts)
-    each = budget / sum(len(part.sae.phases) * (1 + beside) for part, _ in found.values())
+    by_shape = shapes(work.parts)
+    each = budget / sum(len(part.sae.phases) * (1 + beside) for part, _ in by_shape.values())
     seconds: dict[str, tuple[PhaseSeconds, ...]] = {}
-    for shape, (part, count) in found.items():
+    for shape, (part, count) in by_shape.items():
         x_BD = x[part.sites[0]]
         rounds = 2 if count >= 2 * threads else 1
         phases = []

@@ -394,12 +394,12 @@ def predicted(work: Workload, speed: Calibration | None = None) -> Predicted:
 
 def _assumed(parts: Sequence[Part]) -> list[str]:
     """A line per architecture of which the active latents are an estimate."""
-    said: dict[str, None] = {}
+    lines: dict[str, None] = {}
     for part in parts:
         phases = [phase for phase in part.sae.phases if phase.assumed]
         if phases:
-            said[f"{part.arch}: {_spoken(phases)}"] = None
-    return list(said)
+            lines[f"{part.arch}: {_spoken(phases)}"] = None
+    return list(lines)
 
 
 def _spoken(phases: Sequence[Phase]) -> str:

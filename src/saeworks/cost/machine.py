@@ -12,8 +12,8 @@ _BUSY_CORES = 0.1
 
 def resident_bytes() -> int:
     """Memory of this process now."""
-    if (found := _status("VmRSS")) is not None:
-        return found
+    if (size := _status("VmRSS")) is not None:
+        return size
     import psutil
 
     return int(psutil.Process().memory_info().rss)
@@ -21,8 +21,8 @@ def resident_bytes() -> int:
 
 def peak_bytes() -> int:
     """The most memory this process has had, since its start or the last `forget_peak`."""
-    if (found := _status("VmHWM")) is not None:
-        return found
+    if (size := _status("VmHWM")) is not None:
+        return size
     try:
         import resource
     except ImportError:  # Windows
@@ -59,8 +59,8 @@ class Neighbours:
         now = self._now()
         if now is None or self.start is None:
             return None
-        wall, busy, own = (end - start for end, start in zip(now, self.start, strict=True))
-        return max(0.0, busy - own) / wall if wall > 0 else None
+        wall, busy, ours = (end - start for end, start in zip(now, self.start, strict=True))
+        return max(0.0, busy - ours) / wall if wall > 0 else None
 
     def verdict(self) -> tuple[bool | None, str]:
         """Whether a measurement since the start counts as undisturbed (None where that cannot be

@@ -33,12 +33,12 @@ def inside(root: Path, name: str | Path) -> Path:
         UserError: if it leads elsewhere, or can be no path at all.
     """
     file = _below(root, name)
-    found, top = real(file), real(root)
+    target, top = real(file), real(root)
     places = [
         top,
         *(p.parent.parent / "blobs" for p in (top, *top.parents) if p.parent.name == "snapshots"),
     ]
-    if not any(found.is_relative_to(place) for place in places):
+    if not any(target.is_relative_to(place) for place in places):
         raise _outside(root, name)
     return file
 
@@ -181,7 +181,7 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-class Rows(Sequence[Any]):
+class LazyList(Sequence[Any]):
     """A list whose items are made when they are asked for; it is written item by item, each on a
     line, and never in memory as a whole."""
 
@@ -199,7 +199,7 @@ class Rows(Sequence[Any]):
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Sequence) or len(self) != len(other):
             return False
-        return all(own == its for own, its in zip(self, other, strict=True))
+        return all(mine == theirs for mine, theirs in zip(self, other, strict=True))
 
     __hash__ = None  # type: ignore[assignment]
 
@@ -217,7 +217,7 @@ def json_parts(value: object, line: str = "\n") -> Iterator[str]:
     Args:
         line: what ends a line and indents the next.
     """
-    if isinstance(value, Rows):
+    if isinstance(value, LazyList):
         yield "["
         for at, item in enumerate(value):
             yield ("," if at else "") + line + " " + _compact(item)

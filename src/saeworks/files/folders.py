@@ -113,11 +113,11 @@ def sweep(folder: Path) -> None:
 def _stale(path: Path) -> bool:
     descriptor = os.open(path, os.O_RDONLY if path.is_dir() or os.name == "nt" else os.O_RDWR)
     try:
-        found = lock(descriptor)
+        state = lock(descriptor)
         old = time.time() - os.fstat(descriptor).st_mtime > _DAY
     finally:
         os.close(descriptor)
-    return found == "ours" or (found == "unknown" and old)
+    return state == "ours" or (state == "unknown" and old)
 
 
 def make_ready(folder: Path, way_out: str = "choose another --out") -> None:
@@ -138,8 +138,8 @@ def make_ready(folder: Path, way_out: str = "choose another --out") -> None:
     try:
         with suppress(FileNotFoundError, NotADirectoryError):
             os.lstat(folder)  # a name that is too long is none that is missing
-        there = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
-        with tempfile.TemporaryFile(dir=there):
+        nearest = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
+        with tempfile.TemporaryFile(dir=nearest):
             pass
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
@@ -163,8 +163,8 @@ def is_record(folder: Path) -> bool:
         except (OSError, ValueError):
             continue
         with suppress(ValueError, RecursionError):
-            found = json.loads(text)
-            if not (isinstance(found, dict) and "schema" in found):
+            content = json.loads(text)
+            if not (isinstance(content, dict) and "schema" in content):
                 continue
         return True
     return False

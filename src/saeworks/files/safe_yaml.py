@@ -50,15 +50,15 @@ def _count(node: Any, known: dict[int, int | None]) -> int:
         parts = node.value if isinstance(node.value, list) else []
         flat = [n for part in parts for n in (part if isinstance(part, tuple) else (part,))]
         known[id(node)] = 1 + sum(_count(part, known) for part in flat)
-    found = known[id(node)]
-    if found is None:
+    count = known[id(node)]
+    if count is None:
         raise UserError(f"line {line}: a value that holds itself by its alias; write it out")
-    if found > MOST_VALUES:
+    if count > MOST_VALUES:
         raise UserError(
-            f"line {line}: {found:.3g} values once its aliases are written out, more than "
+            f"line {line}: {count:.3g} values once its aliases are written out, more than "
             f"{MOST_VALUES:,}, which no run has"
         )
-    return found
+    return count
 
 
 @functools.cache

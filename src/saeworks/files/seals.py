@@ -128,14 +128,14 @@ def read_suite_json(root: Path) -> dict[str, Any]:
     """
     file = inside(root, SUITE)
     meta = read_json(file, "suite")
-    found = meta.get("schema") if isinstance(meta, dict) else None
-    if not isinstance(meta, dict) or type(found) is not int or found not in (1, SCHEMA):
+    schema = meta.get("schema") if isinstance(meta, dict) else None
+    if not isinstance(meta, dict) or type(schema) is not int or schema not in (1, SCHEMA):
         raise UserError(
-            f"{file} has schema {found!r}; this version reads 1 and {SCHEMA}: use the saeworks "
+            f"{file} has schema {schema!r}; this version reads 1 and {SCHEMA}: use the saeworks "
             "that wrote it"
         )
     seal, genuine = _seal(file, "suite")
-    if (SEAL in meta or found == SCHEMA) and (seal is None or seal.get("sha256") != genuine):
+    if (SEAL in meta or schema == SCHEMA) and (seal is None or seal.get("sha256") != genuine):
         raise UserError(f"{file} is corrupt: its content is not what was written; {REPAIR}")
     return meta
 
@@ -180,13 +180,13 @@ def _seal(path: Path, what: str) -> tuple[dict[str, Any] | None, str]:
                 tail = tail[done:]
     except OSError as error:
         raise UserError(f"{what} {path}: {error.strerror or error}; check the path") from error
-    before, found, end = tail.rpartition(_START.encode())
+    before, mark, end = tail.rpartition(_START.encode())
     try:
-        seal = json.loads(end.decode().removesuffix("\n}\n")) if found else None
+        seal = json.loads(end.decode().removesuffix("\n}\n")) if mark else None
     except (ValueError, RecursionError):
         seal = {}
     if not isinstance(seal, dict):
-        return ({} if found else None), ""
+        return ({} if mark else None), ""
     digest.update(before)
     return seal, _sealed(digest, seal)
 
@@ -194,8 +194,8 @@ def _seal(path: Path, what: str) -> tuple[dict[str, Any] | None, str]:
 def _sealed(content: "hashlib._Hash", place: Mapping[str, Any]) -> str:
     """The SHA-256 of the content, then of the suite and the file's place in it."""
     digest = content.copy()
-    said = "\n".join(str(place.get(key, "")) for key in ("suite", "file"))
-    digest.update(said.encode("utf-8", "replace"))
+    lines = "\n".join(str(place.get(key, "")) for key in ("suite", "file"))
+    digest.update(lines.encode("utf-8", "replace"))
     return digest.hexdigest()
 
 

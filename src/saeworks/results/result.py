@@ -36,7 +36,7 @@ class Result:
     sites: dict[str, dict[str, Value]] = field(default_factory=dict)
     """Site → metric → value."""
     series: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """Site → histogram or list, as plain JSON; a long list as `files.Rows`."""
+    """Site → histogram or list, as plain JSON; a long list as `files.access.LazyList`."""
     figures: tuple[Figure, ...] = ()
     """How it is drawn."""
     schema: Literal[1] = SCHEMA

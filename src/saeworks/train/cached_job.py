@@ -20,7 +20,7 @@ from saeworks.lm.device import choose_device
 from saeworks.measure.rows import RowsProbe
 from saeworks.train import schedule
 from saeworks.train.base import Job
-from saeworks.train.log import check_trackers
+from saeworks.train.log import check_loggers
 from saeworks.train.run_dir import differences
 from saeworks.train.trainer import FinishedVariant, Probe
 from saeworks.train.variants import resolved_variants
@@ -46,7 +46,7 @@ class CachedJob(Job):
             UserError: if there is no finished cache, its model, text, order or sites are not the
                 run's, it is too short, or the run needs the language model.
         """
-        check_trackers(config.log)
+        check_loggers(config.log)
         cache = Cache(Path(str(config.source.cache)))
         index, train = cache.index, config.train
         _check_order(config, cache)

@@ -107,13 +107,13 @@ def newest(root: Path, say: Callable[[str], None]) -> Checkpoint | None:
     Raises:
         UserError: if there are some and all are broken.
     """
-    found = folders(root)
-    for folder in found:
+    saved = folders(root)
+    for folder in saved:
         try:
             return Checkpoint(folder, _verified(folder))
         except UserError as error:
             say(f"checkpoint {folder.name} cannot be used, going back to the one before: {error}")
-    if found:
+    if saved:
         raise UserError(
             f"no checkpoint in {root} is intact; delete that folder to train again from the start"
         )

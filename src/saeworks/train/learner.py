@@ -15,7 +15,7 @@ from saeworks.train import schedule
 from saeworks.train.mixing import View
 from saeworks.train.optimiser import DictionaryAdam
 from saeworks.train.step import Stepped
-from saeworks.train.variants import Member
+from saeworks.train.variants import RunSAE
 
 
 @dataclass
@@ -33,7 +33,7 @@ class Learner:
         unseen: steps that were not checked yet: number, names and values of losses and gradient.
     """
 
-    member: Member
+    member: RunSAE
     sae: Trainable
     view: View
     config: TrainConfig
@@ -47,7 +47,7 @@ class Learner:
     unseen: list[tuple[int, list[str], Tensor]] = field(default_factory=list, repr=False)
 
     @classmethod
-    def of(cls, member: Member, config: TrainConfig, normaliser: NormaliserKind) -> "Learner":
+    def of(cls, member: RunSAE, config: TrainConfig, normaliser: NormaliserKind) -> "Learner":
         """A new one.
 
         Args:
@@ -61,7 +61,7 @@ class Learner:
         view = View(member.sites, member.normaliser or normaliser, member.draw)
         if view.normaliser == "learnable":
             sae = SiteAffine(member.sae, len(view.sites))
-        config = schedule.own_config(config, member.train, f"variant {member.variant}")
+        config = schedule.variant_config(config, member.train, f"variant {member.variant}")
         lr = schedule.base_lr(config, sae.width)
         optimiser = DictionaryAdam(sae, lr, config.betas, config.eps, config.clip)
         device = next(sae.parameters()).device

@@ -23,7 +23,7 @@ from saeworks.lm.text import Corpus
 from saeworks.measure.probe import ErrorProbe, HeldOutProbe
 from saeworks.train.base import Job
 from saeworks.train.error_target import ErrorTarget
-from saeworks.train.log import check_trackers
+from saeworks.train.log import check_loggers
 from saeworks.train.trainer import FinishedVariant, Probe
 from saeworks.train.variants import resolved_variants
 
@@ -52,7 +52,7 @@ class LiveJob(Job):
         Raises:
             UserError: if any of them is not there, or they do not go together.
         """
-        check_trackers(config.log)  # before anything is loaded
+        check_loggers(config.log)  # before anything is loaded
         if config.error and config.train.audit:
             raise UserError("train.audit is of SAEs on activations; leave it out with error.suite")
         lm = lm or LanguageModel.load(config.model, choose_device(config.device))

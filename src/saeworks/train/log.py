@@ -15,7 +15,7 @@ from saeworks.train.run_dir import fixed
 
 
 @runtime_checkable
-class Tracker(Protocol):
+class RunLogger(Protocol):
     """A logger beside metrics.jsonl."""
 
     def write(self, name: str, values: Mapping[str, float], step: int) -> None: ...
@@ -24,14 +24,14 @@ class Tracker(Protocol):
 
 
 class MetricsLog:
-    """Lines of one suite's metrics.jsonl, and the same numbers to the trackers.
+    """Lines of one suite's metrics.jsonl, and the same numbers to the loggers.
 
     A resumed run cuts the file back to what it was at the checkpoint, so that no step is in it
     twice.
     """
 
-    def __init__(self, path: Path, variant: str, trackers: Sequence[Tracker] = ()) -> None:
-        self._path, self._variant, self._trackers = path, variant, trackers
+    def __init__(self, path: Path, variant: str, loggers: Sequence[RunLogger] = ()) -> None:
+        self._path, self._variant, self._loggers = path, variant, loggers
 
     def write(self, records: Sequence[Mapping[str, Any]]) -> None:
         """Append records, each with `kind`, `step`, `site`."""
@@ -47,8 +47,8 @@ class MetricsLog:
             ) from error
         for record in records:
             name = f"{self._variant}/{record['site']}/{record['kind']}"
-            for tracker in self._trackers:
-                tracker.write(name, _numbers(record), int(record["step"]))
+            for logger in self._loggers:
+                logger.write(name, _numbers(record), int(record["step"]))
 
     def length(self) -> int:
         """Bytes, after they are safely on the disk."""
@@ -107,47 +107,47 @@ def _numbers(record: Mapping[str, Any], prefix: str = "") -> dict[str, float]:
     return out
 
 
-def open_trackers(
+def open_loggers(
     names: Sequence[str], run_dir: Path, config: Mapping[str, Any], step: int
-) -> list[Tracker]:
-    """The trackers of a configuration's `log`.
+) -> list[RunLogger]:
+    """The loggers of a configuration's `log`.
 
     Raises:
         UserError: if one's package is not installed.
     """
-    trackers: list[Tracker] = []
+    loggers: list[RunLogger] = []
     try:
         for name in names:
-            trackers.append(_tracker(name)(run_dir, config, step))
+            loggers.append(_logger(name)(run_dir, config, step))
     except BaseException:
-        close_all(trackers)
+        close_all(loggers)
         raise
-    return trackers
+    return loggers
 
 
-def close_all(trackers: Sequence[Tracker]) -> None:
-    """Let each tracker hand over what it still holds."""
-    for tracker in trackers:
-        tracker.close()
+def close_all(loggers: Sequence[RunLogger]) -> None:
+    """Let each logger hand over what it still holds."""
+    for logger in loggers:
+        logger.close()
 
 
-def check_trackers(names: Sequence[str]) -> None:
-    """Before anything is read: import what the trackers need.
+def check_loggers(names: Sequence[str]) -> None:
+    """Before anything is read: import what the loggers need.
 
     Raises:
-        UserError: as `open_trackers`.
+        UserError: as `open_loggers`.
     """
     for name in names:
-        _tracker(name)
+        _logger(name)
         _package(name)
 
 
-def _tracker(name: str) -> Callable[[Path, Mapping[str, Any], int], Tracker]:
+def _logger(name: str) -> Callable[[Path, Mapping[str, Any], int], RunLogger]:
     return _TensorBoard if name == "tensorboard" else _WandB
 
 
 def _package(name: str) -> Any:
-    """The package behind a tracker."""
+    """The package behind a logger."""
     try:
         return import_module({"tensorboard": "torch.utils.tensorboard"}.get(name, name))
     except ImportError as error:

@@ -79,11 +79,11 @@ class DictionaryAdam:
         Raises:
             UserError: if the state is of other parameters.
         """
-        mine = self.state_dict()
-        if mine.keys() != state.keys():
-            wrong = ", ".join(sorted(mine.keys() ^ state.keys()))
+        current = self.state_dict()
+        if current.keys() != state.keys():
+            wrong = ", ".join(sorted(current.keys() ^ state.keys()))
             raise UserError(f"optimiser state does not fit the SAE: {wrong}")
-        for name, tensor in mine.items():
+        for name, tensor in current.items():
             if tensor.shape != state[name].shape:
                 raise UserError(
                     f"optimiser state {name} is {list(state[name].shape)} where the SAE needs"

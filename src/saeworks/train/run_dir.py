@@ -131,12 +131,14 @@ class RunDir:
 
     def _present(self) -> list[Path]:
         """Suites in the folder, and runs in folders of it, whoever wrote them."""
-        found = [
+        folders = [
             file.parent
             for pattern in ("suite.json", "*/suite.json", "*/run.json", "*/*/run.json")
             for file in sorted(self.path.glob(pattern))
         ]
-        return [folder for folder in found if (folder / "suite.json").exists() or is_record(folder)]
+        return [
+            folder for folder in folders if (folder / "suite.json").exists() or is_record(folder)
+        ]
 
     def _nothing_trained(self) -> bool:
         """Whether the run that claimed the folder left nothing worth keeping."""

@@ -8,22 +8,22 @@ from typing import Any
 from saeworks.config import TrainConfig, from_mapping
 from saeworks.errors import UserError
 
-OWN = ("lr", "warmup", "decay", "betas", "eps", "clip")
-"""Keys of TrainConfig that a variant may have for itself."""
+PER_VARIANT = ("lr", "warmup", "decay", "betas", "eps", "clip")
+"""Keys of TrainConfig that a variant may set for itself."""
 
 
-def own_config(config: TrainConfig, own: Mapping[str, Any], where: str) -> TrainConfig:
-    """The run's configuration with a variant's own `train` over it.
+def variant_config(config: TrainConfig, changes: Mapping[str, Any], where: str) -> TrainConfig:
+    """The run's configuration with a variant's `train` over it.
 
     Raises:
-        UserError: for a key that is not in OWN, or a value that makes no run.
+        UserError: for a key that is not in PER_VARIANT, or a value that makes no run.
     """
-    unknown = sorted(own.keys() - set(OWN))
+    unknown = sorted(changes.keys() - set(PER_VARIANT))
     if unknown:
         raise UserError(
-            f"{where}: train.{unknown[0]} cannot differ between SAEs (allowed: {', '.join(OWN)})"
+            f"{where}: train.{unknown[0]} cannot differ between SAEs (allowed: {', '.join(PER_VARIANT)})"
         )
-    return from_mapping(TrainConfig, {**asdict(config), **own}, where)
+    return from_mapping(TrainConfig, {**asdict(config), **changes}, where)
 
 
 def steps(config: TrainConfig) -> int:

@@ -38,14 +38,14 @@ from saeworks.train.interrupt import Stopped, StopRequest
 from saeworks.train.learner import Learner
 from saeworks.train.log import (
     MetricsLog,
-    Tracker,
+    RunLogger,
     close_all,
-    open_trackers,
+    open_loggers,
 )
 from saeworks.train.mixing import View
 from saeworks.train.run_dir import RunDir, differences, plain
 from saeworks.train.step import train_step
-from saeworks.train.variants import Member
+from saeworks.train.variants import RunSAE
 from saeworks.train.workers import Workers
 
 LOGS = "logs"
@@ -122,7 +122,7 @@ class Trainer:
 
     def __init__(
         self,
-        members: Sequence[Member],
+        members: Sequence[RunSAE],
         source: ActivationSource,
         config: TrainConfig,
         *,
@@ -148,7 +148,7 @@ class Trainer:
         self._identity, self._log_names = identity, log
         self._probe, self._finish, self._say = probe, finish, say
         self._logs: dict[str, MetricsLog] = {}
-        self._trackers: list[Tracker] = []
+        self._loggers: list[RunLogger] = []
         self._position: dict[str, Any] = {}
         self._seconds, self._begun = 0.0, time.monotonic()
         self._recorded = 0.0
@@ -172,7 +172,7 @@ class Trainer:
             try:
                 return self._run()
             finally:
-                close_all(self._trackers)
+                close_all(self._loggers)
 
     def _run(self) -> Outcome:
         progress = Progress("training", self.steps, self._say, each=self.config.batch)
@@ -269,13 +269,13 @@ class Trainer:
             for line in self._regime():
                 self._say(line)
         self._position = self.source.state_dict()
-        self._trackers = open_trackers(
+        self._loggers = open_loggers(
             self._log_names, self._run_dir.path, dict(self._identity), self.step
         )
         lengths = checkpoint.state["metrics"] if checkpoint is not None else {}
         kept = checkpoint.tensors(LOGS) if checkpoint is not None and checkpoint.has(LOGS) else {}
         for variant, path in self._suite_dirs.items():
-            self._logs[variant] = MetricsLog(path / LOG, variant, self._trackers)
+            self._logs[variant] = MetricsLog(path / LOG, variant, self._loggers)
             if variant in kept:
                 content = zlib.decompress(kept[variant].numpy().tobytes())
                 self._logs[variant].restore(content, self._say)

@@ -40,7 +40,7 @@ class Variant:
 
 
 @dataclass(frozen=True)
-class Member:
+class RunSAE:
     """One SAE of a run: an element of the bank.
 
     Attributes:
@@ -123,10 +123,10 @@ def build_members(
     variants: Sequence[Variant],
     d_by_site: Mapping[str, int],
     device: torch.device | str = "cpu",
-) -> list[Member]:
+) -> list[RunSAE]:
     """An SAE (not yet initialised) per variant and group."""
     return [
-        Member(
+        RunSAE(
             variant.name,
             group,
             sites,
@@ -200,16 +200,16 @@ def _variants(
     where: str,
 ) -> list[Variant]:
     """One per grouping."""
-    own = dict(options)
-    arch, expansion = own.pop("arch", None), own.pop("expansion", None)
-    train, normaliser = own.pop("train", {}), own.pop("normaliser", None)
-    if "groups" in own:
+    rest = dict(options)
+    arch, expansion = rest.pop("arch", None), rest.pop("expansion", None)
+    train, normaliser = rest.pop("train", {}), rest.pop("normaliser", None)
+    if "groups" in rest:
         if resolve is None:
             raise UserError(f"{where}: groups are not resolved here; leave them out")
-        groupings = resolve(own.pop("groups"), f"{where}.groups")
+        groupings = resolve(rest.pop("groups"), f"{where}.groups")
     if not isinstance(arch, str):
         raise UserError(f"{where} has no arch; choose one of {', '.join(ARCHS)}")
-    if (expansion is None) == ("width" not in own):
+    if (expansion is None) == ("width" not in rest):
         raise UserError(f"{where} (arch {arch}): give either width or expansion (times d)")
     if not isinstance(train, Mapping):
         raise UserError(f"{where}: train = {train!r} must be a mapping, such as {{lr: 1e-3}}")
@@ -221,13 +221,13 @@ def _variants(
     if expansion is not None and not _positive(expansion):
         raise UserError(f"{where}: expansion = {expansion!r} must be a positive, finite number")
     by_site = {
-        site: own if expansion is None else {"width": round(expansion * d), **own}
+        site: rest if expansion is None else {"width": round(expansion * d), **rest}
         for site, d in d_by_site.items()
     }
     for site, site_options in by_site.items():
         sae_config(arch, site_options, f"{where} at {site}")
-    schedule.own_config(run, train, where)
-    name = _name(arch, expansion, {**own, **train})
+    schedule.variant_config(run, train, where)
+    name = _name(arch, expansion, {**rest, **train})
     name += f"-{normaliser}" if normaliser else ""
     return [
         Variant(
@@ -248,10 +248,10 @@ def _positive(value: object) -> bool:
     return 0 < value < math.inf
 
 
-def _name(arch: str, expansion: float | int | None, own: Mapping[str, Any]) -> str:
-    rest = {key: value for key, value in own.items() if key not in ("width", "k")}
-    parts = [arch, f"x{expansion:g}" if expansion is not None else f"w{own['width']}"]
-    parts += [f"k{own['k']}"] if "k" in own else []
+def _name(arch: str, expansion: float | int | None, options: Mapping[str, Any]) -> str:
+    rest = {key: value for key, value in options.items() if key not in ("width", "k")}
+    parts = [arch, f"x{expansion:g}" if expansion is not None else f"w{options['width']}"]
+    parts += [f"k{options['k']}"] if "k" in options else []
     parts += [_part(key, rest[key]) for key in sorted(rest)]
     return re.sub(r"[^A-Za-z0-9._-]+", "_", "-".join(parts))
 

@@ -12,7 +12,7 @@ from typing import TypeVar
 
 import torch
 
-Job = TypeVar("Job")
+Task = TypeVar("Task")
 
 
 class Workers:
@@ -40,7 +40,7 @@ class Workers:
             ready.wait()
             torch.set_num_threads(threads)  # a worker's setting is also the default of new threads
 
-    def run(self, work: Callable[[Job], None], jobs: Iterable[Job]) -> None:
+    def run(self, work: Callable[[Task], None], jobs: Iterable[Task]) -> None:
         """Do every job; the first exception of a job is raised here when all have ended."""
         if self._pool is None:
             for job in jobs:

@@ -16,7 +16,7 @@ from torch import Tensor
 from saeworks.config import EvalConfig
 from saeworks.dictionary.base import SAE
 from saeworks.dictionary.cosines import unit
-from saeworks.files.access import Rows
+from saeworks.files.access import LazyList
 from saeworks.measure.engine import Chunk, Measured, Reading, Study, Subject
 from saeworks.measure.held_out import HeldOut
 from saeworks.measure.studies.contexts import (
@@ -118,7 +118,7 @@ def _series(watcher: Watcher, sums: SiteSums, held_out: HeldOut, pieces: Pieces)
     about = _About(watcher, sums, held_out, pieces)
     return {
         "choice": plain(Choice(watcher.sae.width, int((sums.fired > 0).sum()), HOW_CHOSEN)),
-        "latents": Rows(len(about.chosen), lambda slot: plain(about.latent(slot))),
+        "latents": LazyList(len(about.chosen), lambda slot: plain(about.latent(slot))),
     }
 
 
