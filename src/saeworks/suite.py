@@ -176,8 +176,9 @@ class Suite:
             raise UserError(f"{self.path}: the normaliser of {site} is missing or ill-shaped")
         if not normaliser.scale > 0:
             raise UserError(
-                f"{self.path}: the normaliser of {site} has the scale {normaliser.scale.item():g}; it "
-                "must be positive: restore it from a copy or train the suite again"
+                f"{self.path}: the normaliser of {site} has the scale "
+                f"{normaliser.scale.item():g}; it must be positive: restore it from a copy or train "
+                "the suite again"
             )
         return normaliser
 

@@ -21,7 +21,8 @@ def variant_config(config: TrainConfig, changes: Mapping[str, Any], where: str) 
     unknown = sorted(changes.keys() - set(PER_VARIANT))
     if unknown:
         raise UserError(
-            f"{where}: train.{unknown[0]} cannot differ between SAEs (allowed: {', '.join(PER_VARIANT)})"
+            f"{where}: train.{unknown[0]} cannot differ between SAEs (allowed: "
+            f"{', '.join(PER_VARIANT)})"
         )
     return from_mapping(TrainConfig, {**asdict(config), **changes}, where)
 
