@@ -177,8 +177,8 @@ class Suite:
         if not normaliser.scale > 0:
             raise UserError(
                 f"{self.path}: the normaliser of {site} has the scale "
-                f"{normaliser.scale.item():g}; it must be positive: restore it from a copy or train "
-                "the suite again"
+                f"{normaliser.scale.item():g}; it must be positive: restore it from a copy or "
+                "train the suite again"
             )
         return normaliser
 
