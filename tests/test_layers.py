@@ -3,10 +3,16 @@
 import ast
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from importlib import import_module
+from inspect import isclass
 from pathlib import Path
+from pkgutil import walk_packages
 
 import pytest
+
+from saeworks import measure
+from saeworks.results.metric import Metric
 
 SRC = Path(__file__).resolve().parent.parent / "src" / "saeworks"
 
@@ -252,6 +258,86 @@ def test_no_eager_pickle() -> None:
         text = path.read_text(encoding="utf-8")
         assert "torch.load(" not in text, path
         assert "allow_pickle=True" not in text, path
+
+
+def metric_keys() -> set[str]:
+    """The keys of every mapping of metrics that a module of `measure`, or a class in it, has."""
+    keys: set[str] = set()
+    for module in walk_packages(measure.__path__, "saeworks.measure."):
+        content = vars(import_module(module.name))
+        for holder in (content, *(vars(item) for item in content.values() if isclass(item))):
+            for item in holder.values():
+                if isinstance(item, Mapping) and any(isinstance(v, Metric) for v in item.values()):
+                    keys |= set(item)
+    return keys
+
+
+READERS = {"cli", "measure", "report", "results"}
+"""The parts that see results: below them the same word is another thing, such as a loss term."""
+
+TWICE = {
+    "absent",
+    "between_similarity",
+    "between_similarity_control",
+    "busiest_load",
+    "ce_clean",
+    "choice",
+    "choice_chance",
+    "coded",
+    "concepts",
+    "condition",
+    "confidence",
+    "consistency",
+    "cosine",
+    "dead_share",
+    "delta_ce",
+    "delta_ce_percent",
+    "distinct",
+    "domain_information",
+    "domain_information_adjusted",
+    "domain_information_chance",
+    "duplicate_share",
+    "encoder",
+    "experts",
+    "fvu",
+    "fvu_nonlinear",
+    "fvu_without_outliers",
+    "kl",
+    "l0",
+    "l1",
+    "linear",
+    "live",
+    "load_entropy",
+    "loss_recovered_mean",
+    "loss_recovered_zero",
+    "mmco",
+    "mmcs",
+    "mse",
+    "nonlinear",
+    "outlier_share",
+    "queen",
+    "rank",
+    "support_overlap",
+    "unused_share",
+    "within_similarity",
+}
+"""Keys that still are literals in more than one file. The table only shrinks: a metric is named by
+its study, and who else needs the key has it from there, or from results/."""
+
+
+def test_a_metrics_key_is_a_literal_in_one_file() -> None:
+    keys = metric_keys()
+    assert len(keys) > 100
+    files: dict[str, set[str]] = {key: set() for key in keys}
+    for path in sources():
+        if path.relative_to(SRC).parts[0] in READERS:
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                    files.get(node.value, set()).add(str(path.relative_to(SRC)))
+    twice = {key: sorted(files[key]) for key in sorted(keys) if len(files[key]) > 1}
+    new = {key: twice[key] for key in twice.keys() - TWICE}
+    assert not new, f"a metric's key in several files; import it from one: {new}"
+    assert not TWICE - twice.keys(), f"no longer twice: take {TWICE - twice.keys()} out of TWICE"
 
 
 HEAVY = ("torch", "transformers", "datasets", "sklearn", "scipy", "pandas")

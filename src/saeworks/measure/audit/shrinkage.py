@@ -27,6 +27,7 @@ from saeworks.measure.audit.measurement import (
     r_squared,
 )
 from saeworks.measure.audit.moments import Cross
+from saeworks.measure.audit.norm import R2_NORM
 from saeworks.measure.audit.vector import NEXT_TO_NONE, R2_ERROR, VectorProbe
 from saeworks.measure.audit.words import Sections, percent, shown, side
 from saeworks.measure.bootstrap import Statistic, Sums
@@ -96,8 +97,8 @@ def _metrics() -> dict[str, Metric]:
 def _figures() -> tuple[Figure, ...]:
     """The main numbers over the layers; then every rung, a line per site, and the maps of x."""
     kinds = {
-        "r2_error": "R² of e, by recalibration",
-        "r2_error_norm": "R² of ‖e‖², by recalibration",
+        R2_ERROR: "R² of e, by recalibration",
+        R2_NORM: "R² of ‖e‖², by recalibration",
         "fvu_nonlinear": "FVU_nl, by recalibration",
     }
     rungs = {

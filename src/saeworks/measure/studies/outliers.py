@@ -21,10 +21,11 @@ from saeworks.measure.progress import Tracker
 from saeworks.results.metric import Metric, Value
 from saeworks.results.result import Result
 
-PLAIN = "fvu_without_outliers"
+PLAIN, OUTLIER_SHARE = "fvu_without_outliers", "outlier_share"
+EXCLUDED_SHARE, WITH_EXCLUDED = "excluded_share", "fvu_with_excluded"
 _WHERE = f"whose norm is above {FAR:.0f} times the median (of the first held-out batch)"
 METRICS = {
-    "outlier_share": Metric(
+    OUTLIER_SHARE: Metric(
         "Outlier tokens",
         f"Share of the evaluated tokens {_WHERE}; shown where a site has some.",
     ),
@@ -34,12 +35,12 @@ METRICS = {
         "most of the variance, and what is well reconstructed of them hides the rest.",
         better="lower",
     ),
-    "excluded_share": Metric(
+    EXCLUDED_SHARE: Metric(
         "Excluded tokens",
         "Share of the held-out tokens that are left out, as in training, since their norm at one "
         "of the sites is above the suite's limit (`buffer.exclude_norm_above`).",
     ),
-    "fvu_with_excluded": Metric(
+    WITH_EXCLUDED: Metric(
         "FVU with excluded tokens",
         "FVU of all tokens, the excluded ones among them.",
         better="lower",
@@ -164,7 +165,7 @@ def notes(results: Iterable[Result]) -> list[str]:
     found = []
     for result in results:
         pairs = {
-            site: [_number(values, name) for name in ("outlier_share", "fvu", PLAIN)]
+            site: [_number(values, name) for name in (OUTLIER_SHARE, "fvu", PLAIN)]
             for site, values in result.sites.items()
         }
         known = {site: (s, a, b) for site, (s, a, b) in pairs.items() if s and a and b}
@@ -175,9 +176,9 @@ def notes(results: Iterable[Result]) -> list[str]:
                 f"FVU is {fvu:.3g} with them and {plain:.3g} without, as long vectors have most of "
                 "the variance"
             )
-        whole = {site: _number(v, "fvu_with_excluded") for site, v in result.sites.items()}
+        whole = {site: _number(v, WITH_EXCLUDED) for site, v in result.sites.items()}
         if known_whole := {site: fvu for site, fvu in whole.items() if fvu is not None}:
-            share = _number(next(iter(result.sites.values())), "excluded_share") or 0.0
+            share = _number(next(iter(result.sites.values())), EXCLUDED_SHARE) or 0.0
             said = ", ".join(f"{fvu:.3g} at {site}" for site, fvu in list(known_whole.items())[:3])
             found.append(
                 f"{share:.2%} of the tokens are left out, as in training "

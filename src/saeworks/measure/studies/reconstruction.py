@@ -281,21 +281,21 @@ def _with_outliers(
         share = Value(1 - result.tokens / tally.held_out.kept)
         added = {
             site: bootstrap.estimate(sums, EXCLUDED_STATISTICS, config.bootstrap, config.seed)
-            | {"excluded_share": share}
+            | {outliers.EXCLUDED_SHARE: share}
             for site, sums in per_document(tally.tallies[name]).items()
         }
         sites = {site: {**values, **added[site]} for site, values in result.sites.items()}
-        metrics = _of(outliers.METRICS, ("excluded_share", *EXCLUDED_STATISTICS))
+        metrics = _of(outliers.METRICS, (outliers.EXCLUDED_SHARE, *EXCLUDED_STATISTICS))
         found[name] = replace(result, metrics={**result.metrics, **metrics}, sites=sites)
     return found
 
 
 OUTLIER_STATISTICS: dict[str, bootstrap.Statistic] = {
-    "outlier_share": lambda s: s["outliers"] / s["n"],
+    outliers.OUTLIER_SHARE: lambda s: s["outliers"] / s["n"],
     outliers.PLAIN: lambda s: s["usual_error"] / s["usual_variance"],
 }
 EXCLUDED_STATISTICS: dict[str, bootstrap.Statistic] = {
-    "fvu_with_excluded": lambda s: s["error"] / s["variance"],
+    outliers.WITH_EXCLUDED: lambda s: s["error"] / s["variance"],
 }
 
 
