@@ -34,7 +34,7 @@ DENSE = {"width": 24}
 """Half of the latents fire, on most tokens fewer than d: pursuit leaves the others out."""
 DEFAULT = (
     "vector", "norm", "split", "shrinkage", "ladder", "null", "synthetic", "zeroing", "positions",
-    "adjacent", "pursuit", "attribution", "mlp", "downstream",
+    "adjacent", "pursuit", "attribution", "mlp", "parts", "downstream",
 )  # fmt: skip
 
 
@@ -67,7 +67,7 @@ def found(banks: dict[str, dict[str, SAE]]) -> dict[str, AuditResult]:
 def test_every_architecture(
     arch: str, found: dict[str, AuditResult], banks: dict[str, dict[str, SAE]]
 ) -> None:
-    result, sample = found[arch], held_out(60, 150)
+    result, sample = found[arch], held_out(60, 150).first(CONFIG.tokens)
     assert list(result.sections) == list(DEFAULT)
     assert list(result.verdicts) == list(SITES)
     for site in SITES:
