@@ -241,7 +241,7 @@ def test_sites_that_are_no_folder_names_are_refused(tmp_path: Path) -> None:
 
 def test_formats_are_modules() -> None:
     assert all(format_module(name).load for name in FORMATS)
-    with pytest.raises(UserError, match="choose one of sparsify, gemma-scope, saelens"):
+    with pytest.raises(UserError, match="choose one of " + ", ".join(FORMATS)):
         format_module("npz")
     assert saeworks.load_foreign is load_foreign
 

@@ -193,16 +193,7 @@ class Measured:
 class Study(ABC):
     """What is measured of SAEs, from the tensor to the result: one file in `measure/studies/`.
 
-    To add one:
-
-    1. Write a `Reading` that keeps sums by document of what you measure, in `rows` from
-       `chunk.x_ND`, `chunk.code(sae)` and `chunk.x_hat(sae)`, or in `batch` from logits. What must
-       be known before (a mean, which latents fire) is a reading that it `needs`; take that of
-       another study where there is one.
-    2. Write a `Study` with its `name`, `title` and `metrics`, that makes its readings in `__init__`
-       and turns what they kept into a result for each bank in `results`: values with intervals by
-       `bootstrap.estimate`, lists for figures in `series`.
-    3. Put it into a set, such as `evaluation` in `measure/run.py`.
+    CONTRIBUTING.md says how to add one.
 
     Attributes:
         name: of its file in `results/`.
