@@ -301,7 +301,7 @@ def test_what_is_read_at_once_is_little(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 MEMORY = """
-from toy_text import tokenizer
+from helpers.toy_text import tokenizer
 from saeworks.config import TextConfig
 from saeworks.lm.text import Corpus
 from saeworks.cost.machine import peak_bytes
