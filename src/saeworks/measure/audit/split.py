@@ -3,15 +3,20 @@
 from collections.abc import Mapping
 from typing import ClassVar
 
+import numpy as np
+from torch import Tensor
+
+from saeworks.activations.offset import FAR_FROM_ORIGIN
+from saeworks.measure.audit.fits import Parts, square
 from saeworks.measure.audit.measurement import Measurement
 from saeworks.measure.audit.shrinkage import NONLINEAR_SCALED, ShrinkageLadder
-from saeworks.measure.audit.words import Sections, shown
+from saeworks.measure.audit.words import Sections, shown, side
 from saeworks.measure.bootstrap import Statistic
 from saeworks.results.figure import Figure, Trace
 from saeworks.results.metric import Metric
 
 FVU, FVU_NONLINEAR, FVU_LINEAR = "fvu", "fvu_nonlinear", "fvu_linear"
-NONLINEAR_SHARE = "nonlinear_share"
+NONLINEAR_SHARE, OFF_CENTRE = "nonlinear_share", "off_centre"
 
 
 class FvuSplit(Measurement):
@@ -31,13 +36,26 @@ class FvuSplit(Measurement):
         FVU_NONLINEAR: Metric("FVU_nl", "Σ⟨u, u′⟩/Σ‖x − x̄‖²."),
         FVU_LINEAR: Metric("FVU linear", "FVU − FVU_nl."),
         NONLINEAR_SHARE: Metric("Nonlinear share", "FVU_nl/FVU; null where FVU is 0."),
+        OFF_CENTRE: Metric(
+            "‖μ‖/‖σ‖",
+            "√(E‖x‖²/E‖x − x̄‖² − 1): how long the activations' mean is beside how far they vary. "
+            f"From about {FAR_FROM_ORIGIN:g} on, SAEs that were trained without centring have dead "
+            "latents or a higher FVU.",
+        ),
     }
 
     headline: ClassVar[Mapping[str, str]] = {FVU: "FVU", FVU_NONLINEAR: "FVU_nl"}
     figures = tuple(
         Figure(id_, "line", (Trace(metric=key),), lines="suites", chapter="layers")
-        for id_, key in (("fvu", FVU), ("fvu-nonlinear", FVU_NONLINEAR))
+        for id_, key in (
+            ("fvu", FVU),
+            ("fvu-nonlinear", FVU_NONLINEAR),
+            ("off-centre", OFF_CENTRE),
+        )
     )
+
+    def test(self, parts: Parts) -> dict[str, Tensor]:
+        return {"x_squared": square(parts.rows.x_ND)}
 
     def statistics(self) -> dict[str, Statistic]:
         return {
@@ -45,6 +63,7 @@ class FvuSplit(Measurement):
             FVU_NONLINEAR: lambda s: s["u"] / s["variance"],
             FVU_LINEAR: lambda s: (s["e"] - s["u"]) / s["variance"],
             NONLINEAR_SHARE: lambda s: s["u"] / s["e"],
+            OFF_CENTRE: lambda s: np.sqrt(np.maximum(s["x_squared"] / s["variance"] - 1, 0)),
         }
 
     @classmethod
@@ -52,4 +71,12 @@ class FvuSplit(Measurement):
         fvu, nonlinear = cls.value(sections, FVU), cls.value(sections, FVU_NONLINEAR)
         scaled = ShrinkageLadder.value(sections, NONLINEAR_SCALED)
         rescaled = "" if scaled.value is None else f" ({shown(scaled)} with x̂ rescaled as a whole)"
-        return (f"Of FVU {shown(fvu)}, {shown(nonlinear)} is nonlinear in x{rescaled}.",)
+        split = f"Of FVU {shown(fvu)}, {shown(nonlinear)} is nonlinear in x{rescaled}."
+        offset = cls.value(sections, OFF_CENTRE)
+        if side(offset, FAR_FROM_ORIGIN) != 1:
+            return (split,)
+        return (
+            split,
+            f"The activations' mean is longer than their spread, ‖μ‖/‖σ‖ {shown(offset)}: an SAE "
+            "that was trained without centring is likely to have dead latents.",
+        )
