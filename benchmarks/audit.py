@@ -40,7 +40,7 @@ def worker(
     from saeworks.dictionary.registry import build_sae
     from saeworks.measure.audit import folds
     from saeworks.measure.audit.arrays import base
-    from saeworks.measure.audit.engine import Reconstruction, SiteAudit
+    from saeworks.measure.audit.engine import SaeOutput, SiteAudit
     from saeworks.measure.audit.fits import Tokens
     from saeworks.measure.audit.measurement import Place
     from saeworks.measure.audit.run import measurements
@@ -67,9 +67,9 @@ def worker(
             yield int(number), torch.randn(rows, d, generator=generator).relu() @ mix_DD
 
     def reconstruct(sae: torch.nn.Module) -> Any:
-        def apply(x_ND: torch.Tensor) -> Reconstruction:
+        def apply(x_ND: torch.Tensor) -> SaeOutput:
             code = sae.encode_sparse(x_ND)
-            return Reconstruction(sae.decode(code), sae, code)
+            return SaeOutput(sae.decode(code), sae, code)
 
         return apply
 

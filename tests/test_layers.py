@@ -364,3 +364,37 @@ def test_light_paths_import_no_torch(code: str) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert done.stderr.strip().splitlines()[-1] == "[]", done.stderr
+
+
+def defined() -> Iterator[tuple[str, str, Path]]:
+    """What the package defines by name: ("class" or the value of a constant, its name, the file).
+
+    Commands are left out: each has the name that stands on the command line.
+    """
+    for path in sources():
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        if part(path) != "cli":
+            for node in ast.walk(tree):
+                if isinstance(node, ast.ClassDef):
+                    yield "class", node.name, path
+        for statement in tree.body:
+            if isinstance(statement, ast.Assign):
+                targets, value = statement.targets, statement.value
+            elif isinstance(statement, ast.AnnAssign) and statement.value is not None:
+                targets, value = [statement.target], statement.value
+            else:
+                continue
+            literal = isinstance(value, ast.Constant) and isinstance(value.value, str | int | float)
+            for target in targets:
+                if literal and isinstance(target, ast.Name) and target.id.isupper():
+                    yield ast.unparse(value), target.id.lstrip("_"), path
+
+
+def test_no_two_places_define_the_same() -> None:
+    """A record, a class or a constant is defined in one place; what is another thing has a name of
+    its own."""
+    places: dict[tuple[str, str], list[Path]] = {}
+    for kind, name, path in defined():
+        places.setdefault((kind, name), []).append(path.relative_to(SRC))
+    twice = [f"{n}: {', '.join(map(str, p))}" for (_, n), p in places.items() if len(p) > 1]
+    assert not twice, "defined twice:\n" + "\n".join(twice)

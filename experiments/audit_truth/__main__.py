@@ -24,7 +24,7 @@ from saeworks.dictionary.base import SparseCode
 from saeworks.measure.audit import folds
 from saeworks.measure.audit.arrays import base
 from saeworks.measure.audit.attribution import Attribution
-from saeworks.measure.audit.engine import Reconstruction, SiteAudit
+from saeworks.measure.audit.engine import SaeOutput, SiteAudit
 from saeworks.measure.audit.fits import Tokens
 from saeworks.measure.audit.measurement import Measurement, Place
 from saeworks.measure.audit.mlp import MlpProbe
@@ -65,10 +65,10 @@ def audited(made: Made, x_ND: Tensor) -> dict[str, Any]:
     }
 
 
-def through_code(made: Made, f_NM: Tensor) -> Callable[[Tensor], Reconstruction]:
+def through_code(made: Made, f_NM: Tensor) -> Callable[[Tensor], SaeOutput]:
     top = f_NM.topk(K, dim=1)
     code = SparseCode(top.indices, top.values, made.sae.width, (len(f_NM),))
-    return lambda x_ND: Reconstruction(made.sae.decode(code), made.sae, code)
+    return lambda x_ND: SaeOutput(made.sae.decode(code), made.sae, code)
 
 
 def collect(_: Given) -> Found:

@@ -21,7 +21,7 @@ from saeworks.measure.studies.consistency import (
     METRICS,
     THRESHOLDS,
     Firing,
-    Firings,
+    PlaceFirings,
     Watch,
     by_place,
     by_tokens,
@@ -64,7 +64,7 @@ def ask(run: Path, seed: int, tokens: int) -> Found:
     lm = LanguageModel.load(config.model)
     held_out = held_out_tokens(lm, config.text, config.seed, tokens)
     truth = truth_of(config.text, config.seed, lm, held_out)
-    firings = Firings({str(s.path): s.bank() for s in suites}, held_out, 1)
+    firings = PlaceFirings({str(s.path): s.bank() for s in suites}, held_out, 1)
     sweep(lm, [firings])
     watches = firings.watches
     asked = Asked(truth, held_out.row_NT[held_out.keep_NT].numpy(), seed)

@@ -24,7 +24,7 @@ from experiments.runs import study
 from saeworks.measure import bootstrap
 from saeworks.measure.audit import folds
 from saeworks.measure.audit.arrays import base
-from saeworks.measure.audit.engine import Reconstruction, SiteAudit
+from saeworks.measure.audit.engine import SaeOutput, SiteAudit
 from saeworks.measure.audit.fits import Tokens
 from saeworks.measure.audit.measurement import Place
 from saeworks.results.metric import Value
@@ -149,8 +149,8 @@ def audited(x: np.ndarray, e: np.ndarray, document: np.ndarray, seed: int) -> di
     }
 
 
-def _known(x_hat_ND: torch.Tensor) -> Callable[[torch.Tensor], Reconstruction]:
-    return lambda x_ND: Reconstruction(x_hat_ND)
+def _known(x_hat_ND: torch.Tensor) -> Callable[[torch.Tensor], SaeOutput]:
+    return lambda x_ND: SaeOutput(x_hat_ND)
 
 
 def fits() -> list[dict[str, Any]]:

@@ -42,8 +42,8 @@ from saeworks.files.access import (
 )
 from saeworks.files.seals import (
     REPAIR,
-    SCHEMA,
     SUITE,
+    SUITE_SCHEMA,
     read_suite_json,
     verify_files,
     write_sealed,
@@ -418,7 +418,7 @@ def write_suite(
         files[LOG] = sha256(path / LOG)
     first, _ = next(iter(groups.values()))
     meta = {
-        "schema": SCHEMA,
+        "schema": SUITE_SCHEMA,
         "model": dict(model),
         "text": dict(text),
         TEXT_DIGEST: text_digest(text.get("source")),

@@ -8,7 +8,7 @@ import torch
 
 from helpers.fakes import FakeLM, FakeStream
 from saeworks.activations.cache import (
-    SCHEMA,
+    CACHE_SCHEMA,
     Cache,
     CachedRows,
     CacheIndex,
@@ -29,7 +29,7 @@ def written(path: Path, dtype: str = "float32", shards: int = SHARDS) -> Path:
     """A cache of the fake model's first rows."""
     rows = RowReader(FakeLM(), FakeStream(0), SITES)
     index = CacheIndex(
-        schema=SCHEMA,
+        schema=CACHE_SCHEMA,
         finished=False,
         model={"name": "fake", "fingerprint": "fake-1"},
         config={},

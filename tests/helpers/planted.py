@@ -12,8 +12,8 @@ from saeworks.dictionary.registry import build_sae
 from saeworks.measure.audit import folds
 from saeworks.measure.audit.engine import (
     Make,
-    Reconstruction,
     SaeAudit,
+    SaeOutput,
     SiteAudit,
 )
 from saeworks.measure.audit.fits import Tokens
@@ -78,14 +78,14 @@ def audited(
 
 def known(
     sae: SAE, indices_NK: Tensor, values_NK: Tensor, packed: bool
-) -> Callable[[Tensor], Reconstruction]:
+) -> Callable[[Tensor], SaeOutput]:
     """What the engine asks of an SAE, from codes that are given."""
     code = SparseCode(indices_NK, values_NK, sae.width, (len(indices_NK),))
     if packed:  # the pairs that fire, row by row
         on_NK = values_NK > 0
         offsets = torch.cat([torch.zeros(1, dtype=torch.long), on_NK.sum(dim=1).cumsum(0)])
         code = SparseCode(indices_NK[on_NK], values_NK[on_NK], sae.width, code.shape, offsets)
-    return lambda x_ND: Reconstruction(sae.decode(code), sae, code)
+    return lambda x_ND: SaeOutput(sae.decode(code), sae, code)
 
 
 def value(one: SaeAudit, section: str, metric: str) -> float:

@@ -14,8 +14,9 @@ from saeworks.errors import UserError
 from saeworks.report import audit as section
 from saeworks.report import audit_widths as widths
 from saeworks.report.build import write_report
-from saeworks.report.figures import Source, Table
+from saeworks.report.figures import FigureSource
 from saeworks.report.suites import read_suites
+from saeworks.report.summary import Table
 
 SITES = ("layers.0", "layers.1", "layers.2")
 HOSTILE = "</script><script>alert(1)</script>"
@@ -31,7 +32,7 @@ def run(make_suite: Callable[..., Path]) -> list[Path]:
     return paths
 
 
-def sources(run: list[Path]) -> list[Source]:
+def sources(run: list[Path]) -> list[FigureSource]:
     return section.sources_of(read_suites(run))
 
 

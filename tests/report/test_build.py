@@ -51,7 +51,7 @@ def test_what_outliers_do_to_the_fvu_is_said(make_suite, tmp_path):
 
     def far(result):
         for name in ("outlier_share", "fvu_without_outliers"):
-            result["metrics"][name] = {"title": name}
+            result["metrics"][name] = {"title": name, "description": ""}
         first, *others = result["sites"].values()
         first["outlier_share"] = {"value": 0.0125}
         first["fvu_without_outliers"] = {"value": 0.3125}

@@ -24,7 +24,7 @@ from saeworks.errors import UserError
 from saeworks.files.access import inside, is_file, read_tensors, sha256, write_tensors
 from saeworks.files.seals import read_sealed, write_sealed
 
-SCHEMA = 1
+CACHE_SCHEMA = 1
 INDEX = "cache.json"
 COMMAND = "saeworks cache"
 
@@ -89,7 +89,7 @@ def read_index(path: Path) -> CacheIndex:
         UserError: if there is none, it was changed, or is of another version.
     """
     data = read_sealed(path / INDEX, "activation cache", COMMAND)
-    if not isinstance(data, dict) or data.get("schema") != SCHEMA:
+    if not isinstance(data, dict) or data.get("schema") != CACHE_SCHEMA:
         raise UserError(f"{path / INDEX} is no index of activations that this version reads")
     index = from_mapping(CacheIndex, data, str(path / INDEX))
     sizes = [index.tokens, index.shard, *index.sites.values(), *(s.rows for s in index.shards)]

@@ -27,7 +27,7 @@ class Reader(Protocol):
 
 
 @runtime_checkable
-class Tokens(Protocol):
+class PackedTokens(Protocol):
     """A batch of packed sequences (`saeworks.lm.text.TokenBatch`)."""
 
     @property
@@ -50,7 +50,7 @@ class Stream(Protocol):
     @property
     def epoch(self) -> int: ...
 
-    def __next__(self) -> Tokens: ...
+    def __next__(self) -> PackedTokens: ...
 
     def state_dict(self) -> dict[str, Any]: ...
 
@@ -80,7 +80,7 @@ class RowReader(RowStream):
         self.planes = {site: lm.width(site) for site in sites}
         self.device, self.limits = lm.device, dict(limits or {})
         self._lm, self._stream = lm, stream
-        self._pending: Tokens | None = None
+        self._pending: PackedTokens | None = None
         self._before: dict[str, Any] = stream.state_dict()
         self._skip = 0
         self.batches = 0  # passes that are used up
@@ -141,7 +141,7 @@ class RowReader(RowStream):
             self.left_out += count - left
         return left
 
-    def _next_tokens(self) -> Tokens:
+    def _next_tokens(self) -> PackedTokens:
         try:
             return next(self._stream)
         except StopIteration:
@@ -151,7 +151,7 @@ class RowReader(RowStream):
             ) from None
 
     def _forward(
-        self, batch: Tokens, rows: Int[Tensor, " n"], planes: Mapping[str, Tensor]
+        self, batch: PackedTokens, rows: Int[Tensor, " n"], planes: Mapping[str, Tensor]
     ) -> None:
         """Run the sequences that hold `rows` (indices into the flat batch), and no others."""
         context = batch.tokens.shape[1]

@@ -11,16 +11,17 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from saeworks.dictionary.normaliser import CHUNK
+
 FAR_FROM_ORIGIN = 1.0
 """‖μ‖/‖σ‖ from which a run that does not centre warns."""
-_CHUNK = 8192
 
 
 def mean_over_std(x_ND: Float[Tensor, "N D"]) -> float | None:
     """‖μ‖ / √(E‖x − μ‖²), in float64; None where x does not vary."""
     mean_D = x_ND.mean(0, dtype=torch.float64)
     square = sum(
-        float((rows.double() - mean_D).square().sum()) for rows in torch.split(x_ND, _CHUNK)
+        float((rows.double() - mean_D).square().sum()) for rows in torch.split(x_ND, CHUNK)
     )
     return float(mean_D.norm()) / (square / len(x_ND)) ** 0.5 if square > 0 else None
 

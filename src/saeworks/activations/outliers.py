@@ -13,11 +13,12 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from saeworks.dictionary.normaliser import CHUNK
+
 FAR = 10.0
 """A token counts as an outlier where its norm is above so many times the site's median norm."""
 NOTABLE = 0.01
 """Share of the variance from which outliers are warned of."""
-_CHUNK = 8192
 
 
 @dataclass(frozen=True)
@@ -43,9 +44,7 @@ class Outliers:
         if not bool(far_N.any()):
             return cls(0.0, 0.0, float(norm_N.max() / median))
         mean_D = x_ND.mean(0, dtype=torch.float64).float()
-        square_N = torch.cat(
-            [(part - mean_D).square().sum(1) for part in torch.split(x_ND, _CHUNK)]
-        )
+        square_N = torch.cat([(part - mean_D).square().sum(1) for part in torch.split(x_ND, CHUNK)])
         variance = square_N[far_N].sum(dtype=torch.float64) / square_N.sum(dtype=torch.float64)
         share = far_N.double().mean()
         return cls(float(share), float(variance), float(norm_N.max() / median))
@@ -53,7 +52,7 @@ class Outliers:
 
 def norms(x_ND: Float[Tensor, "N D"]) -> Float[Tensor, " N"]:
     """‖x‖ in float32, a part of the rows at a time."""
-    return torch.cat([part.float().norm(dim=1) for part in torch.split(x_ND, _CHUNK)])
+    return torch.cat([part.float().norm(dim=1) for part in torch.split(x_ND, CHUNK)])
 
 
 def beyond(x_ND: Float[Tensor, "N D"], limit: float) -> Bool[Tensor, " N"]:

@@ -12,13 +12,11 @@ from saeworks.cli.arguments import Json, Suites
 from saeworks.cli.printing import command, print_json, say, speaker
 from saeworks.config import CompareConfig
 from saeworks.errors import DONE, UserError
-from saeworks.results.names import COMPARISON
+from saeworks.results.names import COMPARISON, MEAN
 
 if TYPE_CHECKING:
     from saeworks.results.comparison import Comparison, Paired, SiteAlignment
     from saeworks.results.metric import Value
-
-MEAN = "mean over sites"
 
 
 @dataclass(frozen=True)

@@ -106,7 +106,7 @@ def calibrate(
             of steps alone takes longer.
     """
     start, neighbours = perf_counter(), Neighbours()
-    rows = _Sample.read(work, config, lm, corpus, budget / 4)
+    rows = _TimedSample.read(work, config, lm, corpus, budget / 4)
     draw_seconds, x = rows.draw(work)
     clean, probe = _evaluation(work, lm, corpus, rows, x, budget / 6)
     steps = _steps(work, x, lm.device, budget / 2)
@@ -126,7 +126,7 @@ def calibrate(
 
 
 @dataclass
-class _Sample:
+class _TimedSample:
     """Activations of some text, and how long a row of them took."""
 
     planes: dict[str, Tensor]
@@ -138,7 +138,7 @@ class _Sample:
     @classmethod
     def read(
         cls, work: Workload, config: RunConfig, lm: LanguageModel, corpus: Corpus, budget: float
-    ) -> "_Sample":
+    ) -> "_TimedSample":
         """Batches of the run's size, or smaller ones where those would not fit the budget."""
         context, device = config.text.context, lm.device
         full = max(1, config.buffer.lm_batch // context)
@@ -221,7 +221,7 @@ def _evaluation(
     work: Workload,
     lm: LanguageModel,
     corpus: Corpus,
-    rows: _Sample,
+    rows: _TimedSample,
     x: Mapping[str, Tensor],
     budget: float,
 ) -> tuple[float, float]:

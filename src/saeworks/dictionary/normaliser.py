@@ -13,7 +13,8 @@ from saeworks.errors import UserError
 
 Architecture = TypeVar("Architecture", bound=nn.Module)
 Kind = Literal["centre-scale", "scale-only", "none"]
-_CHUNK = 8192
+CHUNK = 8192
+"""Rows that are in float64, or centred, at once."""
 
 
 @dataclass(frozen=True)
@@ -52,11 +53,11 @@ class Normaliser:
             )
         mean_D = torch.zeros(d, dtype=torch.float64, device=x_ND.device)
         if kind == "centre-scale":
-            for rows in torch.split(x_ND, _CHUNK):
+            for rows in torch.split(x_ND, CHUNK):
                 mean_D += rows.double().sum(0)
             mean_D /= n
         square = torch.zeros((), dtype=torch.float64, device=x_ND.device)
-        for rows in torch.split(x_ND, _CHUNK):
+        for rows in torch.split(x_ND, CHUNK):
             square += (rows.double() - mean_D).square().sum()
         scale = (square / (n * d)).sqrt().float()
         if not (scale.isfinite() and scale > 0):

@@ -27,7 +27,7 @@ from saeworks.files.access import (
 )
 
 SUITE, RESULTS, SEAL = "suite.json", "results", "seal"
-SCHEMA = 2
+SUITE_SCHEMA = 2
 """Schema of suite.json. Schema 1, which is still read, has no seals."""
 REPAIR = "restore it from a copy, or run its `saeworks train` again, which repairs it"
 _START = f',\n "{SEAL}": '
@@ -129,13 +129,13 @@ def read_suite_json(root: Path) -> dict[str, Any]:
     file = inside(root, SUITE)
     meta = read_json(file, "suite")
     schema = meta.get("schema") if isinstance(meta, dict) else None
-    if not isinstance(meta, dict) or type(schema) is not int or schema not in (1, SCHEMA):
+    if not isinstance(meta, dict) or type(schema) is not int or schema not in (1, SUITE_SCHEMA):
         raise UserError(
-            f"{file} has schema {schema!r}; this version reads 1 and {SCHEMA}: use the saeworks "
-            "that wrote it"
+            f"{file} has schema {schema!r}; this version reads 1 and {SUITE_SCHEMA}: use the "
+            "saeworks that wrote it"
         )
     seal, genuine = _seal(file, "suite")
-    if (SEAL in meta or schema == SCHEMA) and (seal is None or seal.get("sha256") != genuine):
+    if (SEAL in meta or schema == SUITE_SCHEMA) and (seal is None or seal.get("sha256") != genuine):
         raise UserError(f"{file} is corrupt: its content is not what was written; {REPAIR}")
     return meta
 

@@ -25,7 +25,7 @@ TRAINING_ONLY = frozenset({
 
 
 @dataclass(frozen=True, config=STRICT)
-class Config:
+class SaelensConfig:
     """The keys of cfg.json that say what an SAE computes."""
 
     architecture: Literal[
@@ -80,7 +80,7 @@ def is_folder(path: Path) -> bool:
     return (path / CONFIG).is_file() or (path / WEIGHTS).is_file()
 
 
-def read_config(folder: Path) -> Config:
+def read_config(folder: Path) -> SaelensConfig:
     """The config of a folder, checked as far as it can be without the tensors.
 
     Raises:
@@ -102,7 +102,7 @@ def read_config(folder: Path) -> Config:
     kept = {key: value for key, value in data.items() if key not in TRAINING_ONLY}
     if isinstance(kept.get("dtype"), str):
         kept["dtype"] = kept["dtype"].removeprefix("torch.")
-    config = from_mapping(Config, kept, str(file))
+    config = from_mapping(SaelensConfig, kept, str(file))
     if config.architecture.endswith("batchtopk") and "rescale_acts_by_decoder_norm" not in kept:
         return replace(config, rescale_acts_by_decoder_norm=True)  # SAELens's own default there
     return config

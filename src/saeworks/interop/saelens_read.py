@@ -15,7 +15,7 @@ from saeworks.interop.saelens_config import (
     CONFIG,
     SCALE,
     WEIGHTS,
-    Config,
+    SaelensConfig,
     read_config,
 )
 from saeworks.interop.tensors import (
@@ -45,7 +45,7 @@ def read(folder: Path) -> tuple[SAE, dict[str, Any]]:
     return sae, config.metadata
 
 
-def _tensors(folder: Path, config: Config) -> dict[str, Tensor]:
+def _tensors(folder: Path, config: SaelensConfig) -> dict[str, Tensor]:
     """The file's tensors in float32, exactly those that the config promises."""
     file, d, m = folder / WEIGHTS, config.d_in, config.d_sae
     tensors = read_tensors(file)
@@ -67,7 +67,7 @@ def _tensors(folder: Path, config: Config) -> dict[str, Tensor]:
     return {name: tensor.float() for name, tensor in tensors.items()}
 
 
-def _dtype(config: Config) -> torch.dtype:
+def _dtype(config: SaelensConfig) -> torch.dtype:
     dtype: torch.dtype = getattr(torch, config.dtype)
     return dtype
 
@@ -117,7 +117,7 @@ Read = tuple[str, dict[str, Any], dict[str, Tensor]]
 """Our architecture, its options besides width, its parameters."""
 
 
-def _centre(config: Config, tensors: Mapping[str, Tensor]) -> Tensor:
+def _centre(config: SaelensConfig, tensors: Mapping[str, Tensor]) -> Tensor:
     """What subtracting b_dec from the input takes off the pre-activations: to be added to their
     biases where SAELens does not subtract it and our architecture does."""
     if config.apply_b_dec_to_input:
@@ -125,26 +125,26 @@ def _centre(config: Config, tensors: Mapping[str, Tensor]) -> Tensor:
     return (tensors["b_dec"].double() @ tensors["W_enc"].double()).float()
 
 
-def _read_standard(config: Config, tensors: dict[str, Tensor]) -> Read:
+def _read_standard(config: SaelensConfig, tensors: dict[str, Tensor]) -> Read:
     parameters = {**linear(tensors), "b_enc": tensors["b_enc"]}
     return "relu", {"subtract_b_dec": config.apply_b_dec_to_input}, parameters
 
 
-def _read_topk(config: Config, tensors: dict[str, Tensor]) -> Read:
+def _read_topk(config: SaelensConfig, tensors: dict[str, Tensor]) -> Read:
     b_enc = tensors["b_enc"] + _centre(config, tensors)
     return "topk", {"k": int(config.k or 0)}, {**linear(tensors), "b_enc": b_enc}
 
 
-def _read_jumprelu(config: Config, tensors: dict[str, Tensor]) -> Read:
+def _read_jumprelu(config: SaelensConfig, tensors: dict[str, Tensor]) -> Read:
     return "jumprelu", {"subtract_b_dec": config.apply_b_dec_to_input}, jumprelu(tensors)
 
 
-def _read_batchtopk(config: Config, tensors: dict[str, Tensor]) -> Read:
+def _read_batchtopk(config: SaelensConfig, tensors: dict[str, Tensor]) -> Read:
     threshold = tensors["topk_threshold"].expand(config.d_sae).clone()
     return _read_jumprelu(config, {**tensors, "threshold": threshold})
 
 
-def _read_gated(config: Config, tensors: dict[str, Tensor]) -> Read:
+def _read_gated(config: SaelensConfig, tensors: dict[str, Tensor]) -> Read:
     centre = _centre(config, tensors)
     parameters = {
         **linear(tensors),
@@ -155,7 +155,7 @@ def _read_gated(config: Config, tensors: dict[str, Tensor]) -> Read:
     return "gated", {}, parameters
 
 
-_READERS: dict[str, Callable[[Config, dict[str, Tensor]], Read]] = {
+_READERS: dict[str, Callable[[SaelensConfig, dict[str, Tensor]], Read]] = {
     "standard": _read_standard,
     "topk": _read_topk,
     "jumprelu": _read_jumprelu,

@@ -42,7 +42,7 @@ LARGEST = 2**31
 
 
 @dataclass(frozen=True, config=STRICT)
-class Config:
+class SparsifyConfig:
     """The keys of cfg.json that say what an SAE computes."""
 
     d_in: int
@@ -125,12 +125,12 @@ _NAMES = {
 }
 
 
-def _config(file: Path) -> Config:
+def _config(file: Path) -> SparsifyConfig:
     data = read_json(file, "sparsify config")
     if not isinstance(data, dict):
         raise UserError(f"{file} must hold a JSON object, not a {type(data).__name__}")
     kept = {key: value for key, value in data.items() if key not in TRAINING_ONLY}
-    return from_mapping(Config, kept, str(file))
+    return from_mapping(SparsifyConfig, kept, str(file))
 
 
 def _run(file: Path) -> tuple[ModelConfig | None, TextConfig | None]:

@@ -74,7 +74,7 @@ class Corpus:
         self.streaming = is_streamed(config)
         self._splits: dict[Split, Documents] = {}
         self._digest = "streaming"
-        self.labels: Labels | None = None
+        self.labels: CorpusLabels | None = None
         """The labels of all documents; None unless the configuration asks for them."""
         check_label(config)
         if not self.streaming:
@@ -149,7 +149,7 @@ class Corpus:
                     labels += () if document.label is None else (document.label,)
         if not lengths:
             raise UserError(f"text {self.config.source!r} holds no documents: it is empty")
-        self.labels = Labels.of(labels) if self.config.label else None
+        self.labels = CorpusLabels.of(labels) if self.config.label else None
         self._split(
             np.frombuffer(tokens, self._tokeniser.dtype),
             np.frombuffer(lengths, np.int64),
@@ -183,7 +183,7 @@ class Corpus:
 
 
 @dataclass(frozen=True)
-class Labels:
+class CorpusLabels:
     """The documents' labels.
 
     Attributes:
@@ -195,7 +195,7 @@ class Labels:
     number: npt.NDArray[np.int64]
 
     @classmethod
-    def of(cls, labels: Sequence[str]) -> "Labels":
+    def of(cls, labels: Sequence[str]) -> "CorpusLabels":
         """From a label per document."""
         whole = all(re.fullmatch(r"-?\d+", label) for label in labels)
         names = sorted(set(labels), key=int if whole else None)

@@ -11,9 +11,8 @@ from saeworks.files.seals import RESULTS
 from saeworks.report import audit_widths as widths
 from saeworks.report.figures import (
     Chart,
+    FigureSource,
     Group,
-    Source,
-    Table,
     charts,
     declared,
     groups,
@@ -23,12 +22,12 @@ from saeworks.report.figures import (
 )
 from saeworks.report.numbers import count
 from saeworks.report.suites import SuiteData
-from saeworks.report.summary import Cell, Column, Row
+from saeworks.report.summary import Cell, Column, Row, Table
 from saeworks.results.audit import AuditResult
 from saeworks.results.figure import Chapter
 from saeworks.results.metric import Metric
 from saeworks.results.names import AUDIT
-from saeworks.results.section import Section as AuditSection
+from saeworks.results.section import Section
 
 CHAPTERS: dict[Chapter, tuple[str, str]] = {
     "parts": (
@@ -123,7 +122,7 @@ class Block:
 
 
 @dataclass(frozen=True)
-class Section:
+class AuditPage:
     """All that the page shows of the audits."""
 
     verdicts: list[Verdicts]
@@ -149,7 +148,7 @@ class Section:
         return {group.id: group.charts for block in self.blocks for group in block.figures}
 
 
-def section(suites: Sequence[SuiteData]) -> Section | None:
+def section(suites: Sequence[SuiteData]) -> AuditPage | None:
     """None where no suite was audited.
 
     Raises:
@@ -167,7 +166,7 @@ def section(suites: Sequence[SuiteData]) -> Section | None:
     )
     blocks = [_block(key, sources) for key in CHAPTERS]
     blocks[-1].tables.append(_measured_at(sources, audits))
-    return Section(
+    return AuditPage(
         [_verdicts(source, audit) for source, audit in zip(sources, audits, strict=True)],
         list(dict.fromkeys(assumptions)),
         [(source.index, source.label) for source in sources] if len(sources) > 1 else [],
@@ -175,10 +174,10 @@ def section(suites: Sequence[SuiteData]) -> Section | None:
     )
 
 
-def sources_of(suites: Sequence[SuiteData]) -> list[Source]:
+def sources_of(suites: Sequence[SuiteData]) -> list[FigureSource]:
     """What figures are drawn of, of each suite that was audited."""
     return [
-        Source(
+        FigureSource(
             index,
             suite.label,
             list(suite.audit.verdicts),
@@ -190,7 +189,7 @@ def sources_of(suites: Sequence[SuiteData]) -> list[Source]:
     ]
 
 
-def _verdicts(source: Source, audit: AuditResult) -> Verdicts:
+def _verdicts(source: FigureSource, audit: AuditResult) -> Verdicts:
     over = f"{count(audit.tokens)} test tokens of {count(audit.documents)} documents"
     fit = audit.folds.get("fit")
     fitted = f"; fitted on {count(fit.tokens)} of {count(fit.documents)}" if fit else ""
@@ -202,12 +201,12 @@ def _verdicts(source: Source, audit: AuditResult) -> Verdicts:
     return Verdicts(source.index, source.label, f"{over}{fitted}", sites)
 
 
-def _block(chapter: Chapter, sources: Sequence[Source]) -> Block:
+def _block(chapter: Chapter, sources: Sequence[FigureSource]) -> Block:
     chapters = {
         name: section.chapter
         for source in sources
         for name, section in source.sections.items()
-        if isinstance(section, AuditSection)
+        if isinstance(section, Section)
     }
     here = [(n, f) for n, f in declared(sources) if (f.chapter or chapters[n]) == chapter]
     drawn = [(f, charts(name, f, sources)) for name, f in here if f.kind != "table"]
@@ -222,10 +221,10 @@ def _block(chapter: Chapter, sources: Sequence[Source]) -> Block:
     )
 
 
-def _measured_at(sources: Sequence[Source], audits: Sequence[AuditResult]) -> Table:
+def _measured_at(sources: Sequence[FigureSource], audits: Sequence[AuditResult]) -> Table:
     """Tokens and documents of every fold."""
     names = ("fit", "second", "test")
-    columns = [Column(name, Metric(f"{name} fold", unit="tokens")) for name in names]
+    columns = [Column(name, Metric(f"{name} fold", "", "tokens")) for name in names]
     folds = {
         source.index: [audit.folds.get(name) for name in names]
         for source, audit in zip(sources, audits, strict=True)

@@ -8,17 +8,16 @@ from dataclasses import dataclass
 
 from saeworks.report.figures import (
     Chart,
+    FigureSource,
     Group,
     Point,
-    Source,
-    Table,
     chart_of,
     line_of,
     places,
     stacked,
 )
 from saeworks.report.numbers import measured, number
-from saeworks.report.summary import Cell, Column, Row
+from saeworks.report.summary import Cell, Column, Row, Table
 from saeworks.results.families import SECTION, Family, Law, NormPair
 from saeworks.results.figure import GREY, LINEAR, NONLINEAR, Trace
 from saeworks.results.metric import Metric, Value
@@ -31,7 +30,7 @@ class Told:
 
     order: int
     site: str
-    source: Source
+    source: FigureSource
     family: Family
 
     @property
@@ -45,7 +44,7 @@ class Told:
         return f"{saes[pair.narrow].width} → {saes[pair.wide].width}"
 
 
-def families(sources: Sequence[Source]) -> list[Told]:
+def families(sources: Sequence[FigureSource]) -> list[Told]:
     """Every family of two or more SAEs once.
 
     Raises:
@@ -150,7 +149,7 @@ def parts_table(told: Sequence[Told]) -> Table:
         for one in told
         for sae in one.family.saes
     ]
-    columns = [Column(title, Metric(title)) for title in titles]
+    columns = [Column(title, Metric(title, "")) for title in titles]
     return Table("The parts of FVU by width", columns, rows)
 
 
@@ -164,7 +163,7 @@ def pairs_table(told: Sequence[Told]) -> Table:
             cells = [Cell(*measured(v, digits), v.value) for v, digits in values]
             site = f"{one.title}, {one.pair(pair)}"
             rows.append(Row(site, one.order, one.source.index, one.source.label, cells))
-    columns = [Column(title, Metric(title, unit=unit)) for title, unit in heads.items()]
+    columns = [Column(title, Metric(title, "", unit)) for title, unit in heads.items()]
     return Table("‖e‖ of one width from that of another", columns, rows)
 
 

@@ -21,18 +21,18 @@ from saeworks.report.suites import SuiteData
 from saeworks.report.summary import Cell, Column, Row
 from saeworks.results.comparison import Comparison, Paired
 from saeworks.results.metric import Metric, Value
+from saeworks.results.names import MEAN
 
 Chart = dict[str, Any]
 
 BARS = ("fvu", "delta_ce")
 """Metrics with bars per layer."""
-MEAN = "mean over sites"
 COLOURS = 8
 """Suites that have a colour of their own."""
 
 
 @dataclass(frozen=True)
-class Member:
+class Compared:
     """A suite that was compared."""
 
     index: int
@@ -53,7 +53,7 @@ class Contest:
     baseline: SuiteData | None
     """Where it is in the report."""
     ink: Chart
-    members: list[Member]
+    members: list[Compared]
 
 
 def contests(suites: Sequence[SuiteData]) -> list[Contest]:
@@ -76,7 +76,7 @@ def _contest(suites: Sequence[SuiteData], at: int | None, indices: Sequence[int]
         ink: Chart = {"suite": index, "shape": index}
         if scaled:
             ink["shade"] = round(place / max(1, len(ordered) - 1), 4)
-        members.append(Member(index, suites[index], comparison, ink))
+        members.append(Compared(index, suites[index], comparison, ink))
     grey: Chart = {"suite": COLOURS - 2, "shape": COLOURS - 2}
     own = at is not None and not scaled
     return Contest(
@@ -328,7 +328,7 @@ def table(suites: Sequence[SuiteData]) -> tuple[list[Column], list[Row]]:
     return columns, rows
 
 
-def _has(member: Member, site: str) -> bool:
+def _has(member: Compared, site: str) -> bool:
     return site == MEAN or site in member.comparison.sites
 
 
@@ -365,7 +365,7 @@ def metric_columns(name: str, comparison: Comparison) -> dict[str, Column]:
     return {column.id: column for column in columns}
 
 
-def value_of(member: Member, site: str, column: str) -> Value | None:
+def value_of(member: Compared, site: str, column: str) -> Value | None:
     """What stands in a column of `table`, at a site or for the mean over sites."""
     name, _, part = column.partition(" ")
     if name in ("mmcs", "mmco"):
@@ -377,7 +377,7 @@ def value_of(member: Member, site: str, column: str) -> Value | None:
     return {"": pair.suite, "difference": pair.difference, "ratio": pair.ratio}.get(part)
 
 
-def _match(member: Member, site: str, name: str, seeds: bool) -> Value | None:
+def _match(member: Compared, site: str, name: str, seeds: bool) -> Value | None:
     alignment = member.comparison.alignment
     if alignment is None:
         return None

@@ -28,7 +28,7 @@ from saeworks.report import (
 )
 from saeworks.report import latents as browser
 from saeworks.report.numbers import count
-from saeworks.report.suites import Latents, SuiteData, read_suites
+from saeworks.report.suites import PackedLatents, SuiteData, read_suites
 from saeworks.results import regime
 
 SCRIPTS = (
@@ -81,7 +81,7 @@ _UNFIT = (LookupError, TypeError, ValueError, ArithmeticError, StopIteration, Re
 """What is left of files from outside that pass every check and still do not go together."""
 
 
-def _made(suites: Sequence[SuiteData]) -> tuple[str, dict[str, Any], dict[str, Latents]]:
+def _made(suites: Sequence[SuiteData]) -> tuple[str, dict[str, Any], dict[str, PackedLatents]]:
     """The page, and the data that it loads."""
     sites = summary.all_sites(suites)
     shared = experts.section(suites)
@@ -96,7 +96,7 @@ def _curves(suites: Sequence[SuiteData]) -> dict[str, Any]:
     return {name: curves for name, curves in found if curves}
 
 
-def _latents(suites: Sequence[SuiteData], sites: Sequence[str]) -> dict[str, Latents]:
+def _latents(suites: Sequence[SuiteData], sites: Sequence[str]) -> dict[str, PackedLatents]:
     """Each site's latents, by name of file, which is of numbers alone: a site's name comes from
     outside."""
     return {
@@ -111,7 +111,7 @@ def _page(
     suites: Sequence[SuiteData],
     sites: Sequence[str],
     data: Sequence[str],
-    shared: experts.Section | None,
+    shared: experts.ExpertsSection | None,
 ) -> str:
     headline = summary.columns(suites, headline=True)
     every = summary.columns(suites, headline=False)
@@ -301,7 +301,9 @@ def _copy(source: Traversable, target: Path) -> None:
         shutil.copyfile(real, temporary)
 
 
-def _write_data(folder: Path, data: Mapping[str, Any], latents: Mapping[str, Latents]) -> None:
+def _write_data(
+    folder: Path, data: Mapping[str, Any], latents: Mapping[str, PackedLatents]
+) -> None:
     if own_folder(folder.parent, folder.name).is_dir():
         for old in folder.iterdir():  # of an earlier report with more sites
             if _DATA_FILE.fullmatch(old.name):

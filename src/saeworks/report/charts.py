@@ -134,7 +134,7 @@ def histograms(suites: Sequence[SuiteData]) -> list[Chart]:
     """
     sites = all_sites(suites)
     sources = [
-        figures.Source(
+        figures.FigureSource(
             index,
             suite.label,
             sites,

@@ -8,7 +8,7 @@ from saeworks.results.metric import Metric
 
 
 @dataclass(frozen=True)
-class Cost:
+class CostAxis:
     """One kind of cost.
 
     Attributes:
@@ -49,7 +49,7 @@ def _parameters(suite: SuiteData, site: str) -> float | None:
 
 
 COSTS = (
-    Cost(
+    CostAxis(
         "flops",
         "FLOPs per token of training",
         Metric(
@@ -59,7 +59,7 @@ COSTS = (
         ),
         _flops,
     ),
-    Cost(
+    CostAxis(
         "step_seconds",
         "measured seconds of the SAE's steps",
         Metric(
@@ -70,7 +70,7 @@ COSTS = (
         ),
         _step_seconds,
     ),
-    Cost(
+    CostAxis(
         "run_seconds",
         "measured seconds of the run",
         Metric(
@@ -81,7 +81,7 @@ COSTS = (
         ),
         _run_seconds,
     ),
-    Cost(
+    CostAxis(
         "parameters",
         "parameters",
         Metric(title="Parameters", description="Numbers in the weights of the site's SAE."),

@@ -19,19 +19,20 @@ from saeworks.report.summary import (
     Cell,
     Column,
     Row,
+    Table,
     all_sites,
 )
 from saeworks.results.metric import Metric, Value
 from saeworks.results.names import ON_EXPERTS
 from saeworks.results.records import plain
 from saeworks.results.series import (
-    Concepts,
+    CodedConcepts,
     Domains,
     Duplicates,
     Histogram,
     Load,
     Nearest,
-    Overlap,
+    OverlapMatrix,
     Queen,
     Similarity,
     Tsne,
@@ -52,27 +53,18 @@ SERIES: dict[str, tuple[str, Any]] = {
     "tsne": ("geometry", Tsne),
     "duplicates": ("geometry", Duplicates),
     "domains": ("experts", Domains),
-    "overlap": ("experts", Overlap),
+    "overlap": ("experts", OverlapMatrix),
     "confidence": ("experts", Histogram),
     "nearest": ("geometry", Nearest),
     "queen": ("consistency", Queen),
-    "concepts": ("consistency", Concepts),
+    "concepts": ("consistency", CodedConcepts),
 }
 """What is drawn of a suite at a site: name of the series → the evaluation that has it, and its
 record."""
 
 
 @dataclass(frozen=True)
-class Table:
-    """A caption, columns, and a row per site and suite."""
-
-    caption: str
-    columns: list[Column]
-    rows: list[Row]
-
-
-@dataclass(frozen=True)
-class Section:
+class ExpertsSection:
     """All that the page shows of experts.
 
     Attributes:
@@ -95,7 +87,7 @@ class Section:
         return {"experts_depth": self.depth, "duplicates": self.duplicates}
 
 
-def section(suites: Sequence[SuiteData]) -> Section | None:
+def section(suites: Sequence[SuiteData]) -> ExpertsSection | None:
     """None where nothing of it was measured.
 
     Raises:
@@ -115,7 +107,7 @@ def section(suites: Sequence[SuiteData]) -> Section | None:
     own = [suite for suite in suites if "experts" in suite.results]
     drawn = _drawn(suites)
     metrics = {k: m for k, m in _metrics(suites, ON_EXPERTS).items() if k in drawn}
-    return Section(
+    return ExpertsSection(
         [
             (s, suites[s].label)
             for s in sorted({int(s) for s, _ in chosen}, key=_experts_first(own, suites))

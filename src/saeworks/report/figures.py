@@ -14,7 +14,7 @@ from typing import Any
 from saeworks.errors import UserError
 from saeworks.report.baseline import site_axis
 from saeworks.report.numbers import decimals, measured, number, rounded
-from saeworks.report.summary import Cell, Column, Row
+from saeworks.report.summary import Cell, Column, Row, Table
 from saeworks.results.figure import Axis, Figure, Trace
 from saeworks.results.metric import Metric, Value
 from saeworks.results.result import Result
@@ -34,7 +34,7 @@ MANY_SCATTERS, SMALL_SAMPLE = 12, 150
 
 
 @dataclass(frozen=True)
-class Source:
+class FigureSource:
     """The sections, or the results, of one suite that figures are drawn of.
 
     Attributes:
@@ -94,7 +94,7 @@ def _drawable(entry: Any) -> bool:
     return entry is None or (isinstance(entry, str | int) and not isinstance(entry, bool))
 
 
-def declared(sources: Sequence[Source]) -> list[tuple[str, Figure]]:
+def declared(sources: Sequence[FigureSource]) -> list[tuple[str, Figure]]:
     """Every figure once, with the section that declares it."""
     first = {
         figure.id: (name, figure)
@@ -105,7 +105,7 @@ def declared(sources: Sequence[Source]) -> list[tuple[str, Figure]]:
     return list(first.values())
 
 
-def charts(section: str, figure: Figure, sources: Sequence[Source]) -> list[Chart]:
+def charts(section: str, figure: Figure, sources: Sequence[FigureSource]) -> list[Chart]:
     """The charts of a figure that is no table.
 
     Raises:
@@ -132,7 +132,9 @@ def charts(section: str, figure: Figure, sources: Sequence[Source]) -> list[Char
     return _on_one_scale(drawn) if figure.beside else drawn
 
 
-def _of_traces(section: str, figure: Figure, source: Source, most: int | None) -> Iterator[Chart]:
+def _of_traces(
+    section: str, figure: Figure, source: FigureSource, most: int | None
+) -> Iterator[Chart]:
     """A line per trace: metrics over the sites, or lists in a chart per site."""
     if any(trace.y for trace in figure.traces):
         for at, site in enumerate(source.sites):
@@ -152,7 +154,9 @@ def _of_traces(section: str, figure: Figure, source: Source, most: int | None) -
     yield _chart(section, figure, [source], lines, str(source.index), site_axis(sites))
 
 
-def _of_sites(section: str, figure: Figure, source: Source, most: int | None) -> Iterator[Chart]:
+def _of_sites(
+    section: str, figure: Figure, source: FigureSource, most: int | None
+) -> Iterator[Chart]:
     """A line per site: over the traces, or of the lists of one."""
     axis: Chart = {}
     if figure.traces[0].y:
@@ -183,7 +187,7 @@ def _of_sites(section: str, figure: Figure, source: Source, most: int | None) ->
     yield _chart(section, figure, [source], lines, str(source.index), axis)
 
 
-def _suites(section: str, figure: Figure, sources: Sequence[Source]) -> Iterator[Chart]:
+def _suites(section: str, figure: Figure, sources: Sequence[FigureSource]) -> Iterator[Chart]:
     """A metric over the sites, a line per suite; at a lone site a point per suite."""
     trace = figure.traces[0]
     sites = list(dict.fromkeys(site for source in sources for site in source.sites))
@@ -197,7 +201,9 @@ def _suites(section: str, figure: Figure, sources: Sequence[Source]) -> Iterator
     yield _chart(section, figure, sources, lines, "", axis)
 
 
-def _suites_of_lists(section: str, figure: Figure, sources: Sequence[Source]) -> Iterator[Chart]:
+def _suites_of_lists(
+    section: str, figure: Figure, sources: Sequence[FigureSource]
+) -> Iterator[Chart]:
     """Lists, a line per suite, in a chart per site."""
     sites = list(dict.fromkeys(site for source in sources for site in source.sites))
     for at, site in enumerate(sites):
@@ -213,7 +219,7 @@ def _suites_of_lists(section: str, figure: Figure, sources: Sequence[Source]) ->
         yield chart | {"title": ", ".join(filter(None, (figure.title, site)))}
 
 
-def _over(sites: Sequence[str], section: str, trace: Trace, source: Source) -> list[Point]:
+def _over(sites: Sequence[str], section: str, trace: Trace, source: FigureSource) -> list[Point]:
     """A metric at every site, in the order of the axis."""
 
     def standing(site: str) -> Value | None:
@@ -236,7 +242,7 @@ def _above_zero(value: Value | None) -> bool:
 
 
 def _points(
-    section: str, figure: Figure, trace: Trace, source: Source, site: str, most: int | None
+    section: str, figure: Figure, trace: Trace, source: FigureSource, site: str, most: int | None
 ) -> list[Point]:
     """Two lists of a site's series; in a scatter the first of their points."""
     x, y = (source.entries(site, section, key) for key in (trace.x, trace.y))
@@ -260,7 +266,7 @@ def _called(value: Any, axis: Axis) -> str:
 def _chart(
     section: str,
     figure: Figure,
-    sources: Sequence[Source],
+    sources: Sequence[FigureSource],
     lines: Sequence[Chart],
     at: str,
     axis: Chart | None = None,
@@ -291,7 +297,7 @@ def _chart(
     )
 
 
-def _meaning(section: str, trace: Trace, sources: Sequence[Source]) -> Metric | None:
+def _meaning(section: str, trace: Trace, sources: Sequence[FigureSource]) -> Metric | None:
     known = (source.metric(section, trace.metric) for source in sources)
     return next((metric for metric in known if metric), None)
 
@@ -409,19 +415,10 @@ def _style(figure: Figure) -> str:
     return "small" if figure.small else "beside" if figure.beside else ""
 
 
-@dataclass(frozen=True)
-class Table:
-    """A caption, columns, and a row per site and suite."""
-
-    caption: str
-    columns: list[Column]
-    rows: list[Row]
+Place = tuple[int, str, FigureSource]
 
 
-Place = tuple[int, str, Source]
-
-
-def places(sources: Sequence[Source]) -> list[Place]:
+def places(sources: Sequence[FigureSource]) -> list[Place]:
     """(number of the site, site, source), site by site."""
     sites = list(dict.fromkeys(site for source in sources for site in source.sites))
     return [
@@ -432,7 +429,7 @@ def places(sources: Sequence[Source]) -> list[Place]:
     ]
 
 
-def metrics_table(section: str, sources: Sequence[Source]) -> Table | None:
+def metrics_table(section: str, sources: Sequence[FigureSource]) -> Table | None:
     """Every metric of a section; None where nothing was measured."""
     known = [source.sections[section] for source in sources if section in source.sections]
     metrics = {key: metric for own in known for key, metric in own.metrics.items()}
@@ -455,7 +452,7 @@ def metrics_table(section: str, sources: Sequence[Source]) -> Table | None:
     return Table(known[0].title, [Column(key, metrics[key]) for key in values], out)
 
 
-def lists_table(section: str, figure: Figure, sources: Sequence[Source]) -> Table | None:
+def lists_table(section: str, figure: Figure, sources: Sequence[FigureSource]) -> Table | None:
     """A figure of kind `table`: lists of the series, a column per head.
 
     Raises:
@@ -495,7 +492,7 @@ def lists_table(section: str, figure: Figure, sources: Sequence[Source]) -> Tabl
 
 
 def _cells(
-    section: str, figure: Figure, trace: Trace, source: Source, site: str
+    section: str, figure: Figure, trace: Trace, source: FigureSource, site: str
 ) -> list[tuple[Any, float | None]]:
     return [
         (head, value.value)

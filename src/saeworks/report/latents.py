@@ -6,7 +6,7 @@ from dataclasses import asdict
 from typing import Any
 
 from saeworks.report.numbers import rounded
-from saeworks.report.suites import Latents
+from saeworks.report.suites import PackedLatents
 from saeworks.results.series import Latent, TokenContext
 
 SHARD = 200
@@ -42,7 +42,7 @@ def _sign(character: str) -> str:
     return f"⟨U+{ord(character):04X}⟩"
 
 
-def files(name: str, latents: Latents) -> Iterator[tuple[str, Any]]:
+def files(name: str, latents: PackedLatents) -> Iterator[tuple[str, Any]]:
     """A site's latents as the page reads them, tokens made legible: files of `SHARD` each, which
     it loads when one of them is looked at, and what lists and finds them all, as `name`."""
     words: dict[str, int] = {}

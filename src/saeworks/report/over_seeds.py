@@ -4,8 +4,7 @@ from collections.abc import Sequence
 
 from saeworks.report.baseline import (
     BARS,
-    MEAN,
-    Member,
+    Compared,
     contests,
     metric_columns,
     value_of,
@@ -14,6 +13,7 @@ from saeworks.report.numbers import decimals, measured
 from saeworks.report.suites import SuiteData
 from saeworks.report.summary import Cell, Column, Row
 from saeworks.results.metric import Value
+from saeworks.results.names import MEAN
 from saeworks.results.statistics import student
 
 
@@ -41,9 +41,9 @@ def table(suites: Sequence[SuiteData]) -> tuple[list[Column], list[Row]]:
     return columns, rows
 
 
-def _variants(suites: Sequence[SuiteData]) -> list[list[Member]]:
+def _variants(suites: Sequence[SuiteData]) -> list[list[Compared]]:
     """The suites that differ in their seed alone, and whose baselines do, two or more of each."""
-    found: dict[tuple[str, str], list[Member]] = {}
+    found: dict[tuple[str, str], list[Compared]] = {}
     for contest in contests(suites):
         for member in contest.members:
             key = (member.suite.meta.variant, member.comparison.baseline.variant)
@@ -51,7 +51,7 @@ def _variants(suites: Sequence[SuiteData]) -> list[list[Member]]:
     return [m for m in found.values() if 1 < len(m) == len({one.suite.meta.seed for one in m})]
 
 
-def _columns(members: Sequence[Member]) -> list[Column]:
+def _columns(members: Sequence[Compared]) -> list[Column]:
     out: dict[str, Column] = {}
     for member in members:
         for name in BARS:
@@ -60,11 +60,11 @@ def _columns(members: Sequence[Member]) -> list[Column]:
     return list(out.values())
 
 
-def _sites(member: Member) -> list[str]:
+def _sites(member: Compared) -> list[str]:
     return list(member.comparison.sites)
 
 
-def _over(members: Sequence[Member], site: str, column: str) -> Value | None:
+def _over(members: Sequence[Compared], site: str, column: str) -> Value | None:
     found = [value_of(member, site, column) for member in members]
     known = [value.value for value in found if value is not None and value.value is not None]
     if len(known) < len(members):

@@ -36,7 +36,7 @@ AGAIN = "saeworks eval"
 WAY_OUT = f"run `{AGAIN}` again"
 
 
-class Latents(Sequence[Latent]):
+class PackedLatents(Sequence[Latent]):
     """The latents of one site, each compressed until it is asked for, to a twentieth in memory."""
 
     def __init__(self) -> None:
@@ -70,7 +70,7 @@ class SuiteData:
     meta: SuiteMeta
     results: dict[str, Result]
     logged: list[LogLine]
-    latents: dict[str, Latents]
+    latents: dict[str, PackedLatents]
     """site → latents of the browser."""
     options: dict[str, Any] = field(default_factory=dict)
     """The architecture's options at the first site; empty where they are not told."""
@@ -154,7 +154,7 @@ def _labels(paths: Sequence[Path], metas: Sequence[SuiteMeta]) -> list[str]:
 
 
 def _read_suite(path: Path, label: str, meta: SuiteMeta) -> SuiteData:
-    latents: dict[str, Latents] = {}
+    latents: dict[str, PackedLatents] = {}
     files = [
         file for file in (path / RESULTS).glob("[!.]*.json") if file.name not in (AUDIT, COMPARISON)
     ]
@@ -200,14 +200,14 @@ def _read_options(path: Path, meta: SuiteMeta) -> dict[str, Any]:
     return options if isinstance(options, dict) else {}
 
 
-def _read_result(file: Path, latents: dict[str, Latents]) -> Result:
+def _read_result(file: Path, latents: dict[str, PackedLatents]) -> Result:
     """A result; its latents, which may be many, are put into `latents`."""
 
     def take(place: Place, item: Any) -> None:
         number = len(latents.get(place[1], ()))
         text = to_text(item, str(file), WAY_OUT)
         parse_text(Latent, text, str(file), WAY_OUT, *place, str(number))
-        latents.setdefault(place[1], Latents()).add(text)
+        latents.setdefault(place[1], PackedLatents()).add(text)
 
     def is_long(place: Place) -> bool:
         return len(place) == 3 and place[0] == "series" and place[2] == "latents"

@@ -56,6 +56,15 @@ class Row:
     cells: list[Cell]
 
 
+@dataclass(frozen=True)
+class Table:
+    """A caption, columns, and a row per site and suite."""
+
+    caption: str
+    columns: list[Column]
+    rows: list[Row]
+
+
 def all_sites(suites: Sequence[SuiteData]) -> list[str]:
     """The suites' sites in the order of their model, then any that only results name."""
     names = [site for suite in suites for site in suite.meta.sites]

@@ -14,7 +14,7 @@ SECTION = "scaling"
 
 
 @dataclass(frozen=True, config=STRICT)
-class Part:
+class FvuPart:
     """One of the parts that add up to an FVU, with its colour."""
 
     label: str
@@ -23,7 +23,7 @@ class Part:
 
 
 @dataclass(frozen=True, config=STRICT)
-class Member:
+class FamilyMember:
     """One SAE of a family."""
 
     suite: str
@@ -33,7 +33,7 @@ class Member:
     fvu_nonlinear: Value
     bands: dict[str, float | None]
     """As the section's metrics call them, without intervals."""
-    parts: list[Part]
+    parts: list[FvuPart]
     """From below; the interval of FVU_nl is on its part, that of FVU on the last."""
 
 
@@ -91,7 +91,7 @@ class Family:
     """All that is told of a family at a site."""
 
     arch: str
-    saes: list[Member]
+    saes: list[FamilyMember]
     own: int
     """The place of the suite's own SAE among them."""
     law: Law | None = None

@@ -13,7 +13,7 @@ class Metric:
 
     title: str
     """Short name, for a table's head."""
-    description: str = ""
+    description: str
     """The formula in words, and over what it runs."""
     unit: str = ""
     """Empty where it has none."""

@@ -11,3 +11,5 @@ FIRST = ("reconstruction", "splice")
 """Evaluations that are shown before the others, which follow by name."""
 ON_EXPERTS = frozenset({"geometry", "experts", "consistency", "dedup"})
 """Evaluations that are shown in the section on experts."""
+MEAN = "mean over sites"
+"""Stands in the place of a site's name in tables of comparisons."""

@@ -93,7 +93,7 @@ class Load:
 
 
 @dataclass(frozen=True, config=STRICT)
-class Overlap:
+class OverlapMatrix:
     """Of the chosen expert's active directions, those that another has, too."""
 
     matrix: Matrix | None
@@ -196,7 +196,7 @@ class Coded:
 
 
 @dataclass(frozen=True, config=STRICT)
-class Concept:
+class CodedConcept:
     """A known concept, where it is coded."""
 
     concept: str
@@ -208,5 +208,5 @@ class Concept:
     """Mean over pairs of the latents' decoder rows."""
 
 
-class Concepts(RootModel[list[Concept]]):
+class CodedConcepts(RootModel[list[CodedConcept]]):
     """All that could be coded in two places or more."""

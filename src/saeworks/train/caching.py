@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from saeworks.activations.cache import (
+    CACHE_SCHEMA,
     INDEX,
-    SCHEMA,
     CacheIndex,
     CacheWriter,
     is_intact,
@@ -76,7 +76,7 @@ def _index(job: LiveJob) -> CacheIndex:
     buffer = asdict(config.buffer)
     keys = ("memory", "dtype", "lm_batch", "exclude_norm_above")
     return CacheIndex(
-        schema=SCHEMA,
+        schema=CACHE_SCHEMA,
         finished=False,
         model=dict(job.model),
         config={

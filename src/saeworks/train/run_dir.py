@@ -24,7 +24,7 @@ from saeworks.files.folders import (
 )
 from saeworks.files.seals import damage
 
-SCHEMA = 1
+RUN_SCHEMA = 1
 UNFINISHED = ".unfinished"
 """The folder in `checkpoints/` of the one that is being written."""
 FREE = frozenset(
@@ -114,7 +114,7 @@ class RunDir:
                 raise UserError(f"{suite} holds another run or suite; choose another --out")
             return "new"
         run = read_json(self.path / "run.json", "run")
-        if not isinstance(run, dict) or run.get("schema") != SCHEMA:
+        if not isinstance(run, dict) or run.get("schema") != RUN_SCHEMA:
             raise UserError(f"{self.path / 'run.json'} is not a run's; choose another --out")
         different = differences(run.get("identity", {}), self._identity)
         finished = run.get("state") == "finished"
@@ -145,7 +145,7 @@ class RunDir:
         return not self._present() and not any(self.path.glob("checkpoints/step-*"))
 
     def _write(self, state: State, **more: str) -> None:
-        value = {"schema": SCHEMA, "state": state, "identity": self._identity, **more}
+        value = {"schema": RUN_SCHEMA, "state": state, "identity": self._identity, **more}
         write_json(self.path / "run.json", value)
 
 

@@ -225,7 +225,7 @@ def test_accumulators_do_not_grow_with_tokens() -> None:
         sizes = []
         for phase in range(3):
             for part in rows(tokens).split(500):
-                made = engine.Reconstruction(nonlinear(part))
+                made = engine.SaeOutput(nonlinear(part))
                 at = Tokens(torch.arange(len(part)) % 40)
                 site.add(phase, part, at, {"x_hat": partial(lambda made, _: made, made)})
             sizes.append(sum(size_of(site, set())))
@@ -286,9 +286,9 @@ def test_an_sae_holds_few_matrices() -> None:
     site = engine.SiteAudit("x", place, ["sae"], measurements(config))
 
     @torch.no_grad()
-    def made(x_ND: Tensor) -> engine.Reconstruction:
+    def made(x_ND: Tensor) -> engine.SaeOutput:
         code = sae.encode_sparse(x_ND)
-        return engine.Reconstruction(sae.decode(code), sae, code)
+        return engine.SaeOutput(sae.decode(code), sae, code)
 
     held = []
     for phase in range(3):

@@ -11,7 +11,7 @@ from saeworks.dictionary.base import SAE
 from saeworks.dictionary.registry import build_sae
 from saeworks.measure.audit import folds
 from saeworks.measure.audit.arrays import base
-from saeworks.measure.audit.engine import Reconstruction, SiteAudit
+from saeworks.measure.audit.engine import SaeOutput, SiteAudit
 from saeworks.measure.audit.fits import Tokens
 from saeworks.measure.audit.measurement import Place
 from saeworks.results.metric import Value
@@ -96,9 +96,9 @@ def audited(sae: SAE, x: Tensor, document: Tensor) -> dict[str, dict[str, Value]
     place = Place(x.shape[1], len(tokens_R), x.device, 0, codes=len(x))
     site = SiteAudit("x", place, ["sae"], base)
 
-    def made(x_ND: Tensor) -> Reconstruction:
+    def made(x_ND: Tensor) -> SaeOutput:
         code = sae.encode_sparse(x_ND.float())
-        return Reconstruction(sae.decode(code), sae, code)
+        return SaeOutput(sae.decode(code), sae, code)
 
     with torch.no_grad():
         for phase, fold in enumerate((folds.FIT, folds.SECOND, folds.TEST)):

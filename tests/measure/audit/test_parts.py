@@ -18,7 +18,7 @@ from saeworks.errors import UserError
 from saeworks.measure.audit import extractor, folds
 from saeworks.measure.audit.adjacent import AdjacentSites
 from saeworks.measure.audit.arrays import base
-from saeworks.measure.audit.engine import Reconstruction, SaeAudit, SiteAudit
+from saeworks.measure.audit.engine import SaeAudit, SaeOutput, SiteAudit
 from saeworks.measure.audit.fits import Before, Tokens
 from saeworks.measure.audit.measurement import Measurement, Place
 from saeworks.measure.audit.mlp import MlpProbe
@@ -57,8 +57,8 @@ def through(
     return site.saes["sae"]
 
 
-def known(x_hat: torch.Tensor) -> dict[str, Callable[[torch.Tensor], Reconstruction]]:
-    return {"sae": lambda _: Reconstruction(x_hat)}
+def known(x_hat: torch.Tensor) -> dict[str, Callable[[torch.Tensor], SaeOutput]]:
+    return {"sae": lambda _: SaeOutput(x_hat)}
 
 
 def values(one: SaeAudit, name: str) -> dict[str, Value]:
@@ -354,7 +354,7 @@ def test_positions_are_in_the_bins_that_the_text_names() -> None:
     x_hat = nonlinear(x)
     for phase in range(3):
         tokens = Tokens(document, position_N=torch.arange(len(x)) % length)
-        site.add(phase, x, tokens, {"sae": lambda _: Reconstruction(x_hat)})
+        site.add(phase, x, tokens, {"sae": lambda _: SaeOutput(x_hat)})
         site.finish(phase)
     found = site.saes["sae"].series()["positions"]
     assert found["first_position"] == [0, 1, 2, 4, 8, 16]

@@ -7,7 +7,7 @@ import torch
 from helpers.audit_arrays import documents, nonlinear, rows
 from saeworks.measure.audit import folds, norm
 from saeworks.measure.audit.arrays import base
-from saeworks.measure.audit.engine import Reconstruction, SaeAudit, SiteAudit
+from saeworks.measure.audit.engine import SaeAudit, SaeOutput, SiteAudit
 from saeworks.measure.audit.fits import Tokens
 from saeworks.measure.audit.measurement import Place
 
@@ -21,7 +21,7 @@ def audited(chunks: int) -> SaeAudit:
     fold_N = torch.from_numpy(folds.assign(torch.bincount(document).numpy(), 0))[document]
     for phase in range(3):
         for at in (fold_N == phase).nonzero()[:, 0].chunk(chunks if phase == folds.TEST else 1):
-            made = {"sae": lambda _, at=at: Reconstruction(x_hat[at])}
+            made = {"sae": lambda _, at=at: SaeOutput(x_hat[at])}
             site.add(phase, x[at], Tokens(document[at]), made)
         site.finish(phase)
     return site.saes["sae"]

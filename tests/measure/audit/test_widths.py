@@ -15,7 +15,7 @@ from saeworks.config import AuditConfig
 from saeworks.measure.audit.run import audit_banks, audit_suites
 from saeworks.measure.audit.scaling import added_percent
 from saeworks.measure.audit.scaling_section import slope
-from saeworks.measure.audit.widths import Sized, Trained, families
+from saeworks.measure.audit.widths import Sized, TrainedWith, families
 from saeworks.results.audit import AuditResult
 
 SITE = "layers.1"
@@ -55,10 +55,10 @@ def test_families_are_alike_in_all_but_width() -> None:
 
 
 def test_families_are_trained_alike() -> None:
-    alike = [Sized(f"a{w}", "topk", w, 8.0, Trained(10_000)) for w in (32, 64)]
-    nearly = Sized("nearly", "topk", 128, 8.0, Trained(10_050))  # whole batches
-    longer = [Sized(f"b{w}", "topk", w, 8.0, Trained(20_000)) for w in (128, 256)]
-    group = Sized("group", "topk", 512, 8.0, Trained(10_000, sites=3))
+    alike = [Sized(f"a{w}", "topk", w, 8.0, TrainedWith(10_000)) for w in (32, 64)]
+    nearly = Sized("nearly", "topk", 128, 8.0, TrainedWith(10_050))  # whole batches
+    longer = [Sized(f"b{w}", "topk", w, 8.0, TrainedWith(20_000)) for w in (128, 256)]
+    group = Sized("group", "topk", 512, 8.0, TrainedWith(10_000, sites=3))
     first, second = families([*alike, *longer, group, nearly])
     assert [one.name for one in first.members] == ["a32", "a64", "nearly"]
     assert [one.name for one in second.members] == ["b128", "b256"]

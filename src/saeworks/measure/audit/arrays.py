@@ -11,7 +11,7 @@ from torch import Tensor
 
 from saeworks.errors import UserError
 from saeworks.measure.audit import folds
-from saeworks.measure.audit.engine import Reconstruction, SiteAudit
+from saeworks.measure.audit.engine import SaeOutput, SiteAudit
 from saeworks.measure.audit.fits import Tokens
 from saeworks.measure.audit.ladder import NormLadder
 from saeworks.measure.audit.measurement import Measurement, Place
@@ -151,8 +151,8 @@ def audit(
     )
 
 
-def _known(x_hat_ND: Tensor) -> Callable[[Tensor], Reconstruction]:
-    return lambda x_ND: Reconstruction(x_hat_ND)
+def _known(x_hat_ND: Tensor) -> Callable[[Tensor], SaeOutput]:
+    return lambda x_ND: SaeOutput(x_hat_ND)
 
 
 def document_numbers(documents: Any, tokens: int, where: str = "audit") -> Tensor:

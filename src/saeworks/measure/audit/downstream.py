@@ -13,7 +13,7 @@ from torch import Tensor
 from saeworks.dictionary.base import SAE
 from saeworks.lm.prefix import shared_prefix
 from saeworks.measure import bootstrap
-from saeworks.measure.audit.engine import Sums
+from saeworks.measure.audit.engine import DocumentSums
 from saeworks.measure.audit.fits import Fit, dot, square
 from saeworks.measure.audit.study import AuditStudy
 from saeworks.measure.audit.words import Sections, percent, shown, side
@@ -165,7 +165,7 @@ class PutBack(Reading):
         used = int(self.held_out.keep_NT.any(dim=1).sum())
         self.passes = 3 * saes * used * self.held_out.tokens_NT.shape[1]
         self._sums = {
-            (name, site): Sums(test.rows, subject.lm.device)
+            (name, site): DocumentSums(test.rows, subject.lm.device)
             for name, bank in subject.banks.items()
             for site in bank
         }

@@ -32,18 +32,18 @@ from saeworks.measure.audit.fits import (
 from saeworks.measure.audit.least_squares import Factor
 from saeworks.measure.audit.measurement import Measurement, Place
 from saeworks.measure.audit.moments import Cross, Gram
-from saeworks.measure.audit.widths import Trained, Widths
+from saeworks.measure.audit.widths import TrainedWith, Widths
 from saeworks.measure.progress import Tick
 from saeworks.results.metric import Value
 
 _NONE: Mapping[str, Before | None] = {}
-_UNKNOWN: Mapping[str, Trained] = {}
+_UNKNOWN: Mapping[str, TrainedWith] = {}
 Make = Callable[[Place], Sequence[Measurement]]
 """The measurements of one SAE at one site."""
 
 
 @dataclass(frozen=True)
-class Reconstruction:
+class SaeOutput:
     """What an SAE makes of a chunk; code and SAE where they are known."""
 
     x_hat_ND: Float[Tensor, "N D"]
@@ -51,7 +51,7 @@ class Reconstruction:
     code: SparseCode | None = None
 
 
-class Sums:
+class DocumentSums:
     """Sums by document [R] of named per-token numbers: constant in tokens."""
 
     def __init__(self, documents: int, device: torch.device) -> None:
@@ -79,7 +79,7 @@ class SaeAudit:
         self.fit: Fit | None = None
         self._moments: SaeMoments | None = SaeMoments(place.d, place.device, place.codes)
         self._again: Cross | None = Cross(place.d, place.d, place.device)
-        self._sums = {one.name: Sums(place.documents, place.device) for one in measurements}
+        self._sums = {one.name: DocumentSums(place.documents, place.device) for one in measurements}
 
     def add(self, phase: int, rows: Rows) -> Parts | None:
         """Count a chunk in; returns the parts of its errors, once there are any."""
@@ -118,7 +118,7 @@ class SaeAudit:
     def also(self, one: Measurement, documents: int) -> None:
         """Measure one thing more; before the first rows."""
         self.measurements[one.name] = one
-        self._sums[one.name] = Sums(documents, one.place.device)
+        self._sums[one.name] = DocumentSums(documents, one.place.device)
 
     def values(self, resamples: int, seed: int) -> dict[str, dict[str, Value]]:
         """Measurement → metric → value with interval, in the order of the metrics."""
@@ -155,7 +155,7 @@ class SiteAudit:
         place: Place,
         names: Sequence[str],
         make: Make,
-        trained: Mapping[str, Trained] = _UNKNOWN,
+        trained: Mapping[str, TrainedWith] = _UNKNOWN,
     ) -> None:
         self.where, self.place = where, place
         self.saes = {name: SaeAudit(place, make(place)) for name in names}
@@ -167,7 +167,7 @@ class SiteAudit:
         phase: int,
         x_ND: Float[Tensor, "N D"],
         tokens: Tokens,
-        reconstruct: Mapping[str, Callable[[Tensor], Reconstruction]],
+        reconstruct: Mapping[str, Callable[[Tensor], SaeOutput]],
         before: Mapping[str, Before | None] = _NONE,
     ) -> dict[str, Parts | None]:
         """Count a chunk in; returns the parts of each SAE's errors, once there are any.

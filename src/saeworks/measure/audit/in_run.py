@@ -74,12 +74,12 @@ class InRunAudit:
             for site, d in widths.items()
         }
 
-    def tally(self, site: str) -> "Tally":
+    def tally(self, site: str) -> "FoldMoments":
         """For one evaluation of one SAE."""
-        return Tally(self, site, self._sites[site])
+        return FoldMoments(self, site, self._sites[site])
 
 
-class Tally:
+class FoldMoments:
     """Moments of x with e in every fold."""
 
     def __init__(self, audit: InRunAudit, site: str, known: _Site) -> None:

@@ -19,7 +19,7 @@ from saeworks.measure.audit.adjacent import AdjacentSites
 from saeworks.measure.audit.arrays import base
 from saeworks.measure.audit.attribution import Attribution
 from saeworks.measure.audit.downstream import Downstream, PutBack
-from saeworks.measure.audit.engine import Make, Reconstruction, SiteAudit
+from saeworks.measure.audit.engine import Make, SaeOutput, SiteAudit
 from saeworks.measure.audit.error_saes import ErrorSaes, match, on_error_at
 from saeworks.measure.audit.fits import Before, Fit, Tokens
 from saeworks.measure.audit.measurement import Measurement, Place
@@ -30,7 +30,7 @@ from saeworks.measure.audit.scaling_section import Scaling, scaling_sections
 from saeworks.measure.audit.synthetic import SyntheticTest
 from saeworks.measure.audit.verdict import concluded
 from saeworks.measure.audit.wide import WideSae
-from saeworks.measure.audit.widths import Trained
+from saeworks.measure.audit.widths import TrainedWith
 from saeworks.measure.audit.zeroing import Zeroing
 from saeworks.measure.banks import Bank, widest
 from saeworks.measure.engine import (
@@ -98,7 +98,7 @@ def audits(config: AuditConfig, on_error: Mapping[str, Mapping[str, Suite]]) -> 
 
     def studies(subject: Subject, work: Work) -> list[Study]:
         trained = {str(suite.path): _trained(suite) for suite in work.suites}
-        return [Audit(subject, config, on_error, trained)]
+        return [ErrorAudit(subject, config, on_error, trained)]
 
     return StudySet(config.tokens, studies)
 
@@ -113,11 +113,13 @@ def audit_results(found: Results) -> dict[Path, AuditResult]:
     }
 
 
-def _trained(suite: Suite) -> dict[str, Trained]:
+def _trained(suite: Suite) -> dict[str, TrainedWith]:
     """Site → how its SAE was trained."""
     tokens = suite.meta["tokens"]
     known = tokens if isinstance(tokens, int) else None
-    return {site: Trained(known, len(sites)) for sites in suite.groups.values() for site in sites}
+    return {
+        site: TrainedWith(known, len(sites)) for sites in suite.groups.values() for site in sites
+    }
 
 
 def audit_banks(
@@ -127,23 +129,23 @@ def audit_banks(
     config: AuditConfig,
     progress: Tracker = silent,
     on_error: Mapping[str, Mapping[str, Suite]] = MappingProxyType({}),
-    trained: Mapping[str, Mapping[str, Trained]] = MappingProxyType({}),
+    trained: Mapping[str, Mapping[str, TrainedWith]] = MappingProxyType({}),
 ) -> dict[str, AuditResult]:
     """Audit every SAE of every bank on the same tokens.
 
     Args:
-        on_error, trained: as for `Audit`.
+        on_error, trained: as for `ErrorAudit`.
 
     Raises:
         UserError: as `audit_suites`.
     """
-    study = Audit(Subject.of(banks, lm, held_out), config, on_error, trained)
+    study = ErrorAudit(Subject.of(banks, lm, held_out), config, on_error, trained)
     measure(lm, [study], progress)
     return study.audited()
 
 
 @final
-class Phase(Reading):
+class FoldReading(Reading):
     """One fold of the documents on its way through every site's audit.
 
     Args:
@@ -193,12 +195,12 @@ class Phase(Reading):
                     one.finish(self._phase, tick)
 
 
-def _through(chunk: Chunk, sae: SAE) -> Callable[[Tensor], Reconstruction]:
-    return lambda _: Reconstruction(chunk.x_hat(sae), sae, chunk.code(sae))
+def _through(chunk: Chunk, sae: SAE) -> Callable[[Tensor], SaeOutput]:
+    return lambda _: SaeOutput(chunk.x_hat(sae), sae, chunk.code(sae))
 
 
 @final
-class Audit(Study):
+class ErrorAudit(Study):
     """Every SAE's error, decomposed.
 
     Args:
@@ -218,7 +220,7 @@ class Audit(Study):
         subject: Subject,
         config: AuditConfig,
         on_error: Mapping[str, Mapping[str, Suite]],
-        trained: Mapping[str, Mapping[str, Trained]],
+        trained: Mapping[str, Mapping[str, TrainedWith]],
     ) -> None:
         self.subject, self.config = subject, config
         self.held_out = held_out = subject.held_out(config.tokens)
@@ -232,7 +234,7 @@ class Audit(Study):
         losses = Losses(subject.lm, held_out)
         needs: Sequence[Reading] = (losses,)
         for phase, fold in enumerate(folds.phases(self.fold_R)):
-            last = Phase(phase, subject, self._kept(fold), self.audits, losses, needs)
+            last = FoldReading(phase, subject, self._kept(fold), self.audits, losses, needs)
             before, needs = needs, (last,)
         self.readings: Sequence[Reading] = (last,)
         self.downstream: PutBack | None = None
@@ -305,7 +307,7 @@ def _site_audits(
     held_out: HeldOut,
     config: AuditConfig,
     on_error: Mapping[str, Mapping[str, Suite]],
-    trained: Mapping[str, Mapping[str, Trained]],
+    trained: Mapping[str, Mapping[str, TrainedWith]],
 ) -> dict[str, SiteAudit]:
     banks, lm = subject.banks, subject.lm
     audits = {

@@ -25,7 +25,16 @@ from saeworks.measure.audit.study import AuditStudy
 from saeworks.measure.audit.widths import Norms, Sized
 from saeworks.measure.audit.words import Sections, shown, side
 from saeworks.results import figure
-from saeworks.results.families import SECTION, Curve, Family, Law, LeftOut, Member, NormPair, Part
+from saeworks.results.families import (
+    SECTION,
+    Curve,
+    Family,
+    FamilyMember,
+    FvuPart,
+    Law,
+    LeftOut,
+    NormPair,
+)
 from saeworks.results.metric import Metric, Value
 from saeworks.results.section import Section
 
@@ -145,14 +154,16 @@ def family_scaling(
     return FamilyScaling(laws, by_width, family)
 
 
-def member(sized: Sized, fvu: Value, nonlinear: Value, known: dict[str, float | None]) -> Member:
+def member(
+    sized: Sized, fvu: Value, nonlinear: Value, known: dict[str, float | None]
+) -> FamilyMember:
     """A family's SAE as it is drawn, `known` being its bands."""
     parts = _parts(fvu, nonlinear, known.get(ENCODER) or 0.0, known.get(ABSENT))
     name = Path(sized.name).name
-    return Member(name, sized.width, sized.l0, fvu, nonlinear, known, parts)
+    return FamilyMember(name, sized.width, sized.l0, fvu, nonlinear, known, parts)
 
 
-def _parts(fvu: Value, nonlinear: Value, encoder: float, absent: float | None) -> list[Part]:
+def _parts(fvu: Value, nonlinear: Value, encoder: float, absent: float | None) -> list[FvuPart]:
     if fvu.value is None or nonlinear.value is None:
         return []
     encoder = encoder if 0 < encoder < nonlinear.value else 0.0
@@ -163,7 +174,7 @@ def _parts(fvu: Value, nonlinear: Value, encoder: float, absent: float | None) -
     parts[LINEAR] = _about(linear, fvu) if absent is None else Value(linear)
     if absent is not None:
         parts[ABSENT] = _about(absent, fvu)
-    return [Part(key, INKS[key], value) for key, value in parts.items()]
+    return [FvuPart(key, INKS[key], value) for key, value in parts.items()]
 
 
 def _about(part: float, whole: Value) -> Value:

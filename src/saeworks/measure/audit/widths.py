@@ -30,7 +30,7 @@ BATCHES = 1.01
 
 
 @dataclass(frozen=True)
-class Trained:
+class TrainedWith:
     """How an SAE was trained, as far as SAEs that are compared must agree.
 
     Attributes:
@@ -41,7 +41,7 @@ class Trained:
     tokens: int | None = None
     sites: int = 1
 
-    def like(self, other: "Trained") -> bool:
+    def like(self, other: "TrainedWith") -> bool:
         """Whether two agree."""
         if self.tokens is None or other.tokens is None:
             return self.tokens == other.tokens and self.sites == other.sites
@@ -61,11 +61,11 @@ class Sized:
     arch: str
     width: int
     l0: float
-    trained: Trained = Trained()
+    trained: TrainedWith = TrainedWith()
 
 
 @dataclass(frozen=True)
-class Family:
+class SaeFamily:
     """SAEs that are compared.
 
     Attributes:
@@ -77,7 +77,7 @@ class Family:
     left_out: tuple[tuple[Sized, str], ...]
 
 
-def families(saes: Sequence[Sized]) -> list[Family]:
+def families(saes: Sequence[Sized]) -> list[SaeFamily]:
     """Families of at least two widths. From the smallest L0 on, an architecture's SAEs are put
     together as long as they are within `ALIKE` of it and trained like it; of equal widths the
     first named counts."""
@@ -100,7 +100,7 @@ def families(saes: Sequence[Sized]) -> list[Family]:
             members = tuple(by_width[width] for width in sorted(by_width))
             if len(members) > 1:
                 left = [(one, _why(one, near, least)) for one in own if one not in members]
-                found.append(Family(members, tuple(left)))
+                found.append(SaeFamily(members, tuple(left)))
     return found
 
 
@@ -119,7 +119,7 @@ def _why(one: Sized, near: Sequence[Sized], least: Sized) -> str:
 class Norms:
     """Second moments of the norms of a family's errors."""
 
-    def __init__(self, family: Family, place: Place) -> None:
+    def __init__(self, family: SaeFamily, place: Place) -> None:
         self.family = family
         self._p = 1 + 2 * len(family.members)
         none_RPP = torch.zeros(
@@ -189,7 +189,7 @@ class Widths:
         trained: how each was trained, where that is known.
     """
 
-    def __init__(self, place: Place, trained: Mapping[str, Trained]) -> None:
+    def __init__(self, place: Place, trained: Mapping[str, TrainedWith]) -> None:
         self.place, self._trained = place, trained
         self._counts: dict[str, tuple[str, int, Tensor]] = {}
         self._tokens: dict[str, int] = {}
@@ -212,7 +212,7 @@ class Widths:
                 arch,
                 width,
                 float(total) / max(self._tokens[name], 1),
-                self._trained.get(name, Trained()),
+                self._trained.get(name, TrainedWith()),
             )
             for name, (arch, width, total) in self._counts.items()
         ]

@@ -37,7 +37,7 @@ from saeworks.measure.studies.reconstruction import Tally
 from saeworks.results.figure import Figure, Trace
 from saeworks.results.metric import Metric, Value
 from saeworks.results.records import plain
-from saeworks.results.series import Coded, Concept, Concepts, Queen
+from saeworks.results.series import Coded, CodedConcept, CodedConcepts, Queen
 
 CODED = 0.5
 """A latent codes a concept in a place where φ is above this."""
@@ -340,7 +340,7 @@ def series(found: Found, firing: Firing, truth: Truth) -> dict[str, Any]:
         ),
         "cells": {"kind": firing.kind, "blocks": firing.visits.shape[1]},
         "concepts": plain(
-            Concepts(
+            CodedConcepts(
                 [
                     _concept(found, concept, *truth.concepts[concept])
                     for concept in np.flatnonzero(found.asked > 1).tolist()
@@ -355,7 +355,7 @@ def _point(found: Found) -> Found:
     return Found(**(found.__dict__ | {"phi_SQ": found.phi_SQ[:1]}))
 
 
-def _concept(found: Found, concept: int, name: str, value: str) -> Concept:
+def _concept(found: Found, concept: int, name: str, value: str) -> CodedConcept:
     coding = np.flatnonzero((found.concept_Q == concept) & (found.phi_SQ[0] > CODED))
     pairs = [float(found.rows_QD[a] @ found.rows_QD[b]) for a, b in combinations(coding, 2)]
     coded = [
@@ -363,7 +363,7 @@ def _concept(found: Found, concept: int, name: str, value: str) -> Concept:
         for at in coding
     ]
     cosine = round(float(np.mean(pairs)), 4) if pairs else None
-    return Concept(name, value, int(found.asked[concept]), coded, cosine)
+    return CodedConcept(name, value, int(found.asked[concept]), coded, cosine)
 
 
 @dataclass
@@ -405,7 +405,7 @@ def _matrix(row: Tensor, column: Tensor, shape: tuple[int, int]) -> csr_matrix:
 
 
 @final
-class Firings(Reading):
+class PlaceFirings(Reading):
     """The firings of every SAE, by bank and site: 4 bytes for each latent that fires on a token."""
 
     title = "consistency"
@@ -452,7 +452,7 @@ class Consistency(Study):
 
     def __init__(self, config: EvalConfig, tally: Tally, truth: Truth) -> None:
         self.config, self.tally, self.truth = config, tally, truth
-        self.firings = Firings(tally.banks, tally.held_out, config.blocks, beside=tally)
+        self.firings = PlaceFirings(tally.banks, tally.held_out, config.blocks, beside=tally)
         self.readings = (self.firings,)
 
     def results(self) -> dict[str, Measured]:

@@ -28,7 +28,7 @@ from saeworks.results.figure import Figure, Trace
 from saeworks.results.metric import Metric, Value
 from saeworks.results.records import plain
 from saeworks.results.result import Result
-from saeworks.results.series import Domains, Histogram, Load, Overlap
+from saeworks.results.series import Domains, Histogram, Load, OverlapMatrix
 
 _FINE, _COARSE = 2000, 40
 """Bins of confidence: for quantiles, and in the result."""
@@ -71,7 +71,7 @@ _SUMS = ("n", "visits", "confidence", "entropy")
 
 
 @dataclass
-class Watch:
+class ExpertWatch:
     """What the pass over the tokens leaves of one SAE.
 
     Attributes:
@@ -95,7 +95,7 @@ class Watch:
     @classmethod
     def empty(
         cls, experts: HasExperts, held_out: HeldOut, sampled: int, device: torch.device
-    ) -> "Watch":
+    ) -> "ExpertWatch":
         """Nothing seen yet."""
         count = experts.experts
         zeros = partial(torch.zeros, dtype=torch.float64, device=device)
@@ -156,7 +156,7 @@ class Visits(Reading):
         self.sites = {site for bank in self.banks.values() for site in bank}
         self.width = widest(self.banks)
         self.watches = {
-            (name, site): Watch.empty(
+            (name, site): ExpertWatch.empty(
                 experts, self.held_out, config.overlap_tokens, sae.b_dec.device
             )
             for name, bank in self.banks.items()
@@ -207,7 +207,7 @@ class Experts(Study):
 
 
 def _result(
-    watches: Mapping[str, Watch],
+    watches: Mapping[str, ExpertWatch],
     fired: Mapping[str, Int[Tensor, " M"]],
     held_out: HeldOut,
     config: EvalConfig,
@@ -229,7 +229,7 @@ def _result(
     )
 
 
-def _values(watch: Watch, config: EvalConfig, labels: Labels | None) -> dict[str, Value]:
+def _values(watch: ExpertWatch, config: EvalConfig, labels: Labels | None) -> dict[str, Value]:
     visits_RN, count = watch.visits.cpu().numpy(), watch.experts.experts
     sums = dict(zip(_SUMS, watch.sums.cpu().numpy().T, strict=True))
     drawing = (config.bootstrap, config.seed)
@@ -271,7 +271,7 @@ def _quantile(counts: Int[Tensor, " bins"], share: float) -> Value:
     return Value((int(reached.int().argmax()) + 0.5) / len(counts))
 
 
-def _series(watch: Watch, fired_M: Tensor, labels: Labels | None) -> dict[str, Any]:
+def _series(watch: ExpertWatch, fired_M: Tensor, labels: Labels | None) -> dict[str, Any]:
     visits_N, count = watch.visits.sum(0), watch.experts.experts
     live_N = (fired_M > 0).view(count, -1).sum(1)
     series: dict[str, Any] = {
@@ -286,7 +286,7 @@ def _series(watch: Watch, fired_M: Tensor, labels: Labels | None) -> dict[str, A
         ),
     }
     if watch.overlap is not None:
-        series["overlap"] = Overlap(matrix(watch.overlap.matrix))
+        series["overlap"] = OverlapMatrix(matrix(watch.overlap.matrix))
     if labels is not None:
         series["domains"] = _domains(watch.visits.cpu().numpy(), labels)
     return {name: plain(record) for name, record in series.items()}
