@@ -276,53 +276,36 @@ READERS = {"cli", "measure", "report", "results"}
 """The parts that see results: below them the same word is another thing, such as a loss term."""
 
 TWICE = {
-    "absent",
     "between_similarity",
     "between_similarity_control",
     "busiest_load",
-    "ce_clean",
-    "choice",
-    "choice_chance",
     "coded",
     "concepts",
-    "condition",
     "confidence",
     "consistency",
-    "cosine",
-    "dead_share",
-    "delta_ce",
-    "delta_ce_percent",
     "distinct",
     "domain_information",
     "domain_information_adjusted",
     "domain_information_chance",
     "duplicate_share",
-    "encoder",
     "experts",
-    "fvu",
-    "fvu_nonlinear",
-    "fvu_without_outliers",
-    "kl",
-    "l0",
-    "l1",
-    "linear",
     "live",
     "load_entropy",
-    "loss_recovered_mean",
-    "loss_recovered_zero",
-    "mmco",
-    "mmcs",
-    "mse",
-    "nonlinear",
-    "outlier_share",
     "queen",
-    "rank",
     "support_overlap",
     "unused_share",
     "within_similarity",
 }
 """Keys that still are literals in more than one file. The table only shrinks: a metric is named by
 its study, and who else needs the key has it from there, or from results/."""
+
+OTHERWISE = {
+    ("choice", "results/series.py"),  # the key of how the latents of a page were chosen
+    ("encoder", "measure/audit/pursuit.py"),  # whose codes: the SAE's own, beside those of pursuit
+    ("l1", "report/frontier.py"),  # the option of training that weighs the penalty
+    ("nonlinear", "measure/audit/positions.py"),  # the heading of a column
+}
+"""Key, file: there the word names something else, in JSON or in a config, so it has to stay."""
 
 
 def test_a_metrics_key_is_a_literal_in_one_file() -> None:
@@ -334,6 +317,8 @@ def test_a_metrics_key_is_a_literal_in_one_file() -> None:
             for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
                 if isinstance(node, ast.Constant) and isinstance(node.value, str):
                     files.get(node.value, set()).add(str(path.relative_to(SRC)))
+    for key, file in OTHERWISE:
+        files[key].remove(file)
     twice = {key: sorted(files[key]) for key in sorted(keys) if len(files[key]) > 1}
     new = {key: twice[key] for key in twice.keys() - TWICE}
     assert not new, f"a metric's key in several files; import it from one: {new}"

@@ -12,6 +12,7 @@ from saeworks.cli.arguments import Json, Suites
 from saeworks.cli.printing import command, print_json, say, speaker
 from saeworks.config import CompareConfig
 from saeworks.errors import DONE, UserError
+from saeworks.results.headlines import MMCO, MMCS
 from saeworks.results.names import COMPARISON, MEAN
 
 if TYPE_CHECKING:
@@ -97,7 +98,7 @@ def print_comparison(path: Path, comparison: "Comparison") -> None:
     for site, values in [*comparison.sites.items(), (MEAN, comparison.mean)]:
         cells = [cell for name in metrics for cell in _cells(values[name])]
         matched = list(aligned.values()) if site == MEAN else [aligned[site]] if aligned else []
-        cells += [_matched(name, matched) for name in ("mmcs", "mmco") if matched]
+        cells += [_matched(name, matched) for name in (MMCS, MMCO) if matched]
         rows.append([site, *cells])
     say(
         f"{path} − {comparison.baseline.variant} on the same held-out documents [95% interval of "

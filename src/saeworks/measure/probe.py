@@ -25,6 +25,7 @@ from saeworks.measure.studies.splice import (
     prediction_losses,
     splice_hook,
 )
+from saeworks.results.headlines import DELTA_CE
 
 Limits = Callable[[], Mapping[str, float]]
 """→ site → the norm above which training leaves tokens out."""
@@ -105,7 +106,7 @@ class HeldOutProbe:
         delta = self._loss((site, replace)) - self._clean
         fvu = error / variance if variance > 0 else float("nan")
         audited = {} if tally is None else tally.values()
-        return {"held_out_fvu": fvu, "delta_ce": delta, **audited}
+        return {"held_out_fvu": fvu, DELTA_CE: delta, **audited}
 
     def _loss(self, spliced: tuple[str, Callable[[HeldOut, Tensor], Tensor]] | None) -> float:
         total, count = 0.0, 0

@@ -20,12 +20,13 @@ from saeworks.report.numbers import (
 from saeworks.report.suites import SuiteData
 from saeworks.report.summary import Cell, Column, Row
 from saeworks.results.comparison import Comparison, Paired
+from saeworks.results.headlines import DELTA_CE, FVU, MMCO, MMCS
 from saeworks.results.metric import Metric, Value
 from saeworks.results.names import MEAN
 
 Chart = dict[str, Any]
 
-BARS = ("fvu", "delta_ce")
+BARS = (FVU, DELTA_CE)
 """Metrics with bars per layer."""
 COLOURS = 8
 """Suites that have a colour of their own."""
@@ -61,7 +62,7 @@ def contests(suites: Sequence[SuiteData]) -> list[Contest]:
     places = {suite.path.resolve(): index for index, suite in enumerate(suites)}
     found: dict[Path, list[int]] = {}
     for index, suite in enumerate(suites):
-        if suite.comparison and "fvu" in suite.comparison.mean and not _is_baseline(suite):
+        if suite.comparison and FVU in suite.comparison.mean and not _is_baseline(suite):
             found.setdefault(_baseline_path(suite), []).append(index)
     return [_contest(suites, places.get(path), indices) for path, indices in found.items()]
 
@@ -166,7 +167,7 @@ def _differences(contest: Contest) -> list[Chart]:
     sites = _sites(contest)
     out = []
     for name, metric in _metrics(contest, BARS):
-        relative = name == "fvu"
+        relative = name == FVU
         level = {site: Value(value=float(relative)) for site in sites}
         series = [_series(_named(contest), sites, level, "lines", contest.ink)]
         for m in contest.members:
@@ -224,11 +225,11 @@ def _costs(contest: Contest) -> list[Chart]:
     for cost in (_flops_of(suites), _seconds_of(suites)):
         series = []
         if contest.baseline and (x := cost.values.get(contest.baseline.path)):
-            value = contest.members[0].comparison.mean["fvu"].baseline
+            value = contest.members[0].comparison.mean[FVU].baseline
             series.append(_point(_named(contest), x, value, contest.ink))
         for m in contest.members:
             if x := cost.values.get(m.suite.path):
-                series.append(_point(m.suite.label, x, m.comparison.mean["fvu"].suite, m.ink))
+                series.append(_point(m.suite.label, x, m.comparison.mean[FVU].suite, m.ink))
         known = [s["x"][0] for s in series]
         if known and max(known) > 1.02 * min(known):
             out.append(
@@ -368,7 +369,7 @@ def metric_columns(name: str, comparison: Comparison) -> dict[str, Column]:
 def value_of(member: Compared, site: str, column: str) -> Value | None:
     """What stands in a column of `table`, at a site or for the mean over sites."""
     name, _, part = column.partition(" ")
-    if name in ("mmcs", "mmco"):
+    if name in (MMCS, MMCO):
         return _match(member, site, name, part == "seeds")
     comparison = member.comparison
     pair: Paired | None = (comparison.mean if site == MEAN else comparison.sites[site]).get(name)

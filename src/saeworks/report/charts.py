@@ -13,6 +13,7 @@ from saeworks.report import figures
 from saeworks.report.numbers import number, rounded
 from saeworks.report.suites import SuiteData
 from saeworks.report.summary import all_metrics, all_sites
+from saeworks.results.headlines import DELTA_CE, FVU, L0
 from saeworks.results.log import LogLine
 from saeworks.results.metric import Metric
 from saeworks.results.names import ON_EXPERTS
@@ -25,8 +26,8 @@ POINTS = 300
 SAME, FIXED = 1e-6, 0.01
 """Relative differences up to which numbers are one, and an L0 is a k of which some slots hold 0."""
 
-CURVES = ("fvu", "l0", "dead", "lr", "tokens_per_second")
-HELD_OUT = ("held_out_fvu", "delta_ce")
+CURVES = (FVU, L0, "dead", "lr", "tokens_per_second")
+HELD_OUT = ("held_out_fvu", DELTA_CE)
 
 
 def by_layer(

@@ -28,6 +28,7 @@ from saeworks.report.summary import (
     all_metrics,
     all_sites,
 )
+from saeworks.results.headlines import DELTA_CE, FVU, L0
 from saeworks.results.metric import Metric, Value
 from saeworks.results.suite_meta import SuiteMeta
 
@@ -37,7 +38,7 @@ SPARSITY = ("k", "target_l0", "l1", "l0_coefficient")
 """Options that choose a point of a line, not a line."""
 RECIPE = ("batch", "lr", "warmup", "decay", "betas", "eps", "clip")
 """Options of training that tell lines apart."""
-METRICS = ("fvu", "delta_ce")
+METRICS = (FVU, DELTA_CE)
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,7 @@ def charts(suites: Sequence[SuiteData]) -> list[Chart]:
     have their places on each of them in `xs`, null where they are not known.
     """
     metrics = all_metrics(suites)
-    if len(suites) < 2 or "l0" not in metrics:
+    if len(suites) < 2 or L0 not in metrics:
         return []
     sites, own = all_sites(suites), lines(suites)
     names = [name for name in METRICS if name in metrics]
@@ -136,7 +137,7 @@ def charts(suites: Sequence[SuiteData]) -> list[Chart]:
 
 def _with_axes(chart: Chart) -> Chart:
     """The chart on the first of the axes along which its points differ."""
-    titles = {"l0": "active latents per token", **{c.id: c.axis for c in COSTS}}
+    titles = {L0: "active latents per token", **{c.id: c.axis for c in COSTS}}
     axes = [
         {"id": name, "title": title, "log": True}
         for name, title in titles.items()
@@ -151,7 +152,7 @@ def _with_axes(chart: Chart) -> Chart:
 
 def _differs(name: str, places: Sequence[Sequence[float | None]]) -> bool:
     """L0 along a line; costs among all points, by more than rounding."""
-    if name == "l0":
+    if name == L0:
         return any(len(set(line)) > 1 for line in places)
     known = [place for line in places for place in line if place]
     return bool(known) and max(known) > 1.02 * min(known)
@@ -169,7 +170,7 @@ def _by_site(
         _series(site, points) | {"site": i, "shape": i} for i, site, points in found if points
     ]
     about = "Each line is a site, each point a suite. Further down and to the left is better."
-    title = f"{metrics[name].title} against {metrics['l0'].title}"
+    title = f"{metrics[name].title} against {metrics[L0].title}"
     return _chart(f"frontier-{name}", title, about, metrics[name], series)
 
 
@@ -207,7 +208,7 @@ def _series(name: str, points: Sequence[_Point]) -> Chart:
         "name": name,
         "x": [],
         "xs": {
-            "l0": [rounded(point.l0) for point in points],
+            L0: [rounded(point.l0) for point in points],
             **{c.id: [rounded(point.costs[c.id]) for point in points] for c in COSTS},
         },
         "y": [rounded(point.value.value) for point in points],
@@ -228,7 +229,7 @@ def _points(suites: Sequence[SuiteData], line: Line, site: str, metric: str) -> 
                 _Point(l0.value, value, suite.label, {c.id: c.at(suite, site) for c in COSTS}),
             )
             for suite in group
-            if (l0 := suite.value(site, "l0")) is not None
+            if (l0 := suite.value(site, L0)) is not None
             and l0.value is not None
             and (value := suite.value(site, metric)) is not None
         ]
@@ -258,7 +259,7 @@ def _mean(points: Sequence[_Point]) -> _Point:
 def table(suites: Sequence[SuiteData]) -> tuple[list[Column], list[Row]]:
     """The suites' own numbers, by site, line and L0, and what they cost."""
     metrics = all_metrics(suites)
-    columns = [Column(name, metrics[name]) for name in ("l0", *METRICS) if name in metrics]
+    columns = [Column(name, metrics[name]) for name in (L0, *METRICS) if name in metrics]
     places = list(_places(suites))
     costs = [
         cost for cost in COSTS if any(cost.at(suites[i], site) is not None for _, site, i in places)
@@ -291,5 +292,5 @@ def _places(suites: Sequence[SuiteData]) -> Iterator[tuple[int, str, int]]:
 
 
 def _l0(suite: SuiteData, site: str) -> float:
-    found = suite.value(site, "l0")
+    found = suite.value(site, L0)
     return found.value if found is not None and found.value is not None else 0.0

@@ -7,7 +7,7 @@ from typing import Any
 
 from saeworks.report.numbers import rounded
 from saeworks.report.suites import PackedLatents
-from saeworks.results.series import Latent, TokenContext
+from saeworks.results.series import CHOICE, Latent, TokenContext
 
 SHARD = 200
 """Latents in a file: a megabyte, which a browser loads at once."""
@@ -54,7 +54,7 @@ def files(name: str, latents: PackedLatents) -> Iterator[tuple[str, Any]]:
     columns = [list(column) for column in zip(*rows, strict=True)]
     index = dict(zip(("id", "frequency", "max", "snippet", "words"), columns, strict=True))
     choice = asdict(latents.choice) if latents.choice else None
-    yield name, index | {"lexicon": list(words), "shard": SHARD, "choice": choice}
+    yield name, index | {"lexicon": list(words), "shard": SHARD, CHOICE: choice}
 
 
 def _row(latent: Latent, words: dict[str, int]) -> tuple[Any, ...]:

@@ -27,7 +27,7 @@ from saeworks.results.metric import Metric, Value
 from saeworks.results.names import AUDIT, COMPARISON, FIRST, LOG, ON_EXPERTS
 from saeworks.results.records import parse, parse_file, parse_text, to_text
 from saeworks.results.result import Result
-from saeworks.results.series import Choice, Latent
+from saeworks.results.series import CHOICE, Choice, Latent
 from saeworks.results.suite_meta import SuiteMeta
 
 T = TypeVar("T")
@@ -222,9 +222,9 @@ def _read_result(file: Path, latents: dict[str, PackedLatents]) -> Result:
             raise UserError(
                 f"{file}: latents must be a list, not a {type(found).__name__}; {WAY_OUT}"
             )
-        if site in latents and "choice" in series:
-            place = ("series", site, "choice")
-            latents[site].choice = parse(Choice, series["choice"], str(file), WAY_OUT, *place)
+        if site in latents and CHOICE in series:
+            place = ("series", site, CHOICE)
+            latents[site].choice = parse(Choice, series[CHOICE], str(file), WAY_OUT, *place)
     return result
 
 

@@ -12,15 +12,25 @@ from saeworks.report.numbers import (
 )
 from saeworks.report.suites import SuiteData
 from saeworks.results import regime
+from saeworks.results.headlines import (
+    DEAD_SHARE,
+    DELTA_CE,
+    FVU,
+    FVU_WITHOUT_OUTLIERS,
+    L0,
+    LOSS_RECOVERED_MEAN,
+    LOSS_RECOVERED_ZERO,
+    OUTLIER_SHARE,
+)
 from saeworks.results.metric import Metric, Value
 
 HEADLINE = (
-    "fvu",
-    "delta_ce",
-    "loss_recovered_zero",
-    "loss_recovered_mean",
-    "l0",
-    "dead_share",
+    FVU,
+    DELTA_CE,
+    LOSS_RECOVERED_ZERO,
+    LOSS_RECOVERED_MEAN,
+    L0,
+    DEAD_SHARE,
 )
 """The metrics of the summary table, in its order."""
 
@@ -118,8 +128,8 @@ def _span(values: dict[str, float]) -> str:
 def about(suite: SuiteData) -> list[str]:
     """What one suite's numbers say."""
     lines = []
-    if fvu := _values(suite, "fvu"):
-        l0 = _values(suite, "l0")
+    if fvu := _values(suite, FVU):
+        l0 = _values(suite, L0)
         active = (
             f", with {number(fmean(l0.values()))} active latents per token on average" if l0 else ""
         )
@@ -127,12 +137,12 @@ def about(suite: SuiteData) -> list[str]:
             f"The share of the variance of held-out activations left unexplained (FVU) is "
             f"{_span(fvu)}{active}."
         )
-    if delta := _values(suite, "delta_ce"):
+    if delta := _values(suite, DELTA_CE):
         lines.append(
             "Putting the reconstruction in the place of one site's activations changes the "
             f"model's loss by {_span(delta)} nats per token."
         )
-    if dead := _values(suite, "dead_share"):
+    if dead := _values(suite, DEAD_SHARE):
         lines.append(_about_dead(dead))
     lines += _about_outliers(suite)
     if few := regime.caution(regime.of_groups(asdict(suite.meta)).values()):
@@ -146,7 +156,7 @@ def about(suite: SuiteData) -> list[str]:
 def _about_outliers(suite: SuiteData) -> list[str]:
     """Where long vectors own the FVU."""
     share, fvu, plain = (
-        _values(suite, name) for name in ("outlier_share", "fvu", "fvu_without_outliers")
+        _values(suite, name) for name in (OUTLIER_SHARE, FVU, FVU_WITHOUT_OUTLIERS)
     )
     some = [site for site, own in share.items() if own and fvu.get(site) and plain.get(site)]
     if not some:
@@ -176,7 +186,7 @@ def _about_dead(dead: dict[str, float]) -> str:
 
 def comparison(suites: Sequence[SuiteData]) -> list[str]:
     """The sparsest suite against the densest."""
-    means = {i: fmean(v.values()) for i, s in enumerate(suites) if (v := _values(s, "l0"))}
+    means = {i: fmean(v.values()) for i, s in enumerate(suites) if (v := _values(s, L0))}
     if len(means) < 2:
         return []
     sparse, dense = (
@@ -186,7 +196,7 @@ def comparison(suites: Sequence[SuiteData]) -> list[str]:
     if sparse is dense:
         return []
     lines = []
-    for metric, name in (("fvu", "FVU"), ("delta_ce", "ΔCE")):
+    for metric, name in ((FVU, "FVU"), (DELTA_CE, "ΔCE")):
         pairs = _pairs(dense, sparse, metric)
         if not pairs:
             continue

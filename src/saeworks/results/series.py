@@ -71,6 +71,10 @@ class Latent:
     contexts: list[TokenContext]
 
 
+CHOICE = "choice"
+"""The key of a site's `Choice` beside its latents."""
+
+
 @dataclass(frozen=True, config=STRICT)
 class Choice:
     """How the browser's latents were chosen, and among how many."""

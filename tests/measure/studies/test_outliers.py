@@ -18,6 +18,7 @@ from saeworks.lm.model import LanguageModel
 from saeworks.measure.run import evaluate
 from saeworks.measure.studies import outliers
 from saeworks.measure.suites import held_out_tokens
+from saeworks.results.headlines import FVU_WITHOUT_OUTLIERS
 from saeworks.suite import load_suite
 
 SITE = "layers.1"
@@ -54,11 +55,11 @@ def test_fvu_with_and_without_them(world: tuple[LanguageModel, Any]) -> None:
     own = {name: value.value for name, value in values.sites[SITE].items()}
     assert own["fvu"] == pytest.approx(fvu(x_ND, x_hat_ND), rel=1e-6)
     assert own["outlier_share"] == pytest.approx(1 - float(usual.double().mean()))
-    assert own[outliers.PLAIN] == pytest.approx(fvu(x_ND[usual], x_hat_ND[usual]), rel=1e-6)
+    assert own[FVU_WITHOUT_OUTLIERS] == pytest.approx(fvu(x_ND[usual], x_hat_ND[usual]), rel=1e-6)
     assert known(own["outlier_share"]) > 0.005
-    assert abs(known(own[outliers.PLAIN]) - known(own["fvu"])) > 1e-3
+    assert abs(known(own[FVU_WITHOUT_OUTLIERS]) - known(own["fvu"])) > 1e-3
     (note,) = outliers.notes([values])
-    assert f"FVU is {own['fvu']:.3g} with them and {own[outliers.PLAIN]:.3g} without" in note
+    assert f"FVU is {own['fvu']:.3g} with them and {own[FVU_WITHOUT_OUTLIERS]:.3g} without" in note
 
 
 def test_without_outliers_nothing_is_added() -> None:

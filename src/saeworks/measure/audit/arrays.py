@@ -18,10 +18,11 @@ from saeworks.measure.audit.measurement import Measurement, Place
 from saeworks.measure.audit.noise import NullTargets
 from saeworks.measure.audit.norm import R2_NORM, NormProbeOfError
 from saeworks.measure.audit.shrinkage import ALPHA, ShrinkageLadder
-from saeworks.measure.audit.split import FVU, FVU_NONLINEAR, FvuSplit
+from saeworks.measure.audit.split import FvuSplit
 from saeworks.measure.audit.vector import R2_ERROR, VectorProbe
 from saeworks.measure.audit.verdict import doubt, why_degenerate
 from saeworks.measure.banks import double_rows_at_once
+from saeworks.results.headlines import FVU, FVU_NONLINEAR
 from saeworks.results.metric import Value
 
 BASE: tuple[type[Measurement], ...] = (

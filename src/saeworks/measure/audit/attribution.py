@@ -7,10 +7,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from saeworks.measure.audit.measurement import Measurement
-from saeworks.measure.audit.pursuit import Pursuit
+from saeworks.measure.audit.pursuit import CHOICE_CHANCE, Pursuit
 from saeworks.measure.audit.words import Sections, percent
 from saeworks.measure.bootstrap import Statistic, Sums
 from saeworks.results.figure import ABSENT, ENCODER, GREY, LINEAR, NONLINEAR, Figure, Trace
+from saeworks.results.headlines import FVU
 from saeworks.results.metric import Metric, Value
 
 
@@ -36,7 +37,7 @@ class Attribution(Measurement):
         "with learned ones."
     )
     metrics: ClassVar[Mapping[str, Metric]] = {
-        "fvu": Metric("FVU", "Of the tokens used here."),
+        FVU: Metric("FVU", "Of the tokens used here."),
         "scale": Metric("Scale", "FVU − FVU with each latent rescaled and the bias refitted."),
         "coefficients": Metric(
             "Coefficients", "FVU with each latent rescaled − FVU (refit on the encoder's choice)."
@@ -46,7 +47,7 @@ class Attribution(Measurement):
             "of isotropic noise."
         ),
         "choice": Metric("Choice", "FVU (refit) − FVU (orthogonal matching pursuit)."),
-        "choice_chance": Metric(
+        CHOICE_CHANCE: Metric(
             "Choice (chance)", "The same where the refit's error is replaced, token by token, by "
             "Gaussian noise of its norm, orthogonal like it to the latents that are on."
         ),
@@ -79,7 +80,7 @@ class Attribution(Measurement):
                 ),
                 Trace(
                     "chance share of choice",
-                    "choice_chance",
+                    CHOICE_CHANCE,
                     on=("coefficients", "scale"),
                     ink=NONLINEAR,
                     shape=3,
@@ -96,12 +97,12 @@ class Attribution(Measurement):
     def statistics(self) -> dict[str, Statistic]:
         """None where nothing was fitted to codes, or too few tokens were pursued."""
         return {
-            "fvu": _shares("encoder_e"),
+            FVU: _shares("encoder_e"),
             "scale": _shares("encoder_e", "per_latent_e"),
             "coefficients": _shares("per_latent_e", "refit_e"),
             "coefficients_chance": _shares("chance"),
             "choice": _shares("refit_e", "omp_e"),
-            "choice_chance": _shares("choice_chance"),
+            CHOICE_CHANCE: _shares(CHOICE_CHANCE),
             "rest": _shares("omp_e"),
             "rest_linear": _shares("omp_e", "omp_u"),
             "rest_nonlinear": _shares("omp_u"),
@@ -133,7 +134,7 @@ class Attribution(Measurement):
     @classmethod
     def _rest(cls, sections: Sections) -> tuple[str, ...]:
         """Only more than least squares mends of noise is called an error of coefficients."""
-        rest, whole = cls.value(sections, "rest"), cls.value(sections, "fvu")
+        rest, whole = cls.value(sections, "rest"), cls.value(sections, FVU)
         if rest.value is None or not whole.value:
             return ()
         low, high = (None if end is None else end / whole.value for end in (rest.low, rest.high))

@@ -22,6 +22,7 @@ from saeworks.measure.engine import ModelBatch, Reading, Subject
 from saeworks.measure.held_out import HeldOut
 from saeworks.measure.progress import Tick
 from saeworks.measure.studies.splice import (
+    CE_CLEAN,
     Losses,
     counted,
     logits,
@@ -46,7 +47,7 @@ class Downstream(AuditStudy):
         "shares need not add up to 1. Unstable where the gap is small."
     )
     metrics: ClassVar[Mapping[str, Metric]] = {
-        "ce_clean": Metric("CE", "Untouched.", "nats"),
+        CE_CLEAN: Metric("CE", "Untouched.", "nats"),
         "gap": Metric("CE gap", "CE with x̂ in the place of x, less CE.", "nats", "lower"),
         "gap_linear": Metric("CE gap, x̂ + ℓ", "With ℓ put back: what u costs.", "nats", "lower"),
         "gap_nonlinear": Metric("CE gap, x̂ + u", "With u put back: what ℓ costs.", "nats", "lower"),
@@ -121,7 +122,7 @@ def _beside_share(recovered: Value, share: Value) -> str:
 
 
 STATISTICS: dict[str, bootstrap.Statistic] = {
-    "ce_clean": lambda s: s["clean"] / s["n"],
+    CE_CLEAN: lambda s: s["clean"] / s["n"],
     "gap": lambda s: (s["x_hat"] - s["clean"]) / s["n"],
     "gap_linear": lambda s: (s["x_hat_l"] - s["clean"]) / s["n"],
     "gap_nonlinear": lambda s: (s["x_hat_u"] - s["clean"]) / s["n"],

@@ -6,10 +6,11 @@ from typing import ClassVar
 from saeworks.measure.audit import scaling
 from saeworks.measure.audit.pursuit import NONLINEAR_CHANGE, Pursuit
 from saeworks.measure.audit.scaling_section import Scaling
-from saeworks.measure.audit.split import FVU_LINEAR, FVU_NONLINEAR, FvuSplit
+from saeworks.measure.audit.split import FVU_LINEAR, FvuSplit
 from saeworks.measure.audit.study import AuditStudy
 from saeworks.measure.audit.words import Sections
 from saeworks.results.figure import ABSENT, ENCODER, LINEAR, NONLINEAR, Figure, Trace
+from saeworks.results.headlines import FVU_NONLINEAR
 from saeworks.results.metric import Metric, Value
 
 
@@ -41,10 +42,10 @@ class FvuParts(AuditStudy):
             "parts",
             "stack",
             (
-                Trace("nonlinear", "part_nonlinear", ink=NONLINEAR),
-                Trace("encoder", "part_encoder", ink=ENCODER),
-                Trace("linear", "part_linear", ink=LINEAR),
-                Trace("absent", "part_absent", ink=ABSENT),
+                Trace(scaling.NONLINEAR, "part_nonlinear", ink=NONLINEAR),
+                Trace(scaling.ENCODER, "part_encoder", ink=ENCODER),
+                Trace(scaling.LINEAR, "part_linear", ink=LINEAR),
+                Trace(scaling.ABSENT, "part_absent", ink=ABSENT),
             ),
             "FVU",
             beside=True,

@@ -17,9 +17,10 @@ from saeworks.measure.audit import folds
 from saeworks.measure.audit.least_squares import Factor, varies
 from saeworks.measure.audit.measurement import CONSTANT
 from saeworks.measure.audit.moments import Cross, Gram
-from saeworks.measure.audit.split import FVU_NONLINEAR, NONLINEAR_SHARE
+from saeworks.measure.audit.split import NONLINEAR_SHARE
 from saeworks.measure.audit.vector import R2_ERROR
 from saeworks.measure.held_out import HeldOut
+from saeworks.results.headlines import FVU_NONLINEAR
 
 NAMES = (FVU_NONLINEAR, NONLINEAR_SHARE, R2_ERROR)
 

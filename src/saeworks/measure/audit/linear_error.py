@@ -36,8 +36,8 @@ class LinearError:
         return {"weight": found.weight_DV, "x_mean": found.x_mean_D, "mean": found.y_mean_V}
 
     def facts(self) -> dict[str, Any]:
-        """For a suite's record."""
-        return {"tokens": self.tokens, "rank": self.rank, "condition": self.condition}
+        """All but the map, for a suite's record."""
+        return {name: value for name, value in vars(self).items() if name != "map"}
 
 
 def read_map(tensors: Mapping[str, Tensor]) -> Affine:

@@ -25,6 +25,7 @@ from saeworks.measure.audit.measurement import (
 from saeworks.measure.audit.words import Sections, shown
 from saeworks.measure.bootstrap import Statistic, Sums
 from saeworks.results.figure import GREY, LINEAR, NONLINEAR, Axis, Figure, Trace
+from saeworks.results.headlines import L0
 from saeworks.results.metric import Metric
 
 R2_NORM, R2_TOKEN = "r2_error_norm", "r2_token"
@@ -305,7 +306,7 @@ def _features(rows: Rows) -> dict[str, Tensor]:
     if rows.tokens.loss_N is not None:
         found["loss"] = rows.tokens.loss_N.double()
     if rows.code is not None:
-        found["l0"] = fired(rows)
+        found[L0] = fired(rows)
     return found
 
 

@@ -9,9 +9,10 @@ from torch import Tensor
 from saeworks.measure.audit.fits import Parts
 from saeworks.measure.audit.measurement import Measurement, Place
 from saeworks.results.figure import Axis, Figure, Trace
+from saeworks.results.headlines import FVU, FVU_NONLINEAR
 from saeworks.results.metric import Metric
 
-BY_POSITION = {"fvu": "FVU", "fvu_nonlinear": "FVU_nl"}
+BY_POSITION = {FVU: "FVU", FVU_NONLINEAR: "FVU_nl"}
 """Series over the bins."""
 
 
@@ -43,8 +44,8 @@ class ErrorByPosition(Measurement):
             "positions-table",
             "table",
             (
-                Trace(x="first_position", y="fvu"),
-                Trace("nonlinear", x="first_position", y="fvu_nonlinear"),
+                Trace(x="first_position", y=FVU),
+                Trace("nonlinear", x="first_position", y=FVU_NONLINEAR),
             ),
             "FVU by position in the context, by the first of each bin",
             x=Axis(each="from {}"),
@@ -72,6 +73,6 @@ class ErrorByPosition(Measurement):
             "first_position": first,
             "position": [at + 1 for at in first],
             "tokens": n[seen].long().tolist(),
-            "fvu": (e / variance)[seen].tolist(),
-            "fvu_nonlinear": (u / variance)[seen].tolist(),
+            FVU: (e / variance)[seen].tolist(),
+            FVU_NONLINEAR: (u / variance)[seen].tolist(),
         }

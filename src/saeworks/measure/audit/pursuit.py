@@ -22,10 +22,11 @@ from saeworks.measure.audit.least_squares import Affine, Factor
 from saeworks.measure.audit.measurement import Measurement, Place
 from saeworks.measure.audit.moments import Cross, Gram
 from saeworks.measure.audit.norm import fired
-from saeworks.measure.audit.split import FVU_NONLINEAR, FvuSplit
+from saeworks.measure.audit.split import FvuSplit
 from saeworks.measure.audit.words import Sections, minus, percent, side
 from saeworks.measure.bootstrap import Statistic, Sums
 from saeworks.results.figure import LINEAR, NONLINEAR, Figure, Trace
+from saeworks.results.headlines import FVU, FVU_NONLINEAR
 from saeworks.results.metric import Metric
 
 STARVED = 1.25
@@ -33,6 +34,7 @@ STARVED = 1.25
 too few to fit on."""
 CHANGE, NONLINEAR_CHANGE = "fvu_change", "fvu_nonlinear_change"
 NONLINEAR_ENCODER = "fvu_nonlinear_encoder"
+CHOICE_CHANCE = "choice_chance"
 METHODS = {
     "pursuit": "gradient pursuit with the token's own L0",
     "omp": "orthogonal matching pursuit with the token's own L0, coefficients of any sign",
@@ -101,7 +103,7 @@ class Pursuit(Measurement):
                 ),
                 f"{name}, by how codes are found",
             )
-            for at, (kind, name) in enumerate((("fvu", "FVU"), ("fvu_nonlinear", "FVU_nl")))
+            for at, (kind, name) in enumerate(((FVU, "FVU"), (FVU_NONLINEAR, "FVU_nl")))
         ),
     )
     about = (
@@ -209,7 +211,7 @@ class Pursuit(Measurement):
     def test(self, parts: Parts) -> dict[str, Tensor]:
         none_N = torch.zeros_like(parts.e_ND[:, 0])
         keys = [f"{name}_{part}" for name in self._maps for part in ("e", "u")]
-        found = {key: none_N.clone() for key in ("taken", "chance", "choice_chance", *keys)}
+        found = {key: none_N.clone() for key in ("taken", "chance", CHOICE_CHANCE, *keys)}
         taken = self._take("test", parts)
         if taken is None or not self._maps:
             return found
@@ -221,7 +223,7 @@ class Pursuit(Measurement):
             found[f"{name}_u"][at_n] = square(e_ND - self._maps[name](rows.x_ND))
         on_n = fired(rows)
         found["chance"][at_n] = on_n / (self.place.d - on_n) * found["refit_e"][at_n]
-        found["choice_chance"][at_n] = self._mended_of_noise(rows, errors["refit"])
+        found[CHOICE_CHANCE][at_n] = self._mended_of_noise(rows, errors["refit"])
         return found
 
     def statistics(self) -> dict[str, Statistic]:

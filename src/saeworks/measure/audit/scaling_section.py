@@ -251,12 +251,12 @@ def _bands(drawn: _Draws, w: int, law: PowerLaw | None) -> dict[str, Value]:
     c_D = law.draws_R3[:, 0] if law is not None and law.identified else None
     measured = bool(np.isfinite(encoder_D[0]))
     found = bands(fvu_D, nonlinear_D, encoder_D if measured else np.zeros_like(fvu_D), c_D)
-    values = {"absent": Value(None), "linear": Value(None)}
+    values = {ABSENT: Value(None), LINEAR: Value(None)}
     values |= {key: bootstrap.interval(found[key], drawn.documents) for key in found}
     if not measured:
-        return values | {"encoder": Value(None)}
+        return values | {ENCODER: Value(None)}
     if drawn.pursued < bootstrap.FEWEST:
-        values |= {key: Value(values[key].value) for key in ("nonlinear", "encoder")}
+        values |= {key: Value(values[key].value) for key in (NONLINEAR, ENCODER)}
     return values
 
 

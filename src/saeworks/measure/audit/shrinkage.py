@@ -32,6 +32,7 @@ from saeworks.measure.audit.vector import NEXT_TO_NONE, R2_ERROR, VectorProbe
 from saeworks.measure.audit.words import Sections, percent, shown, side
 from saeworks.measure.bootstrap import Statistic, Sums
 from saeworks.results.figure import Axis, Figure, Trace
+from saeworks.results.headlines import FVU_NONLINEAR
 from saeworks.results.metric import Metric, Value
 
 RUNGS = {
@@ -99,7 +100,7 @@ def _figures() -> tuple[Figure, ...]:
     kinds = {
         R2_ERROR: "R² of e, by recalibration",
         R2_NORM: "R² of ‖e‖², by recalibration",
-        "fvu_nonlinear": "FVU_nl, by recalibration",
+        FVU_NONLINEAR: "FVU_nl, by recalibration",
     }
     rungs = {
         title: tuple(Trace(name, f"{kind}_{rung}") for rung, name in SHORT.items())

@@ -13,10 +13,10 @@ from saeworks.measure.audit.shrinkage import NONLINEAR_SCALED, ShrinkageLadder
 from saeworks.measure.audit.words import Sections, shown, side
 from saeworks.measure.bootstrap import Statistic
 from saeworks.results.figure import Figure, Trace
+from saeworks.results.headlines import FVU, FVU_NONLINEAR
 from saeworks.results.metric import Metric
 
-FVU, FVU_NONLINEAR, FVU_LINEAR = "fvu", "fvu_nonlinear", "fvu_linear"
-NONLINEAR_SHARE, OFF_CENTRE = "nonlinear_share", "off_centre"
+FVU_LINEAR, NONLINEAR_SHARE, OFF_CENTRE = "fvu_linear", "nonlinear_share", "off_centre"
 
 
 class FvuSplit(Measurement):
@@ -46,12 +46,10 @@ class FvuSplit(Measurement):
 
     headline: ClassVar[Mapping[str, str]] = {FVU: "FVU", FVU_NONLINEAR: "FVU_nl"}
     figures = tuple(
-        Figure(id_, "line", (Trace(metric=key),), lines="suites", chapter="layers")
-        for id_, key in (
-            ("fvu", FVU),
-            ("fvu-nonlinear", FVU_NONLINEAR),
-            ("off-centre", OFF_CENTRE),
+        Figure(
+            key.replace("_", "-"), "line", (Trace(metric=key),), lines="suites", chapter="layers"
         )
+        for key in (FVU, FVU_NONLINEAR, OFF_CENTRE)
     )
 
     def test(self, parts: Parts) -> dict[str, Tensor]:

@@ -20,12 +20,13 @@ from saeworks.measure.audit.norm import NormProbeOfError
 from saeworks.measure.audit.pursuit import Pursuit
 from saeworks.measure.audit.scaling_section import Scaling
 from saeworks.measure.audit.shrinkage import ALPHA, ShrinkageLadder
-from saeworks.measure.audit.split import FVU, FvuSplit
+from saeworks.measure.audit.split import FvuSplit
 from saeworks.measure.audit.study import AuditStudy
 from saeworks.measure.audit.vector import FIT_COST, R2_ERROR, VectorProbe
 from saeworks.measure.audit.wide import WideSae
 from saeworks.measure.audit.words import Sections, shown, side
 from saeworks.results.audit import Verdict
+from saeworks.results.headlines import FVU
 from saeworks.results.section import Section
 
 COSTLY_FIT = 0.1

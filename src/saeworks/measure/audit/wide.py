@@ -8,6 +8,7 @@ from torch import nn
 from saeworks.measure.audit.extractor import Extractor, figures, metrics, silenced
 from saeworks.measure.audit.fits import Parts
 from saeworks.measure.audit.measurement import Place
+from saeworks.results.headlines import L0
 
 EXPANSIONS = (4, 16, 64)
 
@@ -55,4 +56,4 @@ class WideSae(Extractor):
             ]
 
     def told(self) -> dict[str, Any]:
-        return {"l0": self._l0}
+        return {L0: self._l0}

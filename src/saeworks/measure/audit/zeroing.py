@@ -27,6 +27,7 @@ from saeworks.measure.audit.measurement import Measurement, Place
 from saeworks.measure.audit.moments import Cross, Gram
 from saeworks.measure.audit.synthetic import ROUNDING, recover
 from saeworks.results.figure import GREY, NONLINEAR, Axis, Figure, Trace
+from saeworks.results.headlines import FVU, FVU_NONLINEAR
 from saeworks.results.metric import Metric, Value
 
 SHARES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)
@@ -443,8 +444,8 @@ class Zeroing(Measurement):
             return each(noise, lambda found: None if found is None else found[at] / unit)
 
         return {
-            "fvu": each(cells, lambda cell: cell[0]),
-            "fvu_nonlinear": each(cells, lambda cell: cell[1]),
+            FVU: each(cells, lambda cell: cell[0]),
+            FVU_NONLINEAR: each(cells, lambda cell: cell[1]),
             "recovered_activation": inferred(0),
             "recovered_reconstruction": inferred(1),
         }

@@ -32,17 +32,18 @@ from saeworks.measure.held_out import HeldOut
 from saeworks.measure.progress import Tick, tracker
 from saeworks.measure.suites import held_out_tokens
 from saeworks.results.comparison import Alignment, Matched, SiteAlignment, Spread
+from saeworks.results.headlines import MMCO, MMCS
 from saeworks.results.metric import Metric
 from saeworks.suite import Suite
 
 METRICS = {
-    "mmcs": Metric(
+    MMCS: Metric(
         "MMCS",
         "Mean max cosine similarity: over the baseline's latents that fire, the mean of the "
         "largest cosine of the latent's decoder row with any of the other SAE's.",
         better="higher",
     ),
-    "mmco": Metric(
+    MMCO: Metric(
         "MMCO",
         "Mean max co-occurrence: over the baseline's latents that fire, the mean of the largest "
         "Jaccard index of the tokens on which the latent fires with those of any of the other "

@@ -22,17 +22,27 @@ from saeworks.measure.studies import reconstruction, splice
 from saeworks.measure.sums import PerDocument, read_sums
 from saeworks.results import regime
 from saeworks.results.comparison import Comparison, Named, Paired
+from saeworks.results.headlines import (
+    COSINE,
+    DELTA_CE,
+    DELTA_CE_PERCENT,
+    FVU,
+    KL,
+    L0,
+    LOSS_RECOVERED_ZERO,
+    MSE,
+)
 from saeworks.results.result import Result
 from saeworks.suite import Suite, load_suite
 
 COMPARED = {
-    "reconstruction": ("fvu", "mse", "l0", "cosine"),
-    "splice": ("delta_ce", "delta_ce_percent", "loss_recovered_zero", "kl"),
+    "reconstruction": (FVU, MSE, L0, COSINE),
+    "splice": (DELTA_CE, DELTA_CE_PERCENT, LOSS_RECOVERED_ZERO, KL),
 }
 """Metrics by the evaluation whose sums they come from."""
-HEADLINE = ("fvu", "l0", "delta_ce")
+HEADLINE = (FVU, L0, DELTA_CE)
 """Metrics in the table of `saeworks compare`."""
-RATIOS = ("fvu",)
+RATIOS = (FVU,)
 """Metrics of which suite / baseline is given (MSE's would be FVU's again)."""
 
 Arrays = dict[str, NDArray[np.float64]]
@@ -143,7 +153,7 @@ def compared_with(
 
 
 def _l0(mean: Mapping[str, Paired]) -> tuple[float | None, float | None]:
-    return (mean["l0"].suite.value, mean["l0"].baseline.value) if "l0" in mean else (None, None)
+    return (mean[L0].suite.value, mean[L0].baseline.value) if L0 in mean else (None, None)
 
 
 def _named(suite: Suite, from_suite: Suite) -> Named:

@@ -20,6 +20,7 @@ from saeworks.measure.engine import Chunk, Measured, Reading, Study, Subject
 from saeworks.measure.held_out import HeldOut
 from saeworks.measure.studies.outliers import SiteMeans
 from saeworks.measure.studies.reconstruction import SiteSums, Tally, per_document
+from saeworks.results.headlines import FVU
 from saeworks.results.metric import Metric, Value
 
 METRICS = {
@@ -36,7 +37,7 @@ METRICS = {
         "token's expert computes no latent of another.",
         "latents",
     ),
-    "fvu": Metric("FVU", "As it was, on the second half of the tokens.", better="lower"),
+    FVU: Metric("FVU", "As it was, on the second half of the tokens.", better="lower"),
     "fvu_tied": Metric(
         "FVU, shared directions",
         "With a decoder row for each distinct direction (the mean of its latents' by how often "
@@ -183,7 +184,7 @@ def _fvus(sums: Mapping[str, SiteSums], config: EvalConfig) -> dict[str, Value]:
         was, tied = fvu[_AS_IT_WAS], fvu[_TIED]
         merged = fvu.get(_MERGED, undefined)
         return {
-            "fvu": drawn.interval(was),
+            FVU: drawn.interval(was),
             "fvu_tied": drawn.interval(tied),
             "fvu_merged": drawn.interval(merged),
             "fvu_tied_ratio": drawn.interval(tied / was),

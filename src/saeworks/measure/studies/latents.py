@@ -29,7 +29,7 @@ from saeworks.measure.studies.contexts import (
 from saeworks.measure.studies.pieces import Pieces
 from saeworks.measure.studies.reconstruction import SiteSums, Tally
 from saeworks.results.records import plain
-from saeworks.results.series import Choice, Histogram, Latent, Neighbour, TokenContext
+from saeworks.results.series import CHOICE, Choice, Histogram, Latent, Neighbour, TokenContext
 
 QUANTILES = 4
 """Contexts shown beside those with the largest activations, spread over the sampled ones."""
@@ -117,7 +117,7 @@ def _watcher(site: str, sae: SAE, sums: SiteSums, config: EvalConfig, held_out: 
 def _series(watcher: Watcher, sums: SiteSums, held_out: HeldOut, pieces: Pieces) -> dict[str, Any]:
     about = _About(watcher, sums, held_out, pieces)
     return {
-        "choice": plain(Choice(watcher.sae.width, int((sums.fired > 0).sum()), HOW_CHOSEN)),
+        CHOICE: plain(Choice(watcher.sae.width, int((sums.fired > 0).sum()), HOW_CHOSEN)),
         "latents": LazyList(len(about.chosen), lambda slot: plain(about.latent(slot))),
     }
 

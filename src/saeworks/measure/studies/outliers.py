@@ -18,10 +18,10 @@ from saeworks.measure.banks import for_each_site, logit_batch
 from saeworks.measure.engine import Chunk, Reading
 from saeworks.measure.held_out import HeldOut
 from saeworks.measure.progress import Tracker
+from saeworks.results.headlines import FVU, FVU_WITHOUT_OUTLIERS, OUTLIER_SHARE
 from saeworks.results.metric import Metric, Value
 from saeworks.results.result import Result
 
-PLAIN, OUTLIER_SHARE = "fvu_without_outliers", "outlier_share"
 EXCLUDED_SHARE, WITH_EXCLUDED = "excluded_share", "fvu_with_excluded"
 _WHERE = f"whose norm is above {FAR:.0f} times the median (of the first held-out batch)"
 METRICS = {
@@ -29,7 +29,7 @@ METRICS = {
         "Outlier tokens",
         f"Share of the evaluated tokens {_WHERE}; shown where a site has some.",
     ),
-    PLAIN: Metric(
+    FVU_WITHOUT_OUTLIERS: Metric(
         "FVU without outliers",
         f"FVU of the other tokens, about their own mean, without those {_WHERE}: long vectors have "
         "most of the variance, and what is well reconstructed of them hides the rest.",
@@ -165,7 +165,7 @@ def notes(results: Iterable[Result]) -> list[str]:
     found = []
     for result in results:
         pairs = {
-            site: [_number(values, name) for name in (OUTLIER_SHARE, "fvu", PLAIN)]
+            site: [_number(values, name) for name in (OUTLIER_SHARE, FVU, FVU_WITHOUT_OUTLIERS)]
             for site, values in result.sites.items()
         }
         known = {site: (s, a, b) for site, (s, a, b) in pairs.items() if s and a and b}

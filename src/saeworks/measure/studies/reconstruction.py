@@ -24,21 +24,30 @@ from saeworks.measure.studies.outliers import SiteMeans, Usual
 from saeworks.measure.sums import PerDocument
 from saeworks.results import regime
 from saeworks.results.figure import Axis, Figure, Trace
+from saeworks.results.headlines import (
+    COSINE,
+    DEAD_SHARE,
+    FVU,
+    FVU_WITHOUT_OUTLIERS,
+    L0,
+    MSE,
+    OUTLIER_SHARE,
+)
 from saeworks.results.metric import Metric, Value
 from saeworks.results.records import plain
 from saeworks.results.result import Result
 from saeworks.results.series import Histogram
 
 METRICS = {
-    "fvu": Metric(
+    FVU: Metric(
         "FVU",
         "Fraction of variance unexplained: Σ‖x−x̂‖² / Σ‖x−x̄‖², a ratio of sums in raw space; x̄ is "
         "the site's mean over the same tokens.",
         better="lower",
     ),
-    "mse": Metric("MSE", "Mean squared error per token and dimension, raw space.", better="lower"),
-    "cosine": Metric("Cosine", "Mean cosine of x and x̂ (0 where x̂ is 0).", better="higher"),
-    "l0": Metric("L0", "Mean number of latents that fire on a token.", "latents/token"),
+    MSE: Metric("MSE", "Mean squared error per token and dimension, raw space.", better="lower"),
+    COSINE: Metric("Cosine", "Mean cosine of x and x̂ (0 where x̂ is 0).", better="higher"),
+    L0: Metric("L0", "Mean number of latents that fire on a token.", "latents/token"),
     "l1": Metric("L1", "Mean sum of a token's activations, in the site's raw units."),
     "l2_ratio": Metric("L2 ratio", "Mean of ‖x̂‖/‖x‖; below 1 where the SAE shrinks.", better="one"),
     "relative_bias": Metric(
@@ -47,7 +56,7 @@ METRICS = {
         "where the SAE shrinks, 1 where it is unbiased.",
         better="one",
     ),
-    "dead_share": Metric(
+    DEAD_SHARE: Metric(
         "Dead",
         "Share of latents that never fire on the evaluated tokens (no interval: on more tokens it "
         "can only fall).",
@@ -56,7 +65,7 @@ METRICS = {
 }
 
 _SUMS = (
-    "n", "error", "variance", "cosine", "l0", "l1", "l2_ratio", "x_hat_squared", "x_dot_x_hat",
+    "n", "error", "variance", COSINE, L0, "l1", "l2_ratio", "x_hat_squared", "x_dot_x_hat",
     "outliers", "usual_error", "usual_variance",
 )  # fmt: skip
 
@@ -191,7 +200,7 @@ class Reconstruction(Study):
     name = "reconstruction"
     title = "Reconstruction of held-out activations"
     metrics: ClassVar = METRICS
-    headline = ("fvu", "l0", outliers.PLAIN, "dead_share", regime.KEY)
+    headline = (FVU, L0, FVU_WITHOUT_OUTLIERS, DEAD_SHARE, regime.KEY)
     figures = (
         Figure(
             "frequency",
@@ -265,7 +274,7 @@ def _values(site: SiteSums, d: int, config: EvalConfig, far: bool) -> dict[str, 
     sums = per_document({"": site})[""]
     known = statistics(d) | (OUTLIER_STATISTICS if far else {})
     values = bootstrap.estimate(sums, known, config.bootstrap, config.seed)
-    return values | {"dead_share": Value(float((site.fired == 0).double().mean()))}
+    return values | {DEAD_SHARE: Value(float((site.fired == 0).double().mean()))}
 
 
 def _of(metrics: Mapping[str, Metric], names: Iterable[str]) -> dict[str, Metric]:
@@ -291,8 +300,8 @@ def _with_outliers(
 
 
 OUTLIER_STATISTICS: dict[str, bootstrap.Statistic] = {
-    outliers.OUTLIER_SHARE: lambda s: s["outliers"] / s["n"],
-    outliers.PLAIN: lambda s: s["usual_error"] / s["usual_variance"],
+    OUTLIER_SHARE: lambda s: s["outliers"] / s["n"],
+    FVU_WITHOUT_OUTLIERS: lambda s: s["usual_error"] / s["usual_variance"],
 }
 EXCLUDED_STATISTICS: dict[str, bootstrap.Statistic] = {
     outliers.WITH_EXCLUDED: lambda s: s["error"] / s["variance"],
@@ -302,10 +311,10 @@ EXCLUDED_STATISTICS: dict[str, bootstrap.Statistic] = {
 def statistics(d: int) -> dict[str, bootstrap.Statistic]:
     """The metrics as functions of the sums of `per_document`, for activations of width d."""
     return {
-        "fvu": lambda s: s["error"] / s["variance"],
-        "mse": lambda s: s["error"] / (s["n"] * d),
-        "cosine": lambda s: s["cosine"] / s["n"],
-        "l0": lambda s: s["l0"] / s["n"],
+        FVU: lambda s: s["error"] / s["variance"],
+        MSE: lambda s: s["error"] / (s["n"] * d),
+        COSINE: lambda s: s[COSINE] / s["n"],
+        L0: lambda s: s[L0] / s["n"],
         "l1": lambda s: s["l1"] / s["n"],
         "l2_ratio": lambda s: s["l2_ratio"] / s["n"],
         "relative_bias": lambda s: s["x_hat_squared"] / s["x_dot_x_hat"],

@@ -24,6 +24,13 @@ from saeworks.measure.held_out import HeldOut
 from saeworks.measure.progress import Tick
 from saeworks.measure.studies.outliers import SiteMeans
 from saeworks.measure.sums import PerDocument
+from saeworks.results.headlines import (
+    DELTA_CE,
+    DELTA_CE_PERCENT,
+    KL,
+    LOSS_RECOVERED_MEAN,
+    LOSS_RECOVERED_ZERO,
+)
 from saeworks.results.metric import Metric
 from saeworks.results.result import Result
 
@@ -32,28 +39,29 @@ COUNTED = (
     "Cross-entropy counts every prediction of a next token of the same document from a kept "
     "position."
 )
+CE_CLEAN = "ce_clean"
 METRICS = {
-    "ce_clean": Metric("CE", f"Cross-entropy of the untouched model. {COUNTED}", "nats"),
+    CE_CLEAN: Metric("CE", f"Cross-entropy of the untouched model. {COUNTED}", "nats"),
     "ce_spliced": Metric(
         "CE spliced",
         f"Cross-entropy with x̂ in the place of x. {COUNTED}",
         "nats",
         "lower",
     ),
-    "delta_ce": Metric("ΔCE", "CE spliced − CE.", "nats", "lower"),
-    "delta_ce_percent": Metric("ΔCE %", "100 · ΔCE / CE.", "%", "lower"),
-    "loss_recovered_zero": Metric(
+    DELTA_CE: Metric("ΔCE", "CE spliced − CE.", "nats", "lower"),
+    DELTA_CE_PERCENT: Metric("ΔCE %", "100 · ΔCE / CE.", "%", "lower"),
+    LOSS_RECOVERED_ZERO: Metric(
         "Loss recovered (zero)",
         "(CE_zero − CE_spliced) / (CE_zero − CE), against the site set to 0.",
         better="higher",
     ),
-    "loss_recovered_mean": Metric(
+    LOSS_RECOVERED_MEAN: Metric(
         "Loss recovered (mean)",
         "(CE_mean − CE_spliced) / (CE_mean − CE), against the site set to its mean over the kept "
         "held-out tokens.",
         better="higher",
     ),
-    "kl": Metric(
+    KL: Metric(
         "KL",
         "Mean Kullback–Leibler divergence KL(clean ‖ spliced) of the next-token distributions.",
         "nats",
@@ -61,13 +69,13 @@ METRICS = {
     ),
 }
 STATISTICS: dict[str, bootstrap.Statistic] = {
-    "ce_clean": lambda s: s["clean"] / s["n"],
+    CE_CLEAN: lambda s: s["clean"] / s["n"],
     "ce_spliced": lambda s: s["spliced"] / s["n"],
-    "delta_ce": lambda s: (s["spliced"] - s["clean"]) / s["n"],
-    "delta_ce_percent": lambda s: 100 * (s["spliced"] - s["clean"]) / s["clean"],
-    "loss_recovered_zero": lambda s: (s["zero"] - s["spliced"]) / (s["zero"] - s["clean"]),
-    "loss_recovered_mean": lambda s: (s["mean"] - s["spliced"]) / (s["mean"] - s["clean"]),
-    "kl": lambda s: s["kl"] / s["n"],
+    DELTA_CE: lambda s: (s["spliced"] - s["clean"]) / s["n"],
+    DELTA_CE_PERCENT: lambda s: 100 * (s["spliced"] - s["clean"]) / s["clean"],
+    LOSS_RECOVERED_ZERO: lambda s: (s["zero"] - s["spliced"]) / (s["zero"] - s["clean"]),
+    LOSS_RECOVERED_MEAN: lambda s: (s["mean"] - s["spliced"]) / (s["mean"] - s["clean"]),
+    KL: lambda s: s[KL] / s["n"],
 }
 _LOGIT_ROWS = 2**22
 """Logits turned into log-probabilities at once, elements."""
@@ -213,7 +221,7 @@ class Spliced(Reading):
             loss_P, kl_P = prediction_losses(spliced_BTV, held_out, compared)
             self._sums.add(key, held_out, loss_P)
             if kl_P is not None:
-                self._sums.add((*key, "kl"), held_out, kl_P)
+                self._sums.add((*key, KL), held_out, kl_P)
             tick(held_out.tokens_NT.numel())
 
     def per_document(self, name: str) -> PerDocument:
@@ -228,7 +236,7 @@ class Splice(Study):
     name = "splice"
     title = "Language-model loss with one site replaced by its reconstruction"
     metrics: ClassVar = METRICS
-    headline = ("delta_ce", "loss_recovered_zero", "kl")
+    headline = (DELTA_CE, LOSS_RECOVERED_ZERO, KL)
 
     def __init__(self, subject: Subject, config: EvalConfig, means: SiteMeans) -> None:
         self.config = config
@@ -250,7 +258,7 @@ def _per_document(sums: _Sums, name: str, site: str) -> dict[str, NDArray[np.flo
         "zero": (site, "zero"),
         "mean": (site, "mean"),
         "spliced": (site, "bank", name),
-        "kl": (site, "bank", name, "kl"),
+        KL: (site, "bank", name, KL),
     }
     return {sum_: sums.by_name[key].cpu().numpy() for sum_, key in keys.items()}
 
