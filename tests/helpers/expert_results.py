@@ -10,10 +10,11 @@ from saeworks.measure.studies.consistency import Consistency
 from saeworks.measure.studies.experts import Experts
 from saeworks.measure.studies.geometry import Geometry
 from saeworks.results.figure import without_defaults
+from saeworks.results.result import PLACEHOLDER
 
 THRESHOLDS = [0.7, 0.8, 0.9]
 
-FIGURES = {study.name: study.figures for study in (Experts, Geometry, Consistency)}
+STUDIES = {study.name: study for study in (Experts, Geometry, Consistency)}
 
 
 def _metric(title: str, unit: str = "") -> dict[str, Any]:
@@ -30,17 +31,23 @@ def _matrix(rng: random.Random, n: int, diagonal: float) -> list[list[float | No
 
 def _write(path: Path, evaluation: str, metrics: Any, values: Any, series: Any) -> None:
     sites = list(json.loads((path / "suite.json").read_text())["sites"])
+    study = STUDIES[evaluation]
     result = {
         "schema": 1,
         "evaluation": evaluation,
-        "title": evaluation,
+        "title": study.title,
         "config": {},
         "tokens": 9000,
         "documents": 90,
         "metrics": metrics,
         "sites": {site: {k: _value(v) for k, v in values.items()} for site in sites},
         "series": dict.fromkeys(sites, series),
-        "figures": without_defaults(FIGURES[evaluation]),
+        "figures": without_defaults(study.figures),
+        "sentences": {
+            key: sentence
+            for key, sentence in study.sentences.items()
+            if all(place[1] in metrics for place in PLACEHOLDER.finditer(sentence))
+        },
     }
     (path / "results" / f"{evaluation}.json").write_text(json.dumps(result), encoding="utf-8")
 

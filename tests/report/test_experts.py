@@ -104,6 +104,24 @@ def test_every_number_is_in_a_table_and_none_among_the_layers(paths: list[Path],
     assert "metric-duplicate_share" in {chart["id"] for chart in data["experts_depth"]}
 
 
+def test_a_sentence_has_the_numbers_of_its_own_result(paths: list[Path]):
+    """Not those of another evaluation with a metric of the same name; dashes where it has none."""
+    results = paths[1] / "results"
+    other = json.loads((results / "geometry.json").read_text()) | {"evaluation": "dedup"}
+    other["sites"]["layers.1"]["live"]["value"] = 7.0
+    (results / "dedup.json").write_text(json.dumps(other | {"sentences": {}}))
+    load = json.loads((results / "experts.json").read_text())
+    load["sentences"] |= {"load": "{load_entropy}, {busiest_load%}."}
+    load["sites"]["layers.1"]["busiest_load"]["value"] = -0.5
+    (results / "experts.json").write_text(json.dumps(load))
+    section = experts.section(read_suites(paths))
+    assert section is not None
+    about = [section.files[f"experts-{s}-0"]["about"] for s in range(3)]
+    assert about[1]["duplicates"] == "5.0% of 24 live latents have a neighbour beyond 0.9."
+    assert about[1]["load"] == "0.900, −50.0%."
+    assert about[0]["load"] == "–, –."
+
+
 @pytest.mark.parametrize(
     ("evaluation", "change", "message"),
     [

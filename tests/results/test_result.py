@@ -38,6 +38,10 @@ def test_round_trip(tmp_path: Path) -> None:
         ({"tokens": "many"}, "'tokens'"),
         ({"sites": {"layers.0": {"mse": {"value": 1.0}}}}, "does not describe|do not describe"),
         ({"sites": {"layers.0": {"fvu": {"value": "x"}}}}, "fvu"),
+        (
+            {"sentences": {"load": "FVU {fvu}, MSE {mse%}."}},
+            "'mse', which its metrics do not describe",
+        ),
     ],
 )
 def test_reading_is_strict(tmp_path: Path, change: dict[str, object], message: str) -> None:

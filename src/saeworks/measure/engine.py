@@ -201,6 +201,7 @@ class Study(ABC):
         metrics: what its values are.
         headline: those in the table of `saeworks eval`.
         figures: how they and its series are drawn.
+        sentences: what is said of its series, and of its table: `Result.sentences`.
         readings: what it wants to see; several studies may share one.
     """
 
@@ -209,6 +210,7 @@ class Study(ABC):
     metrics: ClassVar[Mapping[str, Metric]] = MappingProxyType({})
     headline: ClassVar[tuple[str, ...]] = ()
     figures: ClassVar[tuple[Figure, ...]] = ()
+    sentences: ClassVar[Mapping[str, str]] = MappingProxyType({})
     readings: Sequence[Reading] = ()
 
     @abstractmethod
@@ -224,6 +226,7 @@ class Study(ABC):
         series: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
         metrics: Mapping[str, Metric] | None = None,
         about: Mapping[str, Any] = MappingProxyType({}),
+        sentences: Mapping[str, str] | None = None,
     ) -> Result:
         """What it found of a bank on tokens.
 
@@ -232,6 +235,7 @@ class Study(ABC):
             series: site → lists for figures.
             metrics: where there are others than the study's own.
             about: what else the numbers depend on.
+            sentences: where there are others than the study's own.
         """
         return Result(
             evaluation=cls.name,
@@ -243,6 +247,7 @@ class Study(ABC):
             sites={site: dict(values) for site, values in sites.items()},
             series={site: dict(lists) for site, lists in series.items()},
             figures=cls.figures,
+            sentences=dict(cls.sentences if sentences is None else sentences),
         )
 
 

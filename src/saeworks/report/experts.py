@@ -3,7 +3,8 @@
 SAEs without experts stand beside the others as if cut into blocks of latents.
 """
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,9 +24,13 @@ from saeworks.report.summary import (
     all_sites,
 )
 from saeworks.results.metric import Metric, Value
-from saeworks.results.names import ON_EXPERTS
+from saeworks.results.names import CONSISTENCY, EXPERTS, GEOMETRY, ON_EXPERTS
 from saeworks.results.records import plain
+from saeworks.results.result import PLACEHOLDER, TABLE
 from saeworks.results.series import (
+    CONCEPTS,
+    CONFIDENCE,
+    QUEEN,
     CodedConcepts,
     Domains,
     Duplicates,
@@ -40,24 +45,17 @@ from saeworks.results.series import (
 
 Chart = dict[str, Any]
 
-CAPTIONS = {
-    "experts": "How the experts share the work",
-    "geometry": "How alike live latents are",
-    "consistency": "Known concepts in different experts",
-    "dedup": "After merging duplicates",
-}
-
 SERIES: dict[str, tuple[str, Any]] = {
-    "load": ("experts", Load),
-    "similarity": ("geometry", Similarity),
-    "tsne": ("geometry", Tsne),
-    "duplicates": ("geometry", Duplicates),
-    "domains": ("experts", Domains),
-    "overlap": ("experts", OverlapMatrix),
-    "confidence": ("experts", Histogram),
-    "nearest": ("geometry", Nearest),
-    "queen": ("consistency", Queen),
-    "concepts": ("consistency", CodedConcepts),
+    "load": (EXPERTS, Load),
+    "similarity": (GEOMETRY, Similarity),
+    "tsne": (GEOMETRY, Tsne),
+    "duplicates": (GEOMETRY, Duplicates),
+    "domains": (EXPERTS, Domains),
+    "overlap": (EXPERTS, OverlapMatrix),
+    CONFIDENCE: (EXPERTS, Histogram),
+    "nearest": (GEOMETRY, Nearest),
+    QUEEN: (CONSISTENCY, Queen),
+    CONCEPTS: (CONSISTENCY, CodedConcepts),
 }
 """What is drawn of a suite at a site: name of the series → the evaluation that has it, and its
 record."""
@@ -100,13 +98,13 @@ def section(suites: Sequence[SuiteData]) -> ExpertsSection | None:
         for i, site in enumerate(sites)
         if (found := _details(suites, s, site))
     }
-    tables = [table for name in CAPTIONS if (table := _table(suites, name))]
+    tables = [table for name in ON_EXPERTS if (table := _table(suites, name))]
     if not files and not tables:
         return None
     chosen = [name.split("-")[1:] for name in files]
-    own = [suite for suite in suites if "experts" in suite.results]
+    own = [suite for suite in suites if EXPERTS in suite.results]
     drawn = _drawn(suites)
-    metrics = {k: m for k, m in _metrics(suites, ON_EXPERTS).items() if k in drawn}
+    metrics = {k: m for k, m in _metrics(suites, *ON_EXPERTS).items() if k in drawn}
     return ExpertsSection(
         [
             (s, suites[s].label)
@@ -137,7 +135,7 @@ def _drawn(suites: Sequence[SuiteData]) -> set[str]:
     }
 
 
-def _metrics(suites: Sequence[SuiteData], evaluations: frozenset[str]) -> dict[str, Metric]:
+def _metrics(suites: Sequence[SuiteData], *evaluations: str) -> dict[str, Metric]:
     return {
         name: metric
         for suite in suites
@@ -158,14 +156,14 @@ def _details(suites: Sequence[SuiteData], number_: int, site: str) -> Chart:
         if record is not None:
             found[name] = plain(record)
     if found:
-        found["about"] = _about(suite, site)
+        found["about"] = _about(suites, suite, site)
         found["beside"] = _beside(suites, number_, site)
     return found
 
 
 def _beside(suites: Sequence[SuiteData], own: int, site: str) -> int | None:
     """An SAE without experts, cut into blocks, as wide and as sparse if there is one."""
-    if _kind(suites[own], site) != "experts":
+    if _kind(suites[own], site) != EXPERTS:
         return None
     options = suites[own].options
     candidates = [
@@ -182,47 +180,41 @@ def _beside(suites: Sequence[SuiteData], own: int, site: str) -> int | None:
 
 def _kind(suite: SuiteData, site: str) -> str | None:
     """Of blocks; not checked, since it is asked of every suite for every other."""
-    result = suite.results.get("geometry")
+    result = suite.results.get(GEOMETRY)
     found = None if result is None else result.series.get(site, {}).get("similarity")
     return found.get("kind") if isinstance(found, dict) else None
 
 
-def _about(suite: SuiteData, site: str) -> dict[str, str]:
-    """A sentence under each figure."""
-
-    def said(name: str) -> str:
-        value = suite.value(site, name)
-        return number(value.value if value else None)
-
+def _about(suites: Sequence[SuiteData], suite: SuiteData, site: str) -> dict[str, str]:
+    """The sentence under each figure, with a suite's numbers; a dash for what it has not."""
+    sentences = {
+        name: (evaluation, sentence)
+        for source in (*suites, suite)
+        for evaluation in ON_EXPERTS
+        if evaluation in source.results
+        for name, sentence in source.results[evaluation].sentences.items()
+        if name in SERIES
+    }
     return {
-        "load": f"Entropy {said('load_entropy')} (1 is even). The busiest has "
-        f"{said('busiest_load')} times an even share; {_percent(suite, site, 'unused_share')} of "
-        "the experts have no token.",
-        "similarity": f"Mean within a block {said('within_similarity')}, between blocks "
-        f"{said('between_similarity')}; shuffled {said('between_similarity_control')}.",
-        "domains": f"{said('domain_information')} bits of mutual information; documents shuffled, "
-        f"{said('domain_information_chance')}. Of all that could be told, beyond chance: "
-        f"{_percent(suite, site, 'domain_information_adjusted')}.",
-        "overlap": f"Per token {_percent(suite, site, 'support_overlap')} of the chosen expert's "
-        "active latents are also active in another expert, on average.",
-        "queen": f"{_percent(suite, site, 'queen')} of {said('coded')} coded concepts have "
-        f"different latents in different experts; their decoder rows have cosine "
-        f"{said('consistency')} on average.",
-        "duplicates": f"{_percent(suite, site, 'duplicate_share')} of {said('live')} live latents "
-        "have a neighbour beyond 0.9.",
+        name: _filled(sentence, result.sites.get(site, {}) if result else {})
+        for name, (evaluation, sentence) in sentences.items()
+        for result in (suite.results.get(evaluation),)
     }
 
 
-def _percent(suite: SuiteData, site: str, name: str) -> str:
-    value = suite.value(site, name)
-    if value is None or value.value is None:
-        return "–"
-    return f"{value.value:.1%}".replace("-", "−")
+def _filled(sentence: str, values: Mapping[str, Value]) -> str:
+    def text(place: re.Match[str]) -> str:
+        value = values.get(place[1], Value(None)).value
+        if place[2] and value is not None:
+            return f"{value:.1%}".replace("-", "−")
+        return number(value)
+
+    return PLACEHOLDER.sub(text, sentence)
 
 
 def _table(suites: Sequence[SuiteData], evaluation: str) -> Table | None:
     """Every metric of one evaluation."""
-    metrics = _metrics(suites, frozenset({evaluation}))
+    metrics = _metrics(suites, evaluation)
     places = [
         (order, site, index, suite)
         for order, site in enumerate(all_sites(suites))
@@ -243,7 +235,8 @@ def _table(suites: Sequence[SuiteData], evaluation: str) -> Table | None:
         )
         for (order, site, index, suite), row in zip(places, values, strict=True)
     ]
-    return Table(CAPTIONS[evaluation], columns, rows)
+    result = places[0][-1].results[evaluation]
+    return Table(result.sentences.get(TABLE, result.title), columns, rows)
 
 
 def _cell(value: Value | None, digits: int | None) -> Cell:
@@ -263,7 +256,7 @@ def _duplicates(suites: Sequence[SuiteData], sites: Sequence[str]) -> Chart | No
         for index in lines[at].suites:
             k = _k(suites[index])
             for number_, site in enumerate(sites):
-                found = suites[index].series("geometry", site, "duplicates", Duplicates)
+                found = suites[index].series(GEOMETRY, site, "duplicates", Duplicates)
                 if found is not None and k is not None:
                     cells.setdefault((row, ks.index(k), number_), []).append(found)
     if len({(row, column) for row, column, _ in cells}) < 2:
@@ -298,6 +291,6 @@ def _rank(suite: SuiteData) -> tuple[Any, ...]:
     """By width, then experts; SAEs without experts first."""
     options = suite.options
     sizes = [
-        value if isinstance(value := options.get(name), int) else 0 for name in ("width", "experts")
+        value if isinstance(value := options.get(name), int) else 0 for name in ("width", EXPERTS)
     ]
     return (*sizes, suite.label)

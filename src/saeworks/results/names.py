@@ -3,13 +3,23 @@
 An evaluation's result is `NAME.json` in the suite's `results` folder (`files.seals.RESULTS`).
 """
 
+from typing import Final, Literal
+
 AUDIT = "audit.json"
 COMPARISON = "comparison.json"
 LOG = "metrics.jsonl"
 PLAN = "plan.json"
 FIRST = ("reconstruction", "splice")
 """Evaluations that are shown before the others, which follow by name."""
-ON_EXPERTS = frozenset({"geometry", "experts", "consistency", "dedup"})
-"""Evaluations that are shown in the section on experts."""
+EXPERTS: Final = "experts"
+"""The evaluation of experts; also an SAE's option with their number, the metric and its unit."""
+GEOMETRY = "geometry"
+CONSISTENCY = "consistency"
+"""The evaluation, and its metric."""
+DEDUP = "dedup"
+ON_EXPERTS = (EXPERTS, GEOMETRY, CONSISTENCY, DEDUP)
+"""Evaluations that are shown in the section on experts, in the order of their tables."""
+BlockKind = Literal["experts", "cut"]
+"""What the blocks of an SAE's latents are: its experts, or equal runs of latents."""
 MEAN = "mean over sites"
 """Stands in the place of a site's name in tables of comparisons."""

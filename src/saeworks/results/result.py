@@ -4,6 +4,7 @@ The report and the docs read nothing else, so everything a reader needs (titles,
 replaced, over which tokens) is in the JSON.
 """
 
+import re
 from dataclasses import asdict, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -15,6 +16,11 @@ from saeworks.files.seals import write_sealed
 from saeworks.results.figure import Figure, without_defaults
 from saeworks.results.metric import Metric, Value
 from saeworks.results.records import SCHEMA, check_described, read_record
+
+PLACEHOLDER = re.compile(r"\{(\w+)(%?)\}")
+"""Of a metric's value in a sentence: `{key}` is a number, `{key%}` a percentage."""
+TABLE = "table"
+"""The key of the sentence that is the caption of a result's table."""
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -39,15 +45,22 @@ class Result:
     """Site → histogram or list, as plain JSON; a long list as `files.access.LazyList`."""
     figures: tuple[Figure, ...] = ()
     """How it is drawn."""
+    sentences: dict[str, str] = field(default_factory=dict)
+    """Series → what is said of it under its figure, with a `PLACEHOLDER` for each value; `TABLE` →
+    the caption of the table, where it is not the title."""
     schema: Literal[1] = SCHEMA
 
     def __post_init__(self) -> None:
         check_described(self.sites.values(), self.metrics)
+        said = (PLACEHOLDER.finditer(sentence) for sentence in self.sentences.values())
+        check_described(((place[1] for place in places) for places in said), self.metrics)
 
     def write(self, path: Path) -> None:
         """Write JSON atomically, sealed; NaN and infinity become null."""
         data = asdict(replace(self, series={}, figures=()))
         data |= {"series": self.series, "figures": without_defaults(self.figures)}
+        if not self.sentences:
+            del data["sentences"]
         write_sealed(path, data)
 
     def values(self) -> dict[str, dict[str, dict[str, float | None]]]:

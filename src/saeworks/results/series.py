@@ -10,9 +10,17 @@ from pydantic import RootModel
 from pydantic.dataclasses import dataclass
 
 from saeworks.config import STRICT
+from saeworks.results.names import BlockKind
 from saeworks.results.records import check_lengths
 
 Matrix = list[list[float | None]]
+
+CONFIDENCE = "confidence"
+"""A histogram of the router's confidence; also the metric, its mean."""
+QUEEN = "queen"
+"""Shares of concepts with different latents, over thresholds of φ; also the metric, at one."""
+CONCEPTS = "concepts"
+"""The known concepts themselves; also the metric, how many they are."""
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -121,7 +129,7 @@ class Domains:
 class Similarity:
     """Between blocks: the experts, or equal runs of latents."""
 
-    kind: Literal["experts", "cut"]
+    kind: BlockKind
     blocks: int
     live: list[int]
     """Live latents of each block."""

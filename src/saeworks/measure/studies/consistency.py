@@ -36,8 +36,9 @@ from saeworks.measure.studies.overlap import visitors
 from saeworks.measure.studies.reconstruction import Tally
 from saeworks.results.figure import Figure, Trace
 from saeworks.results.metric import Metric, Value
+from saeworks.results.names import CONSISTENCY
 from saeworks.results.records import plain
-from saeworks.results.series import Coded, CodedConcept, CodedConcepts, Queen
+from saeworks.results.series import CONCEPTS, QUEEN, Coded, CodedConcept, CodedConcepts, Queen
 
 CODED = 0.5
 """A latent codes a concept in a place where φ is above this."""
@@ -50,26 +51,26 @@ _WORTH = 0.2
 """φ on the first half below which a latent's φ on the second is not looked at."""
 
 METRICS = {
-    "concepts": Metric(
+    CONCEPTS: Metric(
         "Concepts",
         f"Known concepts that stand on {LEAST} tokens of two places or more, and not on {LEAST} "
         "others, in each half of the documents.",
-        "concepts",
+        CONCEPTS,
     ),
     "coded": Metric(
         "Concepts coded",
         "Those of them that a latent codes in at least one place: on the place's tokens, φ of "
         f"firing and concept is above {CODED}. The latent is chosen on half of the documents, φ "
         "is measured on the other.",
-        "concepts",
+        CONCEPTS,
     ),
-    "queen": Metric(
+    QUEEN: Metric(
         "Different latents",
         "Of the concepts coded, the share that different latents code in different places "
         "(experts, or the blocks that an SAE without them is cut into).",
         better="lower",
     ),
-    "consistency": Metric(
+    CONSISTENCY: Metric(
         "Consistency",
         "Mean cosine of the decoder rows of the latents that code a concept in two places, over "
         "all such pairs of places; 1 where experts have learnt the same direction.",
@@ -300,10 +301,10 @@ def summarise(found: Found, threshold: float = CODED) -> dict[str, Value]:
 
     with np.errstate(divide="ignore", invalid="ignore"):
         return {
-            "concepts": Value(float((found.asked > 1).sum())),
+            CONCEPTS: Value(float((found.asked > 1).sum())),
             "coded": interval(any_S.astype(float)),
-            "queen": interval(many_S / any_S),
-            "consistency": interval(same_S / pairs_S),
+            QUEEN: interval(many_S / any_S),
+            CONSISTENCY: interval(same_S / pairs_S),
             "duplicate_pairs": interval(near_S / pairs_S),
             "places": interval(coded_SQ.sum(1) / any_S),
         }
@@ -331,15 +332,15 @@ def series(found: Found, firing: Firing, truth: Truth) -> dict[str, Any]:
     """The headline at every threshold, and each concept with the latents that code it."""
     at = [summarise(_point(found), threshold) for threshold in THRESHOLDS]
     return {
-        "queen": plain(
+        QUEEN: plain(
             Queen(
                 list(THRESHOLDS),
-                [values["queen"].value for values in at],
+                [values[QUEEN].value for values in at],
                 [values["coded"].value for values in at],
             )
         ),
         "cells": {"kind": firing.kind, "blocks": firing.visits.shape[1]},
-        "concepts": plain(
+        CONCEPTS: plain(
             CodedConcepts(
                 [
                     _concept(found, concept, *truth.concepts[concept])
@@ -408,7 +409,7 @@ def _matrix(row: Tensor, column: Tensor, shape: tuple[int, int]) -> csr_matrix:
 class PlaceFirings(Reading):
     """The firings of every SAE, by bank and site: 4 bytes for each latent that fires on a token."""
 
-    title = "consistency"
+    title = CONSISTENCY
 
     def __init__(
         self,
@@ -432,7 +433,7 @@ class PlaceFirings(Reading):
                 watch.add(chunk)
 
 
-OVER_LAYERS = ("queen",)
+OVER_LAYERS = (QUEEN,)
 """Metrics that are drawn over the layers."""
 
 
@@ -441,14 +442,18 @@ class Consistency(Study):
     """How often a known concept has different latents in different experts, of every SAE; of those
     without experts, in different blocks of their latents."""
 
-    name = "consistency"
+    name = CONSISTENCY
     title = "Known concepts in different experts"
     metrics: ClassVar = METRICS
-    headline = ("queen",)
+    headline = (QUEEN,)
     figures = tuple(
         Figure(key.replace("_", "-"), "line", (Trace(metric=key),), lines="suites")
         for key in OVER_LAYERS
     )
+    sentences: ClassVar = {
+        QUEEN: "{queen%} of {coded} coded concepts have different latents in different experts; "
+        "their decoder rows have cosine {consistency} on average.",
+    }
 
     def __init__(self, config: EvalConfig, tally: Tally, truth: Truth) -> None:
         self.config, self.tally, self.truth = config, tally, truth

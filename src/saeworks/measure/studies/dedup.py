@@ -18,14 +18,17 @@ from saeworks.measure import bootstrap
 from saeworks.measure.banks import firing
 from saeworks.measure.engine import Chunk, Measured, Reading, Study, Subject
 from saeworks.measure.held_out import HeldOut
+from saeworks.measure.studies.geometry import DISTINCT, LIVE
 from saeworks.measure.studies.outliers import SiteMeans
 from saeworks.measure.studies.reconstruction import SiteSums, Tally, per_document
 from saeworks.results.headlines import FVU
 from saeworks.results.metric import Metric, Value
+from saeworks.results.names import DEDUP
+from saeworks.results.result import TABLE
 
 METRICS = {
-    "live": Metric("Live", "Latents that fire on the first half of the tokens.", "latents"),
-    "distinct": Metric(
+    LIVE: Metric("Live", "Latents that fire on the first half of the tokens.", "latents"),
+    DISTINCT: Metric(
         "Live, distinct",
         "Directions left where each live latent whose decoder row has a cosine above the threshold "
         "with a more frequent one's takes over that one's, in whatever expert.",
@@ -60,7 +63,7 @@ _AS_IT_WAS, _TIED, _MERGED = "as it was", "tied", "merged"
 class Fired(Reading):
     """How often each latent fires, by bank and site."""
 
-    title = "dedup"
+    title = DEDUP
 
     def __init__(self, tally: Tally, held_out: HeldOut) -> None:
         self.held_out, self.beside = held_out, tally
@@ -88,7 +91,7 @@ class Variants(Reading):
         sums: bank, site → variant → its sums.
     """
 
-    title = "dedup"
+    title = DEDUP
 
     def __init__(self, tally: Tally, fired: Fired, means: SiteMeans, threshold: float) -> None:
         self.held_out, self.needs = means.held_out, (fired, means)
@@ -126,10 +129,11 @@ class Dedup(Study):
         UserError: if the tokens cannot be halved.
     """
 
-    name = "dedup"
+    name = DEDUP
     title = "Near-equal latents made one"
     metrics: ClassVar = METRICS
     headline = ("fvu_tied_ratio", "fvu_merged_ratio")
+    sentences: ClassVar = {TABLE: "After merging duplicates"}
 
     def __init__(
         self, subject: Subject, config: EvalConfig, threshold: float, tally: Tally
@@ -162,8 +166,8 @@ def _variants(
     across = clusters(sae, fired_M.double(), threshold)
     within = clusters(sae, fired_M.double(), threshold, across=False)
     counts = {
-        "live": Value(float((fired_M > 0).sum())),
-        "distinct": Value(float(across.distinct)),
+        LIVE: Value(float((fired_M > 0).sum())),
+        DISTINCT: Value(float(across.distinct)),
         "merged": Value(float(within.distinct)),
     }
     saes = {_AS_IT_WAS: sae, _TIED: tie(sae, across)}

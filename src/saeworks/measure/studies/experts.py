@@ -26,17 +26,18 @@ from saeworks.measure.studies.geometry import matrix
 from saeworks.measure.studies.reconstruction import Tally
 from saeworks.results.figure import Figure, Trace
 from saeworks.results.metric import Metric, Value
+from saeworks.results.names import EXPERTS
 from saeworks.results.records import plain
 from saeworks.results.result import Result
-from saeworks.results.series import Domains, Histogram, Load, OverlapMatrix
+from saeworks.results.series import CONFIDENCE, Domains, Histogram, Load, OverlapMatrix
 
 _FINE, _COARSE = 2000, 40
 """Bins of confidence: for quantiles, and in the result."""
 _QUANTILES = {"confidence_q05": 0.05, "confidence_q50": 0.5, "confidence_q95": 0.95}
 
 METRICS = {
-    "experts": Metric("Experts", "N, how many the SAE has.", "experts"),
-    "visits": Metric("Experts per token", "Mean number of experts that encode a token.", "experts"),
+    EXPERTS: Metric("Experts", "N, how many the SAE has.", EXPERTS),
+    "visits": Metric("Experts per token", "Mean number of experts that encode a token.", EXPERTS),
     "load_entropy": Metric(
         "Load entropy",
         "Entropy of the experts' shares of the visits / log N; 1 where all have as many.",
@@ -53,7 +54,7 @@ METRICS = {
         "only fall).",
         better="lower",
     ),
-    "confidence": Metric(
+    CONFIDENCE: Metric(
         "Confidence",
         "Mean over tokens of the probability that the router gives to the experts it chose (their "
         "sum where there are several; an expert that always is, has none).",
@@ -67,7 +68,7 @@ METRICS = {
         "it chooses among; 0 where it is sure, 1 where it cannot tell them apart.",
     ),
 }
-_SUMS = ("n", "visits", "confidence", "entropy")
+_SUMS = ("n", "visits", CONFIDENCE, "entropy")
 
 
 @dataclass
@@ -144,7 +145,7 @@ class ExpertWatch:
 class Visits(Reading):
     """Where the routers send the tokens, of every SAE that has experts."""
 
-    title = "experts"
+    title = EXPERTS
 
     def __init__(self, tally: Tally, config: EvalConfig) -> None:
         self.held_out, self.beside = tally.held_out, tally
@@ -183,13 +184,17 @@ class Experts(Study):
         labels: of the documents; without them nothing is said of domains.
     """
 
-    name = "experts"
+    name = EXPERTS
     title = "How the experts share the work"
     metrics: ClassVar = METRICS
     figures = tuple(
         Figure(key.replace("_", "-"), "line", (Trace(metric=key),), lines="suites")
         for key in OVER_LAYERS
     )
+    sentences: ClassVar = {
+        "load": "Entropy {load_entropy} (1 is even). The busiest has {busiest_load} times an even "
+        "share; {unused_share%} of the experts have no token.",
+    }
 
     def __init__(self, config: EvalConfig, tally: Tally, labels: Labels | None = None) -> None:
         self.config, self.tally, self.labels = config, tally, labels
@@ -226,6 +231,9 @@ def _result(
             "intervals": bootstrap.describe(held_out.documents, config.bootstrap, config.seed),
             "near": overlap.NEAR,
         },
+        Experts.sentences
+        | (overlap.SENTENCES if overlapping else {})
+        | (information.SENTENCES if labels is not None else {}),
     )
 
 
@@ -241,7 +249,7 @@ def _values(watch: ExpertWatch, config: EvalConfig, labels: Labels | None) -> di
         even_D = information.entropy(load_DN) / np.log2(count)
         busiest_D = load_DN.max(1) * count / load_DN.sum(1)
     values = {
-        "experts": Value(float(count)),
+        EXPERTS: Value(float(count)),
         "load_entropy": loads.interval(even_D),
         "busiest_load": loads.interval(busiest_D),
         "unused_share": Value(float((visits_RN.sum(0) == 0).mean())),
@@ -260,7 +268,7 @@ def _values(watch: ExpertWatch, config: EvalConfig, labels: Labels | None) -> di
 
 _STATISTICS: dict[str, bootstrap.Statistic] = {
     "visits": lambda s: s["visits"] / s["n"],
-    "confidence": lambda s: s["confidence"] / s["n"],
+    CONFIDENCE: lambda s: s[CONFIDENCE] / s["n"],
     "router_entropy": lambda s: s["entropy"] / s["n"],
 }
 
@@ -280,7 +288,7 @@ def _series(watch: ExpertWatch, fired_M: Tensor, labels: Labels | None) -> dict[
             [None if not x > 0 else round(x, 4) for x in (watch.trust / visits_N).tolist()],
             live_N.tolist(),
         ),
-        "confidence": Histogram(
+        CONFIDENCE: Histogram(
             np.linspace(0, 1, _COARSE + 1).round(4).tolist(),
             watch.confidence.view(_COARSE, -1).sum(1).tolist(),
         ),

@@ -7,7 +7,7 @@ Shapes: M latents, L live ones, D model width, N blocks (experts), t rows of a t
 
 import zlib
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, final
+from typing import Any, ClassVar, final
 
 import numpy as np
 import torch
@@ -28,7 +28,9 @@ from saeworks.measure.engine import Measured, Study
 from saeworks.measure.studies.reconstruction import SiteSums, Tally, per_document
 from saeworks.results.figure import Figure, Trace
 from saeworks.results.metric import Metric, Value
+from saeworks.results.names import EXPERTS, GEOMETRY, BlockKind
 from saeworks.results.records import plain
+from saeworks.results.result import TABLE
 from saeworks.results.series import Duplicates, Nearest, Similarity, Tsne
 
 DUPLICATE = 0.9
@@ -41,9 +43,11 @@ _RANDOM = 2048
 """Random rows whose nearest neighbour is looked for."""
 _PERPLEXITY = 50
 
+LIVE, DISTINCT = "live", "distinct"
+
 METRICS = {
-    "live": Metric("Live", "Latents that fire on the held-out tokens.", "latents"),
-    "distinct": Metric(
+    LIVE: Metric("Live", "Latents that fire on the held-out tokens.", "latents"),
+    DISTINCT: Metric(
         "Live, distinct",
         "Live latents left when, going from the one that fires most often down, each that has a "
         f"cosine above {DUPLICATE} with one that was kept is left out (decoder rows).",
@@ -129,14 +133,14 @@ def similarity(
     return BlockCosines(matrix_NN, nearest_L)
 
 
-def blocks_of(sae: SAE, blocks: int) -> tuple[Literal["experts", "cut"], Int[Tensor, " M"], int]:
+def blocks_of(sae: SAE, blocks: int) -> tuple[BlockKind, Int[Tensor, " M"], int]:
     """What the blocks are, the block of each latent, and how many there are: the experts, or equal
     runs (the last may be shorter)."""
     experts = experts_of(sae)
     count = min(blocks, sae.width) if experts is None else experts.experts
     run = -(-sae.width // count)
     latent_M = torch.arange(sae.width, device=sae.w_dec.device)
-    return "cut" if experts is None else "experts", latent_M // run, count
+    return "cut" if experts is None else EXPERTS, latent_M // run, count
 
 
 OVER_LAYERS = ("duplicate_share", "between_similarity", "explained_per_thousand")
@@ -148,13 +152,20 @@ class Geometry(Study):
     """Duplicates, nearest neighbours and similarity of blocks per site, from the weights and from
     which latents fire."""
 
-    name = "geometry"
+    name = GEOMETRY
     title = "Duplicates, and how similar experts are"
     metrics: ClassVar = METRICS
     figures = tuple(
         Figure(key.replace("_", "-"), "line", (Trace(metric=key),), lines="suites")
         for key in OVER_LAYERS
     )
+    sentences: ClassVar = {
+        TABLE: "How alike live latents are",
+        "similarity": "Mean within a block {within_similarity}, between blocks "
+        "{between_similarity}; shuffled {between_similarity_control}.",
+        "duplicates": "{duplicate_share%} of {live} live latents have a neighbour "
+        f"beyond {DUPLICATE}.",
+    }
 
     def __init__(self, config: EvalConfig, tally: Tally) -> None:
         self.config, self.tally = config, tally
@@ -190,8 +201,8 @@ def _site(
     distinct = len(set(leaders(rows_LD, most_first_L, DUPLICATE).tolist()))
     near_L = own.nearest.cpu().double().numpy()
     values = {
-        "live": Value(float(len(live_L))),
-        "distinct": Value(float(distinct)),
+        LIVE: Value(float(len(live_L))),
+        DISTINCT: Value(float(distinct)),
         "distinct_share": _value(np.array([distinct / max(len(live_L), 1)])[: len(live_L)]),
         "duplicate_share": _value(near_L > DUPLICATE),
         "nearest_cosine": _value(near_L),

@@ -32,6 +32,11 @@ METRICS = {
         "expert determines the label (Vinh et al. 2010, adjusted mutual information).",
     ),
 }
+SENTENCES = {
+    "domains": "{domain_information} bits of mutual information; documents shuffled, "
+    "{domain_information_chance}. Of all that could be told, beyond chance: "
+    "{domain_information_adjusted%}.",
+}
 
 
 def mutual_information(joint_LN: Float[np.ndarray, "*S L N"]) -> Float[np.ndarray, "*S"]:

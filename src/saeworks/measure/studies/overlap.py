@@ -46,6 +46,10 @@ METRICS = {
         better="lower",
     ),
 }
+SENTENCES = {
+    "overlap": "Per token {support_overlap%} of the chosen expert's active latents are also active "
+    "in another expert, on average.",
+}
 SUMS = ("sampled", "all", "top", "overlapping", "one", "any")
 """Columns of `Overlap.sums`."""
 

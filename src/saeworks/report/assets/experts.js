@@ -93,7 +93,7 @@
   function parts(own, beside, names) {
     const found = [];
     const word = own.similarity && own.similarity.kind === "cut" ? "block" : "expert";
-    const say = own.about;
+    const say = (name) => own.about[name] || "";
     const add = (title, about, draw, head, rows, legend) => found.push({ title, about, draw, head, rows, legend });
     if (own.load) {
       const n = own.load.share.length;
@@ -103,18 +103,18 @@
         text: own.load.share.map((_, i) => "expert " + i + ", " + own.load.live[i] + " live latents, confidence " + saeworks.number(own.load.confidence[i]))
       };
       const chart = { x: { title: "expert" }, y: { zero: true }, series: [bars, even] };
-      add("Load of each expert", say.load + " The line is an even share.", (e) => saeworks.draw(e, chart), ["expert", "share of visits", "mean confidence", "live latents"], range(n).map((i) => [String(i), own.load.share[i], own.load.confidence[i], own.load.live[i]]));
+      add("Load of each expert", say("load") + " The line is an even share.", (e) => saeworks.draw(e, chart), ["expert", "share of visits", "mean confidence", "live latents"], range(n).map((i) => [String(i), own.load.share[i], own.load.confidence[i], own.load.live[i]]));
     }
     if (own.confidence) histogram("Confidence of the router", "Largest probability of each token.", own.confidence, "confidence", "tokens");
     if (own.domains) {
       const d = own.domains;
-      add("Where each domain goes", say.domains, (e) => heat(e, {
+      add("Where each domain goes", say("domains"), (e) => heat(e, {
         z: d.share, rows: d.labels, columns: range(d.share[0] ? d.share[0].length : 0), x: "expert", y: "", largest: Math.max(...known(d.share.flat()), 0),
         say: (i, j) => plain(d.labels[i]) + ", expert " + j + ": <b>" + percent(d.share[i][j]) + "</b>"
       }), ["domain", "documents", ...range(d.share[0].length).map((i) => "expert " + i)], d.labels.map((label, i) => [label, d.documents[i], ...d.share[i]]));
     }
     similarities();
-    if (own.overlap && own.overlap.matrix && own.overlap.matrix.length > 1) square("Overlap of supports", "Chosen expert (down), another (across): share of the chosen one's active directions that the other has, too. " + say.overlap, own.overlap.matrix, Math.max(...known(own.overlap.matrix.flat()), 0.01), "expert");
+    if (own.overlap && own.overlap.matrix && own.overlap.matrix.length > 1) square("Overlap of supports", "Chosen expert (down), another (across): share of the chosen one's active directions that the other has, too. " + say("overlap"), own.overlap.matrix, Math.max(...known(own.overlap.matrix.flat()), 0.01), "expert");
     if (own.tsne) {
       for (const which of ["decoder", "encoder"]) {
         add("t-SNE of " + which + " rows", own.tsne.latents.length.toLocaleString("en") + " live latents, coloured by " + word + "; perplexity " + saeworks.number(own.tsne.perplexity) + ".", cloud(own.tsne, which, word),
@@ -140,7 +140,7 @@
       if (!s || !s.matrix) return;
       const other = beside && beside.similarity && beside.similarity.matrix ? beside.similarity : null;
       const largest = Math.max(...known([s.matrix, s.control || [], other ? other.matrix : []].flat(2)), 0.01);
-      square("Similarity between " + word + "s", "Mean over the latents of one (down) of the largest cosine in another (across). " + say.similarity, s.matrix, largest, word);
+      square("Similarity between " + word + "s", "Mean over the latents of one (down) of the largest cosine in another (across). " + say("similarity"), s.matrix, largest, word);
       if (s.control) square("The same, latents shuffled", "The same live latents dealt at random over " + word + "s of the same sizes: what sizes alone would give.", s.control, largest, word);
       if (other) square("The same, without experts", names[own.beside] + ", cut into " + other.blocks + " blocks of neighbouring latents.", other.matrix, largest, "block");
     }
@@ -150,13 +150,13 @@
       if (beside && beside.duplicates) lines.splice(1, 0, [names[own.beside], beside.duplicates.shares, 1]);
       const x = own.duplicates.thresholds;
       const chart = { x: { title: "cosine above" }, y: { zero: true }, series: lines.map(([name, y, suite], i) => ({ name, kind: "both", suite, shape: i, x, y })) };
-      add("Duplicates by threshold", say.duplicates, (e) => saeworks.draw(e, chart), ["cosine above", ...lines.map((l) => l[0])], x.map((t, i) => [t, ...lines.map((l) => l[1][i])]), chart.series);
+      add("Duplicates by threshold", say("duplicates"), (e) => saeworks.draw(e, chart), ["cosine above", ...lines.map((l) => l[0])], x.map((t, i) => [t, ...lines.map((l) => l[1][i])]), chart.series);
     }
 
     function queen() {
       const q = own.queen;
       const chart = { x: { title: "φ above" }, y: { zero: true, range: [0, 1.02] }, series: [{ name: "coded by different latents", kind: "both", suite: 0, x: q.thresholds, y: q.queen }] };
-      add("Concepts coded differently", say.queen + " By how well a latent must fit a concept (φ).", (e) => saeworks.draw(e, chart), ["φ above", "coded differently", "concepts coded"], q.thresholds.map((t, i) => [t, q.queen[i], q.coded[i]]));
+      add("Concepts coded differently", say("queen") + " By how well a latent must fit a concept (φ).", (e) => saeworks.draw(e, chart), ["φ above", "coded differently", "concepts coded"], q.thresholds.map((t, i) => [t, q.queen[i], q.coded[i]]));
     }
   }
 
