@@ -21,7 +21,7 @@ from saeworks.config import ModelConfig, TextConfig
 from saeworks.embedded import documents
 from saeworks.lm.model import LanguageModel
 from saeworks.lm.text import Corpus
-from saeworks.train import job as commands_train
+from saeworks.train import live_job
 
 SUPERVISED = "{arch: switch, expansion: 2, k: 4, experts: 8, router: supervised, labels: 5}"
 SMALL = {
@@ -131,7 +131,7 @@ def test_a_supervised_run_resumes_to_the_bit(
                 os.kill(os.getpid(), signal.SIGINT)
             return batch
 
-    monkeypatch.setattr(commands_train, "Labelled", Watched)
+    monkeypatch.setattr(live_job, "Labelled", Watched)
     stop_at = 0
     assert train(tmp_path / "whole") == 0
     whole = list(seen)
