@@ -10,7 +10,10 @@ from saeworks.cli.main import main
 from saeworks.files.seals import read_sealed
 
 
-def test_eval_then_compare(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_eval_then_compare(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")  # so that no heading is broken into two lines
     saved_llama(tmp_path)
     moved = shutil.copytree(tmp_path, tmp_path / "moved")
     (tmp_path / "text.txt").write_text(random_text(200))

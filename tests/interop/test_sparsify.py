@@ -230,7 +230,7 @@ def test_files_that_are_not_there_or_something_else(tmp_path: Path) -> None:
 def test_a_run_that_lies(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for about, expected in (
         ({"model": 3}, "config.json: model: 'name' = 3"),
-        ({"ctx_len": 0}, "ctx_len = 0"),
+        ({"ctx_len": 0}, "config.json: text: text.context = 0"),
         ({"ctx_len": "long"}, "config.json: text: 'context'"),
         ({"dataset": ["a"]}, "config.json: text: 'source'"),
         ({"dataset": "tokens.bin"}, "--text"),

@@ -140,8 +140,6 @@ def _run(file: Path) -> tuple[ModelConfig | None, TextConfig | None]:
         return None, None  # another program's config.json
     said = {ours: data[theirs] for ours, theirs in _TEXT.items() if data.get(theirs) is not None}
     text = from_mapping(TextConfig, {"source": "", **said}, f"{file}: text")
-    if text.context < 1:
-        raise UserError(f"{file}: ctx_len = {text.context}: it must be a positive whole number")
     if text.source.endswith(".bin"):  # tokens, not text
         text = replace(text, source="")
     if data.get("model") is None:
