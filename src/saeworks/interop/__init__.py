@@ -47,16 +47,16 @@ def find_foreign(path: Path) -> tuple[Any, list[Path]]:
         raise UserError(f"{path}: no such folder; give a folder of SAEs")
     modules = {name: format_module(name) for name in FORMATS}
     for folders in _levels(path):
-        found: dict[str, list[Path]] = {}
+        by_format: dict[str, list[Path]] = {}
         for folder in folders:
             name = next((n for n, module in modules.items() if module.is_folder(folder)), None)
             if name:
-                found.setdefault(name, []).append(folder)
-        if len(found) > 1:
-            kinds = "; ".join(f"{name}: {short_names(of)}" for name, of in found.items())
+                by_format.setdefault(name, []).append(folder)
+        if len(by_format) > 1:
+            kinds = "; ".join(f"{name}: {short_names(of)}" for name, of in by_format.items())
             raise UserError(f"{path} holds SAEs of several formats ({kinds}); convert one by one")
-        if found:
-            name, of = found.popitem()
+        if by_format:
+            name, of = by_format.popitem()
             return modules[name], of
     if (path / "suite.json").is_file():
         raise UserError(f"{path} is a suite already; convert it with --to {'|'.join(WRITTEN)}")

@@ -22,9 +22,9 @@ def site_of(hook: str, model: Model) -> str:
     Raises:
         UserError: if the model has no such place, or it is not a site.
     """
-    found = re.fullmatch(r"blocks\.(\d{1,5})\.(\w+)", hook)
-    if found:
-        block, kind = int(found[1]), found[2]
+    match = re.fullmatch(r"blocks\.(\d{1,5})\.(\w+)", hook)
+    if match:
+        block, kind = int(match[1]), match[2]
         if kind in _TRANSFORMER_LENS:
             return one_site(f"{block}@{_TRANSFORMER_LENS[kind]}", model)
         if kind == "hook_resid_pre":

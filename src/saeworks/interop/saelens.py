@@ -88,9 +88,9 @@ def load(folder: Path) -> Foreign:
     """
     sae, metadata = read(folder)
     where = f"{folder / CONFIG}: metadata"
-    own = metadata.get(OWN)
-    if own is not None:
-        return Foreign(folder, sae, is_site=True, **_own(own, f"{where}.{OWN}"))
+    exported = metadata.get(OWN)
+    if exported is not None:
+        return Foreign(folder, sae, is_site=True, **_own(exported, f"{where}.{OWN}"))
     if metadata.get("hook_head_index") is not None:
         raise UserError(
             f"{where}.hook_head_index = {metadata['hook_head_index']!r}: an SAE of one attention "
@@ -108,16 +108,18 @@ def load(folder: Path) -> Foreign:
     )
 
 
-def _own(own: Any, where: str) -> dict[str, Any]:
+def _own(exported: Any, where: str) -> dict[str, Any]:
     """What our own export says, as strictly as any outside file."""
     try:
-        model, text = dict(own["model"]), dict(own["text"])
-        site, variant, seed = own["site"], own["variant"], own["seed"]
-        fingerprint, tokens = model.get("fingerprint"), own.get("tokens", 0)
+        model, text = dict(exported["model"]), dict(exported["text"])
+        site, variant, seed = exported["site"], exported["variant"], exported["seed"]
+        fingerprint, tokens = model.get("fingerprint"), exported.get("tokens", 0)
         typed = isinstance(site, str) and isinstance(variant, str) and type(seed) is int
         if not (typed and isinstance(fingerprint, str | None) and type(tokens) is int):
             raise TypeError
-        limits = {str(at): float(norm) for at, norm in dict(own.get("norm_limits", {})).items()}
+        limits = {
+            str(at): float(norm) for at, norm in dict(exported.get("norm_limits", {})).items()
+        }
         named = {key: model[key] for key in ("name", "revision", "dtype")}
     except (KeyError, TypeError, ValueError):
         raise UserError(f"{where} is not what saeworks writes; convert the suite anew") from None

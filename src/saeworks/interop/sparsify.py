@@ -138,8 +138,8 @@ def _run(file: Path) -> tuple[ModelConfig | None, TextConfig | None]:
     data = read_json(file, "sparsify run config") if file.is_file() else None
     if not (isinstance(data, dict) and isinstance(data.get("sae"), dict)):
         return None, None  # another program's config.json
-    said = {ours: data[theirs] for ours, theirs in _TEXT.items() if data.get(theirs) is not None}
-    text = from_mapping(TextConfig, {"source": "", **said}, f"{file}: text")
+    options = {ours: data[theirs] for ours, theirs in _TEXT.items() if data.get(theirs) is not None}
+    text = from_mapping(TextConfig, {"source": "", **options}, f"{file}: text")
     if text.source.endswith(".bin"):  # tokens, not text
         text = replace(text, source="")
     if data.get("model") is None:

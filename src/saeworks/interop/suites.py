@@ -57,15 +57,15 @@ def read_all(path: Path) -> list[Foreign]:
         UserError: as `load_foreign`, and if their architectures differ.
     """
     module, folders = find_foreign(path)
-    found: list[Foreign] = [module.load(folder) for folder in folders]
-    first = found[0]
-    for other in found:
+    saes: list[Foreign] = [module.load(folder) for folder in folders]
+    first = saes[0]
+    for other in saes:
         if other.sae.arch != first.sae.arch:
             raise UserError(
                 f"{first.path} is {first.sae.arch} and {other.path} is {other.sae.arch}; a suite is"
                 " of one architecture: convert them one by one"
             )
-    return found
+    return saes
 
 
 def model_of(found: Sequence[Foreign]) -> ModelConfig:
@@ -131,8 +131,10 @@ def write(
         write_suite(
             folder,
             variant=first.variant,
-            groups={site: (one.sae, (site,)) for site, one in placed.items()},
-            normalisers={site: Normaliser.identity(one.sae.d) for site, one in placed.items()},
+            groups={site: (foreign.sae, (site,)) for site, foreign in placed.items()},
+            normalisers={
+                site: Normaliser.identity(foreign.sae.d) for site, foreign in placed.items()
+            },
             model={
                 "name": config.name,
                 "revision": config.revision,
@@ -142,7 +144,7 @@ def write(
             text=asdict(text),
             config=asdict(run),
             seed=first.seed,
-            tokens=first.tokens if len({one.tokens for one in found}) == 1 else 0,
+            tokens=first.tokens if len({foreign.tokens for foreign in found}) == 1 else 0,
             steps=0,
             norm_limits=first.norm_limits,
         )
@@ -150,40 +152,40 @@ def write(
 
 
 def _placed(
-    found: Sequence[Foreign], model: Model, patterns: Sequence[str] | None
+    saes: Sequence[Foreign], model: Model, patterns: Sequence[str] | None
 ) -> Mapping[str, Foreign]:
     """Site → SAE, in the model's order."""
-    if patterns and len(patterns) != len(found):
+    if patterns and len(patterns) != len(saes):
         raise UserError(
-            f"--site names {len(patterns)} sites for {len(found)} SAEs "
-            f"({short_names([one.path for one in found])}); name one for each, in that order"
+            f"--site names {len(patterns)} sites for {len(saes)} SAEs "
+            f"({short_names([foreign.path for foreign in saes])}); name one for each, in that order"
         )
     placed: dict[str, Foreign] = {}
-    for number, one in enumerate(found):
-        site = one_site(patterns[number], model) if patterns else _own_site(one, model)
+    for number, foreign in enumerate(saes):
+        site = one_site(patterns[number], model) if patterns else _own_site(foreign, model)
         if site in placed:
             raise UserError(
-                f"{placed[site].path} and {one.path} are both of site {site}; a suite has one SAE "
-                "per site: convert them one by one"
+                f"{placed[site].path} and {foreign.path} are both of site {site}; a suite has one "
+                "SAE per site: convert them one by one"
             )
-        if model.width(site) != one.sae.d:
+        if model.width(site) != foreign.sae.d:
             raise UserError(
-                f"{one.path} is for activations of width {one.sae.d}, but site {site} of "
+                f"{foreign.path} is for activations of width {foreign.sae.d}, but site {site} of "
                 f"{model.name} has {model.width(site)}; check --model and --site"
             )
         folder_name(site)
-        placed[site] = one
+        placed[site] = foreign
     return {site: placed[site] for site in model.sites(list(placed))}
 
 
-def _own_site(one: Foreign, model: Model) -> str:
-    if one.hook is None:
+def _own_site(foreign: Foreign, model: Model) -> str:
+    if foreign.hook is None:
         raise UserError(
-            f"{one.path} does not say where in the model it belongs; name it with --site"
+            f"{foreign.path} does not say where in the model it belongs; name it with --site"
         )
-    if one.is_site:
-        return one_site(one.hook, model)
-    return site_of(one.hook, model)
+    if foreign.is_site:
+        return one_site(foreign.hook, model)
+    return site_of(foreign.hook, model)
 
 
 def check_model(found: Sequence[Foreign], model: Any) -> None:
@@ -192,9 +194,9 @@ def check_model(found: Sequence[Foreign], model: Any) -> None:
     Raises:
         UserError: if its fingerprint differs.
     """
-    for one in found:
-        if one.fingerprint is not None and (reason := model.unlike(one.fingerprint)):
+    for foreign in found:
+        if foreign.fingerprint is not None and (reason := model.unlike(foreign.fingerprint)):
             raise UserError(
-                f"{one.path} is of a model with fingerprint {one.fingerprint[:12]}, but "
+                f"{foreign.path} is of a model with fingerprint {foreign.fingerprint[:12]}, but "
                 f"{model.name} is {model.fingerprint[:12]}: {reason}; name the model with --model"
             )

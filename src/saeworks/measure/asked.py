@@ -71,15 +71,15 @@ def works(
     suites: Sequence[Suite], model: ModelConfig | str | None, text: TextConfig | str | None
 ) -> list[Work]:
     """Suites put together where model, text, seed and limits of norms are the same."""
-    found: dict[str, Work] = {}
+    by_key: dict[str, Work] = {}
     for suite in suites:
         run = suite.run
         own_text = asked_text(text, suite, run.text)
         work = Work(asked_model(model, run.model), own_text, run.seed, suite.norm_limits, (suite,))
         key = json.dumps([asdict(work.model), asdict(work.text), work.seed, work.limits])
-        known = found.get(key)
-        found[key] = work if known is None else replace(known, suites=(*known.suites, suite))
-    return list(found.values())
+        known = by_key.get(key)
+        by_key[key] = work if known is None else replace(known, suites=(*known.suites, suite))
+    return list(by_key.values())
 
 
 def asked_model(asked: ModelConfig | str | None, own: ModelConfig) -> ModelConfig:
@@ -170,8 +170,8 @@ def ready_for_results(suites: Sequence[Suite], folder: Path = Path(RESULTS)) -> 
         UserError: if there is one.
     """
     for suite in suites:
-        own = own_folder(suite.path, folder)
-        make_ready(own, "make it writable, or copy the suite to a folder that is")
+        target = own_folder(suite.path, folder)
+        make_ready(target, "make it writable, or copy the suite to a folder that is")
 
 
 def placed(

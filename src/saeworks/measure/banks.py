@@ -50,7 +50,7 @@ def sites_of(banks: Mapping[str, Bank], lm: LanguageModel) -> list[str]:
 
 
 def widest(banks: Mapping[str, Bank]) -> int:
-    """Latents of the widest SAE."""
+    """The number of latents of the widest SAE."""
     return max((sae.width for bank in banks.values() for sae in bank.values()), default=0)
 
 
@@ -95,7 +95,7 @@ def row_chunks(rows: int, width: int) -> Iterator[slice]:
 
 
 def reconstruct(sae: SAE, x_ND: Float[Tensor, "N D"]) -> Float[Tensor, "N D"]:
-    """x̂ of many rows in bounded memory."""
+    """Reconstruct many rows in bounded memory."""
     x_hat_ND = torch.empty_like(x_ND)
     for part in row_chunks(len(x_ND), sae.width):
         x_hat_ND[part] = sae.decode(sae.encode_sparse(x_ND[part])).to(x_ND.dtype)

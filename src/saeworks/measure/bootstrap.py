@@ -87,7 +87,7 @@ def all_sums(
 
 
 def left_out(documents: int) -> int:
-    """L for so many documents."""
+    """How many leave-out groups (L) are used for so many documents."""
     return 0 if documents < FEWEST else min(documents, BLOCKS)
 
 
@@ -138,15 +138,15 @@ def estimate(
     """
     columns = {name: np.asarray(column, np.float64) for name, column in per_document.items()}
     drawn: dict[bytes, Draws[str]] = {}
-    found = {}
+    values = {}
     with np.errstate(divide="ignore", invalid="ignore"):  # 0/0 is null in the result
         for name, statistic in statistics.items():
             measured_N = _measured(columns, statistic)
             key = measured_N.tobytes()
             if key not in drawn:
                 drawn[key] = resampled(columns, measured_N, resamples, seed)
-            found[name] = drawn[key].interval(statistic(drawn[key].sums))
-    return found
+            values[name] = drawn[key].interval(statistic(drawn[key].sums))
+    return values
 
 
 class _Reads:

@@ -33,7 +33,7 @@ from saeworks.results.result import Result
 
 @dataclass(frozen=True)
 class Subject:
-    """What studies are of: SAEs on one language model, and its held-out tokens.
+    """What studies measure: SAEs on one language model, and its held-out tokens.
 
     Attributes:
         banks: by name, such as a suite's path.
@@ -50,12 +50,12 @@ class Subject:
 
     @classmethod
     def of(cls, banks: Mapping[str, Bank], lm: LanguageModel, held_out: HeldOut) -> "Subject":
-        """On given tokens."""
+        """The subject for given tokens."""
         return cls(banks, lm, held_out, held_out)
 
     @cached_property
     def sites(self) -> list[str]:
-        """Of all banks, in the model's order.
+        """The sites of all banks, in the model's order.
 
         Raises:
             UserError: as `sites_of`.
@@ -170,16 +170,16 @@ class Reading(ABC):
     passes: int = 0
 
     def begin(self) -> None:  # noqa: B027 - nothing, by default
-        """What it needs is there; the sweep begins."""
+        """Called when the sweep begins, once what the reading needs is there."""
 
     def rows(self, site: str, chunk: Chunk) -> None:  # noqa: B027
         """Count rows of a site in."""
 
     def batch(self, batch: ModelBatch, tick: Tick) -> None:  # noqa: B027
-        """A batch has gone through the model; further passes over it may be made here."""
+        """Called after a batch went through the model; may make further passes over it."""
 
     def finish(self, progress: Tracker) -> None:  # noqa: B027
-        """The sweep is over."""
+        """Called when the sweep is over."""
 
 
 @dataclass(frozen=True)
@@ -228,7 +228,7 @@ class Study(ABC):
         about: Mapping[str, Any] = MappingProxyType({}),
         sentences: Mapping[str, str] | None = None,
     ) -> Result:
-        """What it found of a bank on tokens.
+        """The result of this study for one bank on given tokens.
 
         Args:
             sites: site → metric → value.
@@ -309,11 +309,11 @@ def _batches(readings: Sequence[Reading]) -> Iterator[tuple[Int[Tensor, " n"], b
     logits_n = torch.zeros(sequences, dtype=torch.bool)
     for reading in readings:
         wanted_n = reading.held_out.keep_NT.any(dim=1)
-        own = slice(0, len(wanted_n))
+        of_reading = slice(0, len(wanted_n))
         most = max(1, (reading.batch_tokens or limits.LM_TOKENS) // length)
-        least_n = torch.where(step_n[own] > 0, step_n[own].clamp_max(most), most)
-        step_n[own] = torch.where(wanted_n, least_n, step_n[own])
-        logits_n[own] |= wanted_n & reading.logits
+        least_n = torch.where(step_n[of_reading] > 0, step_n[of_reading].clamp_max(most), most)
+        step_n[of_reading] = torch.where(wanted_n, least_n, step_n[of_reading])
+        logits_n[of_reading] |= wanted_n & reading.logits
     at_n = step_n.nonzero()[:, 0]
     steps, logits = step_n[at_n].tolist(), logits_n[at_n].tolist()
     start = 0
@@ -338,19 +338,23 @@ class _Batch:
         self.lm, self.number = lm, number
         longest = max((r.held_out for r in readings), key=lambda held: len(held.tokens_NT))
         self.tokens_BT = longest.tokens_NT[at_n].to(lm.device)
-        own = {r: r.held_out.at(at_n[at_n < len(r.held_out.tokens_NT)]) for r in readings}
-        own = {reading: part for reading, part in own.items() if bool(part.keep_NT.any())}
+        by_reading = {r: r.held_out.at(at_n[at_n < len(r.held_out.tokens_NT)]) for r in readings}
+        by_reading = {
+            reading: part for reading, part in by_reading.items() if bool(part.keep_NT.any())
+        }
         keep_BT = torch.zeros(self.tokens_BT.shape, dtype=torch.bool)
-        for part in own.values():
+        for part in by_reading.values():
             keep_BT[: len(part.keep_NT)] |= part.keep_NT
         self.keep_BT = keep_BT.to(lm.device)
-        self.parts = [_Part(reading, part, keep_BT, at_n, lm) for reading, part in own.items()]
+        self.parts = [
+            _Part(reading, part, keep_BT, at_n, lm) for reading, part in by_reading.items()
+        ]
         self.width = max((part.reading.width for part in self.parts), default=0)
         widths = [lm.width(site) for part in self.parts for site in part.reading.sites]
         self.step = double_rows_at_once(max(widths, default=1))
 
     def run(self, logits: bool, tick: Tick) -> None:
-        """The model's pass, and what the readings do of it."""
+        """Run the batch through the model and let the readings see it."""
         wanted = {site for part in self.parts for site in part.reading.sites}
         hooks = {site: self._observer(site) for site in wanted}
         logits_BTV = self.lm.run(self.tokens_BT, hooks, logits=logits)

@@ -86,33 +86,33 @@ class HeldOut:
             UserError: if there are fewer than two sequences, or a half has no kept token.
         """
         first_N1 = (torch.arange(len(self.tokens_NT)) < len(self.tokens_NT) // 2)[:, None]
-        one, other = (
+        first, second = (
             replace(self, keep_NT=self.keep_NT & half_N1) for half_N1 in (first_N1, ~first_N1)
         )
-        if not (one.kept and other.kept):
+        if not (first.kept and second.kept):
             raise UserError(
                 f"{self.kept} held-out tokens cannot be halved: both halves need some; raise tokens"
             )
-        return one, other
+        return first, second
 
     @property
     def kept(self) -> int:
-        """Tokens evaluated on."""
+        """The number of tokens that are evaluated on."""
         return int(self.keep_NT.sum())
 
     @property
     def documents(self) -> int:
-        """Documents with at least one token that is evaluated on."""
+        """The number of documents with at least one token that is evaluated on."""
         return len(torch.unique(self.row_NT[self.keep_NT]))
 
     @property
     def digest(self) -> str:
         """SHA-256 of the tokens, their documents and which are kept: equal where the same tokens
         are evaluated on."""
-        found = hashlib.sha256(repr(tuple(self.tokens_NT.shape)).encode())
+        hasher = hashlib.sha256(repr(tuple(self.tokens_NT.shape)).encode())
         for tensor in (self.tokens_NT.long(), self.document_NT.long(), self.keep_NT):
-            found.update(tensor.cpu().contiguous().numpy().tobytes())
-        return found.hexdigest()
+            hasher.update(tensor.cpu().contiguous().numpy().tobytes())
+        return hasher.hexdigest()
 
     def batches(self, tokens: int, device: torch.device) -> Iterator["HeldOut"]:
         """The same sequences, about `tokens` tokens at a time, on a device."""

@@ -23,7 +23,7 @@ from saeworks.measure.held_out import HeldOut
 
 @dataclass(frozen=True)
 class Labels:
-    """Of documents.
+    """The labels of documents.
 
     Attributes:
         names: of the labels.

@@ -146,11 +146,11 @@ def _tensor(x: Any, where: str) -> Tensor:
     try:
         return torch.as_tensor(x).detach()
     except (TypeError, ValueError, RuntimeError):
-        several = isinstance(x, list | tuple) and all(isinstance(one, Tensor) for one in x)
-        found = f"a list of {len(x)} tensors" if several else f"a {type(x).__name__}"
+        several = isinstance(x, list | tuple) and all(isinstance(item, Tensor) for item in x)
+        given = f"a list of {len(x)} tensors" if several else f"a {type(x).__name__}"
         way_out = "torch.cat joins those of several documents" if several else "or lists of rows"
         raise UserError(
-            f"{where}: x is {found}; give one tensor or array [tokens, d] ({way_out})"
+            f"{where}: x is {given}; give one tensor or array [tokens, d] ({way_out})"
         ) from None
 
 

@@ -61,8 +61,8 @@ def evaluate(
     """
     suites = loaded(suite_paths)
     asked = evaluations(config)
-    (found,) = measure_suites(suites, [asked], config.device, say, model=model, text=text)
-    return _results(found)
+    (results,) = measure_suites(suites, [asked], config.device, say, model=model, text=text)
+    return _results(results)
 
 
 def evaluate_and_audit(
@@ -79,8 +79,8 @@ def evaluate_and_audit(
     the device of `config`."""
     suites = loaded(suite_paths)
     asked = [evaluations(config), audits(audit, match(error_saes, suites))]
-    found = measure_suites(suites, asked, config.device, say, model=model, text=text)
-    return _results(found[0]), audit_results(found[1])
+    results = measure_suites(suites, asked, config.device, say, model=model, text=text)
+    return _results(results[0]), audit_results(results[1])
 
 
 def evaluations(config: EvalConfig) -> StudySet:
@@ -88,10 +88,10 @@ def evaluations(config: EvalConfig) -> StudySet:
     return StudySet(config.tokens, lambda subject, work: evaluation(subject, work, config))
 
 
-def _results(found: Results) -> dict[Path, list[Result]]:
+def _results(results: Results) -> dict[Path, list[Result]]:
     return {
-        path: [one for one in of_suite if isinstance(one, Result)]
-        for path, of_suite in found.items()
+        path: [result for result in of_suite if isinstance(result, Result)]
+        for path, of_suite in results.items()
     }
 
 

@@ -73,19 +73,19 @@ def measure_suites(
             refuses, or nothing can be written in a suite (found before any work).
     """
     ready_for_results(suites, results_folder(model, text))
-    found: list[dict[Path, list[Measured]]] = [{} for _ in sets]
+    by_set: list[dict[Path, list[Measured]]] = [{} for _ in sets]
     for work in works(suites, model, text):
-        for of_all, of_work in zip(found, _measured(work, sets, device, say, model), strict=True):
+        for of_all, of_work in zip(by_set, _measured(work, sets, device, say, model), strict=True):
             of_all |= of_work
     return [
         {
             suite.path: [
-                written(one, suite.path / placed(one.result.config, model, text))
-                for one in of_set[suite.path]
+                written(outcome, suite.path / placed(outcome.result.config, model, text))
+                for outcome in of_set[suite.path]
             ]
             for suite in suites
         }
-        for of_set in found
+        for of_set in by_set
     ]
 
 
@@ -121,9 +121,9 @@ def _measured(
     return [
         {
             suite.path: [
-                replace(one, result=described(one.result, about, suite))
-                for one in (found.get(str(suite.path)) for found in of_set)
-                if one is not None
+                replace(outcome, result=described(outcome.result, about, suite))
+                for outcome in (by_suite.get(str(suite.path)) for by_suite in of_set)
+                if outcome is not None
             ]
             for suite in work.suites
             for about in [measured_on(suite, lm, work.model, work.text)]

@@ -149,7 +149,7 @@ class AuditPage:
 
 
 def section(suites: Sequence[SuiteData]) -> AuditPage | None:
-    """None where no suite was audited.
+    """The audit's page; None if no suite was audited.
 
     Raises:
         UserError: if what a figure draws is not what it should be.
@@ -175,7 +175,7 @@ def section(suites: Sequence[SuiteData]) -> AuditPage | None:
 
 
 def sources_of(suites: Sequence[SuiteData]) -> list[FigureSource]:
-    """What figures are drawn of, of each suite that was audited."""
+    """The sources of the figures, one for each suite that was audited."""
     return [
         FigureSource(
             index,
@@ -222,7 +222,7 @@ def _block(chapter: Chapter, sources: Sequence[FigureSource]) -> Block:
 
 
 def _measured_at(sources: Sequence[FigureSource], audits: Sequence[AuditResult]) -> Table:
-    """Tokens and documents of every fold."""
+    """How many tokens and documents each fold has."""
     names = ("fit", "second", "test")
     columns = [Column(name, Metric(f"{name} fold", "", "tokens")) for name in names]
     folds = {

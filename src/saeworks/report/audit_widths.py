@@ -35,11 +35,11 @@ class Told:
 
     @property
     def title(self) -> str:
-        """Where, and of what."""
+        """The family's site and architecture."""
         return f"{self.site}, {self.family.arch}"
 
     def pair(self, pair: NormPair) -> str:
-        """From which width to which."""
+        """The two widths of a pair, as text."""
         saes = self.family.saes
         return f"{saes[pair.narrow].width} → {saes[pair.wide].width}"
 
@@ -110,7 +110,7 @@ def _in_words(law: Law | None) -> str:
 
 
 def per_token(told: Sequence[Told]) -> list[Chart]:
-    """Does ‖e‖ at one width predict ‖e‖ at another, and what ‖u‖ adds."""
+    """How well ‖e‖ at one width predicts ‖e‖ at another, and what ‖u‖ adds."""
     out = []
     for at, family in enumerate(told):
         pairs = family.family.per_token
@@ -130,14 +130,16 @@ def per_token(told: Sequence[Told]) -> list[Chart]:
 
 
 def parts_table(told: Sequence[Told]) -> Table:
-    """Of every SAE its parts."""
-    bands = list(dict.fromkeys(key for one in told for sae in one.family.saes for key in sae.bands))
+    """A table with the parts of each SAE's FVU."""
+    bands = list(
+        dict.fromkeys(key for entry in told for sae in entry.family.saes for key in sae.bands)
+    )
     titles = ["latents", "L0", "FVU", "FVU_nl", *(key.replace("_", " ") for key in bands)]
     rows = [
         Row(
-            one.title,
-            one.order,
-            one.source.index,
+            entry.title,
+            entry.order,
+            entry.source.index,
             sae.suite,
             [
                 Cell(f"{sae.width:,}", "", float(sae.width)),
@@ -146,33 +148,33 @@ def parts_table(told: Sequence[Told]) -> Table:
                 *(Cell(*measured(Value(v), 4), v) for v in map(sae.bands.get, bands)),
             ],
         )
-        for one in told
-        for sae in one.family.saes
+        for entry in told
+        for sae in entry.family.saes
     ]
     columns = [Column(title, Metric(title, "")) for title in titles]
     return Table("The parts of FVU by width", columns, rows)
 
 
 def pairs_table(told: Sequence[Told]) -> Table:
-    """Of every pair of widths, how well ‖e‖ is predicted."""
+    """A table of how well ‖e‖ is predicted, a row for each pair of widths."""
     heads = {"R² from ‖e‖": "", "R² from ‖e‖ and ‖u‖": "", "added, of what was left": "%"}
     rows = []
-    for one in told:
-        for pair in one.family.per_token:
+    for entry in told:
+        for pair in entry.family.per_token:
             values = ((pair.r2, 3), (pair.r2_with_nonlinear, 3), (pair.added_percent, 2))
             cells = [Cell(*measured(v, digits), v.value) for v, digits in values]
-            site = f"{one.title}, {one.pair(pair)}"
-            rows.append(Row(site, one.order, one.source.index, one.source.label, cells))
+            site = f"{entry.title}, {entry.pair(pair)}"
+            rows.append(Row(site, entry.order, entry.source.index, entry.source.label, cells))
     columns = [Column(title, Metric(title, "", unit)) for title, unit in heads.items()]
     return Table("‖e‖ of one width from that of another", columns, rows)
 
 
 def notes(told: Sequence[Told]) -> list[str]:
-    """What was not compared, and why."""
+    """Sentences on the SAEs that were left out, and why."""
     sites: dict[str, list[str]] = {}
-    for one in told:
-        for sae in one.family.left_out:
-            sites.setdefault(f"{sae.suite} is left out: {sae.why}", []).append(one.site)
+    for entry in told:
+        for sae in entry.family.left_out:
+            sites.setdefault(f"{sae.suite} is left out: {sae.why}", []).append(entry.site)
     return [f"{why} ({', '.join(dict.fromkeys(at))})." for why, at in sites.items()]
 
 
@@ -187,5 +189,5 @@ def drawn(told: Sequence[Told]) -> list[Group]:
 
 
 def tables(told: Sequence[Told]) -> list[Table]:
-    """Their numbers."""
+    """The tables of all families."""
     return [table for table in (parts_table(told), pairs_table(told)) if table.rows]

@@ -60,11 +60,11 @@ class Contest:
 def contests(suites: Sequence[SuiteData]) -> list[Contest]:
     """The suites that were compared, by their baseline, from the fewest groups to the most."""
     places = {suite.path.resolve(): index for index, suite in enumerate(suites)}
-    found: dict[Path, list[int]] = {}
+    by_baseline: dict[Path, list[int]] = {}
     for index, suite in enumerate(suites):
         if suite.comparison and FVU in suite.comparison.mean and not _is_baseline(suite):
-            found.setdefault(_baseline_path(suite), []).append(index)
-    return [_contest(suites, places.get(path), indices) for path, indices in found.items()]
+            by_baseline.setdefault(_baseline_path(suite), []).append(index)
+    return [_contest(suites, places.get(path), indices) for path, indices in by_baseline.items()]
 
 
 def _contest(suites: Sequence[SuiteData], at: int | None, indices: Sequence[int]) -> Contest:
@@ -79,11 +79,11 @@ def _contest(suites: Sequence[SuiteData], at: int | None, indices: Sequence[int]
             ink["shade"] = round(place / max(1, len(ordered) - 1), 4)
         members.append(Compared(index, suites[index], comparison, ink))
     grey: Chart = {"suite": COLOURS - 2, "shape": COLOURS - 2}
-    own = at is not None and not scaled
+    coloured = at is not None and not scaled
     return Contest(
         members[0].comparison.baseline.variant if at is None else suites[at].label,
         None if at is None else suites[at],
-        {"suite": at, "shape": at} if own else grey,
+        {"suite": at, "shape": at} if coloured else grey,
         members,
     )
 
@@ -98,12 +98,12 @@ def _is_baseline(suite: SuiteData) -> bool:
 
 
 def charts(suites: Sequence[SuiteData]) -> list[Chart]:
-    """Of every contest: bars per layer, differences per layer, cost against mean FVU."""
+    """The charts of every contest: bars per layer, differences per layer, cost against mean FVU."""
     several = len(contests(suites)) > 1
     out = []
     for number_, contest in enumerate(contests(suites)):
-        found = [*_bars(contest), *_differences(contest), *_costs(contest)]
-        for chart in found:
+        of_contest = [*_bars(contest), *_differences(contest), *_costs(contest)]
+        for chart in of_contest:
             title = f"{chart['title']}, beside {contest.name}" if several else chart["title"]
             out.append({**chart, "id": f"{chart['id']}-{number_}", "title": title})
     return out
@@ -114,10 +114,10 @@ def _sites(contest: Contest) -> list[str]:
 
 
 def site_axis(sites: Sequence[str]) -> Chart:
-    """Sites in a row: by their number where those tell them apart, else by name."""
-    found = [match.group() for site in sites if (match := re.search(r"\d+", site))]
-    plain = len(set(found)) == len(sites)
-    text = found if plain else list(sites)
+    """The axis of sites, labelled by number if numbers tell the sites apart, else by name."""
+    numbers = [match.group() for site in sites if (match := re.search(r"\d+", site))]
+    plain = len(set(numbers)) == len(sites)
+    text = numbers if plain else list(sites)
     title = "layer" if plain else "site"
     return {"title": title, "ticks": {"values": list(range(len(sites))), "text": text}}
 
@@ -145,8 +145,8 @@ def _bars(contest: Contest) -> list[Chart]:
         }
         series = [_series(_named(contest), sites, baseline, "bars", contest.ink)]
         for m in contest.members:
-            own = {s: p[name].suite for s, p in m.comparison.sites.items() if name in p}
-            series.append(_series(m.suite.label, sites, own, "bars", m.ink))
+            values = {s: p[name].suite for s, p in m.comparison.sites.items() if name in p}
+            series.append(_series(m.suite.label, sites, values, "bars", m.ink))
         out.append(
             {
                 "id": f"bars-{name}",
@@ -219,7 +219,7 @@ def _named(contest: Contest) -> str:
 
 
 def _costs(contest: Contest) -> list[Chart]:
-    """Mean FVU against what training cost, where that differs."""
+    """Mean FVU against the cost of training, if the suites differ in it."""
     suites = [m.suite for m in contest.members] + ([contest.baseline] if contest.baseline else [])
     out = []
     for cost in (_flops_of(suites), _seconds_of(suites)):
@@ -248,7 +248,7 @@ def _costs(contest: Contest) -> list[Chart]:
 
 @dataclass(frozen=True)
 class _Cost:
-    """What training each suite cost, by its path."""
+    """The cost of training each suite, by the suite's path."""
 
     id: str
     name: str
@@ -311,10 +311,14 @@ def _flops(suite: SuiteData) -> float | None:
 
 def table(suites: Sequence[SuiteData]) -> tuple[list[Column], list[Row]]:
     """A row per site and suite, then the means: value, difference, ratio of every metric."""
-    found = contests(suites)
-    columns = _columns(found)
+    all_contests = contests(suites)
+    columns = _columns(all_contests)
     places = [
-        (site, m) for c in found for site in [*_sites(c), MEAN] for m in c.members if _has(m, site)
+        (site, m)
+        for c in all_contests
+        for site in [*_sites(c), MEAN]
+        for m in c.members
+        if _has(m, site)
     ]
     values = [[value_of(m, site, column.id) for column in columns] for site, m in places]
     digits = [decimals(column) for column in zip(*values, strict=True)] if values else []
@@ -333,9 +337,9 @@ def _has(member: Compared, site: str) -> bool:
     return site == MEAN or site in member.comparison.sites
 
 
-def _columns(found: Sequence[Contest]) -> list[Column]:
+def _columns(all_contests: Sequence[Contest]) -> list[Column]:
     """FVU and ΔCE, how latents are matched, then the other metrics."""
-    members = [member for contest in found for member in contest.members]
+    members = [member for contest in all_contests for member in contest.members]
     first: dict[str, Column] = {}
     rest: dict[str, Column] = {}
     for member in members:
@@ -367,7 +371,7 @@ def metric_columns(name: str, comparison: Comparison) -> dict[str, Column]:
 
 
 def value_of(member: Compared, site: str, column: str) -> Value | None:
-    """What stands in a column of `table`, at a site or for the mean over sites."""
+    """The value in a column of `table`, at a site or for the mean over the sites."""
     name, _, part = column.partition(" ")
     if name in (MMCS, MMCO):
         return _match(member, site, name, part == "seeds")
@@ -382,8 +386,8 @@ def _match(member: Compared, site: str, name: str, seeds: bool) -> Value | None:
     alignment = member.comparison.alignment
     if alignment is None:
         return None
-    own = alignment.sites.get(site)
-    sites = alignment.sites.values() if site == MEAN else [own] if own else []
+    at_site = alignment.sites.get(site)
+    sites = alignment.sites.values() if site == MEAN else [at_site] if at_site else []
     matched = [m for s in sites for m in (s.seeds if seeds else [s.suite])]
     known = [value for m in matched if (value := getattr(m, name)) is not None]
     return Value(value=fmean(known)) if known else None
@@ -409,8 +413,8 @@ def spreads(suites: Sequence[SuiteData]) -> list[Chart]:
 
 
 def _about(live: int, effective: float | None, sites: int, lives_at: Sequence[int]) -> str:
-    one, every = lives_at[0] / max(1, live), lives_at[-1] / max(1, live)
+    at_one, at_all = lives_at[0] / max(1, live), lives_at[-1] / max(1, live)
     return (
         f"{count(live)} live latents; on average each fires at {number(effective)} of the {sites} "
-        f"sites, effectively. {one:.0%} live at one site, {every:.0%} at all of them."
+        f"sites, effectively. {at_one:.0%} live at one site, {at_all:.0%} at all of them."
     )

@@ -82,7 +82,7 @@ _UNFIT = (LookupError, TypeError, ValueError, ArithmeticError, StopIteration, Re
 
 
 def _made(suites: Sequence[SuiteData]) -> tuple[str, dict[str, Any], dict[str, PackedLatents]]:
-    """The page, and the data that it loads."""
+    """The page and the data that it loads."""
     sites = summary.all_sites(suites)
     shared = experts.section(suites)
     data = _curves(suites) | (shared.files if shared else {})
@@ -92,8 +92,8 @@ def _made(suites: Sequence[SuiteData]) -> tuple[str, dict[str, Any], dict[str, P
 
 def _curves(suites: Sequence[SuiteData]) -> dict[str, Any]:
     """Each suite's curves, by name of the file that is loaded when they are looked at."""
-    found = ((f"training-{s}", charts.training(suite)) for s, suite in enumerate(suites))
-    return {name: curves for name, curves in found if curves}
+    by_file = ((f"training-{s}", charts.training(suite)) for s, suite in enumerate(suites))
+    return {name: curves for name, curves in by_file if curves}
 
 
 def _latents(suites: Sequence[SuiteData], sites: Sequence[str]) -> dict[str, PackedLatents]:
@@ -205,7 +205,7 @@ def _short(name: str) -> str:
 
 
 def _facts(suites: Sequence[SuiteData], sites: Sequence[str]) -> list[tuple[str, str]]:
-    """What was trained on what; where suites differ, each value once."""
+    """Models, texts and training of the suites; where they differ, each value once."""
     metas = [suite.meta for suite in suites]
     evaluated = [
         f"{count(r.tokens)} tokens of {count(r.documents)} documents ({r.evaluation})"
@@ -308,7 +308,7 @@ def _write_data(
         for old in folder.iterdir():  # of an earlier report with more sites
             if _DATA_FILE.fullmatch(old.name):
                 old.unlink()
-    long = (found for name, own in latents.items() for found in browser.files(name, own))
+    long = (file for name, packed in latents.items() for file in browser.files(name, packed))
     for name, value in chain(data.items(), long):
         write_text(
             folder / f"{name}.js",

@@ -80,8 +80,8 @@ def _from_zero(suites: Sequence[SuiteData], name: str, metric: Metric) -> bool:
     """Whether the axis starts at 0: not where 1 is the goal, nor where 0 would flatten the line."""
     if metric.better in ("higher", "one"):
         return False
-    found = [suite.value(site, name) for suite in suites for site in all_sites(suites)]
-    values = [v.value for v in found if v is not None and v.value is not None]
+    at_sites = [suite.value(site, name) for suite in suites for site in all_sites(suites)]
+    values = [v.value for v in at_sites if v is not None and v.value is not None]
     flat = bool(values) and min(values) == max(values)
     return flat or not values or max(values) > 1.5 * min(values)
 
@@ -110,8 +110,8 @@ def _layer_series(
     for shape, family in enumerate(families):
         points = sorted(
             (place, site, value)
-            for site, (own, place) in places.items()
-            if own == family and (value := suite.value(site, metric)) is not None
+            for site, (family_of_site, place) in places.items()
+            if family_of_site == family and (value := suite.value(site, metric)) is not None
         )
         if points:
             yield {
@@ -177,7 +177,7 @@ def training(suite: SuiteData) -> dict[str, Any]:
 
 
 def _thinned(lines: Sequence[LogLine]) -> list[LogLine]:
-    """Every n-th from the end, so that the last is there."""
+    """Every n-th point, counted from the end so that the last point is kept."""
     stride = -(-len(lines) // POINTS) or 1
     return list(lines[::-1][::stride][::-1])
 
@@ -198,9 +198,9 @@ def _with_axes(
 
 
 def _at(spent: dict[int, float | None], step: int) -> float | None:
-    """From the next logged step, or the last."""
+    """The cost up to a step, in proportion from the next logged step, or from the last."""
     if step in spent or not spent:
         return spent.get(step)
     near = min((s for s in spent if s > step), default=max(spent))
-    found = spent[near]
-    return None if found is None else found * step / near
+    spent_by_then = spent[near]
+    return None if spent_by_then is None else spent_by_then * step / near

@@ -35,8 +35,8 @@ def _flops(suite: SuiteData, site: str) -> float | None:
 
 
 def _step_seconds(suite: SuiteData, site: str) -> float | None:
-    found = [line.step_seconds for line in suite.logged if line.site == site]
-    return next((seconds for seconds in reversed(found) if seconds is not None), None)
+    logged = [line.step_seconds for line in suite.logged if line.site == site]
+    return next((seconds for seconds in reversed(logged) if seconds is not None), None)
 
 
 def _run_seconds(suite: SuiteData, site: str) -> float | None:
@@ -44,8 +44,8 @@ def _run_seconds(suite: SuiteData, site: str) -> float | None:
 
 
 def _parameters(suite: SuiteData, site: str) -> float | None:
-    found = suite.parameters.get(site)
-    return None if found is None else float(found)
+    parameters = suite.parameters.get(site)
+    return None if parameters is None else float(parameters)
 
 
 COSTS = (

@@ -81,34 +81,34 @@ class ExpertsSection:
 
     @property
     def data(self) -> dict[str, Any]:
-        """For the page's scripts."""
+        """The section's data for the page's scripts."""
         return {"experts_depth": self.depth, "duplicates": self.duplicates}
 
 
 def section(suites: Sequence[SuiteData]) -> ExpertsSection | None:
-    """None where nothing of it was measured.
+    """The section on experts; None if nothing in it was measured.
 
     Raises:
         UserError: if a series of a result is not what it should be.
     """
     sites = all_sites(suites)
     files = {
-        f"experts-{s}-{i}": found
+        f"experts-{s}-{i}": details
         for s, suite in enumerate(suites)
         for i, site in enumerate(sites)
-        if (found := _details(suites, s, site))
+        if (details := _details(suites, s, site))
     }
     tables = [table for name in ON_EXPERTS if (table := _table(suites, name))]
     if not files and not tables:
         return None
     chosen = [name.split("-")[1:] for name in files]
-    own = [suite for suite in suites if EXPERTS in suite.results]
+    with_experts = [suite for suite in suites if EXPERTS in suite.results]
     drawn = _drawn(suites)
     metrics = {k: m for k, m in _metrics(suites, *ON_EXPERTS).items() if k in drawn}
     return ExpertsSection(
         [
             (s, suites[s].label)
-            for s in sorted({int(s) for s, _ in chosen}, key=_experts_first(own, suites))
+            for s in sorted({int(s) for s, _ in chosen}, key=_experts_first(with_experts, suites))
         ],
         [(i, sites[i]) for i in sorted({int(i) for _, i in chosen})],
         charts.by_layer(suites, metrics),
@@ -118,9 +118,9 @@ def section(suites: Sequence[SuiteData]) -> ExpertsSection | None:
     )
 
 
-def _experts_first(own: Sequence[SuiteData], suites: Sequence[SuiteData]) -> Any:
-    """Suites with experts before those without."""
-    return lambda s: (suites[s] not in own, s)
+def _experts_first(with_experts: Sequence[SuiteData], suites: Sequence[SuiteData]) -> Any:
+    """A sort key that puts suites with experts before those without."""
+    return lambda s: (suites[s] not in with_experts, s)
 
 
 def _drawn(suites: Sequence[SuiteData]) -> set[str]:
@@ -146,30 +146,30 @@ def _metrics(suites: Sequence[SuiteData], *evaluations: str) -> dict[str, Metric
 
 
 def _details(suites: Sequence[SuiteData], number_: int, site: str) -> Chart:
-    """Everything that is drawn of one suite at one site."""
+    """All data drawn for one suite at one site."""
     suite = suites[number_]
-    found: Chart = {}
+    details: Chart = {}
     for name, (evaluation, cls) in SERIES.items():
         record = suite.series(evaluation, site, name, cls)
         if isinstance(record, Nearest):
             record = Histogram(record.edges, record.counts)
         if record is not None:
-            found[name] = plain(record)
-    if found:
-        found["about"] = _about(suites, suite, site)
-        found["beside"] = _beside(suites, number_, site)
-    return found
+            details[name] = plain(record)
+    if details:
+        details["about"] = _about(suites, suite, site)
+        details["beside"] = _beside(suites, number_, site)
+    return details
 
 
-def _beside(suites: Sequence[SuiteData], own: int, site: str) -> int | None:
+def _beside(suites: Sequence[SuiteData], number_: int, site: str) -> int | None:
     """An SAE without experts, cut into blocks, as wide and as sparse if there is one."""
-    if _kind(suites[own], site) != EXPERTS:
+    if _kind(suites[number_], site) != EXPERTS:
         return None
-    options = suites[own].options
+    options = suites[number_].options
     candidates = [
         (
             *(suite.options.get(name) != options.get(name) for name in ("width", "k")),
-            suite.meta.seed != suites[own].meta.seed,
+            suite.meta.seed != suites[number_].meta.seed,
             at,
         )
         for at, suite in enumerate(suites)
@@ -179,10 +179,10 @@ def _beside(suites: Sequence[SuiteData], own: int, site: str) -> int | None:
 
 
 def _kind(suite: SuiteData, site: str) -> str | None:
-    """Of blocks; not checked, since it is asked of every suite for every other."""
+    """The kind of a suite's blocks, read unchecked: it is needed for every pair of suites."""
     result = suite.results.get(GEOMETRY)
-    found = None if result is None else result.series.get(site, {}).get("similarity")
-    return found.get("kind") if isinstance(found, dict) else None
+    similarity = None if result is None else result.series.get(site, {}).get("similarity")
+    return similarity.get("kind") if isinstance(similarity, dict) else None
 
 
 def _about(suites: Sequence[SuiteData], suite: SuiteData, site: str) -> dict[str, str]:
@@ -213,7 +213,7 @@ def _filled(sentence: str, values: Mapping[str, Value]) -> str:
 
 
 def _table(suites: Sequence[SuiteData], evaluation: str) -> Table | None:
-    """Every metric of one evaluation."""
+    """A table with every metric of one evaluation."""
     metrics = _metrics(suites, evaluation)
     places = [
         (order, site, index, suite)
@@ -256,9 +256,9 @@ def _duplicates(suites: Sequence[SuiteData], sites: Sequence[str]) -> Chart | No
         for index in lines[at].suites:
             k = _k(suites[index])
             for number_, site in enumerate(sites):
-                found = suites[index].series(GEOMETRY, site, "duplicates", Duplicates)
-                if found is not None and k is not None:
-                    cells.setdefault((row, ks.index(k), number_), []).append(found)
+                duplicates = suites[index].series(GEOMETRY, site, "duplicates", Duplicates)
+                if duplicates is not None and k is not None:
+                    cells.setdefault((row, ks.index(k), number_), []).append(duplicates)
     if len({(row, column) for row, column, _ in cells}) < 2:
         return None
     thresholds = next(iter(cells.values()))[0].thresholds
@@ -267,8 +267,8 @@ def _duplicates(suites: Sequence[SuiteData], sites: Sequence[str]) -> Chart | No
         "columns": [str(k) for k in ks],
         "thresholds": thresholds,
         "cells": [
-            [*place, _mean([one.shares for one in found if one.thresholds == thresholds])]
-            for place, found in cells.items()
+            [*place, _mean([d.shares for d in of_seeds if d.thresholds == thresholds])]
+            for place, of_seeds in cells.items()
         ],
     }
 
@@ -288,7 +288,7 @@ def _k(suite: SuiteData) -> int | None:
 
 
 def _rank(suite: SuiteData) -> tuple[Any, ...]:
-    """By width, then experts; SAEs without experts first."""
+    """A sort key: by width, then by number of experts; SAEs without experts come first."""
     options = suite.options
     sizes = [
         value if isinstance(value := options.get(name), int) else 0 for name in ("width", EXPERTS)

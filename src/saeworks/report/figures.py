@@ -58,7 +58,7 @@ class FigureSource:
         return value if value is not None and value.value is not None else None
 
     def metric(self, section: str, key: str) -> Metric | None:
-        """What a key means."""
+        """The metric that a key names."""
         known = self.sections.get(section)
         return known.metrics.get(key) if known else None
 
@@ -79,7 +79,7 @@ class FigureSource:
         return value
 
     def broken(self, site: str, section: str, key: str, why: str) -> str:
-        """The line that says so."""
+        """The error for a series that is not what it should be."""
         file, place, again = self.file, f"series.{site}.{key}", "eval"
         if isinstance(self.sections[section], Section):
             place, again = f"sections.{section}.{place}", "audit"
@@ -106,7 +106,7 @@ def declared(sources: Sequence[FigureSource]) -> list[tuple[str, Figure]]:
 
 
 def charts(section: str, figure: Figure, sources: Sequence[FigureSource]) -> list[Chart]:
-    """The charts of a figure that is no table.
+    """The charts of a figure that is not a table.
 
     Raises:
         UserError: if a list that it draws is not what it should be.
@@ -194,8 +194,8 @@ def _suites(section: str, figure: Figure, sources: Sequence[FigureSource]) -> It
     beside = len(sites) == 1 and len(sources) > 1
     lines = []
     for source in sources:
-        own = Trace(source.label, trace.metric, ink=source.index)
-        line = line_of(own, _over(sites, section, own, source), figure.kind)
+        of_source = Trace(source.label, trace.metric, ink=source.index)
+        line = line_of(of_source, _over(sites, section, of_source, source), figure.kind)
         lines.append(line | {"x": [source.index for _ in line["x"]]} if beside else line)
     axis = {"title": sites[0], "ticks": NO_TICKS} if beside else site_axis(sites)
     yield _chart(section, figure, sources, lines, "", axis)
@@ -362,13 +362,13 @@ def stacked(lines: Sequence[Chart]) -> list[Chart]:
     tops: dict[tuple[float, bool], float] = {}
     whiskers = []
     for bar in bars:
-        own = bar | {"kind": "whiskers", "y": [], "low": [], "high": []}
+        whisker = bar | {"kind": "whiskers", "y": [], "low": [], "high": []}
         for x, y, low, high in zip(bar["x"], bar["y"], bar["low"], bar["high"], strict=True):
             base = tops.get((x, y < 0), 0.0)
             tops[x, y < 0] = base + y
             for key, value in (("y", y), ("low", low), ("high", high)):
-                own[key].append(None if value is None else rounded(base + value))
-        whiskers.append(own)
+                whisker[key].append(None if value is None else rounded(base + value))
+        whiskers.append(whisker)
     none = [{"low": [None] * len(bar["x"]), "high": [None] * len(bar["x"])} for bar in bars]
     plain = [bar | without for bar, without in zip(bars, none, strict=True)]
     return [*plain, *whiskers, *(line for line in lines if line["kind"] != "bars")]
@@ -388,20 +388,20 @@ class Group:
 def groups(prefix: str, drawn: Sequence[tuple[Figure, list[Chart]]]) -> list[Group]:
     """Neighbours whose legends go together, each under one."""
     made: list[tuple[Figure, set[Any], list[Chart]]] = []
-    for figure, own in drawn:
-        if not own:
+    for figure, shown in drawn:
+        if not shown:
             continue
         legend = _legend(figure)
         if made and _style(made[-1][0]) == _style(figure):
             last = made[-1][1]
             if made[-1][0].lines == figure.lines and (last <= legend or legend <= last):
                 last.update(legend)
-                made[-1][2].extend(own)
+                made[-1][2].extend(shown)
                 continue
-        made.append((figure, legend, list(own)))
+        made.append((figure, legend, list(shown)))
     return [
-        Group(f"{prefix}_{figure.id}", _style(figure), own, figure.lines == "suites")
-        for figure, _, own in made
+        Group(f"{prefix}_{figure.id}", _style(figure), shown, figure.lines == "suites")
+        for figure, _, shown in made
     ]
 
 
@@ -432,7 +432,7 @@ def places(sources: Sequence[FigureSource]) -> list[Place]:
 def metrics_table(section: str, sources: Sequence[FigureSource]) -> Table | None:
     """Every metric of a section; None where nothing was measured."""
     known = [source.sections[section] for source in sources if section in source.sections]
-    metrics = {key: metric for own in known for key, metric in own.metrics.items()}
+    metrics = {key: metric for part in known for key, metric in part.metrics.items()}
     rows = places(sources)
     values = {
         key: [source.value(site, section, key) for _, site, source in rows] for key in metrics
@@ -442,11 +442,13 @@ def metrics_table(section: str, sources: Sequence[FigureSource]) -> Table | None
         return None
     digits = [decimals(column) for column in values.values()]
     out = []
-    for (order, site, source), own in zip(rows, zip(*values.values(), strict=True), strict=True):
-        if any(own):
+    for (order, site, source), row_values in zip(
+        rows, zip(*values.values(), strict=True), strict=True
+    ):
+        if any(row_values):
             cells = [
                 Cell(*measured(v, d), v.value if v else None)
-                for v, d in zip(own, digits, strict=True)
+                for v, d in zip(row_values, digits, strict=True)
             ]
             out.append(Row(site, order, source.index, source.label, cells))
     return Table(known[0].title, [Column(key, metrics[key]) for key in values], out)
@@ -459,13 +461,13 @@ def lists_table(section: str, figure: Figure, sources: Sequence[FigureSource]) -
         UserError: if a list is not what it should be.
     """
     shown, *beneath = figure.traces
-    found = []
+    filled = []
     for order, site, source in places(sources):
         cells = dict(_cells(section, figure, shown, source, site))
         under = dict(_cells(section, figure, beneath[0], source, site)) if beneath else {}
         if cells:
-            found.append((order, site, source, cells, under))
-    heads = list(dict.fromkeys(head for *_, cells, _ in found for head in cells))
+            filled.append((order, site, source, cells, under))
+    heads = list(dict.fromkeys(head for *_, cells, _ in filled for head in cells))
     if all(isinstance(head, int | float) for head in heads):
         heads.sort()
     if not heads:
@@ -485,7 +487,7 @@ def lists_table(section: str, figure: Figure, sources: Sequence[FigureSource]) -
                 for head in heads
             ],
         )
-        for order, site, source, cells, under in found
+        for order, site, source, cells, under in filled
     ]
     columns = [Column(str(head), Metric(_called(head, figure.x), "")) for head in heads]
     return Table(figure.title, columns, rows)

@@ -84,7 +84,7 @@ def _kind(suite: SuiteData) -> dict[str, Any]:
 
 
 def _grouping(meta: SuiteMeta) -> dict[str, Any]:
-    """Which sites share an SAE; nothing where none do."""
+    """Which sites share an SAE; empty if none do."""
     groups = [group.sites for group in meta.groups.values()]
     if not any(len(sites) > 1 for sites in groups):
         return {}
@@ -98,9 +98,11 @@ def _recipe(meta: SuiteMeta) -> dict[str, Any]:
     return {key: options[key] for key in RECIPE if key in options}
 
 
-def _name(kinds: Sequence[dict[str, Any]], own: Sequence[int], groups: Sequence[list[int]]) -> str:
+def _name(
+    kinds: Sequence[dict[str, Any]], members: Sequence[int], groups: Sequence[list[int]]
+) -> str:
     """`topk`, or `topk width 512` where there is another line of TopK with another width."""
-    kind = kinds[own[0]]
+    kind = kinds[members[0]]
     same = [kinds[group[0]] for group in groups if kinds[group[0]]["arch"] == kind["arch"]]
     keys = [key for key in kind if any(other.get(key) != kind[key] for other in same)]
     if "groups" in keys:
@@ -124,15 +126,17 @@ def charts(suites: Sequence[SuiteData]) -> list[Chart]:
     metrics = all_metrics(suites)
     if len(suites) < 2 or L0 not in metrics:
         return []
-    sites, own = all_sites(suites), lines(suites)
+    sites, all_lines = all_sites(suites), lines(suites)
     names = [name for name in METRICS if name in metrics]
-    if len(own) == 1:
-        found = [_by_site(suites, sites, own[0], name, metrics) for name in names]
+    if len(all_lines) == 1:
+        drawn = [_by_site(suites, sites, all_lines[0], name, metrics) for name in names]
     else:
-        found = [
-            _of_site(suites, own, at, name, metrics) for name in names for at in enumerate(sites)
+        drawn = [
+            _of_site(suites, all_lines, at, name, metrics)
+            for name in names
+            for at in enumerate(sites)
         ]
-    return [chart for chart in map(_with_axes, found) if chart["axes"]]
+    return [chart for chart in map(_with_axes, drawn) if chart["axes"]]
 
 
 def _with_axes(chart: Chart) -> Chart:
@@ -146,12 +150,12 @@ def _with_axes(chart: Chart) -> Chart:
     if not axes:
         return chart | {"axes": []}
     first = axes[0]["id"]
-    series = [{**one, "x": one["xs"][first]} for one in chart["series"]]
+    series = [{**line, "x": line["xs"][first]} for line in chart["series"]]
     return chart | {"axes": axes, "x": axes[0], "series": series}
 
 
 def _differs(name: str, places: Sequence[Sequence[float | None]]) -> bool:
-    """L0 along a line; costs among all points, by more than rounding."""
+    """Whether L0 varies along a line, or a cost varies among all points by more than rounding."""
     if name == L0:
         return any(len(set(line)) > 1 for line in places)
     known = [place for line in places for place in line if place]
@@ -165,9 +169,9 @@ def _by_site(
     name: str,
     metrics: dict[str, Metric],
 ) -> Chart:
-    found = [(i, site, _points(suites, line, site, name)) for i, site in enumerate(sites)]
+    by_site = [(i, site, _points(suites, line, site, name)) for i, site in enumerate(sites)]
     series = [
-        _series(site, points) | {"site": i, "shape": i} for i, site, points in found if points
+        _series(site, points) | {"site": i, "shape": i} for i, site, points in by_site if points
     ]
     about = "Each line is a site, each point a suite. Further down and to the left is better."
     title = f"{metrics[name].title} against {metrics[L0].title}"
@@ -176,15 +180,17 @@ def _by_site(
 
 def _of_site(
     suites: Sequence[SuiteData],
-    own: Sequence[Line],
+    all_lines: Sequence[Line],
     at: tuple[int, str],
     name: str,
     metrics: dict[str, Metric],
 ) -> Chart:
     number, site = at
-    found = [(i, line, _points(suites, line, site, name)) for i, line in enumerate(own)]
+    by_line = [(i, line, _points(suites, line, site, name)) for i, line in enumerate(all_lines)]
     series = [
-        _series(line.name, points) | {"suite": i, "shape": i} for i, line, points in found if points
+        _series(line.name, points) | {"suite": i, "shape": i}
+        for i, line, points in by_line
+        if points
     ]
     chart = _chart(f"frontier-{name}-{number}", site, "", metrics[name], series)
     return chart | {"title": f"{metrics[name].title}, {site}", "panel": number}
@@ -221,7 +227,7 @@ def _series(name: str, points: Sequence[_Point]) -> Chart:
 
 def _points(suites: Sequence[SuiteData], line: Line, site: str, metric: str) -> list[_Point]:
     """The line's points at a site, by L0; of several seeds their mean and range."""
-    found: list[_Point] = []
+    all_points: list[_Point] = []
     for _, group in groupby(sorted((suites[i] for i in line.suites), key=_options), key=_options):
         known = [
             (
@@ -235,17 +241,17 @@ def _points(suites: Sequence[SuiteData], line: Line, site: str, metric: str) -> 
         ]
         points = [point for _, point in known]
         several = len({seed for seed, _ in known}) == len(known) > 1
-        found += [_mean(points)] if several else points
-    return sorted(found, key=lambda point: point.l0)
+        all_points += [_mean(points)] if several else points
+    return sorted(all_points, key=lambda point: point.l0)
 
 
 def _options(suite: SuiteData) -> str:
-    """All that makes a point of a line: without options, a suite is a point of its own."""
+    """What identifies a point on a line; a suite without options is a point by itself."""
     return json.dumps(suite.options, sort_keys=True) if suite.options else suite.label
 
 
 def _mean(points: Sequence[_Point]) -> _Point:
-    """Of several seeds: their mean, and their range in the place of an interval."""
+    """The mean over several seeds, with their range instead of an interval."""
     values = [point.value.value for point in points if point.value.value is not None]
     spread = Value(value=fmean(values), low=min(values), high=max(values))
     costs: dict[str, float | None] = {}
@@ -292,5 +298,5 @@ def _places(suites: Sequence[SuiteData]) -> Iterator[tuple[int, str, int]]:
 
 
 def _l0(suite: SuiteData, site: str) -> float:
-    found = suite.value(site, L0)
-    return found.value if found is not None and found.value is not None else 0.0
+    l0 = suite.value(site, L0)
+    return l0.value if l0 is not None and l0.value is not None else 0.0

@@ -43,12 +43,16 @@ def table(suites: Sequence[SuiteData]) -> tuple[list[Column], list[Row]]:
 
 def _variants(suites: Sequence[SuiteData]) -> list[list[Compared]]:
     """The suites that differ in their seed alone, and whose baselines do, two or more of each."""
-    found: dict[tuple[str, str], list[Compared]] = {}
+    by_variants: dict[tuple[str, str], list[Compared]] = {}
     for contest in contests(suites):
         for member in contest.members:
             key = (member.suite.meta.variant, member.comparison.baseline.variant)
-            found.setdefault(key, []).append(member)
-    return [m for m in found.values() if 1 < len(m) == len({one.suite.meta.seed for one in m})]
+            by_variants.setdefault(key, []).append(member)
+    return [
+        m
+        for m in by_variants.values()
+        if 1 < len(m) == len({member.suite.meta.seed for member in m})
+    ]
 
 
 def _columns(members: Sequence[Compared]) -> list[Column]:
@@ -65,8 +69,8 @@ def _sites(member: Compared) -> list[str]:
 
 
 def _over(members: Sequence[Compared], site: str, column: str) -> Value | None:
-    found = [value_of(member, site, column) for member in members]
-    known = [value.value for value in found if value is not None and value.value is not None]
+    values = [value_of(member, site, column) for member in members]
+    known = [value.value for value in values if value is not None and value.value is not None]
     if len(known) < len(members):
         return None
     mean, low, high = student(known)

@@ -97,8 +97,8 @@ def _shown(plan: Plan) -> dict[str, Any]:
 
 def _short(sites: Sequence[str]) -> list[str]:
     """The number in each name, where those tell the sites apart; else the names."""
-    found = [re.search(r"\d+", site) for site in sites]
-    numbers = [match.group() for match in found if match]
+    matches = [re.search(r"\d+", site) for site in sites]
+    numbers = [match.group() for match in matches if match]
     return numbers if len(set(numbers)) == len(sites) else list(sites)
 
 
@@ -157,8 +157,8 @@ def _dendrogram(plan: Plan) -> Chart:
     sites = len(plan.sites)
     children: dict[int, tuple[int, int]] = {}
     least = {site: site for site in range(sites)}
-    for i, (one, other, _, _) in enumerate(plan.linkage):
-        a, b = int(one), int(other)
+    for i, (first, second, _, _) in enumerate(plan.linkage):
+        a, b = int(first), int(second)
         children[sites + i] = (a, b) if least[a] < least[b] else (b, a)
         least[sites + i] = min(least[a], least[b])
     order: list[int] = []
@@ -175,8 +175,8 @@ def _dendrogram(plan: Plan) -> Chart:
     height = dict.fromkeys(range(sites), 0.0)
     x: list[float | None] = []
     y: list[float | None] = []
-    for i, (one, other, distance, _) in enumerate(plan.linkage):
-        a, b = int(one), int(other)
+    for i, (first, second, distance, _) in enumerate(plan.linkage):
+        a, b = int(first), int(second)
         x += [middle[a], middle[a], middle[b], middle[b], None]
         y += [height[a], distance, distance, height[b], None]
         middle[sites + i], height[sites + i] = (middle[a] + middle[b]) / 2, distance

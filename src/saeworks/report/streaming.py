@@ -48,11 +48,11 @@ def read_long(
                 take(place, text.value())
             return []
         if len(place) < 3 and text.peek() == "{":
-            found = {}
+            members = {}
             for _ in text.members("{", "}"):
                 key = text.key()
-                found[key] = walk(text, (*place, key))
-            return found
+                members[key] = walk(text, (*place, key))
+            return members
         return text.value()
 
     try:
@@ -77,7 +77,7 @@ class _Text:
         self.file, self.held, self.at, self.ended = file, "", 0, False
 
     def more(self) -> None:
-        """Read more of it: twice as much each time that one value needs more."""
+        """Read more of the file: twice as much each time that one value needs more."""
         if len(self.held) - self.at > LARGEST_JSON:
             raise ValueError(f"a value is longer than {LARGEST_JSON:,} characters")
         part = self.file.read(max(_PART, len(self.held) - self.at))
@@ -93,12 +93,12 @@ class _Text:
             self.more()
 
     def take(self, allowed: str) -> str:
-        """One of the characters."""
-        found = self.peek()
-        if not found or found not in allowed:
-            raise ValueError(f"{found or 'its end'!r} where {' or '.join(allowed)} should be")
+        """Read the next character, which must be one of those allowed."""
+        character = self.peek()
+        if not character or character not in allowed:
+            raise ValueError(f"{character or 'its end'!r} where {' or '.join(allowed)} should be")
         self.at += 1
-        return found
+        return character
 
     def members(self, opening: str, closing: str) -> Iterator[None]:
         """Stop before every member of a list or an object."""

@@ -44,7 +44,7 @@ class PackedLatents(Sequence[Latent]):
         self.choice: Choice | None = None
 
     def add(self, text: str) -> None:
-        """Put one at the end, by its JSON."""
+        """Append a latent, given as its JSON."""
         self._packed.append(zlib.compress(text.encode(), 1))
 
     def __len__(self) -> int:
@@ -175,7 +175,7 @@ def _read_suite(path: Path, label: str, meta: SuiteMeta) -> SuiteData:
 
 
 def _is_there(path: Path) -> bool:
-    """Whether anything is, though it be no file: then reading it says so."""
+    """Whether anything is at the path, even if it is not a file: reading it then reports that."""
     return what_is(path) != "none"
 
 
@@ -190,7 +190,7 @@ def _read_parameters(path: Path, meta: SuiteMeta) -> dict[str, int]:
 
 
 def _read_options(path: Path, meta: SuiteMeta) -> dict[str, Any]:
-    """Of the first group's config.json, if the suite has one."""
+    """The options in the first group's config.json, if the suite has one."""
     group = next((site.group for site in meta.sites.values()), "")
     file = inside(path, f"groups/{group}/config.json")
     if not is_file(file):
@@ -218,9 +218,9 @@ def _read_result(file: Path, latents: dict[str, PackedLatents]) -> Result:
         data.pop(SEAL, None)
     result = parse_file(Result, data, file, "result", AGAIN)
     for site, series in result.series.items():
-        if not isinstance(found := series.get("latents", []), list):
+        if not isinstance(listed := series.get("latents", []), list):
             raise UserError(
-                f"{file}: latents must be a list, not a {type(found).__name__}; {WAY_OUT}"
+                f"{file}: latents must be a list, not a {type(listed).__name__}; {WAY_OUT}"
             )
         if site in latents and CHOICE in series:
             place = ("series", site, CHOICE)

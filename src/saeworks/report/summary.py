@@ -113,8 +113,8 @@ def _cell(value: Value | None, digits: int | None) -> Cell:
 
 
 def _values(suite: SuiteData, metric: str) -> dict[str, float]:
-    found = {site: suite.value(site, metric) for site in all_sites([suite])}
-    return {site: v.value for site, v in found.items() if v is not None and v.value is not None}
+    by_site = {site: suite.value(site, metric) for site in all_sites([suite])}
+    return {site: v.value for site, v in by_site.items() if v is not None and v.value is not None}
 
 
 def _span(values: dict[str, float]) -> str:
@@ -154,11 +154,11 @@ def about(suite: SuiteData) -> list[str]:
 
 
 def _about_outliers(suite: SuiteData) -> list[str]:
-    """Where long vectors own the FVU."""
+    """A sentence on the sites where a few long vectors dominate the FVU."""
     share, fvu, plain = (
         _values(suite, name) for name in (OUTLIER_SHARE, FVU, FVU_WITHOUT_OUTLIERS)
     )
-    some = [site for site, own in share.items() if own and fvu.get(site) and plain.get(site)]
+    some = [site for site, part in share.items() if part and fvu.get(site) and plain.get(site)]
     if not some:
         return []
     site = max(some, key=lambda site: plain[site] / fvu[site])
@@ -206,8 +206,8 @@ def comparison(suites: Sequence[SuiteData]) -> list[str]:
             f"{dense.label} has a lower {name} than {sparse.label} at {_of(lower, pairs)} and a "
             f"higher one at {_of(higher, pairs)}."
         )
-    own, other = (asdict(suite.meta) for suite in (dense, sparse))
-    differ = regime.differences(own, other) if lines else []
+    dense_meta, sparse_meta = (asdict(suite.meta) for suite in (dense, sparse))
+    differ = regime.differences(dense_meta, sparse_meta) if lines else []
     return [*lines, f"They also differ in this: {'; '.join(differ)}."] if differ else lines
 
 

@@ -61,8 +61,8 @@ class AuditResult:
 
     def value(self, site: str, section: str, metric: str) -> Value:
         """A number; `Value(None)` where it was not measured."""
-        found = self.sections.get(section)
-        return found.sites.get(site, {}).get(metric, Value(None)) if found else Value(None)
+        measured = self.sections.get(section)
+        return measured.sites.get(site, {}).get(metric, Value(None)) if measured else Value(None)
 
     def write(self, path: Path) -> None:
         """Write JSON atomically, sealed; NaN and infinity become null."""

@@ -28,7 +28,7 @@ class Paired:
 
 @dataclass(frozen=True, config=STRICT)
 class Named:
-    """Which suite."""
+    """A suite by its path, variant and seed."""
 
     path: str
     """Relative to the folder of the suite that was compared."""

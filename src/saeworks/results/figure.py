@@ -1,4 +1,4 @@
-"""A figure as the study that owns its numbers declares it: what is drawn of which of them.
+"""A figure as its study declares it: which numbers are drawn, and how.
 
 It names keys of the study's section and no colours or sizes, which the page chooses by its theme.
 A trace takes either a metric at every site, or lists of the series of each site.

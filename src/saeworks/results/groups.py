@@ -65,10 +65,10 @@ def check_groups(groups: Sequence[Sequence[int]], sites: int) -> Partition:
     Raises:
         UserError: if a group is empty, or an index is unknown, repeated or missing.
     """
-    found = user_groups(
+    partition = user_groups(
         [[str(index) for index in group] for group in groups], [str(i) for i in range(sites)]
     )
-    return [[int(index) for index in group] for group in found]
+    return [[int(index) for index in group] for group in partition]
 
 
 def user_groups(
@@ -109,8 +109,8 @@ def user_groups(
             raise UserError(
                 f"site {site!r} is in no group; add it to one, or leave it out of sites"
             )
-    found = (sorted(place[site] for site in group) for group in groups)
-    return sorted(found, key=lambda group: group[0])
+    indices = (sorted(place[site] for site in group) for group in groups)
+    return sorted(indices, key=lambda group: group[0])
 
 
 def _check_widths(number: int, group: Sequence[str], widths: Mapping[str, int] | None) -> None:
@@ -170,7 +170,7 @@ def measure(distances: Cells, groups: Sequence[Sequence[int]]) -> Point:
         UserError: if the matrix is none, or the groups are no partition of its sites.
     """
     d_LL = check_distances(distances)
-    found = [list(group) for group in groups]
-    largest = max(diameters(d_LL, found))
-    plain, weighted = amad(d_LL, found), amad(d_LL, found, weighted=True)
-    return Point(len(found), plain, weighted, largest, found)
+    partition = [list(group) for group in groups]
+    largest = max(diameters(d_LL, partition))
+    plain, weighted = amad(d_LL, partition), amad(d_LL, partition, weighted=True)
+    return Point(len(partition), plain, weighted, largest, partition)

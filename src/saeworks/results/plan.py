@@ -182,8 +182,8 @@ def _check_curve(plan: Plan, size: int) -> None:
     if [point.groups for point in plan.curve] != list(range(1, size + 1)):
         raise UserError(f"curve must have one point for every number of groups from 1 to {size}")
     for point in plan.curve:
-        own = measure(plan.measured, point.partition)
-        values = (own.groups, own.amad, own.weighted, own.largest)
+        expected = measure(plan.measured, point.partition)
+        values = (expected.groups, expected.amad, expected.weighted, expected.largest)
         written = (point.groups, point.amad, point.weighted, point.largest)
         if not all(math.isclose(a, b, abs_tol=1e-9) for a, b in zip(values, written, strict=True)):
             raise UserError(
@@ -197,7 +197,7 @@ def _check_linkage(plan: Plan, size: int) -> None:
     if len(merges) != size - 1 or len(plan.linkage) != size - 1:
         raise UserError(f"linkage is not [{size - 1}, 4], a merge for all sites but one")
     clusters = set(range(size))
-    for number, (one, other, _, _) in enumerate(plan.linkage):
-        if one == other or not {one, other} <= clusters:
+    for number, (first, second, _, _) in enumerate(plan.linkage):
+        if first == second or not {first, second} <= clusters:
             raise UserError(f"linkage: merge {number} is not of two clusters that are there")
-        clusters = (clusters - {one, other}) | {size + number}
+        clusters = (clusters - {first, second}) | {size + number}

@@ -49,7 +49,7 @@ def read_record(cls: type[T], path: Path, what: str, again: str) -> T:
 
 
 def parse_file(cls: type[T], data: Any, path: Path, what: str, again: str) -> T:
-    """What a file holds, as a record.
+    """Read a file's content as a record.
 
     Raises:
         UserError: if it is of another schema, or not what `cls` says.
@@ -104,7 +104,7 @@ def parse_text(cls: type[T], text: str | bytes, where: str, way_out: str, *place
 
 
 def check_described(values: Iterable[Iterable[str]], metrics: Mapping[str, Any]) -> None:
-    """Refuse values of which nobody says what they mean; for a record's `__post_init__`.
+    """Refuse values of undescribed metrics; for a record's `__post_init__`.
 
     Raises:
         ValueError: naming the first.
@@ -124,7 +124,7 @@ def check_lengths(*lists: Any) -> None:
 
 
 def _explain(error: ValidationError, place: tuple[str, ...]) -> str:
-    """The first thing that is wrong."""
+    """The first error, in words."""
     first = error.errors(include_url=False)[0]
     key = ".".join(map(str, (*place, *first["loc"])))
     if first["type"] == "json_invalid":
@@ -134,9 +134,9 @@ def _explain(error: ValidationError, place: tuple[str, ...]) -> str:
     if first["type"] == "unexpected_keyword_argument":
         return f"unknown key {key!r}"
     value, message = first["input"], first["msg"].removeprefix("Value error, ")
-    found = "" if isinstance(value, str) and len(value) > 80 else f" = {value!r}"
+    shown = "" if isinstance(value, str) and len(value) > 80 else f" = {value!r}"
     simple = value is None or isinstance(value, str | int | float)
-    return f"{key!r}{found if simple else ''}: {message[:1].lower()}{message[1:]}"
+    return f"{key!r}{shown if simple else ''}: {message[:1].lower()}{message[1:]}"
 
 
 def _kind(value: object) -> str:

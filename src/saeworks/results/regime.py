@@ -14,7 +14,7 @@ WHAT = "Vectors that the SAE was trained on, divided by its width; of a group's 
 
 
 def tokens_per_latent(tokens: object, width: object) -> float | None:
-    """None where one of them is not known."""
+    """Training tokens per latent; None if either number is unknown."""
     if not isinstance(tokens, int) or not isinstance(width, int) or min(tokens, width) < 1:
         return None
     return tokens / width
@@ -22,7 +22,7 @@ def tokens_per_latent(tokens: object, width: object) -> float | None:
 
 def described(found: Iterable[float | None]) -> str | None:
     """`244 tokens per latent`, or from the fewest to the most; None where nothing is known."""
-    known = sorted({round(one) for one in found if one is not None})
+    known = sorted({round(tokens) for tokens in found if tokens is not None})
     if not known:
         return None
     span = f"{known[0]:,}" if len(known) == 1 else f"{known[0]:,} to {known[-1]:,}"
@@ -31,7 +31,7 @@ def described(found: Iterable[float | None]) -> str | None:
 
 def caution(found: Iterable[float | None]) -> str | None:
     """A warning about SAEs with so many tokens per latent; None from `FEW` on."""
-    few = [one for one in found if one is not None and one < FEW]
+    few = [tokens for tokens in found if tokens is not None and tokens < FEW]
     if not few:
         return None
     return (
@@ -41,7 +41,7 @@ def caution(found: Iterable[float | None]) -> str | None:
 
 
 def of_groups(meta: Mapping[str, object]) -> dict[str, float | None]:
-    """Group → tokens per latent, by a suite.json; None where it does not say."""
+    """Group → tokens per latent, read from a suite.json; None where it is not recorded."""
     groups = meta.get("groups")
     if not isinstance(groups, Mapping):
         return {}
@@ -64,28 +64,28 @@ def differences(
     Args:
         l0: mean active latents of each.
     """
-    found = []
+    sentences = []
     tokens = [meta.get("tokens") for meta in (own, other)]
     known = [float(count) for count in tokens if isinstance(count, int) and count > 0]
     if len(known) == 2 and max(known) > ALIKE * min(known):
-        found.append(f"trained on {known[0]:,.0f} and {known[1]:,.0f} tokens")
+        sentences.append(f"trained on {known[0]:,.0f} and {known[1]:,.0f} tokens")
     if own.get("seed") != other.get("seed"):
-        found.append(
+        sentences.append(
             f"trained with seeds {own.get('seed')} and {other.get('seed')}, which order the text"
         )
     changed = _changed(own.get("text"), other.get("text"))
     if changed:
-        found.append(f"trained on other text ({changed})")
+        sentences.append(f"trained on other text ({changed})")
     active = [mean for mean in l0 if mean is not None]
     if len(active) == 2 and max(active) > SPARSE * min(active):
-        found.append(f"L0 is {active[0]:.4g} and {active[1]:.4g}")
+        sentences.append(f"L0 is {active[0]:.4g} and {active[1]:.4g}")
     each = [*of_groups(own).values(), *of_groups(other).values()]
     few = caution(each)
-    return [*found, few] if few else found
+    return [*sentences, few] if few else sentences
 
 
 def _changed(own: object, other: object) -> str:
-    """`context 128 and 256`."""
+    """The keys in which two mappings differ, such as `context 128 and 256`."""
     if not isinstance(own, Mapping) or not isinstance(other, Mapping):
         return ""
     keys = [key for key in own if key in other and own[key] != other[key]]

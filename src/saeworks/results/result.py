@@ -52,8 +52,8 @@ class Result:
 
     def __post_init__(self) -> None:
         check_described(self.sites.values(), self.metrics)
-        said = (PLACEHOLDER.finditer(sentence) for sentence in self.sentences.values())
-        check_described(((place[1] for place in places) for places in said), self.metrics)
+        placeholders = (PLACEHOLDER.finditer(sentence) for sentence in self.sentences.values())
+        check_described(((place[1] for place in places) for places in placeholders), self.metrics)
 
     def write(self, path: Path) -> None:
         """Write JSON atomically, sealed; NaN and infinity become null."""

@@ -106,7 +106,7 @@ class Load:
 
 @dataclass(frozen=True, config=STRICT)
 class OverlapMatrix:
-    """Of the chosen expert's active directions, those that another has, too."""
+    """The share of the chosen expert's active directions that another expert has, too."""
 
     matrix: Matrix | None
     """[N, N]; None where N is large."""
@@ -114,7 +114,7 @@ class OverlapMatrix:
 
 @dataclass(frozen=True, config=STRICT)
 class Domains:
-    """Over which experts the visits of each domain go."""
+    """How the visits of each domain are shared among the experts."""
 
     labels: list[str]
     share: Matrix

@@ -73,12 +73,12 @@ class Firings:
     def add(self, code: SparseCode, rows: int) -> None:
         """Count the next tokens in."""
         owner, latents, _ = firing(code)
-        found = latents.to("cpu", torch.int32).numpy()
+        fired_latents = latents.to("cpu", torch.int32).numpy()
         per_token = torch.bincount(owner, minlength=rows).cumsum(0).cpu().numpy()
         with self.path.open("ab") as file:
-            found.tofile(file)
+            fired_latents.tofile(file)
         self.ends.extend((self.ends[-1] + per_token).tolist())
-        self.fired_M += np.bincount(found, minlength=self.width)
+        self.fired_M += np.bincount(fired_latents, minlength=self.width)
 
     @property
     def tokens(self) -> int:
@@ -142,8 +142,8 @@ def _together(baseline: Firings, other: Firings, start: int, stop: int) -> NDArr
     step = max(1, _PAIRS // per_token)
     for low, high in pairwise([*range(0, baseline.tokens, step), baseline.tokens]):
         fires_LN = baseline.chunk(low, high)[:, start:stop].T.tocsr()
-        found = (fires_LN @ other.chunk(low, high)).tocoo()
-        both_LM[found.row, found.col] += found.data
+        pairs = (fires_LN @ other.chunk(low, high)).tocoo()
+        both_LM[pairs.row, pairs.col] += pairs.data
     return both_LM
 
 
@@ -220,8 +220,8 @@ def align(
     banks: dict[str, Bank] = {}
     for suite in (baseline, *seeds, *suites):
         check_fingerprint(suite, lm)
-        own = [site for site in suite.sites if site in wanted]
-        banks[str(suite.path)] = {site: suite.at(site).to(lm.device) for site in own}
+        sites = [site for site in suite.sites if site in wanted]
+        banks[str(suite.path)] = {site: suite.at(site).to(lm.device) for site in sites}
     held_out = held_out_tokens(lm, run.text, run.seed, tokens, baseline.norm_limits)
     with TemporaryDirectory(prefix="saeworks-") as folder:
         with tracker(say)("alignment", held_out.tokens_NT.numel()) as tick:
@@ -261,7 +261,7 @@ def _live(firings: Firings) -> tuple[int, int]:
 
 
 def _spreads(suite: Suite, firings: AllFirings) -> dict[str, Spread]:
-    """Of every SAE that several sites share."""
+    """The spread of every SAE that several sites share."""
     sites_of_group: dict[str, list[str]] = {}
     for site in suite.sites:
         sites_of_group.setdefault(str(suite.meta["sites"][site]["group"]), []).append(site)

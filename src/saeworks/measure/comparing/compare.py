@@ -81,8 +81,8 @@ def compare(
         _check(suite, baseline)
     compared = {suite.path: compared_with(suite, baseline, seeds, config) for suite in suites}
     if config.alignment:
-        found = align(suites, baseline, seeds, config.tokens, config.device, say, model)
-        for path, alignment in found.items():
+        alignments = align(suites, baseline, seeds, config.tokens, config.device, say, model)
+        for path, alignment in alignments.items():
             compared[path] = replace(compared[path], alignment=alignment)
     for path, comparison in compared.items():
         comparison.write(path)
@@ -95,12 +95,12 @@ def _check(suite: Suite, baseline: Suite) -> None:
     Raises:
         UserError: if they are of different language models, or have no site in common.
     """
-    own, other = (_fingerprint(one) for one in (suite, baseline))
-    if own != other:
+    of_suite, of_baseline = _fingerprint(suite), _fingerprint(baseline)
+    if of_suite != of_baseline:
         raise UserError(
             f"{suite.path} and {baseline.path} are of different language models (fingerprints "
-            f"{own[:12]} and {other[:12]}), or one fingerprint is of an earlier version of "
-            "saeworks; compare suites of one model, of one version"
+            f"{of_suite[:12]} and {of_baseline[:12]}), or one fingerprint is of an earlier version "
+            "of saeworks; compare suites of one model, of one version"
         )
     if not set(suite.sites) & set(baseline.sites):
         raise UserError(
@@ -120,12 +120,14 @@ def compared_with(
     sites: dict[str, dict[str, Paired]] = {}
     mean: dict[str, Paired] = {}
     held_out, tokens, documents, intervals = {}, {}, {}, {}
-    own, other = _results(suite), _results(baseline)
-    for evaluation in [name for name in COMPARED if name in own and name in other]:
-        results = (own[evaluation], other[evaluation])
-        found = _paired(evaluation, (suite, baseline), results, config)
-        mean |= found.pop("")
-        for site, values in found.items():
+    suite_results, baseline_results = _results(suite), _results(baseline)
+    for evaluation in [
+        name for name in COMPARED if name in suite_results and name in baseline_results
+    ]:
+        results = (suite_results[evaluation], baseline_results[evaluation])
+        paired = _paired(evaluation, (suite, baseline), results, config)
+        mean |= paired.pop("")
+        for site, values in paired.items():
             sites.setdefault(site, {}).update(values)
         result = results[0]
         held_out[evaluation] = result.config["held_out"]
@@ -164,10 +166,10 @@ def _named(suite: Suite, from_suite: Suite) -> Named:
 def _results(suite: Suite) -> dict[str, Result]:
     """The suite's results by evaluation: always the reconstruction; the splice where it was run."""
     folder = suite.path / "results"
-    found = [name for name in COMPARED if (folder / f"{name}.json").is_file()]
-    if "reconstruction" not in found:
+    evaluated = [name for name in COMPARED if (folder / f"{name}.json").is_file()]
+    if "reconstruction" not in evaluated:
         raise UserError(f"{suite.path} is not evaluated yet: run `saeworks eval` on it")
-    return {name: Result.read(folder / f"{name}.json") for name in found}
+    return {name: Result.read(folder / f"{name}.json") for name in evaluated}
 
 
 def _paired(
@@ -184,11 +186,11 @@ def _paired(
             f"({evaluation}); run `saeworks eval {suites[0].path} {suites[1].path}`, with suites "
             "of the same text, seed and buffer.exclude_norm_above"
         )
-    sites = [site for site in suites[0].sites if all(site in found for found in sums)]
+    sites = [site for site in suites[0].sites if all(site in of_suite for of_suite in sums)]
     widths = {site: int(suites[0].meta["sites"][site]["d"]) for site in sites}
     try:
-        (own, documents), (other, _) = (
-            _statistics(evaluation, found, widths, config) for found in sums
+        (suite_statistics, documents), (baseline_statistics, _) = (
+            _statistics(evaluation, of_suite, widths, config) for of_suite in sums
         )
     except (KeyError, ValueError):
         raise UserError(
@@ -198,10 +200,12 @@ def _paired(
     with np.errstate(divide="ignore", invalid="ignore"):  # 0/0 is null in the result
         return {
             site: {
-                name: _pair(name, own[site][name], other[site][name], documents)
-                for name in own[site]
+                name: _pair(
+                    name, suite_statistics[site][name], baseline_statistics[site][name], documents
+                )
+                for name in suite_statistics[site]
             }
-            for site in own
+            for site in suite_statistics
         }
 
 
@@ -219,9 +223,9 @@ def _statistics(
     out: dict[str, Arrays] = {}
     with np.errstate(divide="ignore", invalid="ignore"):
         for site, d in widths.items():
-            own = {name: values for (at, name), values in drawn.sums.items() if at == site}
+            at_site = {name: values for (at, name), values in drawn.sums.items() if at == site}
             known = splice.STATISTICS if evaluation == "splice" else reconstruction.statistics(d)
-            out[site] = {name: known[name](own) for name in COMPARED[evaluation]}
+            out[site] = {name: known[name](at_site) for name in COMPARED[evaluation]}
     out[""] = {
         name: np.mean([out[site][name] for site in widths], axis=0) for name in COMPARED[evaluation]
     }
@@ -229,11 +233,11 @@ def _statistics(
 
 
 def _pair(
-    name: str, own: NDArray[np.float64], other: NDArray[np.float64], documents: int
+    name: str, suite_D: NDArray[np.float64], baseline_D: NDArray[np.float64], documents: int
 ) -> Paired:
     return Paired(
-        bootstrap.interval(own, documents),
-        bootstrap.interval(other, documents),
-        bootstrap.interval(own - other, documents),
-        bootstrap.interval(own / other, documents) if name in RATIOS else None,
+        bootstrap.interval(suite_D, documents),
+        bootstrap.interval(baseline_D, documents),
+        bootstrap.interval(suite_D - baseline_D, documents),
+        bootstrap.interval(suite_D / baseline_D, documents) if name in RATIOS else None,
     )

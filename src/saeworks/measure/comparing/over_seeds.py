@@ -60,13 +60,13 @@ def over_seeds(comparisons: Sequence[Comparison]) -> OverSeeds:
     """
     if not comparisons:
         raise UserError("no comparison to take the mean of; give one for each seed")
-    first, seeds = comparisons[0], [one.suite.seed for one in comparisons]
+    first, seeds = comparisons[0], [comparison.suite.seed for comparison in comparisons]
     if len(set(seeds)) < len(seeds):
         raise UserError(f"comparisons of the seeds {seeds}: give one for each seed")
-    for one in comparisons[1:]:
-        if (_what(one)) != (_what(first)):
+    for comparison in comparisons[1:]:
+        if (_what(comparison)) != (_what(first)):
             raise UserError(
-                f"the comparisons of {one.suite.variant} (seed {one.suite.seed}) and "
+                f"the comparisons of {comparison.suite.variant} (seed {comparison.suite.seed}) and "
                 f"{first.suite.variant} (seed {first.suite.seed}) differ in more than their seed: "
                 "in variant, baseline, sites or metrics"
             )
@@ -76,16 +76,18 @@ def over_seeds(comparisons: Sequence[Comparison]) -> OverSeeds:
         seeds,
         dict(first.metrics),
         {
-            site: _over([one.sites[site] for one in comparisons], list(first.sites[site]))
+            site: _over(
+                [comparison.sites[site] for comparison in comparisons], list(first.sites[site])
+            )
             for site in first.sites
         },
-        _over([one.mean for one in comparisons], list(first.mean)),
+        _over([comparison.mean for comparison in comparisons], list(first.mean)),
     )
 
 
-def _what(one: Comparison) -> tuple[object, ...]:
-    metrics = {site: set(values) for site, values in one.sites.items()}
-    return one.suite.variant, one.baseline.variant, metrics, set(one.mean)
+def _what(comparison: Comparison) -> tuple[object, ...]:
+    metrics = {site: set(values) for site, values in comparison.sites.items()}
+    return comparison.suite.variant, comparison.baseline.variant, metrics, set(comparison.mean)
 
 
 def _over(

@@ -228,8 +228,8 @@ def _counted(
 
 def _eligible(firing: Firing, truth: csr_matrix, half_N: np.ndarray) -> Bool[np.ndarray, "C P"]:
     stands_CP, tokens_P = _counted(firing, truth, half_N)
-    found: np.ndarray = (stands_CP >= LEAST) & (tokens_P - stands_CP >= LEAST)
-    return found
+    eligible_CP: np.ndarray = (stands_CP >= LEAST) & (tokens_P - stands_CP >= LEAST)
+    return eligible_CP
 
 
 def _choose(
@@ -352,7 +352,7 @@ def series(found: Found, firing: Firing, truth: Truth) -> dict[str, Any]:
 
 
 def _point(found: Found) -> Found:
-    """Without the resamples."""
+    """The same without the resamples."""
     return Found(**(found.__dict__ | {"phi_SQ": found.phi_SQ[:1]}))
 
 
@@ -389,7 +389,7 @@ class Watch:
             self.visits.append(_matrix(owner, routing.expert.flatten(), shape))
 
     def firing(self) -> Firing:
-        """By the SAE's experts, or by blocks of its latents."""
+        """The firings by the SAE's experts, or by blocks of its latents."""
         kind, place_M, places = blocks_of(self.sae, self.blocks)
         fires = vstack(self.fires, format="csr")
         visits = (
@@ -470,10 +470,10 @@ class Consistency(Study):
             for site, sae in bank.items():
                 fires = self.firings.watches.pop((name, site)).firing()
                 rows_MD = unit(sae.w_dec).cpu().numpy()
-                found = find(
+                coding = find(
                     fires, self.truth.stands, row_N, rows_MD, config.bootstrap, config.seed
                 )
-                values[site], lists[site] = summarise(found), series(found, fires, self.truth)
+                values[site], lists[site] = summarise(coding), series(coding, fires, self.truth)
             intervals = bootstrap.describe(judged, config.bootstrap, config.seed)
             about = {"intervals": intervals, "coded": CODED, "least": LEAST, "same": SAME}
             out[name] = Measured(self.result(config, held_out, values, lists, about=about))

@@ -61,11 +61,11 @@ class Peaks:
     value: Float[Tensor, " G"]
 
     def at(self, index: Tensor | slice) -> "Peaks":
-        """Some of them."""
+        """The peaks at some indices."""
         return Peaks(self.slot[index], self.document[index], self.place[index], self.value[index])
 
     def joined(self, more: "Peaks") -> "Peaks":
-        """These, then others."""
+        """These peaks, followed by others."""
         return Peaks(
             torch.cat([self.slot, more.slot]),
             torch.cat([self.document, more.document]),
@@ -127,9 +127,9 @@ class Pool:
         self, best: Peaks, touched_t: Tensor, more: Peaks, window: Window
     ) -> Float[Tensor, "G W"]:
         """The activations around each peak: kept where it was there already, else by `window`."""
-        own = torch.searchsorted(touched_t, best.slot)
-        same = (self.place[touched_t][own] == best.place[:, None]) & (
-            self.document[touched_t][own] != _NONE
+        index_G = torch.searchsorted(touched_t, best.slot)
+        same = (self.place[touched_t][index_G] == best.place[:, None]) & (
+            self.document[touched_t][index_G] != _NONE
         )
         held = same.any(1)
         activations = self.activations.new_zeros(len(held), self.activations.shape[2])
@@ -201,17 +201,17 @@ class Watcher:
         span = len(self._row_X)
         key, order = (slot * span + place).sort()
         place, slot, value = place[order], slot[order], value[order]
-        found = Peaks(slot, self._row_X[place], place, value).by_document()
+        collected = Peaks(slot, self._row_X[place], place, value).by_document()
 
         def window(peaks: Peaks) -> Float[Tensor, "G W"]:
             return _around(peaks, self._length, span, key, value)
 
         edges = torch.arange(0, len(self.peaks) + _TILE, _TILE, device=slot.device)
-        ends = torch.searchsorted(found.slot, edges).tolist()
+        ends = torch.searchsorted(collected.slot, edges).tolist()
         for start, end in pairwise(ends):
             if start < end:
-                self.top.take(found.at(slice(start, end)), window)
-                self.sampled.take(found.at(slice(start, end)), window)
+                self.top.take(collected.at(slice(start, end)), window)
+                self.sampled.take(collected.at(slice(start, end)), window)
 
 
 def _around(

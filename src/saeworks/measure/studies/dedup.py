@@ -147,7 +147,7 @@ class Dedup(Study):
     def results(self) -> dict[str, Measured]:
         config, second, variants = self.config, self.second, self.variants
         intervals = bootstrap.describe(second.documents, config.bootstrap, config.seed)
-        digest, found = self.tally.held_out.digest, {}
+        digest, measured = self.tally.held_out.digest, {}
         for name, bank in self.tally.banks.items():
             values = {
                 site: variants.counts[name, site] | _fvus(variants.sums[name, site], config)
@@ -155,14 +155,14 @@ class Dedup(Study):
             }
             about = {"held_out": digest, "intervals": intervals, "threshold": self.threshold}
             result = self.result(config, second, values, about=about)
-            found[name] = Measured(result)
-        return found
+            measured[name] = Measured(result)
+        return measured
 
 
 def _variants(
     sae: SAE, fired_M: Int[Tensor, " M"], threshold: float
 ) -> tuple[dict[str, Value], dict[str, SAE]]:
-    """How many latents are left, and the SAEs."""
+    """The number of latents left in each variant, and the variants' SAEs."""
     across = clusters(sae, fired_M.double(), threshold)
     within = clusters(sae, fired_M.double(), threshold, across=False)
     counts = {
@@ -179,7 +179,9 @@ def _variants(
 def _fvus(sums: Mapping[str, SiteSums], config: EvalConfig) -> dict[str, Value]:
     """FVU of each variant with its ratio to the SAE as it was, on the same documents."""
     per = per_document(sums)
-    columns = {f"{kind} {key}": column for kind, one in per.items() for key, column in one.items()}
+    columns = {
+        f"{kind} {key}": column for kind, of_kind in per.items() for key, column in of_kind.items()
+    }
     n = per[_AS_IT_WAS]["n"]
     drawn = bootstrap.resampled(columns, n > 0, config.bootstrap, config.seed)
     undefined = np.full(1, np.nan)

@@ -202,13 +202,13 @@ class Experts(Study):
         self.readings = (self.visits,) if self.visits.banks else ()
 
     def results(self) -> dict[str, Measured]:
-        found = {}
+        measured = {}
         for name, bank in self.visits.banks.items():
             watches = {site: self.visits.watches[name, site] for site in bank}
             fired = {site: self.tally.tallies[name][site].fired for site in bank}
             result = _result(watches, fired, self.tally.held_out, self.config, self.labels)
-            found[name] = Measured(result)
-        return found
+            measured[name] = Measured(result)
+        return measured
 
 
 def _result(
@@ -257,8 +257,10 @@ def _values(watch: ExpertWatch, config: EvalConfig, labels: Labels | None) -> di
         **{name: _quantile(watch.confidence, share) for name, share in _QUANTILES.items()},
     }
     if watch.overlap is not None:
-        found = watch.overlap.per_document()
-        values |= bootstrap.estimate(found | {"n": found["sampled"]}, overlap.STATISTICS, *drawing)
+        overlaps = watch.overlap.per_document()
+        values |= bootstrap.estimate(
+            overlaps | {"n": overlaps["sampled"]}, overlap.STATISTICS, *drawing
+        )
     if labels is not None:
         values |= information.domain_information(
             visits_RN, labels.label_R, len(labels.names), *drawing
@@ -274,7 +276,7 @@ _STATISTICS: dict[str, bootstrap.Statistic] = {
 
 
 def _quantile(counts: Int[Tensor, " bins"], share: float) -> Value:
-    """To half a bin."""
+    """A quantile of a histogram, exact to half a bin."""
     reached = counts.cumsum(0).double() >= share * counts.sum()
     return Value((int(reached.int().argmax()) + 0.5) / len(counts))
 

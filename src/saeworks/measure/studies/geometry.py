@@ -92,7 +92,7 @@ METRICS = {
 
 @dataclass(frozen=True)
 class BlockCosines:
-    """Between N blocks of unit rows.
+    """Cosines within and between N blocks of unit rows.
 
     Attributes:
         matrix: S_ij, NaN where i has no row or j none but the row itself.
@@ -175,12 +175,12 @@ class Geometry(Study):
         held_out, config = self.tally.held_out, self.config
         out = {}
         for name, bank in self.tally.banks.items():
-            found = {
+            by_site = {
                 site: _site(sae, self.tally.tallies[name][site], config, zlib.crc32(site.encode()))
                 for site, sae in bank.items()
             }
-            values = {site: values for site, (values, _) in found.items()}
-            series = {site: series for site, (_, series) in found.items()}
+            values = {site: values for site, (values, _) in by_site.items()}
+            series = {site: series for site, (_, series) in by_site.items()}
             result = self.result(config, held_out, values, series, about={"duplicate": DUPLICATE})
             out[name] = Measured(result)
         return out
@@ -193,13 +193,13 @@ def _site(
     live_L = (sums.fired > 0).nonzero().squeeze(1)
     rows_LD = unit(sae.w_dec[live_L])
     generator = torch.Generator().manual_seed((config.seed + salt) % 2**63)
-    own = similarity(rows_LD, block_M[live_L], blocks)
+    actual = similarity(rows_LD, block_M[live_L], blocks)
     shuffled_L = torch.randperm(len(live_L), generator=generator).to(live_L.device)
     control = similarity(rows_LD, block_M[live_L][shuffled_L], blocks)
     random_R = _random_nearest(len(live_L), sae.d, generator)
     most_first_L = sums.fired[live_L].argsort(descending=True, stable=True)
     distinct = len(set(leaders(rows_LD, most_first_L, DUPLICATE).tolist()))
-    near_L = own.nearest.cpu().double().numpy()
+    near_L = actual.nearest.cpu().double().numpy()
     values = {
         LIVE: Value(float(len(live_L))),
         DISTINCT: Value(float(distinct)),
@@ -207,8 +207,8 @@ def _site(
         "duplicate_share": _value(near_L > DUPLICATE),
         "nearest_cosine": _value(near_L),
         "nearest_cosine_random": _value(random_R),
-        "within_similarity": _value(own.matrix.diagonal().cpu().numpy()),
-        "between_similarity": _value(_between(own.matrix)),
+        "within_similarity": _value(actual.matrix.diagonal().cpu().numpy()),
+        "between_similarity": _value(_between(actual.matrix)),
         "between_similarity_control": _value(_between(control.matrix)),
         "explained_per_thousand": _explained(sums, distinct, config),
     }
@@ -220,7 +220,9 @@ def _site(
             [_share(random_R, threshold) for threshold in THRESHOLDS],
         ),
         "nearest": Nearest(_EDGES.tolist(), _counts(near_L), _counts(random_R), len(random_R)),
-        "similarity": Similarity(kind, blocks, live_N, matrix(own.matrix), matrix(control.matrix)),
+        "similarity": Similarity(
+            kind, blocks, live_N, matrix(actual.matrix), matrix(control.matrix)
+        ),
     }
     if config.tsne and len(live_L) > 3:
         series["tsne"] = _maps(sae, live_L, block_M, config, generator)
@@ -244,7 +246,7 @@ def _between(matrix_NN: Float[Tensor, "N N"]) -> Float[np.ndarray, " pairs"]:
 
 
 def _value(numbers: np.ndarray) -> Value:
-    """The mean of those that are defined."""
+    """The mean of the values that are defined."""
     defined = np.asarray(numbers, np.float64)
     defined = defined[~np.isnan(defined)]
     return Value(float(defined.mean()) if len(defined) else None)
@@ -301,5 +303,5 @@ def _map(rows_nD: Tensor, perplexity: float, seed: int) -> list[list[float]]:
     from sklearn.manifold import TSNE
 
     place = TSNE(perplexity=perplexity, init="pca", random_state=seed % 2**32)
-    found: list[list[float]] = place.fit_transform(unit(rows_nD).cpu().numpy()).round(2).tolist()
-    return found
+    points: list[list[float]] = place.fit_transform(unit(rows_nD).cpu().numpy()).round(2).tolist()
+    return points

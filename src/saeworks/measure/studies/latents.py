@@ -97,15 +97,15 @@ class Latents(Study):
 
     def results(self) -> dict[str, Measured]:
         held_out, pieces = self.tally.held_out, Pieces(self.tokenizer)
-        found = {}
+        measured = {}
         for name, sums in self.tally.tallies.items():
             series = {
                 site: _series(self.followed.watchers[name, site], of_site, held_out, pieces)
                 for site, of_site in sums.items()
             }
             result = self.result(self.config, held_out, series=series)
-            found[name] = Measured(result)
-        return found
+            measured[name] = Measured(result)
+        return measured
 
 
 def _watcher(site: str, sae: SAE, sums: SiteSums, config: EvalConfig, held_out: HeldOut) -> Watcher:

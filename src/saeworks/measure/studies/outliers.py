@@ -67,7 +67,7 @@ class Usual:
 
     @classmethod
     def of(cls, x_ND: Float[Tensor, "N D"]) -> "Usual":
-        """From all rows at once: the limit is `FAR` times their median norm."""
+        """Find the outliers from all rows at once: the limit is `FAR` times their median norm."""
         norm_N = norms(x_ND)
         limit = FAR * float(norm_N.median())
         usual_N = norm_N <= limit
@@ -162,7 +162,7 @@ def without(lm: LanguageModel, held_out: HeldOut, limits: Mapping[str, float]) -
 def notes(results: Iterable[Result]) -> list[str]:
     """Sentences on a suite's FVU: on the three sites whose outliers change it most, and on the
     tokens that were left out."""
-    found = []
+    sentences = []
     for result in results:
         pairs = {
             site: [_number(values, name) for name in (OUTLIER_SHARE, FVU, FVU_WITHOUT_OUTLIERS)]
@@ -171,7 +171,7 @@ def notes(results: Iterable[Result]) -> list[str]:
         known = {site: (s, a, b) for site, (s, a, b) in pairs.items() if s and a and b}
         for site in sorted(known, key=lambda site: -known[site][2] / known[site][1])[:3]:
             share, fvu, plain = known[site]
-            found.append(
+            sentences.append(
                 f"{share:.2%} of the tokens at {site} have norms above {FAR:.0f} times the median; "
                 f"FVU is {fvu:.3g} with them and {plain:.3g} without, as long vectors have most of "
                 "the variance"
@@ -179,12 +179,12 @@ def notes(results: Iterable[Result]) -> list[str]:
         whole = {site: _number(v, WITH_EXCLUDED) for site, v in result.sites.items()}
         if known_whole := {site: fvu for site, fvu in whole.items() if fvu is not None}:
             share = _number(next(iter(result.sites.values())), EXCLUDED_SHARE) or 0.0
-            said = ", ".join(f"{fvu:.3g} at {site}" for site, fvu in list(known_whole.items())[:3])
-            found.append(
+            fvus = ", ".join(f"{fvu:.3g} at {site}" for site, fvu in list(known_whole.items())[:3])
+            sentences.append(
                 f"{share:.2%} of the tokens are left out, as in training "
-                f"(buffer.exclude_norm_above); with them FVU is {said}"
+                f"(buffer.exclude_norm_above); with them FVU is {fvus}"
             )
-    return found
+    return sentences
 
 
 def _number(values: Mapping[str, Value], name: str) -> float | None:

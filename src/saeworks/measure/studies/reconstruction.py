@@ -240,7 +240,9 @@ def summarise(
 ) -> dict[str, Result]:
     """The result of each bank from what its pass left."""
     far = {
-        name: any(bool(one.sums[:, _SUMS.index("outliers")].any()) for one in sites.values())
+        name: any(
+            bool(site_sums.sums[:, _SUMS.index("outliers")].any()) for site_sums in sites.values()
+        )
         for name, sites in tallies.items()
     }
     return {
@@ -285,7 +287,7 @@ def _with_outliers(
     results: Mapping[str, Result], tally: Tally, config: EvalConfig
 ) -> dict[str, Result]:
     """The results of tokens without outliers, and beside them the FVU of all tokens."""
-    found = {}
+    extended = {}
     for name, result in results.items():
         share = Value(1 - result.tokens / tally.held_out.kept)
         added = {
@@ -295,8 +297,8 @@ def _with_outliers(
         }
         sites = {site: {**values, **added[site]} for site, values in result.sites.items()}
         metrics = _of(outliers.METRICS, (outliers.EXCLUDED_SHARE, *EXCLUDED_STATISTICS))
-        found[name] = replace(result, metrics={**result.metrics, **metrics}, sites=sites)
-    return found
+        extended[name] = replace(result, metrics={**result.metrics, **metrics}, sites=sites)
+    return extended
 
 
 OUTLIER_STATISTICS: dict[str, bootstrap.Statistic] = {

@@ -244,11 +244,11 @@ class Splice(Study):
         self.readings = (self.spliced,)
 
     def results(self) -> dict[str, Measured]:
-        found = {}
+        measured = {}
         for name in self.spliced.banks:
             sums = self.spliced.per_document(name)
-            found[name] = Measured(summarise(sums, self.spliced.held_out, self.config), sums)
-        return found
+            measured[name] = Measured(summarise(sums, self.spliced.held_out, self.config), sums)
+        return measured
 
 
 def _per_document(sums: _Sums, name: str, site: str) -> dict[str, NDArray[np.float64]]:
