@@ -78,17 +78,17 @@ class AdjacentSites(Measurement):
             gram = self._grams.pop(source)
             if not bool(varies(gram).any()):
                 continue  # a dead SAE before: x̂ is constant and u is 0
-            own = Factor.of(gram, "adjacent site")
-            self._kept[source] = 1.0 - (own.rank + 1) / gram.n
+            source_factor = Factor.of(gram, "adjacent site")
+            self._kept[source] = 1.0 - (source_factor.rank + 1) / gram.n
             for target in ("l", "u"):
-                self._maps[target, source] = own.fit(self._crosses.pop((target, source)))
+                self._maps[target, source] = source_factor.fit(self._crosses.pop((target, source)))
         self._crosses = {}
 
     def test(self, parts: Parts) -> dict[str, Tensor]:
         before = parts.rows.before
         if before is None:
             return {}
-        found = {}
+        values = {}
         for source, v_ND in _sources(before).items():
             if ("l", source) not in self._maps:
                 continue
@@ -96,12 +96,12 @@ class AdjacentSites(Measurement):
             left_l_ND, left_u_ND = parts.l_ND - l_map(v_ND), parts.u_ND - u_map(v_ND)
             lefts = {"l": left_l_ND, "u": left_u_ND, "e": left_l_ND + left_u_ND}
             for target, left_ND in lefts.items():
-                found[f"{target}_{source}"] = self._kept[source] * square(left_ND)
-            if "e_total" not in found:  # the means are those of the targets, whatever the source
-                found["l_total"] = square(parts.l_ND - l_map.y_mean_V)
-                found["u_total"] = square(parts.u_ND - u_map.y_mean_V)
-                found["e_total"] = square(parts.e_ND - (l_map.y_mean_V + u_map.y_mean_V))
-        return found
+                values[f"{target}_{source}"] = self._kept[source] * square(left_ND)
+            if "e_total" not in values:  # the means are those of the targets, whatever the source
+                values["l_total"] = square(parts.l_ND - l_map.y_mean_V)
+                values["u_total"] = square(parts.u_ND - u_map.y_mean_V)
+                values["e_total"] = square(parts.e_ND - (l_map.y_mean_V + u_map.y_mean_V))
+        return values
 
     def statistics(self) -> dict[str, Statistic]:
         sources = [source for source in SOURCES if ("l", source) in self._maps]
@@ -113,7 +113,7 @@ class AdjacentSites(Measurement):
 
     @classmethod
     def sentences(cls, sections: Sections) -> tuple[str, ...]:
-        """Of what the site before has: x̂, as in the paper, and u, which is often better."""
+        """Whether u is linear in x̂ (as in the paper) or u (often better) of the site before."""
         known = {
             SOURCES[source]: r2
             for source in ("x_hat", "u")

@@ -33,11 +33,11 @@ BASE: tuple[type[Measurement], ...] = (
     NormLadder,
     NullTargets,
 )
-"""What needs no more than x and x̂."""
+"""Measurements that need only x and x̂."""
 
 
 def base(place: Place) -> list[Measurement]:
-    """They, at one place."""
+    """The measurements of `BASE`, made for a place."""
     return [kind(place) for kind in BASE]
 
 

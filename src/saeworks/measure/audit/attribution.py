@@ -118,11 +118,11 @@ class Attribution(Measurement):
         """Many atoms and few dimensions fit noise, too: only more than that is the encoder's."""
         mended, chance = 0.0, 0.0
         for part in ("coefficients", "choice"):
-            own = cls.value(sections, part).value
+            share = cls.value(sections, part).value
             null = cls.value(sections, f"{part}_chance").value
-            if own is None or null is None:
+            if share is None or null is None:
                 return ()
-            mended, chance = mended + own, chance + null
+            mended, chance = mended + share, chance + null
         if mended <= 0:
             return ()
         much = "at least as much" if chance >= mended else f"{chance / mended:.0%} as much"
@@ -147,12 +147,12 @@ class Attribution(Measurement):
 
 
 def _shares(name: str, less: str | None = None) -> Statistic:
-    """Of Σ‖x − x̄‖² over the tokens used."""
+    """The sum `name`, less the sum `less`, as a share of Σ‖x − x̄‖² over the tokens used."""
 
     def share(s: Sums) -> NDArray[np.float64]:
         if name not in s or (less is not None and less not in s):
             return np.full_like(s["taken"], np.nan)
-        found: NDArray[np.float64] = (s[name] - (s[less] if less else 0.0)) / s["taken"]
-        return found
+        ratio: NDArray[np.float64] = (s[name] - (s[less] if less else 0.0)) / s["taken"]
+        return ratio
 
     return share

@@ -25,11 +25,12 @@ from saeworks.dictionary.kernels import (
 L0 = 32
 """Codes of more active latents than this are kept for fewer tokens."""
 STEPS, TOLERANCE = 40, 1e-4
-"""Of the conjugate gradients."""
+"""Of conjugate gradients: the most steps, and the relative residual at which they stop."""
 PRIOR = 1.0
 """A latent's factor is fitted as if it had been right, at 1, in so many more firings."""
 PRIORS = (10.0, 100.0, 1000.0)
-"""The same of a latent's direction; which of them holds best is found on the second fold."""
+"""A latent's direction is fitted as if it had been right in so many more firings; which of these
+is best is decided on the second fold."""
 
 
 @dataclass(frozen=True)
@@ -141,18 +142,18 @@ class CodeMoments:
         return CodeFit(scale_M1[:, 0], rescaled, tuple(reversed(decoders)))
 
     def _gram(self) -> Callable[[Tensor], Tensor]:
-        """P → S P."""
+        """The function P → S P."""
         kept: list[tuple[SparseCode, SortedPairs]] = [
             (code, sort_pairs(code.indices, code.width, code.offsets)) for code in self._codes
         ]
 
         def product(p_MD: Tensor) -> Tensor:
             single_MD = p_MD.float()
-            found_MD = -torch.outer(self._sum_M, self._sum_M @ p_MD / self._n)
+            product_MD = -torch.outer(self._sum_M, self._sum_M @ p_MD / self._n)
             for code, pairs in kept:
                 rows_ND = gather_sum(code.values, code.indices, single_MD, code.offsets)
-                found_MD += segment_outer(code.values, rows_ND, pairs)
-            return found_MD
+                product_MD += segment_outer(code.values, rows_ND, pairs)
+            return product_MD
 
         return product
 

@@ -181,18 +181,18 @@ class PutBack(Reading):
             for name, bank in self.banks.items():
                 if site not in bank:
                     continue
-                found = {"n": torch.ones_like(clean_P), "clean": clean_P}
+                losses = {"n": torch.ones_like(clean_P), "clean": clean_P}
                 parts = _Parts(bank[site], self._fits(name, site), counted_BT[held_out.keep_NT])
                 for part, replace in parts.replacements().items():
                     hook = splice_hook(replace, held_out, site, batch.number)
                     with from_site():
                         spliced_BTV = logits(self.lm, held_out, {site: hook})
-                    found[part], _ = prediction_losses(spliced_BTV, held_out)
+                    losses[part], _ = prediction_losses(spliced_BTV, held_out)
                     tick(held_out.tokens_NT.numel())
-                self._sums[name, site].add(held_out.row_NT[counted_BT], found | parts.norms)
+                self._sums[name, site].add(held_out.row_NT[counted_BT], losses | parts.norms)
 
     def section(self, name: str, resamples: int, seed: int) -> Section:
-        """What was found of a bank."""
+        """The section on a bank: its values with intervals at every site."""
         sites = {}
         for site in self._sites:
             if site in self.banks[name]:
@@ -202,11 +202,11 @@ class PutBack(Reading):
 
 
 def first(test: HeldOut, batch_tokens: int, tokens: int) -> HeldOut:
-    """Of the test fold, the first batches that hold so many kept tokens, or all."""
+    """The first batches of the test fold that hold so many kept tokens, or all of them."""
     step = max(1, batch_tokens // test.tokens_NT.shape[1])
-    there_n = test.keep_NT.any(dim=1).nonzero()[:, 0]
+    present_n = test.keep_NT.any(dim=1).nonzero()[:, 0]
     keep_NT, used = torch.zeros_like(test.keep_NT), 0
-    for batch_n in torch.split(there_n, step):
+    for batch_n in torch.split(present_n, step):
         if used >= tokens:
             break
         keep_NT[batch_n] = test.keep_NT[batch_n]

@@ -75,31 +75,36 @@ class SaeAudit:
     """One SAE at one site through the phases."""
 
     def __init__(self, place: Place, measurements: Sequence[Measurement]) -> None:
-        self.measurements = {one.name: one for one in measurements}
+        self.measurements = {measurement.name: measurement for measurement in measurements}
         self.fit: Fit | None = None
         self._moments: SaeMoments | None = SaeMoments(place.d, place.device, place.codes)
         self._again: Cross | None = Cross(place.d, place.d, place.device)
-        self._sums = {one.name: DocumentSums(place.documents, place.device) for one in measurements}
+        self._sums = {
+            measurement.name: DocumentSums(place.documents, place.device)
+            for measurement in measurements
+        }
 
     def add(self, phase: int, rows: Rows) -> Parts | None:
         """Count a chunk in; returns the parts of its errors, once there are any."""
         if phase == folds.FIT:
             assert self._moments is not None
             self._moments.add(rows)
-            for one in self.measurements.values():
-                one.fit(rows)
+            for measurement in self.measurements.values():
+                measurement.fit(rows)
             return None
         assert self.fit is not None
         parts = self.fit.parts(rows)
         if phase == folds.SECOND:
             assert self._again is not None
             self._again.add(rows.shifted_ND, parts.e_ND)
-            for one in self.measurements.values():
-                one.second(parts)
+            for measurement in self.measurements.values():
+                measurement.second(parts)
             return parts
         common = parts.common
-        for one in self.measurements.values():
-            self._sums[one.name].add(rows.tokens.document_N, common | one.test(parts))
+        for measurement in self.measurements.values():
+            self._sums[measurement.name].add(
+                rows.tokens.document_N, common | measurement.test(parts)
+            )
         return parts
 
     def finish(self, phase: int, factor: Factor) -> None:
@@ -107,13 +112,13 @@ class SaeAudit:
         if phase == folds.FIT:
             assert self._moments is not None
             self.fit, self._moments = Fit.of(factor, self._moments), None
-            for one in self.measurements.values():
-                one.fitted(self.fit)
+            for measurement in self.measurements.values():
+                measurement.fitted(self.fit)
         elif phase == folds.SECOND:
             assert self.fit is not None and self._again is not None
             self.fit, self._again = replace(self.fit, again=factor.fit(self._again)), None
-            for one in self.measurements.values():
-                one.seconded(factor)
+            for measurement in self.measurements.values():
+                measurement.seconded(factor)
 
     def also(self, one: Measurement, documents: int) -> None:
         """Measure one thing more; before the first rows."""
@@ -122,24 +127,27 @@ class SaeAudit:
 
     def values(self, resamples: int, seed: int) -> dict[str, dict[str, Value]]:
         """Measurement → metric → value with interval, in the order of the metrics."""
-        found = {}
-        for name, one in self.measurements.items():
+        by_name = {}
+        for name, measurement in self.measurements.items():
             values = bootstrap.estimate(
-                self._sums[one.reads or name].columns(), one.statistics(), resamples, seed
+                self._sums[measurement.reads or name].columns(),
+                measurement.statistics(),
+                resamples,
+                seed,
             )
-            values |= one.fixed() | one.drawn(resamples, seed)
-            found[name] = {key: values[key] for key in one.metrics if key in values}
-        return found
+            values |= measurement.fixed() | measurement.drawn(resamples, seed)
+            by_name[name] = {key: values[key] for key in measurement.metrics if key in values}
+        return by_name
 
     def sums(self, name: str) -> dict[str, NDArray[np.float64]]:
         """A measurement's sums by document; none where it was not made."""
-        found = self._sums.get(name)
-        return {} if found is None else found.columns()
+        sums = self._sums.get(name)
+        return {} if sums is None else sums.columns()
 
     def series(self) -> dict[str, dict[str, Any]]:
         """Measurement → lists for charts, where there are any."""
-        found = {name: one.series() for name, one in self.measurements.items()}
-        return {name: series for name, series in found.items() if series}
+        by_name = {name: measurement.series() for name, measurement in self.measurements.items()}
+        return {name: series for name, series in by_name.items() if series}
 
 
 class SiteAudit:
@@ -181,7 +189,7 @@ class SiteAudit:
         """
         wide_ND = x_ND.double()
         shifted_ND = wide_ND if phase == folds.TEST else self._gram.add(wide_ND)
-        found: dict[str, Parts | None] = {}
+        parts: dict[str, Parts | None] = {}
         for name, sae in self.saes.items():
             made = reconstruct[name](x_ND)
             x_hat_ND = made.x_hat_ND.double()
@@ -193,11 +201,11 @@ class SiteAudit:
             rows = Rows(
                 tokens, wide_ND, x_hat_ND, shifted_ND, made.sae, made.code, before.get(name)
             )
-            found[name] = sae.add(phase, rows)
+            parts[name] = sae.add(phase, rows)
             if phase == folds.FIT:
                 self.widths.fit(name, rows)
-        self.widths.add(phase, tokens.document_N, found)
-        return found
+        self.widths.add(phase, tokens.document_N, parts)
+        return parts
 
     def finish(self, phase: int, tick: Tick = lambda done: None) -> None:
         """A phase is over; `tick` is called after each SAE.

@@ -39,7 +39,7 @@ class OnError:
     facts: dict[str, Any]
 
     def target(self, name: str, x_ND: Tensor, e_ND: Tensor) -> Tensor:
-        """What it codes, float64."""
+        """The part of the error that the SAE was trained to code, in float64."""
         if self.linear is None:
             return e_ND
         l_ND: Tensor = self.linear(x_ND)
@@ -54,7 +54,7 @@ def match(paths: Sequence[Path], audited: Sequence[Suite]) -> dict[str, dict[str
             on the same.
     """
     known = {suite.digest(): str(suite.path) for suite in audited}
-    found: dict[str, dict[str, Suite]] = {}
+    matched: dict[str, dict[str, Suite]] = {}
     for path in paths:
         suite = load_suite(path)
         if suite.error is None:
@@ -69,12 +69,12 @@ def match(paths: Sequence[Path], audited: Sequence[Suite]) -> dict[str, dict[str
                 "among the suites that are audited, or has changed since; name that one"
             )
         part = suite.error["component"]
-        other = found.setdefault(base, {}).setdefault(part, suite)
-        if other is not suite:
+        earlier = matched.setdefault(base, {}).setdefault(part, suite)
+        if earlier is not suite:
             raise UserError(
-                f"--error-saes {path}: {other.path} is on the same ({part} of {base}); name one"
+                f"--error-saes {path}: {earlier.path} is on the same ({part} of {base}); name one"
             )
-    return found
+    return matched
 
 
 def on_error_at(site: str, suites: Mapping[str, Suite], place: Place) -> dict[str, OnError]:
@@ -83,7 +83,7 @@ def on_error_at(site: str, suites: Mapping[str, Suite], place: Place) -> dict[st
     Raises:
         UserError: if an SAE does not fit the site, or its map is missing.
     """
-    found = {}
+    on_error = {}
     for name, suite in suites.items():
         if site not in suite.sites:
             continue
@@ -96,20 +96,20 @@ def on_error_at(site: str, suites: Mapping[str, Suite], place: Place) -> dict[st
         facts = {"suite": suite.variant, "arch": suite.arch, "width": sae.width}
         facts |= {"tokens": suite.meta["tokens"]}
         facts |= {"fit_tokens": error.get("fit", {}).get(site, {}).get("tokens")}
-        found[name] = OnError(sae, read_map(tensors) if tensors else None, facts)
-    return found
+        on_error[name] = OnError(sae, read_map(tensors) if tensors else None, facts)
+    return on_error
 
 
 def _metrics() -> dict[str, Metric]:
-    found = {}
+    metrics = {}
     for key, name in NAMES.items():
-        found[f"fvu_{key}"] = Metric(
+        metrics[f"fvu_{key}"] = Metric(
             f"FVU on {name}", f"Σ‖t − t̂‖²/Σ‖t − t̄‖² of the SAE trained on t = {name}.", "", "lower"
         )
-    found["u_minus_l"] = Metric("FVU on u − on ℓ", "Above 0: ℓ is coded better than u.")
+    metrics["u_minus_l"] = Metric("FVU on u − on ℓ", "Above 0: ℓ is coded better than u.")
     for key, name in NAMES.items():
-        found[f"l0_{key}"] = Metric(f"L0 on {name}", f"Of the SAE trained on {name}.", "latents")
-    return found
+        metrics[f"l0_{key}"] = Metric(f"L0 on {name}", f"Of the SAE trained on {name}.", "latents")
+    return metrics
 
 
 class ErrorSaes(Measurement):
@@ -144,33 +144,35 @@ class ErrorSaes(Measurement):
 
     def fitted(self, fit: Fit) -> None:
         x_1D, e_1D = fit.linear.x_mean_D[None], fit.linear.y_mean_V[None]
-        self._means = {key: one.target(key, x_1D, e_1D) for key, one in self.saes.items()}
+        self._means = {key: on_error.target(key, x_1D, e_1D) for key, on_error in self.saes.items()}
 
     def test(self, parts: Parts) -> dict[str, Tensor]:
-        found = {}
-        for key, one in self.saes.items():
-            target_ND = one.target(key, parts.rows.x_ND, parts.e_ND)
+        values = {}
+        for key, on_error in self.saes.items():
+            target_ND = on_error.target(key, parts.rows.x_ND, parts.e_ND)
             made_ND, l0_N = torch.empty_like(target_ND), torch.empty_like(target_ND[:, 0])
-            for rows in row_chunks(len(target_ND), one.sae.width):
-                code = one.sae.encode_sparse(target_ND[rows].float())
-                made_ND[rows] = one.sae.decode(code).double()
+            for rows in row_chunks(len(target_ND), on_error.sae.width):
+                code = on_error.sae.encode_sparse(target_ND[rows].float())
+                made_ND[rows] = on_error.sae.decode(code).double()
                 l0_N[rows] = fired(replace(parts.rows, x_ND=target_ND[rows], code=code))
-            found[f"{key}_left"] = square(target_ND - made_ND)
-            found[f"{key}_total"] = square(target_ND - self._means[key])
-            found[f"{key}_l0"] = l0_N
-        return found
+            values[f"{key}_left"] = square(target_ND - made_ND)
+            values[f"{key}_total"] = square(target_ND - self._means[key])
+            values[f"{key}_l0"] = l0_N
+        return values
 
     def statistics(self) -> dict[str, Statistic]:
-        found: dict[str, Statistic] = {}
+        statistics: dict[str, Statistic] = {}
         for key in self.saes:
-            found |= {f"fvu_{key}": _ratio(f"{key}_left", f"{key}_total")}
-            found |= {f"l0_{key}": _ratio(f"{key}_l0", "n")}
+            statistics |= {f"fvu_{key}": _ratio(f"{key}_left", f"{key}_total")}
+            statistics |= {f"l0_{key}": _ratio(f"{key}_l0", "n")}
         if {"l", "u"} <= self.saes.keys():
-            found["u_minus_l"] = lambda s: s["u_left"] / s["u_total"] - s["l_left"] / s["l_total"]
-        return found
+            statistics["u_minus_l"] = lambda s: (
+                s["u_left"] / s["u_total"] - s["l_left"] / s["l_total"]
+            )
+        return statistics
 
     def series(self) -> dict[str, Any]:
-        return {key: one.facts for key, one in self.saes.items()}
+        return {key: on_error.facts for key, on_error in self.saes.items()}
 
     @classmethod
     def sentences(cls, sections: Sections) -> tuple[str, ...]:

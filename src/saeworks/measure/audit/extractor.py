@@ -22,7 +22,7 @@ from saeworks.results.metric import Metric
 
 STEPS, BATCH, RATE = 500, 256, 2e-3
 FULL_RATE = 512
-"""Hidden units up to which the learning rate is that; it falls with one over more of them."""
+"""Up to so many hidden units the learning rate is `RATE`; beyond, it falls as 1/their number."""
 BEST = "r2_u_best"
 
 
@@ -35,7 +35,7 @@ class Extractor(Measurement):
 
     chapter = "controls"
     what: ClassVar[str]
-    """The network, in a sentence."""
+    """What the network is called in a sentence."""
 
     def __init__(self, place: Place, tokens: int) -> None:
         super().__init__(place)
@@ -50,7 +50,7 @@ class Extractor(Measurement):
     @property
     @abstractmethod
     def widths(self) -> tuple[int, ...]:
-        """As the metrics name them, ascending."""
+        """The widths, ascending, as the metrics name them."""
 
     @abstractmethod
     def network(self, width: int) -> nn.Module:
@@ -78,7 +78,7 @@ class Extractor(Measurement):
                 self._networks[width] = train(network, x_ND / rms[0], u_ND / rms[1])
 
     def inputs(self, parts: Parts) -> Tensor:
-        """What the networks see of rows."""
+        """The inputs of the networks for these rows."""
         return (parts.rows.x_ND - parts.fit.linear.x_mean_D).float() / self._scales[0]
 
     def _residuals(self, parts: Parts) -> dict[int, Tensor]:
@@ -95,10 +95,10 @@ class Extractor(Measurement):
         self._best = self.widths[int(self._second.argmin())]
 
     def seen(self, parts: Parts) -> None:
-        """What else a network is asked of the rows that it is tested on."""
+        """Measure more of the networks on the rows that they are tested on."""
 
     def told(self) -> dict[str, Any]:
-        """What it answered, for the series."""
+        """What `seen` measured, for the series."""
         return {}
 
     def test(self, parts: Parts) -> dict[str, Tensor]:
@@ -135,7 +135,7 @@ def figures(id_: str, what: str, unit: str, widths: Sequence[int]) -> tuple[Figu
 
 
 def metrics(widths: Mapping[int, str]) -> dict[str, Metric]:
-    """Of an extractor, from what its widths mean."""
+    """The metrics of an extractor, from what each of its widths means."""
     return {
         BEST: Metric("R² of u (best)", "1 − Σ‖u − û‖²/Σ‖u‖² of the width chosen."),
         **{
@@ -173,7 +173,7 @@ def silenced(layer: nn.Linear) -> nn.Linear:
 
 
 def sentences(sections: Sections, kinds: Sequence[type[Extractor]]) -> tuple[str, ...]:
-    """What all extractors find, in one sentence; what they do not find may still be there."""
+    """One sentence on what all extractors find; what they miss may still exist."""
     known = {
         kind.what: r2 for kind in kinds if (r2 := kind.value(sections, BEST)).value is not None
     }

@@ -167,7 +167,7 @@ class Parts:
     again_ND: Float[Tensor, "N D"] | None = None
 
     def alone(self) -> "Before":
-        """What the next site's rows know of these."""
+        """What is kept of these rows for the next site."""
         return Before(self.rows.x_ND, self.rows.x_hat_ND, self.l_ND, self.u_ND)
 
     @cached_property

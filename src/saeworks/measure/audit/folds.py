@@ -7,7 +7,7 @@ from saeworks.errors import UserError
 
 FIT, SECOND, TEST = 0, 1, 2
 SHARES = (0.5, 0.25, 0.25)
-"""Of the tokens, in the order of the folds."""
+"""The share of the tokens in each fold, in the order of the folds."""
 PER_PARAMETER = 2
 """Tokens a fold must have for every parameter of a map that is fitted on it."""
 
@@ -39,9 +39,9 @@ def assign(tokens_R: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
         if SECOND not in folds:
             first_test = int(np.argmax(folds == TEST))
             folds[first_test if first_test < len(folds) - 1 else first_test - 1] = SECOND
-    found = np.full(len(tokens_R), -1)
-    found[order] = folds
-    return found
+    fold_R = np.full(len(tokens_R), -1)
+    fold_R[order] = folds
+    return fold_R
 
 
 def phases(folds_R: NDArray[np.int64]) -> tuple[int, int, int]:

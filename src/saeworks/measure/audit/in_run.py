@@ -40,7 +40,7 @@ class _Site:
         return x_ND - gram.shift_D if self.whole else gram.add(x_ND)
 
     def finish(self, where: str) -> None:
-        """All tokens were seen; of constant activations there is no factor."""
+        """Factor the Grams after the last token; constant activations get no factor."""
         fitted = {fold: gram for fold, gram in self.grams.items() if fold != folds.TEST}
         if not self.whole and all(bool(varies(gram).any()) for gram in fitted.values()):
             self.factors = {fold: Factor.of(gram, where) for fold, gram in fitted.items()}
@@ -76,7 +76,7 @@ class InRunAudit:
         }
 
     def tally(self, site: str) -> "FoldMoments":
-        """For one evaluation of one SAE."""
+        """New moments of e, for one evaluation of one SAE."""
         return FoldMoments(self, site, self._sites[site])
 
 
@@ -120,8 +120,8 @@ class FoldMoments:
         u = spread - float(((first.weight_DV + again.weight_DV) * moment_DD).sum())
         u += float((first.weight_DV * (test_x.scatter_DD @ again.weight_DV)).sum())
         left_D, again_D = (
-            test.mean_V - one.y_mean_V - (test_x.mean_D - one.x_mean_D) @ one.weight_DV
-            for one in (first, again)
+            test.mean_V - map_.y_mean_V - (test_x.mean_D - map_.x_mean_D) @ map_.weight_DV
+            for map_ in (first, again)
         )
         u += test.n * float(left_D @ again_D)
         u = max(u, 0.0)  # of an affine SAE it is a rounding error

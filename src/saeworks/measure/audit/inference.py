@@ -45,14 +45,14 @@ def refit(
     on_NK: Bool[Tensor, "N K"],
 ) -> Float[Tensor, "N D"]:
     """x̂ − b_dec with least-squares coefficients, of any sign, on the latents that are on."""
-    found_ND, count_N = torch.zeros_like(signal_ND), on_NK.sum(dim=1)
+    x_hat_ND, count_N = torch.zeros_like(signal_ND), on_NK.sum(dim=1)
     first_NK = on_NK.to(torch.uint8).argsort(dim=1, descending=True)  # what is on comes first
     for part_n, k in _tiles(count_N, atoms_MD):
         at_nK = first_NK[part_n, :k]
         on_nK = on_NK[part_n].gather(1, at_nK)
         support_nK = support_NK[part_n].gather(1, at_nK)
-        found_ND[part_n] = _project(signal_ND[part_n], atoms_MD[support_nK] * on_nK[..., None])
-    return found_ND
+        x_hat_ND[part_n] = _project(signal_ND[part_n], atoms_MD[support_nK] * on_nK[..., None])
+    return x_hat_ND
 
 
 def _tiles(count_N: Tensor, atoms_MD: Tensor) -> Iterator[tuple[Tensor, int]]:
@@ -72,10 +72,10 @@ def _tiles(count_N: Tensor, atoms_MD: Tensor) -> Iterator[tuple[Tensor, int]]:
 
 def _tiled(signal_ND: Tensor, atoms_MD: Tensor, l0_N: Tensor, orthogonal: bool) -> Tensor:
     pursue, most = (_orthogonal, atoms_MD.shape[1]) if orthogonal else (_gradient, len(atoms_MD))
-    found_ND = torch.zeros_like(signal_ND)
+    x_hat_ND = torch.zeros_like(signal_ND)
     for part_n, k in _tiles(l0_N.clamp_max(most), atoms_MD):
-        found_ND[part_n] = pursue(signal_ND[part_n], atoms_MD, l0_N[part_n], k)
-    return found_ND
+        x_hat_ND[part_n] = pursue(signal_ND[part_n], atoms_MD, l0_N[part_n], k)
+    return x_hat_ND
 
 
 def _gradient(signal_ND: Tensor, atoms_MD: Tensor, l0_N: Tensor, steps: int) -> Tensor:

@@ -32,8 +32,8 @@ class LinearError:
 
     def tensors(self) -> dict[str, Tensor]:
         """What `Affine` is made of, by name."""
-        found = self.map
-        return {"weight": found.weight_DV, "x_mean": found.x_mean_D, "mean": found.y_mean_V}
+        affine = self.map
+        return {"weight": affine.weight_DV, "x_mean": affine.x_mean_D, "mean": affine.y_mean_V}
 
     def facts(self) -> dict[str, Any]:
         """All but the map, for a suite's record."""
@@ -103,7 +103,7 @@ def fit_linear_errors(
 
 def _solved(site: str, gram: Gram, cross: Cross) -> LinearError:
     factor = Factor.of(gram, f"site {site}")
-    found = factor.fit(cross)
-    if not all(torch.isfinite(t).all() for t in (found.weight_DV, found.y_mean_V)):
+    affine = factor.fit(cross)
+    if not all(torch.isfinite(t).all() for t in (affine.weight_DV, affine.y_mean_V)):
         raise UserError(f"site {site}: NaN or infinity in the error of its SAE; train that again")
-    return LinearError(found, gram.n, factor.rank, factor.condition)
+    return LinearError(affine, gram.n, factor.rank, factor.condition)

@@ -50,7 +50,7 @@ class Measurement(AuditStudy, ABC):
     """
 
     reads: ClassVar[str | None] = None
-    """The measurement of whose sums its statistics are made, where they are not its own."""
+    """The other measurement whose sums its statistics read; None where they read its own sums."""
 
     def __init__(self, place: Place) -> None:
         self.place = place
@@ -103,13 +103,13 @@ class NormProbe:
         self._kept = 1.0
 
     def add(self, shifted_ND: Tensor, targets: Mapping[str, Tensor]) -> None:
-        """Count rows of the fold in that it is fitted on."""
+        """Add rows of the fold that it is fitted on."""
         if self._cross is None:
             self._cross = Cross(self.place.d, len(self.names), self.place.device)
         self._cross.add(shifted_ND, torch.stack([targets[name] for name in self.names], dim=1))
 
     def solve(self, factor: Factor) -> None:
-        """The fold is over."""
+        """Fit on the rows added, at the end of a fold."""
         assert self._cross is not None
         self.maps.append(factor.fit(self._cross))
         self._cross = None
@@ -122,15 +122,15 @@ class NormProbe:
         first_NV, last_NV = (y_NV - map_(x_ND) for map_ in (self.maps[0], self.maps[-1]))
         residual_NV = self._kept * first_NV * last_NV
         total_NV = (y_NV - self.maps[0].y_mean_V) * (y_NV - self.maps[-1].y_mean_V)
-        found = {}
+        values = {}
         for at, name in enumerate(self.names):
-            found[f"{name}_residual"] = residual_NV[:, at]
-            found[f"{name}_total"] = total_NV[:, at]
-            found[f"{name}_square"] = y_NV[:, at].square()
-        return found
+            values[f"{name}_residual"] = residual_NV[:, at]
+            values[f"{name}_total"] = total_NV[:, at]
+            values[f"{name}_square"] = y_NV[:, at].square()
+        return values
 
     def statistic(self, name: str) -> Statistic:
-        """Its held-out R²."""
+        """The held-out R² of a target."""
         return lambda s: r_squared(s, f"{name}_residual", f"{name}_total", f"{name}_square")
 
 

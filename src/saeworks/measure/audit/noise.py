@@ -90,12 +90,12 @@ class NullTargets(Measurement):
         self._expected = -fit_cost(fit.factor)
 
     def test(self, parts: Parts) -> dict[str, Tensor]:
-        found = {}
+        values = {}
         for name, y_NP in self._targets(parts.e_ND).items():
             map_ = self._maps[name]
-            found[f"{name}_residual"] = square(y_NP - map_(parts.rows.x_ND))
-            found[f"{name}_total"] = square(y_NP - map_.y_mean_V)
-        return found
+            values[f"{name}_residual"] = square(y_NP - map_(parts.rows.x_ND))
+            values[f"{name}_total"] = square(y_NP - map_.y_mean_V)
+        return values
 
     def statistics(self) -> dict[str, Statistic]:
         return {

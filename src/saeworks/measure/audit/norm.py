@@ -91,12 +91,12 @@ class _TokenMeans:
         sums, counts = self._sums_V2.unbind(1)
         means_V = torch.where(counts > 0, sums / counts.clamp_min(1.0), sums.sum() / counts.sum())
         token, known = token_N.cpu(), token_N.cpu() < len(means_V)
-        found_N = torch.where(
+        mean_N = torch.where(
             known,
             means_V[token.clamp_max(len(means_V) - 1)],
             means_V.new_tensor(float(sums.sum() / counts.sum())),
         )
-        return found_N.to(token_N.device)
+        return mean_N.to(token_N.device)
 
 
 SAMPLE = 500
@@ -122,7 +122,7 @@ class _Sample:
         self._variance += float(variance_N.sum())
 
     def series(self) -> dict[str, Any]:
-        """In units of the mean ‖x − x̄‖², so that the actual ones average to the FVU."""
+        """The sample in units of the mean ‖x − x̄‖², so that actual values average to the FVU."""
         if not self._variance > 0:
             return {}
         _, predicted, actual = (self._rows_N3 * (self._seen / self._variance)).T
@@ -243,25 +243,25 @@ class NormProbeOfError(Measurement):
 
     def test(self, parts: Parts) -> dict[str, Tensor]:
         y_N = square(parts.e_ND)
-        found = self.probe.test(parts.rows.x_ND, {"e_norm": y_N})
+        values = self.probe.test(parts.rows.x_ND, {"e_norm": y_N})
         predicted_N = self.probe.maps[0](parts.rows.x_ND)[:, 0]
         self.sample.add(predicted_N, y_N, square(parts.rows.x_ND - parts.fit.linear.x_mean_D))
         features = _features(parts.rows)
         for name, line in self.lines.items():
-            found[f"{name}_residual"] = (y_N - line(features[name])).square()
+            values[f"{name}_residual"] = (y_N - line(features[name])).square()
         if "loss" in self.lines:
             known = ~features["loss"].isnan()
-            found["loss_residual"] = torch.where(known, found["loss_residual"], 0.0)
+            values["loss_residual"] = torch.where(known, values["loss_residual"], 0.0)
             total_N = (y_N - self.lines["loss"].y_mean).square()
-            found["loss_total"] = torch.where(known, total_N, 0.0)
+            values["loss_total"] = torch.where(known, total_N, 0.0)
         if self.by_token is not None and parts.rows.tokens.token_N is not None:
-            found["token_residual"] = (y_N - self.by_token(parts.rows.tokens.token_N)).square()
-        return found
+            values["token_residual"] = (y_N - self.by_token(parts.rows.tokens.token_N)).square()
+        return values
 
     def statistics(self) -> dict[str, Statistic]:
-        found: dict[str, Statistic] = {R2_NORM: self.probe.statistic("e_norm")}
+        statistics: dict[str, Statistic] = {R2_NORM: self.probe.statistic("e_norm")}
         names = [*self.lines, *(["token"] if self.by_token is not None else [])]
-        return found | {f"r2_{name}": _baseline(name) for name in names}
+        return statistics | {f"r2_{name}": _baseline(name) for name in names}
 
     def series(self) -> dict[str, Any]:
         return self.sample.series()
@@ -302,12 +302,12 @@ def _baseline(name: str) -> Statistic:
 
 def _features(rows: Rows) -> dict[str, Tensor]:
     """The numbers per token that a baseline may use."""
-    found = {"x_norm": square(rows.x_ND)}
+    features = {"x_norm": square(rows.x_ND)}
     if rows.tokens.loss_N is not None:
-        found["loss"] = rows.tokens.loss_N.double()
+        features["loss"] = rows.tokens.loss_N.double()
     if rows.code is not None:
-        found[L0] = fired(rows)
-    return found
+        features[L0] = fired(rows)
+    return features
 
 
 def fired(rows: Rows) -> Tensor:

@@ -13,7 +13,7 @@ from saeworks.results.headlines import FVU, FVU_NONLINEAR
 from saeworks.results.metric import Metric
 
 BY_POSITION = {FVU: "FVU", FVU_NONLINEAR: "FVU_nl"}
-"""Series over the bins."""
+"""The series over the bins, with their titles."""
 
 
 class ErrorByPosition(Measurement):

@@ -44,7 +44,7 @@ FITTED = {
     "per_latent": "the SAE with each latent rescaled by a fixed factor",
     "decoder": "the SAE's codes with a decoder fitted to them",
 }
-"""Known where something was fitted to the codes of the fit fold."""
+"""Known only where something was fitted to the codes of the fit fold."""
 
 
 SHORT = {
@@ -59,7 +59,7 @@ SHORT = {
 
 
 def _metrics() -> dict[str, Metric]:
-    found = {
+    metrics = {
         CHANGE: Metric(
             "FVU change", "(FVU of gradient pursuit − FVU)/FVU; negative: it recovers.", "", "lower"
         ),
@@ -71,9 +71,9 @@ def _metrics() -> dict[str, Metric]:
         ),
     }
     for name, what in ({"encoder": "the SAE as it is"} | METHODS | FITTED).items():
-        found[f"fvu_{name}"] = Metric(f"FVU ({name})", f"Of {what}.")
-        found[f"fvu_nonlinear_{name}"] = Metric(f"FVU_nl ({name})", f"Of {what}.")
-    return found
+        metrics[f"fvu_{name}"] = Metric(f"FVU ({name})", f"Of {what}.")
+        metrics[f"fvu_nonlinear_{name}"] = Metric(f"FVU_nl ({name})", f"Of {what}.")
+    return metrics
 
 
 class Pursuit(Measurement):
@@ -133,7 +133,8 @@ class Pursuit(Measurement):
         self._codes = fit.codes
 
     def _take(self, fold: str, parts: Parts) -> tuple[Rows, Tensor] | None:
-        """Of the first rows, up to what is left, those of L0 < D; and where they are."""
+        """Rows with L0 < D among those that the fold's budget still allows, and their indices; None
+        where there are none."""
         rows, count = parts.rows, min(self._left[fold], len(parts.e_ND))
         self._left[fold] -= count
         if count == 0 or rows.code is None:
@@ -147,22 +148,22 @@ class Pursuit(Measurement):
         return (rows if len(at_n) == count else _only(rows, sparse_N), at_n) if len(at_n) else None
 
     def _errors(self, rows: Rows) -> dict[str, Tensor]:
-        """Method → e; with every decoder, or the one that is chosen."""
+        """Method → e, with every decoder until one is chosen, then with that one."""
         assert rows.sae is not None and rows.code is not None
         atoms_MD, bias_D = _atoms(rows.sae), rows.sae.b_dec.detach().double()
         signal_ND = (rows.x_ND - bias_D).float()
         l0_N = fired(rows).long()
-        found = {"encoder": rows.x_ND - rows.x_hat_ND}
+        errors = {"encoder": rows.x_ND - rows.x_hat_ND}
         made = {
             "pursuit": gradient_pursuit(signal_ND, atoms_MD, l0_N),
             "omp": matching_pursuit(signal_ND, atoms_MD, l0_N),
             "refit": refit(signal_ND, atoms_MD, *_support(rows)),
         }
-        found |= {key: rows.x_ND - bias_D - v.double() for key, v in made.items()}
+        errors |= {key: rows.x_ND - bias_D - v.double() for key, v in made.items()}
         if self._codes is not None:
             maps = {"per_latent": self._codes.rescaled} | self._decoders(self._codes)
-            found |= {key: rows.x_ND - map_(rows.code) for key, map_ in maps.items()}
-        return found
+            errors |= {key: rows.x_ND - map_(rows.code) for key, map_ in maps.items()}
+        return errors
 
     def _mended_of_noise(self, rows: Rows, e_ND: Tensor) -> Tensor:
         """‖e‖² less what matching pursuit leaves [N] where e, the refit's error, is replaced by
@@ -201,53 +202,55 @@ class Pursuit(Measurement):
 
     def seconded(self, factor: Factor) -> None:
         if self._gram.n > self.place.d + 1:
-            own = Factor.of(self._gram, "pursuit")
+            pursued_factor = Factor.of(self._gram, "pursuit")
             chosen = {name: name for name in self._crosses if not name.startswith("decoder_")}
             if self._codes is not None:
                 chosen["decoder"] = f"decoder_{self._chosen}"
-            self._maps = {name: own.fit(self._crosses[key]) for name, key in chosen.items()}
+            self._maps = {
+                name: pursued_factor.fit(self._crosses[key]) for name, key in chosen.items()
+            }
         self._crosses = {}
 
     def test(self, parts: Parts) -> dict[str, Tensor]:
         none_N = torch.zeros_like(parts.e_ND[:, 0])
         keys = [f"{name}_{part}" for name in self._maps for part in ("e", "u")]
-        found = {key: none_N.clone() for key in ("taken", "chance", CHOICE_CHANCE, *keys)}
+        values = {key: none_N.clone() for key in ("taken", "chance", CHOICE_CHANCE, *keys)}
         taken = self._take("test", parts)
         if taken is None or not self._maps:
-            return found
+            return values
         rows, at_n = taken
-        found["taken"][at_n] = square(rows.x_ND - parts.fit.linear.x_mean_D)
+        values["taken"][at_n] = square(rows.x_ND - parts.fit.linear.x_mean_D)
         errors = self._errors(rows)
         for name, e_ND in errors.items():
-            found[f"{name}_e"][at_n] = square(e_ND)
-            found[f"{name}_u"][at_n] = square(e_ND - self._maps[name](rows.x_ND))
+            values[f"{name}_e"][at_n] = square(e_ND)
+            values[f"{name}_u"][at_n] = square(e_ND - self._maps[name](rows.x_ND))
         on_n = fired(rows)
-        found["chance"][at_n] = on_n / (self.place.d - on_n) * found["refit_e"][at_n]
-        found[CHOICE_CHANCE][at_n] = self._mended_of_noise(rows, errors["refit"])
-        return found
+        values["chance"][at_n] = on_n / (self.place.d - on_n) * values["refit_e"][at_n]
+        values[CHOICE_CHANCE][at_n] = self._mended_of_noise(rows, errors["refit"])
+        return values
 
     def statistics(self) -> dict[str, Statistic]:
         if not self._maps:
             return {}
-        found: dict[str, Statistic] = {
+        statistics: dict[str, Statistic] = {
             CHANGE: lambda s: s["pursuit_e"] / s["encoder_e"] - 1,
             NONLINEAR_CHANGE: lambda s: s["pursuit_u"] / s["encoder_u"] - 1,
             "encoder_error": lambda s: (s["encoder_u"] - s["pursuit_u"]) / s["taken"],
         }
         for name in self._maps:
-            found[f"fvu_{name}"] = _share(f"{name}_e")
-            found[f"fvu_nonlinear_{name}"] = _share(f"{name}_u")
-        return found
+            statistics[f"fvu_{name}"] = _share(f"{name}_e")
+            statistics[f"fvu_nonlinear_{name}"] = _share(f"{name}_u")
+        return statistics
 
     def series(self) -> dict[str, Any]:
         prior = {} if self._codes is None else {"decoder_prior": PRIORS[self._chosen]}
-        documents = {fold: len(found) for fold, found in self._documents.items()}
+        documents = {fold: len(seen) for fold, seen in self._documents.items()}
         counts = {"tokens": self._used, "documents": documents, "left_out": self._left_out}
         return counts | prior
 
     @classmethod
     def starved(cls, sections: Sections) -> bool:
-        """Whether it had too few tokens for an OLS of its own."""
+        """Whether pursuit had too few tokens to fit OLS on them."""
         used = cls.value(sections, NONLINEAR_ENCODER).value
         whole = FvuSplit.value(sections, FVU_NONLINEAR).value
         return used is None or whole is None or used > STARVED * whole
@@ -273,8 +276,8 @@ class Pursuit(Measurement):
 
 def _share(name: str) -> Statistic:
     def fvu(s: Sums) -> NDArray[np.float64]:
-        found: NDArray[np.float64] = s[name] / s["taken"]
-        return found
+        ratio: NDArray[np.float64] = s[name] / s["taken"]
+        return ratio
 
     return fvu
 
@@ -318,6 +321,6 @@ def _support(rows: Rows) -> tuple[Tensor, Tensor]:
         return torch.zeros_like(counts_N)[:, None], torch.zeros_like(counts_N)[:, None].bool()
     width = max(1, int(counts_N.max()))
     slot_NK = torch.arange(width, device=counts_N.device)
-    there_NK = slot_NK < counts_N[:, None]
+    filled_NK = slot_NK < counts_N[:, None]
     at_NK = (code.offsets[:-1, None] + slot_NK).clamp_max(len(code.indices) - 1)
-    return code.indices[at_NK], there_NK & (code.values[at_NK] > 0)
+    return code.indices[at_NK], filled_NK & (code.values[at_NK] > 0)

@@ -52,7 +52,7 @@ from saeworks.results.section import Section
 from saeworks.suite import Suite
 
 PHASES = ("fit", "second", "test")
-"""Of the result's folds, and of the progress shown."""
+"""Names of the phases, in the result's folds and in the progress shown."""
 
 
 def audit_suites(
@@ -85,8 +85,8 @@ def audit_suites(
     """
     suites = loaded(paths)
     asked = audits(config, match(error_saes, suites))
-    (found,) = measure_suites(suites, [asked], config.device, say, model=model, text=text)
-    return audit_results(found)
+    (results,) = measure_suites(suites, [asked], config.device, say, model=model, text=text)
+    return audit_results(results)
 
 
 def audits(config: AuditConfig, on_error: Mapping[str, Mapping[str, Suite]]) -> StudySet:
@@ -104,12 +104,12 @@ def audits(config: AuditConfig, on_error: Mapping[str, Mapping[str, Suite]]) -> 
 
 
 def audit_results(found: Results) -> dict[Path, AuditResult]:
-    """The audit among each suite's results."""
+    """Suite → the audit among its results."""
     return {
-        path: one
+        path: result
         for path, of_suite in found.items()
-        for one in of_suite
-        if isinstance(one, AuditResult)
+        for result in of_suite
+        if isinstance(result, AuditResult)
     }
 
 
@@ -178,9 +178,9 @@ class FoldReading(Reading):
         )
         made = {name: _through(chunk, self._banks[name][site]) for name in audit.saes}
         before = {name: self._before.get((name, chunk.number)) for name in made}
-        found = audit.add(self._phase, chunk.x_ND, tokens, made, before)
+        by_bank = audit.add(self._phase, chunk.x_ND, tokens, made, before)
         if any("adjacent" in sae.measurements for sae in audit.saes.values()):
-            for name, parts in found.items():
+            for name, parts in by_bank.items():
                 alone = None if parts is None else parts.alone()
                 self._before[name, chunk.number] = alone
 
@@ -189,10 +189,10 @@ class FoldReading(Reading):
 
     def finish(self, progress: Tracker) -> None:
         if self._phase != folds.TEST:  # probes and fits to codes take longer than the sweep
-            saes = sum(len(one.saes) for one in self._audits.values())
+            saes = sum(len(audit.saes) for audit in self._audits.values())
             with progress(f"fits after {PHASES[self._phase]}", saes, "SAEs") as tick:
-                for one in self._audits.values():
-                    one.finish(self._phase, tick)
+                for audit in self._audits.values():
+                    audit.finish(self._phase, tick)
 
 
 def _through(chunk: Chunk, sae: SAE) -> Callable[[Tensor], SaeOutput]:
@@ -263,7 +263,9 @@ class ErrorAudit(Study):
         config, banks = self.config, self.subject.banks
         results = {name: self._result(name, bank) for name, bank in banks.items()}
         compared = scaling_sections(list(banks), self.audits, config.bootstrap, config.seed)
-        results |= {name: _with(results[name], Scaling.name, one) for name, one in compared.items()}
+        results |= {
+            name: _with(results[name], Scaling.name, scaling) for name, scaling in compared.items()
+        }
         if self.downstream is not None:
             for name in banks:
                 section = self.downstream.section(name, config.bootstrap, config.seed)
@@ -271,7 +273,7 @@ class ErrorAudit(Study):
         return results
 
     def _sizes(self) -> dict[str, Fold]:
-        """Of each phase's tokens."""
+        """Phase → the number of its tokens and documents."""
         sizes = {}
         for fold, name in enumerate(PHASES):
             tokens_r = self.tokens_R[self.fold_R == fold]
@@ -356,16 +358,20 @@ def _sections(
     values: Mapping[str, Mapping[str, Mapping[str, Value]]],
     series: Mapping[str, Mapping[str, Mapping[str, Any]]],
 ) -> dict[str, Section]:
-    """Site → measurement → metric, turned round."""
+    """Measurement → its section, from values and series by site."""
     return {
-        one.name: one.section(
-            {site: by_name[one.name] for site, by_name in values.items()},
-            {site: by_name[one.name] for site, by_name in series.items() if one.name in by_name},
+        measurement.name: measurement.section(
+            {site: by_name[measurement.name] for site, by_name in values.items()},
+            {
+                site: by_name[measurement.name]
+                for site, by_name in series.items()
+                if measurement.name in by_name
+            },
         )
-        for one in measured
+        for measurement in measured
     }
 
 
 def _with(result: AuditResult, name: str, section: Section) -> AuditResult:
-    """The result with a section more, and verdicts that know of it."""
+    """The result with one more section, and with verdicts that take it into account."""
     return replace(result, **concluded(result.sections | {name: section}))

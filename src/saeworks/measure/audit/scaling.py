@@ -97,25 +97,27 @@ def power_law(
         )
     if not np.all(np.isfinite(fvu_P)) or fvu_P.min() <= 0:
         raise UserError("scaling: every FVU must be a number above 0; leave out broken SAEs")
-    found_13 = _fit(width_P, fvu_P[None])
-    c, a, m = found_13[0]
+    law_13 = _fit(width_P, fvu_P[None])
+    c, a, m = law_13[0]
     residual_P = (c + a * width_P**-m) / fvu_P - 1
     scatter = _Scatter.of(width_P, residual_P)
-    draws_R3 = found_13
+    draws_R3 = law_13
     if draws_RP is not None and len(draws_RP):
         without_LP, drawn_RP = np.split(draws_RP, [left_out(documents or 0)])
         noisy_RP = drawn_RP * scatter.drawn(drawn_RP.shape, seed)
         draws_R3 = _fit(width_P, np.concatenate([np.asarray(fvu_P)[None], without_LP, noisy_RP]))
-    own_c, own_a, own_m = (interval(draws_R3[:, at], documents) for at in range(3))
-    identified, why = _identified(own_c, own_m, width_P, float(fvu_P.min()), scatter)
+    c_interval, a_interval, m_interval = (interval(draws_R3[:, at], documents) for at in range(3))
+    identified, why = _identified(c_interval, m_interval, width_P, float(fvu_P.min()), scatter)
     worst = float(np.abs(residual_P).max())
-    return PowerLaw(own_c, own_a, own_m, identified, why, worst, scatter.assumed, draws_R3)
+    return PowerLaw(
+        c_interval, a_interval, m_interval, identified, why, worst, scatter.assumed, draws_R3
+    )
 
 
 def _fit(width_P: Array, fvu_RP: Array) -> Array:
     """c, a and m [R, 3] of the best law of every row."""
     log_P = np.log(width_P / width_P.min())
-    found = []
+    laws = []
     for start in range(0, len(fvu_RP), _CHUNK):
         one_RP = 1 / fvu_RP[start : start + _CHUNK]
         grid_RX = np.broadcast_to(EXPONENTS, (len(one_RP), len(EXPONENTS)))
@@ -131,8 +133,8 @@ def _fit(width_P: Array, fvu_RP: Array) -> Array:
             low_R = np.where(lower_R, low_R, tried_R2[:, 0])
         m_R = np.exp((low_R + high_R) / 2)
         c_R1, a_R1, _ = _at(m_R[:, None], log_P, one_RP)
-        found.append(np.stack([c_R1[:, 0], a_R1[:, 0] * width_P.min() ** m_R, m_R], axis=1))
-    return np.concatenate(found)
+        laws.append(np.stack([c_R1[:, 0], a_R1[:, 0] * width_P.min() ** m_R, m_R], axis=1))
+    return np.concatenate(laws)
 
 
 def _at(m_RX: Array, log_P: Array, one_RP: Array) -> tuple[Array, Array, Array]:
@@ -176,17 +178,17 @@ class _Scatter:
     @classmethod
     def of(cls, width_P: Array, residual_P: Array) -> "_Scatter":
         squares, left = float(np.square(residual_P).sum()), len(width_P) - 3
-        own = [residual_P[width_P == width] for width in np.unique(width_P)]
+        by_width = [residual_P[width_P == width] for width in np.unique(width_P)]
         within, seeds = (
-            sum(float(np.square(r - r.mean()).sum()) for r in own),
-            len(width_P) - len(own),
+            sum(float(np.square(r - r.mean()).sum()) for r in by_width),
+            len(width_P) - len(by_width),
         )
-        if seeds < LEAST_LEFT or len(own) < 4:
+        if seeds < LEAST_LEFT or len(by_width) < 4:
             return cls(left, squares, SEED_NOISE, False)
         from scipy.stats import f
 
-        beyond = (squares - within) / (len(own) - 3)
-        most = float(f.ppf(0.95, len(own) - 3, seeds))
+        beyond = (squares - within) / (len(by_width) - 3)
+        most = float(f.ppf(0.95, len(by_width) - 3, seeds))
         return cls(left, squares, 0.0, beyond * seeds > most * within)
 
     @property
@@ -271,15 +273,15 @@ def bands(
         `nonlinear`, what stays of FVU_nl; and `encoder`.
     """
     linear_D = fvu_D - nonlinear_D
-    found = {
+    shares = {
         LINEAR_OR_ABSENT: linear_D,
         NONLINEAR: nonlinear_D - encoder_D,
         ENCODER: encoder_D,
     }
     if c_D is None:
-        return found
+        return shares
     absent_D = np.clip(fvu_D - c_D, 0.0, np.maximum(linear_D, 0.0))
-    return {ABSENT: absent_D, LINEAR: linear_D - absent_D} | found
+    return {ABSENT: absent_D, LINEAR: linear_D - absent_D} | shares
 
 
 def added_percent(r2: Number, r2_with: Number) -> Number:

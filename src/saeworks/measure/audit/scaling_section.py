@@ -105,7 +105,7 @@ class FamilyScaling:
     Attributes:
         laws: metric → value, the same for all its SAEs.
         bands: of each SAE, metric → value.
-        family: for charts; `own` is for who asks.
+        family: for charts; `own`, the index of the SAE whose section it is in, is set later.
     """
 
     laws: dict[str, Value]
@@ -118,9 +118,9 @@ def family_scaling(
 ) -> FamilyScaling:
     """Fit the law and the bands, with intervals from the same resamples of documents for all."""
     members = norms.family.members
-    drawn = _draws([saes[one.name] for one in members], resamples, seed)
+    drawn = _draws([saes[sized.name] for sized in members], resamples, seed)
     fvu_DW, nonlinear_DW, documents = drawn.fvu_DW, drawn.nonlinear_DW, drawn.documents
-    widths = [one.width for one in members]
+    widths = [sized.width for sized in members]
     law = None
     if len(widths) >= 3 and np.isfinite(fvu_DW).all() and (fvu_DW > 0).all():
         law = power_law(widths, fvu_DW[0].tolist(), fvu_DW[1:], seed, documents)
@@ -190,8 +190,8 @@ class _Draws:
     """FVU, FVU_nl and encoder error [D, W], of rows of documents as `bootstrap` has them.
 
     Attributes:
-        documents: of FVU and FVU_nl.
-        pursued: those of them in which pursuit was measured.
+        documents: the number of documents behind FVU and FVU_nl.
+        pursued: the number of those in which pursuit was measured.
     """
 
     fvu_DW: NDArray[np.float64]
@@ -238,21 +238,21 @@ def slope(widths: list[int], fvu_DW: NDArray[np.float64]) -> NDArray[np.float64]
     x_W = np.log(np.asarray(widths, float))
     x_W -= x_W.mean()
     with np.errstate(divide="ignore", invalid="ignore"):
-        found: NDArray[np.float64] = np.log(fvu_DW) @ x_W / (x_W @ x_W)
-    return found
+        slope_D: NDArray[np.float64] = np.log(fvu_DW) @ x_W / (x_W @ x_W)
+    return slope_D
 
 
 def _bands(drawn: _Draws, w: int, law: PowerLaw | None) -> dict[str, Value]:
     """`scaling.bands` of a width, with intervals; what is not known is null, and what pursuit has
     measured in too few documents has no interval."""
     fvu_D, nonlinear_D, encoder_D = (
-        found_DW[:, w] for found_DW in (drawn.fvu_DW, drawn.nonlinear_DW, drawn.encoder_DW)
+        values_DW[:, w] for values_DW in (drawn.fvu_DW, drawn.nonlinear_DW, drawn.encoder_DW)
     )
     c_D = law.draws_R3[:, 0] if law is not None and law.identified else None
     measured = bool(np.isfinite(encoder_D[0]))
-    found = bands(fvu_D, nonlinear_D, encoder_D if measured else np.zeros_like(fvu_D), c_D)
+    shares = bands(fvu_D, nonlinear_D, encoder_D if measured else np.zeros_like(fvu_D), c_D)
     values = {ABSENT: Value(None), LINEAR: Value(None)}
-    values |= {key: bootstrap.interval(found[key], drawn.documents) for key in found}
+    values |= {key: bootstrap.interval(shares[key], drawn.documents) for key in shares}
     if not measured:
         return values | {ENCODER: Value(None)}
     if drawn.pursued < bootstrap.FEWEST:
@@ -275,13 +275,15 @@ def scaling_sections(
     series: dict[str, dict[str, dict[str, Any]]] = {}
     for site, audit in audits.items():
         for norms in audit.widths.norms:
-            found = family_scaling(norms, audit.saes, resamples, seed)
-            for at, one in enumerate(norms.family.members):
-                sites.setdefault(one.name, {})[site] = {**found.laws, **found.bands[at]}
-                series.setdefault(one.name, {})[site] = asdict(replace(found.family, own=at))
+            scaling = family_scaling(norms, audit.saes, resamples, seed)
+            for at, sized in enumerate(norms.family.members):
+                sites.setdefault(sized.name, {})[site] = {**scaling.laws, **scaling.bands[at]}
+                series.setdefault(sized.name, {})[site] = asdict(replace(scaling.family, own=at))
     sections = {}
     for name in names:
         if name in sites:
-            own = {site: sites[name].get(site, {}) for site, a in audits.items() if name in a.saes}
-            sections[name] = Scaling.section(own, series[name])
+            values = {
+                site: sites[name].get(site, {}) for site, a in audits.items() if name in a.saes
+            }
+            sections[name] = Scaling.section(values, series[name])
     return sections

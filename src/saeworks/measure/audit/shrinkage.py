@@ -57,7 +57,7 @@ TOO_LARGE = 0.98
 
 
 def _metrics() -> dict[str, Metric]:
-    found = {
+    metrics = {
         ALPHA: Metric("α*", "Of min Σ‖x − αx̂ − c‖²; above 1: the SAE shrinks.", better="one"),
         "r2_scalar": Metric("R² of e ~ a·x + c", "One scalar for all dimensions."),
         "r2_diagonal": Metric("R² of e ~ diag·x + c", "One scalar for each dimension."),
@@ -68,7 +68,7 @@ def _metrics() -> dict[str, Metric]:
             "uncorrelated with e, and R² of e ~ a·x + c is the FVU.",
         ),
     }  # fmt: skip
-    found |= {
+    metrics |= {
         f"artefact_{rung}": Metric(
             f"Share of R² that goes ({rung})",
             f"1 − R² of e with {RUNGS[rung]}, over R² of e as it is: what of the linear "
@@ -84,7 +84,7 @@ def _metrics() -> dict[str, Metric]:
         for rung in CONTROLS
     }
     for rung, what in RUNGS.items():
-        found |= {
+        metrics |= {
             f"fvu_{rung}": Metric(f"FVU {rung}", f"Of {what}."),
             f"fvu_nonlinear_{rung}": Metric(f"FVU_nl {rung}", f"Of {what}."),
             f"r2_error_{rung}": Metric(f"R² of e {rung}", f"x → the error of {what}."),
@@ -92,7 +92,7 @@ def _metrics() -> dict[str, Metric]:
                 f"R² of ‖e‖² {rung}", f"x → squared error of {what}; fitted on the second fold."
             ),
         }
-    return found
+    return metrics
 
 
 def _figures() -> tuple[Figure, ...]:
@@ -172,30 +172,30 @@ class ShrinkageLadder(Measurement):
         fit, rows = parts.fit, parts.rows
         x_ND = rows.x_ND - fit.linear.x_mean_D
         x_hat_ND = rows.x_hat_ND - fit.x_hat_mean_D
-        found = {"as_is": parts.e_ND - fit.linear.y_mean_V}
+        errors = {"as_is": parts.e_ND - fit.linear.y_mean_V}
         if fit.codes is not None:
             assert rows.code is not None
-            found["per_latent"] = rows.x_ND - fit.codes.rescaled(rows.code)
+            errors["per_latent"] = rows.x_ND - fit.codes.rescaled(rows.code)
         if fit.alpha is None or fit.affine is None:  # x̂ is constant: the best map gives the mean
-            return found | {"scaled": x_ND, "affine": x_ND}
-        found["scaled"] = x_ND - fit.alpha * x_hat_ND
-        found["affine"] = x_ND - x_hat_ND @ fit.affine.weight_DV
-        return found
+            return errors | {"scaled": x_ND, "affine": x_ND}
+        errors["scaled"] = x_ND - fit.alpha * x_hat_ND
+        errors["affine"] = x_ND - x_hat_ND @ fit.affine.weight_DV
+        return errors
 
     def _nonlinear(self, parts: Parts, errors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Rung → ⟨u, u′⟩ of its error; with each latent rescaled, ‖u′‖²: that is fitted once."""
-        fit, found = parts.fit, {"as_is": parts.common["u"]}
+        fit, nonlinear = parts.fit, {"as_is": parts.common["u"]}
         if self._map is not None:
             linear_ND = self._map(parts.rows.x_ND)
-            found["per_latent"] = square(errors["per_latent"] - linear_ND)
+            nonlinear["per_latent"] = square(errors["per_latent"] - linear_ND)
         if fit.alpha is None or fit.affine is None:
-            none_N = torch.zeros_like(found["as_is"])
-            return found | {"scaled": none_N, "affine": none_N}
+            none_N = torch.zeros_like(nonlinear["as_is"])
+            return nonlinear | {"scaled": none_N, "affine": none_N}
         assert parts.again_ND is not None
-        found["scaled"] = fit.alpha**2 * found["as_is"]
+        nonlinear["scaled"] = fit.alpha**2 * nonlinear["as_is"]
         weight_DD = fit.affine.weight_DV
-        found["affine"] = dot(parts.u_ND @ weight_DD, parts.again_ND @ weight_DD)
-        return found
+        nonlinear["affine"] = dot(parts.u_ND @ weight_DD, parts.again_ND @ weight_DD)
+        return nonlinear
 
     def _norms(self, parts: Parts, errors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The squared norm of each rung's error: as it is, with its bias."""
@@ -203,7 +203,7 @@ class ShrinkageLadder(Measurement):
         return norms | {"as_is": square(parts.e_ND)}
 
     def _residuals(self, parts: Parts, errors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Of e as it is on multiples of x."""
+        """What multiples of x leave of e as it is."""
         x_ND = parts.rows.x_ND - parts.fit.linear.x_mean_D
         return {
             "scalar": errors["as_is"] - parts.fit.scalar * x_ND,
@@ -228,17 +228,17 @@ class ShrinkageLadder(Measurement):
     def test(self, parts: Parts) -> dict[str, Tensor]:
         errors = self._errors(parts)
         norms, nonlinear = self._norms(parts, errors), self._nonlinear(parts, errors)
-        found = self.probe.test(parts.rows.x_ND, norms)
+        values = self.probe.test(parts.rows.x_ND, norms)
         for rung, e_ND in errors.items():
-            found[f"{rung}_error"] = norms[rung]
-            found[f"{rung}_e"] = dot(e_ND, e_ND - self._means[rung])  # see `Parts.common`
-            found[f"{rung}_u"] = nonlinear[rung]
+            values[f"{rung}_error"] = norms[rung]
+            values[f"{rung}_e"] = dot(e_ND, e_ND - self._means[rung])  # see `Parts.common`
+            values[f"{rung}_u"] = nonlinear[rung]
         for name, v_ND in self._residuals(parts, errors).items():
-            found[name] = dot(v_ND, v_ND - self._means[name])
-        return found
+            values[name] = dot(v_ND, v_ND - self._means[name])
+        return values
 
     def statistics(self) -> dict[str, Statistic]:
-        found: dict[str, Statistic] = {
+        statistics: dict[str, Statistic] = {
             "r2_scalar": lambda s: r_squared(s, "scalar", "e_centred", "variance"),
             "r2_diagonal": lambda s: r_squared(s, "diagonal", "e_centred", "variance"),
             "r2_full": lambda s: r_squared(s, "u", "e_centred", "variance"),
@@ -248,11 +248,11 @@ class ShrinkageLadder(Measurement):
             ),
         }
         for rung in self._names:
-            found |= self._of_rung(rung)
+            statistics |= self._of_rung(rung)
             if rung != "as_is":
-                found[f"artefact_{rung}"] = _artefact(rung)
-                found[f"linear_gone_{rung}"] = _linear_gone(rung)
-        return found
+                statistics[f"artefact_{rung}"] = _artefact(rung)
+                statistics[f"linear_gone_{rung}"] = _linear_gone(rung)
+        return statistics
 
     def _of_rung(self, rung: str) -> dict[str, Statistic]:
         return {
@@ -314,8 +314,8 @@ def _left(s: Sums, rung: str) -> NDArray[np.float64]:
         return s[f"{rung}_u"]
     none = s["again_squared"] == 0
     share = np.where(none, 1.0, s["u"] / np.where(none, 1.0, s["again_squared"]))
-    found: NDArray[np.float64] = s["per_latent_u"] * share
-    return found
+    left: NDArray[np.float64] = s["per_latent_u"] * share
+    return left
 
 
 def _r2(s: Sums, rung: str) -> NDArray[np.float64]:

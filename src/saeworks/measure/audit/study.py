@@ -13,7 +13,7 @@ class AuditStudy:
     """A question about the error of an SAE, and the section that answers it."""
 
     name: ClassVar[str]
-    """Of the section in the result."""
+    """The key of its section in the result."""
     title: ClassVar[str]
     about: ClassVar[str]
     """What it answers, and on what it rests, in a sentence or two."""
@@ -21,7 +21,7 @@ class AuditStudy:
     headline: ClassVar[Mapping[str, str]] = {}
     """Its metrics in the table of `saeworks audit`, with the heads of their columns."""
     chapter: ClassVar[Chapter]
-    """Where it stands on the report's page."""
+    """The chapter of the report's page that it stands in."""
     figures: ClassVar[tuple[Figure, ...]] = ()
 
     @classmethod

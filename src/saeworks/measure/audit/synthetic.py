@@ -87,10 +87,10 @@ class SyntheticTest(Measurement):
     def fixed(self) -> dict[str, Value]:
         e, u, variance = self._total.tolist()
         u = max(u, 0.0)  # of an affine SAE it is a rounding error
-        found = recover(self._eigenvalues_D, e / variance, u / variance) if variance > 0 else None
-        if found is None:
+        sigmas = recover(self._eigenvalues_D, e / variance, u / variance) if variance > 0 else None
+        if sigmas is None:
             return {"activation_noise": Value(None), "reconstruction_noise": Value(None)}
-        d, a2, r2 = len(self._eigenvalues_D), found[0] ** 2, found[1] ** 2
+        d, a2, r2 = len(self._eigenvalues_D), sigmas[0] ** 2, sigmas[1] ** 2
         total = float(self._eigenvalues_D.sum()) + d * a2
         return {
             "activation_noise": Value(d * a2 / total),

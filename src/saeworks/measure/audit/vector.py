@@ -24,7 +24,7 @@ from saeworks.results.metric import Metric, Value
 BLOCKS = 64
 """Documents are put into so many blocks for the number whose sums are vectors."""
 RESAMPLES = 200
-"""Of these blocks, at most."""
+"""The most resamples of these blocks."""
 R2_ERROR, FIT_COST = "r2_error", "fit_cost"
 NEXT_TO_NONE = 0.05
 """Below this share, of the error or of what is linear in it, a part is next to nothing."""
@@ -84,9 +84,9 @@ class VectorProbe(Measurement):
         block_N = parts.rows.tokens.document_N % BLOCKS
         assert parts.again_ND is not None and parts.fit.again is not None
         means = (parts.fit.linear.y_mean_V, parts.fit.again.y_mean_V)
-        one_ND, other_ND = (parts.e_ND - mean_D for mean_D in means)
+        deviation_ND, again_deviation_ND = (parts.e_ND - mean_D for mean_D in means)
         self._blocks_B2D[:, 0].index_add_(0, block_N, parts.u_ND * parts.again_ND)
-        self._blocks_B2D[:, 1].index_add_(0, block_N, one_ND * other_ND)
+        self._blocks_B2D[:, 1].index_add_(0, block_N, deviation_ND * again_deviation_ND)
         self._scale_D += parts.rows.x_ND.square().sum(dim=0)
         return {}
 
@@ -121,10 +121,10 @@ class VectorProbe(Measurement):
         if not varies_D.any():
             return np.array([np.nan])
         with np.errstate(divide="ignore", invalid="ignore"):
-            found: NDArray[np.float64] = np.mean(
+            mean_r2_R: NDArray[np.float64] = np.mean(
                 1.0 - residual_RD[:, varies_D] / total_RD[:, varies_D], axis=1
             )
-        return found
+        return mean_r2_R
 
     def series(self) -> dict[str, Any]:
         total_2D = self._blocks_B2D.sum(dim=0)

@@ -54,7 +54,7 @@ FIRST: tuple[type[AuditStudy], ...] = (
     ErrorSaes,
     NormProbeOfError,
 )
-"""In the order of their sentences, up to that of all extractors."""
+"""Studies whose sentences come before the one on all extractors, in this order."""
 LAST: tuple[type[AuditStudy], ...] = (AdjacentSites, Downstream)
 
 

@@ -26,7 +26,8 @@ from saeworks.results.metric import Value
 ALIKE = 1.25
 """L0s of a family differ by no more than this factor."""
 BATCHES = 1.01
-"""The tokens that a family is trained on, by no more than this: runs end on whole batches."""
+"""Numbers of training tokens in a family differ by no more than this factor: runs end on whole
+batches."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class TrainedWith:
 
     Attributes:
         tokens: None where it is not known.
-        sites: that share it.
+        sites: how many sites share the SAE.
     """
 
     tokens: int | None = None
@@ -81,37 +82,43 @@ def families(saes: Sequence[Sized]) -> list[SaeFamily]:
     """Families of at least two widths. From the smallest L0 on, an architecture's SAEs are put
     together as long as they are within `ALIKE` of it and trained like it; of equal widths the
     first named counts."""
-    found = []
-    for arch in dict.fromkeys(one.arch for one in saes):
-        own = [one for one in saes if one.arch == arch]
-        rest = sorted(own, key=lambda one: one.l0)
+    grouped = []
+    for arch in dict.fromkeys(sae.arch for sae in saes):
+        of_arch = [sae for sae in saes if sae.arch == arch]
+        rest = sorted(of_arch, key=lambda sae: sae.l0)
         while rest:
             least = rest[0]
             near = [
-                one
-                for one in rest
-                if one.l0 <= ALIKE * least.l0 and one.trained.like(least.trained)
+                sae
+                for sae in rest
+                if sae.l0 <= ALIKE * least.l0 and sae.trained.like(least.trained)
             ]
-            rest = [one for one in rest if one not in near]
+            rest = [sae for sae in rest if sae not in near]
             by_width: dict[int, Sized] = {}
-            for one in own:
-                if one in near:
-                    by_width.setdefault(one.width, one)
+            for sae in of_arch:
+                if sae in near:
+                    by_width.setdefault(sae.width, sae)
             members = tuple(by_width[width] for width in sorted(by_width))
             if len(members) > 1:
-                left = [(one, _why(one, near, least)) for one in own if one not in members]
-                found.append(SaeFamily(members, tuple(left)))
-    return found
+                left = [(sae, _why(sae, near, least)) for sae in of_arch if sae not in members]
+                grouped.append(SaeFamily(members, tuple(left)))
+    return grouped
 
 
 def _why(one: Sized, near: Sequence[Sized], least: Sized) -> str:
     if one in near:
         return "another SAE of its width is compared"
-    own, theirs = one.trained, least.trained
-    if own.sites != theirs.sites:
-        return f"it is one SAE of {own.sites} sites" if own.sites > 1 else "it is of this site only"
-    if not own.like(theirs):
-        known = [f"{tokens:,}" if tokens else "unknown" for tokens in (own.tokens, theirs.tokens)]
+    trained, theirs = one.trained, least.trained
+    if trained.sites != theirs.sites:
+        return (
+            f"it is one SAE of {trained.sites} sites"
+            if trained.sites > 1
+            else "it is of this site only"
+        )
+    if not trained.like(theirs):
+        known = [
+            f"{tokens:,}" if tokens else "unknown" for tokens in (trained.tokens, theirs.tokens)
+        ]
         return f"it is trained on {known[0]} tokens, not about {known[1]}"
     return f"its L0 is not within a factor {ALIKE} of the others'"
 
@@ -128,18 +135,18 @@ class Norms:
         self._test_RPP, self._second_PP = none_RPP, none_RPP.new_zeros(self._p, self._p)
 
     def _rows(self, found: Mapping[str, Parts]) -> Tensor:
-        parts = [found[one.name] for one in self.family.members]
-        columns = [square(one.e_ND).sqrt() for one in parts]
-        columns += [square(one.u_ND).sqrt() for one in parts]
+        parts = [found[sized.name] for sized in self.family.members]
+        columns = [square(part.e_ND).sqrt() for part in parts]
+        columns += [square(part.u_ND).sqrt() for part in parts]
         return torch.stack([torch.ones_like(columns[0]), *columns], dim=1)
 
     def second(self, found: Mapping[str, Parts]) -> None:
-        """Count tokens in that the lines are fitted on."""
+        """Add tokens on which the lines are fitted."""
         rows_NP = self._rows(found)
         self._second_PP += rows_NP.T @ rows_NP
 
     def test(self, document_N: Tensor, found: Mapping[str, Parts]) -> None:
-        """Count tokens in that are reported on."""
+        """Add tokens on which R² is measured."""
         rows_NP = self._rows(found)
         self._test_RPP.index_add_(0, document_N, rows_NP[:, :, None] * rows_NP[:, None, :])
 
@@ -150,19 +157,19 @@ class Norms:
         drawn = bootstrap.resampled(dict(enumerate(flat.T)), flat[:, 0] > 0, resamples, seed)
         test_DPP = np.stack(list(drawn.sums.values()), axis=1).reshape(-1, self._p, self._p)
         fit_PP = self._second_PP.cpu().numpy()
-        count, found = len(self.family.members), {}
+        count, values = len(self.family.members), {}
         for i in range(count):
             for j in range(i + 1, count):
                 first_D = _r2(fit_PP, test_DPP, [0, 1 + i], 1 + j)
                 both_D = _r2(fit_PP, test_DPP, [0, 1 + i, 1 + count + i], 1 + j)
                 with np.errstate(divide="ignore", invalid="ignore"):
                     added_D = added_percent(first_D, both_D)
-                found[i, j] = {
+                values[i, j] = {
                     "r2": drawn.interval(first_D),
                     "r2_with_nonlinear": drawn.interval(both_D),
                     "added_percent": drawn.interval(added_D),
                 }
-        return found
+        return values
 
 
 def _r2(
@@ -178,8 +185,8 @@ def _r2(
     left_D = np.einsum("p,dpq,q->d", left_P, test_DPP, left_P)
     total_D = np.einsum("p,dpq,q->d", total_P, test_DPP, total_P)
     with np.errstate(divide="ignore", invalid="ignore"):
-        found: NDArray[np.float64] = 1.0 - left_D / total_D
-    return found
+        r2_D: NDArray[np.float64] = 1.0 - left_D / total_D
+    return r2_D
 
 
 class Widths:
@@ -196,7 +203,7 @@ class Widths:
         self.norms: list[Norms] = []
 
     def fit(self, name: str, rows: Rows) -> None:
-        """Count what fires."""
+        """Count the latents that fire."""
         if rows.sae is None or rows.code is None:
             return
         zero = torch.zeros((), dtype=torch.float64, device=self.place.device)
@@ -205,7 +212,7 @@ class Widths:
         self._tokens[name] = self._tokens.get(name, 0) + len(rows.x_ND)
 
     def fitted(self) -> None:
-        """Now the families are known."""
+        """Put the SAEs into families, as their L0 is now known."""
         saes = [
             Sized(
                 name,
@@ -220,7 +227,7 @@ class Widths:
 
     def add(self, phase: int, document_N: Tensor, found: Mapping[str, Parts | None]) -> None:
         """Count tokens of the second or the test fold in."""
-        parts = {name: one for name, one in found.items() if one is not None}
+        parts = {name: sae_parts for name, sae_parts in found.items() if sae_parts is not None}
         for norms in self.norms:
             if phase == folds.SECOND:
                 norms.second(parts)

@@ -31,7 +31,7 @@ from saeworks.results.headlines import FVU, FVU_NONLINEAR
 from saeworks.results.metric import Metric, Value
 
 SHARES = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5)
-"""Of the latents, the weakest first."""
+"""The shares of latents that are zeroed, the weakest first."""
 SIGMAS = (0.0, 1.0, 2.0, 3.0, 4.0)
 """In units of which 2 is noise as strong as the SAE's own error: dσ² = E‖e‖² at σ = 2."""
 NOISE = {"activation": "σ_a", "reconstruction": "σ_r"}
@@ -40,7 +40,7 @@ DENSE = ("curved", "correlated")
 RANK = 8
 """Dimensions of the curve's span."""
 KEPT = 0.5
-"""Of the dense part, what the reconstruction holds where both are correlated."""
+"""The share of the dense part that the reconstruction holds, where both are correlated."""
 
 
 @dataclass(frozen=True)
@@ -85,20 +85,20 @@ class Zeroed:
     ) -> Self:
         """From the test fold's Gram of x' (T in the basis Q: `t_DD`) and its Cross with z."""
         q_DD = fitted.vectors_DD
-        c_DD, c_t_DD, own, mean = torch.zeros_like(t_DD), torch.zeros_like(t_DD), 0.0, 0.0
+        c_DD, c_t_DD, z_spread, mean = torch.zeros_like(t_DD), torch.zeros_like(t_DD), 0.0, 0.0
         if cross is not None:
             c_DD, z_mean_D = fitted.zeroed[share]
             moved_D, variance = cross.mean_V - z_mean_D, float(cross.variance_V.sum()) / gram.n
             c_t_DD = cross.centred_DV(gram) / gram.n
             c_t_DD = c_t_DD + torch.outer(gram.mean_D - fitted.mean_D, moved_D)
             c_DD, c_t_DD = q_DD.T @ c_DD @ q_DD, q_DD.T @ c_t_DD @ q_DD
-            own = variance + float(moved_D.square().sum())
-            mean = variance + float(cross.mean_V.square().sum()) - own
+            z_spread = variance + float(moved_D.square().sum())
+            mean = variance + float(cross.mean_V.square().sum()) - z_spread
         p_DD, r_DD = c_DD @ c_DD.T, c_DD + c_DD.T
 
         def numpy(v: Tensor) -> NDArray[np.float64]:
-            found: NDArray[np.float64] = v.cpu().numpy()
-            return found
+            array: NDArray[np.float64] = v.cpu().numpy()
+            return array
 
         return cls(
             numpy(fitted.eigenvalues_D),
@@ -106,7 +106,7 @@ class Zeroed:
             (numpy(t_DD.diagonal()), numpy(p_DD.diagonal()), numpy(r_DD.diagonal())),
             (numpy((c_t_DD * c_DD).sum(dim=1)), numpy((c_DD + c_t_DD).diagonal())),
             float(t_DD.trace()),
-            own,
+            z_spread,
             mean,
         )
 
@@ -115,17 +115,17 @@ class Zeroed:
         return float(self._linears(np.array([a2]))[0])
 
     def _linears(self, a2_A: NDArray[np.float64]) -> NDArray[np.float64]:
-        """The same for many σ_a²."""
+        """`linear` at many σ_a² at once."""
         a2_A1 = a2_A[:, None]
         scale_AD = self.eigenvalues_D + a2_A1
-        there_AD = scale_AD > 1e-12 * scale_AD.max(axis=1, keepdims=True)
-        s_AD = np.where(there_AD, 1.0 / np.where(there_AD, scale_AD, 1.0), 0.0)
+        nonzero_AD = scale_AD > 1e-12 * scale_AD.max(axis=1, keepdims=True)
+        s_AD = np.where(nonzero_AD, 1.0 / np.where(nonzero_AD, scale_AD, 1.0), 0.0)
         (tp_DD, tr_DD), (t_D, p_D, r_D) = self.squares, self.own_D
         square_AD = s_AD * (s_AD @ tp_DD + a2_A1 * (s_AD @ tr_DD))
         square_AD += s_AD**2 * (a2_A1 * p_D + a2_A1**2 * (t_D + r_D) + a2_A1**3)
         cross_AD = s_AD * (self.cross_D[0] + a2_A1 * self.cross_D[1] + a2_A1**2)
-        found: NDArray[np.float64] = (2 * cross_AD - square_AD).sum(axis=1) / self._total(a2_A)
-        return found
+        linear_A: NDArray[np.float64] = (2 * cross_AD - square_AD).sum(axis=1) / self._total(a2_A)
+        return linear_A
 
     def fvus(self, a2: float, r2: float) -> tuple[float, float]:
         """FVU and FVU_nl with noise of these variances per dimension."""
@@ -144,9 +144,9 @@ class Zeroed:
             return float(gaps_of(np.array([a2]))[0])
 
         def gaps_of(a2_A: NDArray[np.float64]) -> NDArray[np.float64]:
-            found = self._linears(a2_A) - (fvu - fvu_nonlinear)
-            found += self.mean / self._total(a2_A)
-            return found
+            gap_A = self._linears(a2_A) - (fvu - fvu_nonlinear)
+            gap_A += self.mean / self._total(a2_A)
+            return gap_A
 
         places = np.concatenate([[0.0], np.geomspace(1e-9, 1e9, 200) * power / d])
         gaps = gaps_of(places)
@@ -313,7 +313,7 @@ class Zeroing(Measurement):
             cross.add(shifted_ND, self._left_out(rows, share))
 
     def _left_out(self, rows: Rows, share: float) -> Tensor:
-        """z."""
+        """z of these rows: what the weakest latents, a share of all, give of x'."""
         assert rows.code is not None and rows.sae is not None
         code, weakest = rows.code, round(share * len(self._sum_M))
         weak_M = torch.zeros(len(self._sum_M), dtype=torch.bool, device=self._sum_M.device)
@@ -341,7 +341,7 @@ class Zeroing(Measurement):
 
     @cached_property
     def _zeroed(self) -> dict[float, Zeroed]:
-        """By the share zeroed; nothing where a fold has too few tokens."""
+        """Share zeroed → its moments; empty where a fold has too few tokens."""
         fitted, gram = self._fitted, self._gram
         if fitted is None or gram.n < folds.PER_PARAMETER * (self.place.d + 1):
             return {}
@@ -353,22 +353,22 @@ class Zeroing(Measurement):
         }
 
     def _second_moment(self, mean_D: Tensor) -> Tensor:
-        """Of x' on the test fold, about a mean."""
+        """The second moment of x' on the test fold about a mean."""
         moved_D = self._gram.mean_D - mean_D
         return self._gram.scatter_DD / self._gram.n + torch.outer(moved_D, moved_D)
 
     @cached_property
     def _covariance_DD(self) -> NDArray[np.float64]:
-        """T, of which the synthetic test knows."""
+        """T, which the synthetic test reads."""
         assert self._fitted is not None
-        found: NDArray[np.float64] = self._second_moment(self._fitted.mean_D).cpu().numpy()
-        return found
+        covariance_DD: NDArray[np.float64] = self._second_moment(self._fitted.mean_D).cpu().numpy()
+        return covariance_DD
 
     @cached_property
     def _eigenvalues_D(self) -> NDArray[np.float64]:
-        """Of T."""
-        found: NDArray[np.float64] = np.linalg.eigvalsh(self._covariance_DD).clip(min=0.0)
-        return found
+        """The eigenvalues of T."""
+        eigenvalues_D: NDArray[np.float64] = np.linalg.eigvalsh(self._covariance_DD).clip(min=0.0)
+        return eigenvalues_D
 
     def fixed(self) -> dict[str, Value]:
         """Null where a fold has too few tokens; nothing where x̂ is constant."""
@@ -376,21 +376,21 @@ class Zeroing(Measurement):
         u = max(u, 0.0)
         if not self._zeroed:
             return {name: Value(None) for name in self.metrics}
-        found: dict[str, Value] = {}
+        values: dict[str, Value] = {}
         if variance <= 0 or not self._varies():
-            return found
+            return values
         for share, zeroed in self._zeroed.items():
             noise = zeroed.recover(e / variance, u / variance)
             names = [_noise(kind, share) for kind in NOISE]
             shares = self._as_shares(noise)
-            found |= {name: Value(value) for name, value in zip(names, shares, strict=True)}
-        return found
+            values |= {name: Value(value) for name, value in zip(names, shares, strict=True)}
+        return values
 
     def _varies(self) -> bool:
         return bool(self._zeroed) and self._zeroed[0.0].total > 0
 
     def _as_shares(self, sigmas: tuple[float, float] | None) -> tuple[float | None, float | None]:
-        """dσ² of the variance of the activation that goes with them."""
+        """Each dσ² as a share of the variance of the activation that has this noise."""
         if sigmas is None:
             return None, None
         values_D = self._eigenvalues_D
@@ -419,7 +419,8 @@ class Zeroing(Measurement):
             "tokens": self._counts,
             "zeroed": list(self._zeroed),
             "removed": [
-                (one.own + one.mean) / float(values_D.sum()) for one in self._zeroed.values()
+                (zeroed.own + zeroed.mean) / float(values_D.sum())
+                for zeroed in self._zeroed.values()
             ],
             "sigmas": list(SIGMAS),
             "unit": unit,
@@ -441,7 +442,7 @@ class Zeroing(Measurement):
         noise = each(cells, lambda cell: recover(values_D, cell[0], max(cell[1], 0.0)))
 
         def inferred(at: int) -> Any:
-            return each(noise, lambda found: None if found is None else found[at] / unit)
+            return each(noise, lambda sigmas: None if sigmas is None else sigmas[at] / unit)
 
         return {
             FVU: each(cells, lambda cell: cell[0]),
@@ -452,8 +453,8 @@ class Zeroing(Measurement):
 
 
 def summarised(grid: dict[str, Any], shares: list[float]) -> dict[str, Any]:
-    """Of each share zeroed the noise inferred, a mean over the other noise; and its mean ratio to
-    the noise put in, where some was."""
+    """For each share zeroed, the noise inferred, as a mean over the other noise; and its mean ratio
+    to the noise put in, where some was put in."""
     inferred: dict[str, list[float | None]] = {}
     ratios: dict[str, list[Any]] = {"zeroed": [f"{share:.0%}" for share in shares]}
     for noise in NOISE:
@@ -468,6 +469,6 @@ def summarised(grid: dict[str, Any], shares: list[float]) -> dict[str, Any]:
 
 
 def _mean(values: Iterable[float | None]) -> float | None:
-    """Of those that are known."""
+    """The mean of the values that are known; None if there are none."""
     known = [value for value in values if value is not None]
     return sum(known) / len(known) if known else None
