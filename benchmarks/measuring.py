@@ -3,12 +3,12 @@
     .venv/bin/python benchmarks/measuring.py --before ../before/src     # beside another version
     .venv/bin/python benchmarks/measuring.py --rounds 1 --tokens 4000   # a trial, of this one alone
 
-A suite with one TopK SAE on each of the embedded model's six blocks is trained once, then measured
-by each version in processes of their own, in turn. A version that has `evaluate_and_audit`
-measures both in shared sweeps; an older one has two commands. Counted are forward calls of the
-language model, the tokens that go through its blocks and its unembedding (in whole passes: of all
-tokens evaluated, through all blocks), and the tokens that SAEs encode. The results of both versions
-are compared number by number.
+A suite with one TopK SAE on each of the embedded model's six blocks is trained once, by the older
+version, whose suites the newer one reads, then measured by each version in processes of their own,
+in turn. A version that has `evaluate_and_audit` measures both in shared sweeps; an older one has
+two commands. Counted are forward calls of the language model, the tokens that go through its blocks
+and its unembedding (in whole passes: of all tokens evaluated, through all blocks), and the tokens
+that SAEs encode. The results of both versions are compared number by number.
 """
 
 import argparse
@@ -36,7 +36,7 @@ RANDOM = "null"
 
 
 def trained(out: Path) -> Path:
-    """The suite that is measured."""
+    """The suite that is measured, by the version that is on the path."""
     from saeworks.config import RunConfig, from_mapping
     from saeworks.suite import find_suites
     from saeworks.train.job import train_run
@@ -128,38 +128,49 @@ def measured(
     source: Path, suite: Path, tokens: int, core: bool
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """What a version counts, and the results that it writes."""
-    command = [sys.executable, __file__, "--worker", "--suite", str(suite), "--tokens", str(tokens)]
-    command += ["--core"] if core else []
-    env = os.environ | {"PYTHONPATH": str(source)}
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=env)
+    answer = by_version(source, "measure", suite, "--tokens", tokens, *(["--core"] if core else []))
     results = {
         file.stem: json.loads(file.read_text()) for file in (suite / "results").glob("*.json")
     }
-    return json.loads(done.stdout.splitlines()[-1]), results
+    return json.loads(answer), results
 
 
-def best(runs: list[dict[str, Any]]) -> dict[str, Any]:
-    """The counts, which are the same every time, and the fewest seconds."""
+def by_version(source: Path, work: str, suite: Path, *options: object) -> str:
+    """The last line that a process of another version prints."""
+    command = [sys.executable, __file__, "--worker", work, "--suite", suite, *options]
+    done = subprocess.run(
+        [str(part) for part in command],
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+        env=os.environ | {"PYTHONPATH": str(source)},
+    )
+    return done.stdout.splitlines()[-1]
+
+
+def over_rounds(runs: list[dict[str, Any]]) -> dict[str, Any]:
+    """The counts, which are the same every time, and the seconds of every round."""
     seconds = {
-        kind: round(min(run["seconds"][kind] for run in runs), 2) for kind in runs[0]["seconds"]
+        kind: [round(run["seconds"][kind], 2) for run in runs] for kind in runs[0]["seconds"]
     }
     parts = [value for key, value in runs[0].items() if key != "seconds"]
     total = {key: sum(part[key] for part in parts) for key in parts[0]}
     return {**runs[0], "total": total, "seconds": seconds, "rounds": len(runs)}
 
 
-def differences(one: Any, other: Any, place: str = "") -> Iterator[tuple[str, float]]:
-    """Every number's place and relative difference; infinite where structure or text differ."""
-    if isinstance(one, dict) and isinstance(other, dict):
-        for key in one.keys() | other.keys():
-            yield from differences(one.get(key), other.get(key), f"{place}/{key}")
-    elif isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
-        for at, (a, b) in enumerate(zip(one, other, strict=True)):
+def differences(before: Any, after: Any, place: str = "") -> Iterator[tuple[str, float]]:
+    """Place and relative difference of every number that was there before; infinite where structure
+    or text differ. What came since is not compared."""
+    if isinstance(before, dict) and isinstance(after, dict):
+        for key in before:
+            yield from differences(before[key], after.get(key), f"{place}/{key}")
+    elif isinstance(before, list) and isinstance(after, list) and len(before) == len(after):
+        for at, (a, b) in enumerate(zip(before, after, strict=True)):
             yield from differences(a, b, f"{place}/{at}")
-    elif isinstance(one, int | float) and isinstance(other, int | float):
-        yield place, abs(one - other) / max(abs(one), abs(other), 1.0)
+    elif isinstance(before, int | float) and isinstance(after, int | float):
+        yield place, abs(before - after) / max(abs(before), abs(after), 1.0)
     else:
-        yield place, 0.0 if one == other else float("inf")
+        yield place, 0.0 if before == after else float("inf")
 
 
 def compared(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
@@ -188,10 +199,13 @@ def main() -> None:
     parser.add_argument(
         "--core", action="store_true", help="without what the audit fits to some tokens"
     )
-    parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--worker", choices=["train", "measure"], help=argparse.SUPPRESS)
     results = ROOT / "benchmarks" / "results"
     parser.add_argument("--out", type=Path, default=results / "measuring.json")
     args = parser.parse_args()
+    if args.worker == "train":
+        print(trained(args.suite))
+        return
     if args.worker:
         print(json.dumps(worker(args.suite, args.tokens, args.core)))
         return
@@ -204,7 +218,8 @@ def main() -> None:
     runs: dict[str, list[dict[str, Any]]] = {name: [] for name in versions}
     written: dict[str, dict[str, Any]] = {}
     with tempfile.TemporaryDirectory() as folder:
-        suite = args.suite or trained(Path(folder))
+        older = next(iter(versions.values()))
+        suite = args.suite or Path(by_version(older, "train", Path(folder)))
         for _ in range(args.rounds):
             for name, source in versions.items():
                 counts, written[name] = measured(source, suite, args.tokens, args.core)
@@ -217,7 +232,7 @@ def main() -> None:
         "quiet": neighbours.verdict()[0],
         "tokens": args.tokens,
         "core": args.core,
-        **{name: best(of) for name, of in runs.items()},
+        **{name: over_rounds(of) for name, of in runs.items()},
     }
     if args.before:
         found["differences"] = compared(written["before"], written["after"])

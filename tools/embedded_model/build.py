@@ -23,14 +23,14 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from embedded_model.measure import measure, task_metrics
 from embedded_model.muon import Muon
 from embedded_model.package import missed, write_folder
-from saeworks.embedded.grammar import documents
-from saeworks.embedded.tasks import TASKS, task_prompts
-from saeworks.embedded.tokenizer import (
+from embedded_model.tokenizer import (
     BOS,
     PAD,
     build_tokenizer,
     vocabulary_of,
 )
+from saeworks.embedded.grammar import documents
+from saeworks.embedded.tasks import TASKS, task_prompts
 
 CONTEXT = 128
 VOCABULARY_SEED, VOCABULARY_DOCUMENTS = 0, 20_000

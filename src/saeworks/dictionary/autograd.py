@@ -24,6 +24,11 @@ from saeworks.dictionary.selection import select_topk
 from saeworks.dictionary.stages import stage
 
 
+def apply(function: type[Function], *inputs: Any) -> Any:
+    """`function.apply`, which torch leaves without types."""
+    return function.apply(*inputs)  # type: ignore[no-untyped-call]
+
+
 class PairSort:
     """`sort_pairs` of one batch's pairs, done when first asked for."""
 
@@ -73,7 +78,7 @@ def pre_activations_at(
         b_dec_D: subtracted from x, unless None.
     """
     inputs = (x_BD, w_enc_MD, b_enc_M, b_dec_D, z, indices, offsets, sort)
-    out: Tensor = _apply(_PreActivations, *inputs)
+    out: Tensor = apply(_PreActivations, *inputs)
     return out
 
 
@@ -90,7 +95,7 @@ def decode_sparse(
     Args:
         sort: as of `encode_topk`.
     """
-    x_hat: Tensor = _apply(_Decode, values, indices, w_dec_MD, b_dec_D, offsets, sort or PairSort())
+    x_hat: Tensor = apply(_Decode, values, indices, w_dec_MD, b_dec_D, offsets, sort or PairSort())
     return x_hat
 
 
@@ -106,10 +111,6 @@ def encoder_gradients(
     grad_w = segment_outer(grad, x if b_dec is None else x - b_dec, pairs)
     grad_b = segment_outer(grad, x.new_ones(x.shape[0], 1), pairs).squeeze(1)
     return grad_w, grad_b, None if b_dec is None else -(grad_b @ w_enc)
-
-
-def _apply(function: type[Function], *inputs: Any) -> Any:
-    return function.apply(*inputs)  # type: ignore[no-untyped-call]
 
 
 class _PreActivations(Function):

@@ -26,6 +26,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.autograd.function import Function, once_differentiable
 
+from saeworks.dictionary.autograd import apply
 from saeworks.dictionary.losses import total_variation
 from saeworks.dictionary.stages import stage
 
@@ -202,7 +203,7 @@ def _with_gradients(
     tensors: Sequence[Tensor],
 ) -> Float[Tensor, ""]:
     """The loss, put into the graph of the tensors, with known gradients of some of their rows."""
-    out: Tensor = _Known.apply(loss, rows, gradients, *tensors)  # type: ignore[no-untyped-call]
+    out: Tensor = apply(_Known, loss, rows, gradients, *tensors)
     return out
 
 

@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.autograd.function import Function, once_differentiable
 
-from saeworks.dictionary.autograd import PairSort
+from saeworks.dictionary.autograd import PairSort, apply
 from saeworks.dictionary.experts import Routing
 from saeworks.dictionary.kernels import gather_sum, segment_outer
 from saeworks.dictionary.selection import padded_width, topk_rows
@@ -173,9 +173,8 @@ def picked_pre_activations(
     Args:
         shifted_BD: x − b_dec in the order of `picked`, as it was encoded.
     """
-    z_BK: Tensor = _Picked.apply(  # type: ignore[no-untyped-call]
-        x_BD, w_enc_MD, b_dec_D, shifted_BD.detach(), picked.z, picked.indices, picked.order, sort
-    )
+    inputs = (x_BD, w_enc_MD, b_dec_D, shifted_BD.detach())
+    z_BK: Tensor = apply(_Picked, *inputs, picked.z, picked.indices, picked.order, sort)
     return z_BK
 
 
@@ -185,7 +184,7 @@ def reorder(
     """out[order[r]] = rows[r], order a permutation; differentiable, each way one gather."""
     if order_B is None:
         return rows_BD
-    out: Tensor = _Reorder.apply(rows_BD, order_B)  # type: ignore[no-untyped-call]
+    out: Tensor = apply(_Reorder, rows_BD, order_B)
     return out
 
 

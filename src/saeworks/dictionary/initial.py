@@ -14,6 +14,15 @@ def unit_rows(
     return w.div_(torch.linalg.vector_norm(w, dim=1, keepdim=True).clamp_min_(1e-12))
 
 
+def start_tied(
+    w_enc_MD: Tensor, w_dec_MD: Tensor, generator: torch.Generator, norm: float = 1.0
+) -> None:
+    """Random decoder rows of one norm, the encoder their clone (Gao et al. 2024, A.1)."""
+    width, d = w_dec_MD.shape
+    w_dec_MD.copy_(norm * unit_rows(width, d, generator))
+    w_enc_MD.copy_(w_dec_MD)
+
+
 def geometric_median(
     x_ND: Float[Tensor, "N D"], iterations: int = 100, tolerance: float = 1e-6
 ) -> Float[Tensor, " D"]:

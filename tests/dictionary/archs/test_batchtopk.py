@@ -3,6 +3,8 @@
 import pytest
 import torch
 
+from helpers import architectures
+from helpers.architectures import draw_weights
 from helpers.synthetic import SyntheticSource
 from helpers.toys import auxk_by_angle
 from saeworks import UserError, build_sae
@@ -19,15 +21,12 @@ NO_DEAD = torch.empty(0, dtype=torch.int64)
 def build(dtype=torch.float64, d=D, width=WIDTH, k=K, **options):
     torch.manual_seed(0)
     sae = build_sae("batchtopk", d=d, width=width, k=k, **options)
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for parameter in sae.parameters():
-            parameter.copy_(torch.randn(parameter.shape, generator=generator) / 2)
+    draw_weights(sae)
     return sae.to(dtype)
 
 
 def rows(n, seed=0, dtype=torch.float64, d=D):
-    return torch.randn(n, d, generator=torch.Generator().manual_seed(seed)).to(dtype)
+    return architectures.rows(n, d, seed, dtype)
 
 
 def dense_code(sae, x, site=None):

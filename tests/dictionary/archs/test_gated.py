@@ -4,42 +4,27 @@ import pytest
 import torch
 from torch.func import functional_call
 
+from helpers import architectures
+from helpers.architectures import NONE_DEAD, both_ways, draw_weights, step
 from saeworks import UserError, build_sae
-from saeworks.dictionary import preactivations, selection
+from saeworks.dictionary import selection
 from saeworks.dictionary.base import Batch, Context
 from saeworks.dictionary.initial import geometric_median
 
 D, WIDTH = 10, 37
-NONE_DEAD = torch.empty(0, dtype=torch.int64)
-
-
-@pytest.fixture
-def way(request, monkeypatch):
-    monkeypatch.setattr(
-        preactivations, "DENSE_SHARE", {"sparse": 2.0, "dense": -1.0}[request.param]
-    )
-
-
-both_ways = pytest.mark.parametrize("way", ["sparse", "dense"], indirect=True)
 
 
 def build(dtype=torch.float64, width=WIDTH, bias=0.0, **options):
     torch.manual_seed(0)
     sae = build_sae("gated", d=D, width=width, **options)
-    generator = torch.Generator().manual_seed(1)
+    draw_weights(sae)
     with torch.no_grad():
-        for parameter in sae.parameters():
-            parameter.copy_(torch.randn(parameter.shape, generator=generator) / 2)
         sae.b_gate += bias
     return sae.to(dtype)
 
 
 def rows(n, seed=0, dtype=torch.float64):
-    return torch.randn(n, D, generator=torch.Generator().manual_seed(seed)).to(dtype)
-
-
-def step(sae, x, progress=0.5):
-    return sae.step(Batch(x, x), Context(NONE_DEAD, progress))
+    return architectures.rows(n, D, seed, dtype)
 
 
 def dense_gate(sae, x):

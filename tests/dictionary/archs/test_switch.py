@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 
+from helpers.architectures import draw_weights
 from helpers.toys import auxk_by_angle
 from saeworks import UserError, build_sae
 from saeworks.dictionary import dispatch
@@ -33,10 +34,8 @@ def build(router="switch", dtype=torch.float64, d=D, width=WIDTH, k=K, experts=N
     sae = build_sae("switch", d=d, width=width, k=k, experts=experts, router=router, **options)
     if router == "layer":
         sae.share(2)
-    generator = torch.Generator().manual_seed(1)
+    draw_weights(sae)
     with torch.no_grad():
-        for parameter in sae.parameters():
-            parameter.copy_(torch.randn(parameter.shape, generator=generator) / 2)
         if router == "bias":
             sae.router.bias.copy_(torch.linspace(-0.1, 0.1, experts))
         if router == "expert-choice":

@@ -1,9 +1,15 @@
 """A verdict claims no more than the numbers carry."""
 
+import pkgutil
+from collections.abc import Iterator
+from importlib import import_module
+
 import pytest
 
+from saeworks.measure import audit
 from saeworks.measure.audit.guard import degenerate
-from saeworks.measure.audit.verdict import ASSUMPTIONS, verdict
+from saeworks.measure.audit.study import AuditStudy
+from saeworks.measure.audit.verdict import ASSUMPTIONS, FIRST, LAST, verdict
 from saeworks.measure.audit.words import percent, shown
 from saeworks.results.metric import Value
 
@@ -333,3 +339,19 @@ def test_numbers() -> None:
     assert shown(Value(-0.0001, -0.002, 0.001)) == "0.000 [−0.002, 0.001]"
     assert percent(Value(0.05, 0.04, 0.06)) == "5.0% [4.0%, 6.0%]"
     assert percent(Value(None)) == shown(Value(None)) == "undefined"
+
+
+def studies(cls: type[AuditStudy] = AuditStudy) -> Iterator[type[AuditStudy]]:
+    for study in cls.__subclasses__():
+        yield study
+        yield from studies(study)
+
+
+def test_every_study_that_says_something_is_in_the_verdict() -> None:
+    for module in pkgutil.iter_modules(audit.__path__):
+        import_module(f"{audit.__name__}.{module.name}")
+    ours = [study for study in studies() if study.__module__.startswith(audit.__name__)]
+    speaking = {study for study in ours if "sentences" in vars(study)}
+    assert {*FIRST, *LAST} <= speaking, "a study without a sentence stands in the verdict"
+    missing = speaking - {*FIRST, *LAST}
+    assert not missing, f"put into FIRST or LAST of verdict.py: {missing}"

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from saeworks.config import STRICT
 from saeworks.dictionary.base import Batch, Context, SparseCode, StepOut
 from saeworks.dictionary.checks import check_share, check_steering, check_width
-from saeworks.dictionary.initial import geometric_median, unit_rows
+from saeworks.dictionary.initial import geometric_median, start_tied, unit_rows
 from saeworks.dictionary.losses import l1, reconstruction
 from saeworks.dictionary.penalised import Penalised
 from saeworks.dictionary.preactivations import Preactivations, preactivations, preactivations_above
@@ -70,8 +70,7 @@ class Gated(Penalised):
     def initialise(self, x_BD: Float[Tensor, "B D"], generator: torch.Generator) -> None:
         """Random unit decoder rows, the encoder their clone, gate and magnitude equal, b_dec the
         geometric median of x."""
-        self.w_dec.copy_(unit_rows(self.width, self.d, generator))
-        self.w_enc.copy_(self.w_dec)
+        start_tied(self.w_enc, self.w_dec, generator)
         for parameter in (self.b_gate, self.b_mag, self.r_mag):
             parameter.zero_()
         self.b_dec.copy_(geometric_median(x_BD))

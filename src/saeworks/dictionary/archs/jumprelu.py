@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.autograd.function import Function, once_differentiable
 
 from saeworks.config import STRICT
+from saeworks.dictionary.autograd import apply
 from saeworks.dictionary.base import Batch, Context, SparseCode, StepOut
 from saeworks.dictionary.checks import (
     check_coefficient,
@@ -17,7 +18,7 @@ from saeworks.dictionary.checks import (
     check_steering,
     check_width,
 )
-from saeworks.dictionary.initial import unit_rows
+from saeworks.dictionary.initial import start_tied, unit_rows
 from saeworks.dictionary.losses import reconstruction
 from saeworks.dictionary.penalised import Penalised
 from saeworks.dictionary.preactivations import preactivations, preactivations_above
@@ -88,8 +89,7 @@ class JumpReLU(Penalised):
     @torch.no_grad()
     def initialise(self, x_BD: Float[Tensor, "B D"], generator: torch.Generator) -> None:
         """Random unit decoder rows, the encoder their clone, biases 0, θ as configured."""
-        self.w_dec.copy_(unit_rows(self.width, self.d, generator))
-        self.w_enc.copy_(self.w_dec)
+        start_tied(self.w_enc, self.w_dec, generator)
         self.b_enc.zero_()
         self.b_dec.zero_()
         self.threshold.fill_(self.config.threshold * self.d**0.5)
@@ -131,13 +131,13 @@ class JumpReLU(Penalised):
 
 def _jump(z: Tensor, theta: Tensor, epsilon: float) -> Tensor:
     """z · H(z − θ)."""
-    f: Tensor = _JumpReLU.apply(z, theta, epsilon)  # type: ignore[no-untyped-call]
+    f: Tensor = apply(_JumpReLU, z, theta, epsilon)
     return f
 
 
 def _step(z: Tensor, theta: Tensor, epsilon: float) -> Tensor:
     """H(z − θ), with a gradient in θ only."""
-    above: Tensor = _Heaviside.apply(z, theta, epsilon)  # type: ignore[no-untyped-call]
+    above: Tensor = apply(_Heaviside, z, theta, epsilon)
     return above
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from saeworks.config import STRICT
 from saeworks.dictionary.base import Batch, Context, SparseCode, StepOut
 from saeworks.dictionary.checks import check_share, check_steering, check_width
-from saeworks.dictionary.initial import unit_rows
+from saeworks.dictionary.initial import start_tied, unit_rows
 from saeworks.dictionary.losses import annealed_lp, l1, reconstruction
 from saeworks.dictionary.penalised import Penalised
 from saeworks.dictionary.preactivations import AtPairs, preactivations, preactivations_above
@@ -71,8 +71,7 @@ class ReLU(Penalised):
     @torch.no_grad()
     def initialise(self, x_BD: Float[Tensor, "B D"], generator: torch.Generator) -> None:
         """Random decoder rows of norm 0.1, the encoder their clone, biases 0."""
-        self.w_dec.copy_(0.1 * unit_rows(self.width, self.d, generator))
-        self.w_enc.copy_(self.w_dec)
+        start_tied(self.w_enc, self.w_dec, generator, norm=0.1)
         self.b_enc.zero_()
         self.b_dec.zero_()
         self._restart()

@@ -26,7 +26,7 @@ from saeworks.dictionary.dispatch import (
 )
 from saeworks.dictionary.experts import Routing
 from saeworks.dictionary.flops import Phase, StepWork
-from saeworks.dictionary.initial import geometric_median, unit_rows
+from saeworks.dictionary.initial import geometric_median, start_tied, unit_rows
 from saeworks.dictionary.losses import batch_fvu, reconstruction
 from saeworks.dictionary.normaliser import fold
 from saeworks.dictionary.routers import ROUTERS, Router, RouterName, RouterOptions
@@ -190,8 +190,7 @@ class Switch(SAE):
     def initialise(self, x_BD: Float[Tensor, "B D"], generator: torch.Generator) -> None:
         """Random unit decoder rows, the encoder their clone; W_r uniform in ±1/√D; b_dec and
         b_router, two tensors, the geometric median of x."""
-        self.w_dec.copy_(unit_rows(self.width, self.d, generator))
-        self.w_enc.copy_(self.w_dec)
+        start_tied(self.w_enc, self.w_dec, generator)
         self.b_dec.copy_(geometric_median(x_BD))
         self.w_router.copy_(_uniform(self.config.experts, self.d, generator))
         self.b_router.copy_(self.b_dec)

@@ -13,7 +13,7 @@ from saeworks.dictionary.auxk import auxk_terms
 from saeworks.dictionary.base import SAE, Batch, Context, SparseCode, StepOut
 from saeworks.dictionary.checks import check_coefficient, check_k, check_width
 from saeworks.dictionary.flops import Phase
-from saeworks.dictionary.initial import geometric_median, unit_rows
+from saeworks.dictionary.initial import geometric_median, start_tied, unit_rows
 from saeworks.dictionary.losses import batch_fvu, reconstruction
 from saeworks.dictionary.normaliser import fold
 from saeworks.dictionary.stages import stage
@@ -63,8 +63,7 @@ class TopK(SAE):
     def initialise(self, x_BD: Float[Tensor, "B D"], generator: torch.Generator) -> None:
         """Random unit decoder rows, the encoder their clone, b_enc = 0, b_dec the geometric
         median of x."""
-        self.w_dec.copy_(unit_rows(self.width, self.d, generator))
-        self.w_enc.copy_(self.w_dec)
+        start_tied(self.w_enc, self.w_dec, generator)
         self.b_enc.zero_()
         self.b_dec.copy_(geometric_median(x_BD))
 
