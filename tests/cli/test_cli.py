@@ -101,6 +101,7 @@ def test_the_table_has_each_evaluations_own_columns(capsys: pytest.CaptureFixtur
             documents=1,
             metrics={key: Metric(f"<{key}>", "") for key in metrics},
             sites={"layers.0": {key: Value(value) for key, value in metrics.items()}},
+            findings=(f"So {evaluation}.",),
         )
 
     dedup = result("dedup", {"fvu": 0.75, "fvu_tied_ratio": 1.5})  # its fvu is of half the tokens
@@ -108,6 +109,7 @@ def test_the_table_has_each_evaluations_own_columns(capsys: pytest.CaptureFixtur
     out = capsys.readouterr().out
     assert out.count("<fvu>") == 1 and "0.25" in out and "0.75" not in out
     assert "<fvu_tied_ratio>" in out and "1.5" in out and "<mse>" not in out
+    assert out.endswith("- So reconstruction.\n- So dedup.\n")
 
 
 def test_train_without_options_only_helps(

@@ -18,6 +18,7 @@ def example() -> Result:
         metrics={"fvu": Metric("FVU", "a ratio", better="lower")},
         sites={"layers.0": {"fvu": Value(0.5, 0.4, 0.6)}, "layers.1": {"fvu": Value(None)}},
         series={"layers.0": {"histogram": {"edges": [0, 1], "counts": [3]}}},
+        findings=("It is a half.",),
     )
 
 

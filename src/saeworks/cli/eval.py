@@ -92,20 +92,8 @@ def print_results(results: "Mapping[Path, Sequence[Result]]") -> None:
 
 def print_suite(path: Path, results: "Sequence[Result]") -> None:
     """A row per site: the headline metrics of every study."""
-    from saeworks.cli.tables import print_table
+    from saeworks.cli.tables import print_values
     from saeworks.measure.run import STUDIES
 
-    columns = [
-        (result, metric)
-        for study in STUDIES
-        for result in results
-        if result.evaluation == study.name
-        for metric in study.headline
-        if metric in result.metrics
-    ]
-    sites = list(dict.fromkeys(site for result in results for site in result.sites))
-    say(f"{path} on held-out documents: value ± half of the 95% interval")
-    print_table(
-        ["site", *(result.metrics[metric].title for result, metric in columns)],
-        [[site, *(r.sites.get(site, {}).get(key) for r, key in columns)] for site in sites],
-    )
+    headlines = {study.name: study.headline for study in STUDIES}
+    print_values(f"{path} on held-out documents", results, headlines)

@@ -3,15 +3,17 @@
 import math
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from saeworks.cli.printing import say
 from saeworks.errors import shown
 from saeworks.results.metric import Value
+from saeworks.results.result import Result
 
 ABSENT = "–"
 """What was not measured or is not defined."""
@@ -32,6 +34,32 @@ def print_table(heads: Sequence[str], rows: Sequence[Sequence[Cell]], words: int
         if console.measure(table).maximum <= console.width:
             break
     console.print(table)
+
+
+def print_values(
+    title: str, results: Sequence[Result], headlines: Mapping[str, Sequence[str]]
+) -> None:
+    """A row per site with its headline metrics, then what the results find.
+
+    Args:
+        headlines: evaluation → keys of its metrics, in the order of the columns.
+    """
+    columns = [
+        (result, metric)
+        for evaluation, metrics in headlines.items()
+        for result in results
+        if result.evaluation == evaluation
+        for metric in metrics
+        if metric in result.metrics
+    ]
+    sites = list(dict.fromkeys(site for result in results for site in result.sites))
+    say(f"{title}: value ± half of the 95% interval")
+    print_table(
+        ["site", *(result.metrics[metric].title for result, metric in columns)],
+        [[site, *(r.sites.get(site, {}).get(key) for r, key in columns)] for site in sites],
+    )
+    for finding in (finding for result in results for finding in result.findings):
+        say(f"- {finding}")
 
 
 def terminal() -> Console:

@@ -227,6 +227,7 @@ class Study(ABC):
         metrics: Mapping[str, Metric] | None = None,
         about: Mapping[str, Any] = MappingProxyType({}),
         sentences: Mapping[str, str] | None = None,
+        findings: Sequence[str] = (),
     ) -> Result:
         """The result of this study for one bank on given tokens.
 
@@ -236,6 +237,7 @@ class Study(ABC):
             metrics: where there are others than the study's own.
             about: what else the numbers depend on.
             sentences: where there are others than the study's own.
+            findings: what the numbers of this bank say.
         """
         return Result(
             evaluation=cls.name,
@@ -248,6 +250,7 @@ class Study(ABC):
             series={site: dict(lists) for site, lists in series.items()},
             figures=cls.figures,
             sentences=dict(cls.sentences if sentences is None else sentences),
+            findings=tuple(findings),
         )
 
 

@@ -48,6 +48,8 @@ class Result:
     sentences: dict[str, str] = field(default_factory=dict)
     """Series → what is said of it under its figure, with a `PLACEHOLDER` for each value; `TABLE` →
     the caption of the table, where it is not the title."""
+    findings: tuple[str, ...] = ()
+    """What the numbers say, in whole sentences with their intervals, the most important first."""
     schema: Literal[1] = SCHEMA
 
     def __post_init__(self) -> None:
@@ -59,8 +61,9 @@ class Result:
         """Write JSON atomically, sealed; NaN and infinity become null."""
         data = asdict(replace(self, series={}, figures=()))
         data |= {"series": self.series, "figures": without_defaults(self.figures)}
-        if not self.sentences:
-            del data["sentences"]
+        for optional in ("sentences", "findings"):
+            if not data[optional]:
+                del data[optional]
         write_sealed(path, data)
 
     def values(self) -> dict[str, dict[str, dict[str, float | None]]]:
