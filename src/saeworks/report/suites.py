@@ -19,7 +19,7 @@ from saeworks.files.seals import (
     read_suite_json,
     verify_files,
 )
-from saeworks.report.streaming import Place, read_long
+from saeworks.files.streaming import Place, read_long
 from saeworks.results.audit import AuditResult
 from saeworks.results.comparison import Comparison
 from saeworks.results.log import LogLine, read_log
