@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from saeworks.errors import UserError
-from saeworks.report import latents, streaming
-from saeworks.report.streaming import read_long
+from saeworks.files import streaming
+from saeworks.files.streaming import read_long
+from saeworks.report import latents
 from saeworks.report.suites import read_suites
 from saeworks.results.series import Choice
 
