@@ -17,6 +17,8 @@ GEOMETRY = "geometry"
 CONSISTENCY = "consistency"
 """The evaluation, and its metric."""
 DEDUP = "dedup"
+EXPLANATIONS = "explanations"
+"""The evaluation of what explains single latents."""
 ON_EXPERTS = (EXPERTS, GEOMETRY, CONSISTENCY, DEDUP)
 """Evaluations that are shown in the section on experts, in the order of their tables."""
 BlockKind = Literal["experts", "cut"]

@@ -222,3 +222,54 @@ class CodedConcept:
 
 class CodedConcepts(RootModel[list[CodedConcept]]):
     """All that could be coded in two places or more."""
+
+
+EXPLAINED = "explained"
+"""The key of a site's list of `Explained` latents."""
+DRAWN = "drawn"
+"""The key of a site's `Drawn` beside it."""
+
+
+@dataclass(frozen=True, config=STRICT)
+class Score:
+    """A metric of the result, of one latent; with its 95% interval over documents."""
+
+    metric: str
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True, config=STRICT)
+class Explanation:
+    """A text that says when a latent fires, and how well it tells that on text that it was not made
+    from."""
+
+    by: Literal["program", "model"]
+    """A small program, or a language model."""
+    text: str
+    scores: list[Score]
+
+
+@dataclass(frozen=True, config=STRICT)
+class Explained:
+    """One latent with its explanations."""
+
+    latent: int
+    fired: int
+    """Tokens that it fires on."""
+    explanations: list[Explanation]
+
+
+@dataclass(frozen=True, config=STRICT)
+class Drawn:
+    """Which latents were explained, and among how many."""
+
+    width: int
+    dead: int
+    """They never fire."""
+    rare: int
+    """They fire on fewer than `least` tokens of a half of the documents: too few to explain."""
+    least: int
+    explained: int
+    how: str
