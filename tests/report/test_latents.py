@@ -16,6 +16,7 @@ from saeworks.files.streaming import read_long
 from saeworks.report import latents
 from saeworks.report.suites import read_suites
 from saeworks.results.series import Choice
+from saeworks.results.tokens import legible
 
 
 def value(rng: random.Random, depth: int = 0) -> Any:
@@ -95,7 +96,7 @@ def test_the_index_and_the_files_hold_every_latent(make_suite, monkeypatch):
             assert [dict(context["on"]).get(i, 0) for i in range(32)] == pytest.approx(
                 original.activations, rel=0.01
             )
-        peaks = {latents.legible(c.tokens[c.peak]).strip().lower() for c in latent.contexts}
+        peaks = {legible(c.tokens[c.peak]).strip().lower() for c in latent.contexts}
         found = {index["lexicon"][word] for word in index["words"][at]}
         assert found == peaks
 

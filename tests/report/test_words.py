@@ -3,7 +3,6 @@ import json
 import pytest
 
 from saeworks.report import summary
-from saeworks.report.latents import legible
 from saeworks.report.numbers import (
     count,
     decimals,
@@ -13,6 +12,7 @@ from saeworks.report.numbers import (
 )
 from saeworks.report.suites import read_suites
 from saeworks.results.metric import Value
+from saeworks.results.tokens import legible
 
 EVALUATIONS = ("reconstruction", "splice")
 

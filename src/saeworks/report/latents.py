@@ -1,6 +1,5 @@
 """The data of the latent browser."""
 
-import unicodedata
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -8,38 +7,10 @@ from typing import Any
 from saeworks.report.numbers import rounded
 from saeworks.report.suites import PackedLatents
 from saeworks.results.series import CHOICE, Latent, TokenContext
+from saeworks.results.tokens import legible
 
 SHARD = 200
 """Latents in a file: a megabyte, which a browser loads at once."""
-
-_SIGNS = {
-    "\n": "↵",
-    "\r": "␍",
-    "\t": "⇥",
-    "": "∅",
-    "\u2028": "↵",
-    "\u2029": "↵",
-    "\u00a0": "⍽",
-}
-
-
-def legible(token: str) -> str:
-    """A token as it can be seen: newlines as ↵, tabs as ⇥, invisible characters by their code."""
-    if token.isprintable() and token:
-        return token
-    if not token:
-        return _SIGNS[""]
-    return "".join(_sign(character) for character in token)
-
-
-def _sign(character: str) -> str:
-    if character in _SIGNS:
-        return _SIGNS[character]
-    if character == " " or unicodedata.category(character)[0] not in "CZ":
-        return character
-    if ord(character) < 0x20:
-        return chr(0x2400 + ord(character))  # Unicode's pictures of the control characters
-    return f"⟨U+{ord(character):04X}⟩"
 
 
 def files(name: str, latents: PackedLatents) -> Iterator[tuple[str, Any]]:
