@@ -1,12 +1,13 @@
 """The language model: capture at any sites, stop early, splice replacements in."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self, overload
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor, nn
 
 from saeworks.config import ModelConfig
@@ -54,6 +55,8 @@ class LanguageModel:
         bos_id, pad_id: the tokenizer's, or None.
         skippable: by index of a block, whether blocks up to it can be left out of a pass when
             their output is known (`saeworks.lm.prefix`), as far as it was tried.
+        cached: whether a cache of keys and values gives what whole passes give; None until it was
+            tried (`saeworks.lm.generate`).
     """
 
     def __init__(
@@ -85,6 +88,7 @@ class LanguageModel:
         self._sites = self._examined(int(text_config.num_hidden_layers))
         self.layers = len(self.blocks)
         self.skippable: dict[int, bool] = {}
+        self.cached: bool | None = None
 
     def _move(self) -> None:
         if all(tensor.device == self.device for tensor in self.model.parameters()):
@@ -261,15 +265,6 @@ class LanguageModel:
                 replacement has another shape; if tokens do not fit the model.
         """
         tokens_BT = self._checked(tokens_BT)
-        waiting = set(self.sites(list(hooks)) if hooks else [])
-        unknown = [site for site in hooks if site not in waiting]
-        if unknown:
-            raise UserError(f"{unknown[0]!r} is a pattern; resolve it with sites() first")
-        tokens = tuple(tokens_BT.shape)
-        handles = [
-            self._register(site, hook, waiting, tokens, stop=not logits)
-            for site, hook in hooks.items()
-        ]
         inputs: dict[str, Any] = {
             "input_ids": tokens_BT.to(self.device),
             "use_cache": False,
@@ -277,21 +272,83 @@ class LanguageModel:
         if attention_mask is not None:
             inputs["attention_mask"] = attention_mask.to(self.device)
         try:
-            if logits:
-                out: Tensor | None = self.model(**inputs).logits
-            elif hooks:
-                self.base(**inputs)
-                out = None
-            else:
-                return None
+            with self._hooked(hooks, tokens_BT, stop=not logits):
+                if logits:
+                    out: Tensor = self.model(**inputs).logits
+                    return out
+                if hooks:
+                    self.base(**inputs)
         except _Stop:
-            return None
+            pass
+        return None
+
+    def extend(
+        self, tokens_BT: Int[Tensor, "B T"], hooks: Mapping[str, Hook], cache: Any = None
+    ) -> tuple[Float[Tensor, "B T V"], Any]:
+        """The logits of tokens that follow those in a cache of keys and values, and the cache with
+        them; a new cache where none is given, and None where the model has no such cache.
+
+        Hooks get the activations of these tokens alone.
+        """
+        with self._hooked(hooks, tokens_BT, stop=False):
+            out = self.model(
+                input_ids=tokens_BT.to(self.device), past_key_values=cache, use_cache=True
+            )
+        return out.logits, getattr(out, "past_key_values", None)
+
+    def generate(
+        self,
+        tokens: Int[Tensor, "B T"] | str,
+        hooks: Mapping[str, Hook] = _NO_HOOKS,
+        *,
+        new_tokens: int = 20,
+        temperature: float = 0.0,
+        seed: int = 0,
+        positions_BT: Bool[Tensor, "_ _"] | None = None,
+    ) -> Int[Tensor, "B more"]:
+        """Tokens and what the model says after them, [B, T + new_tokens], on the CPU, with a hook
+        at each of the given sites in every pass; see `saeworks.lm.generate`.
+
+        Args:
+            tokens: prompts of one length, or one text (see `tokens`).
+            hooks: as of `run`; they apply to every new token.
+            new_tokens: how many are generated.
+            temperature: p ∝ exp(logit / temperature); 0 takes the likeliest token.
+            seed: of the draws.
+            positions_BT: the prompts' positions at which hooks replace; by default all but BOS.
+
+        Raises:
+            UserError: if a number is out of range, tokens do not fit the model, or as `run`.
+        """
+        from saeworks.lm.generate import generate
+
+        prompts_BT = self.tokens(tokens) if isinstance(tokens, str) else self._checked(tokens)
+        return generate(self, prompts_BT, hooks, new_tokens, temperature, seed, positions_BT)
+
+    @contextmanager
+    def _hooked(
+        self, hooks: Mapping[str, Hook], tokens_BT: Tensor, *, stop: bool
+    ) -> Iterator[None]:
+        """The context of one pass with hooks, each of which must run once in it.
+
+        Args:
+            stop: leave the pass (`_Stop`) when the last of the hooks has run.
+        """
+        waiting = set(self.sites(list(hooks)) if hooks else [])
+        unknown = [site for site in hooks if site not in waiting]
+        if unknown:
+            raise UserError(f"{unknown[0]!r} is a pattern; resolve it with sites() first")
+        tokens = tuple(tokens_BT.shape)
+        handles = [
+            self._register(site, hook, waiting, tokens, stop=stop) for site, hook in hooks.items()
+        ]
+        try:
+            yield
         finally:
             for handle in handles:
                 handle.remove()
         if waiting:
             raise UserError(f"site {min(waiting)!r}: the forward pass never runs this module")
-        return out
 
     @overload
     def capture(self, text: str, sites: str) -> Float[Tensor, "T D"]: ...
