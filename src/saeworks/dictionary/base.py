@@ -139,6 +139,8 @@ class Trainable(nn.Module, ABC):
     unit_norm: tuple[str, ...] = ()
     """Parameters whose rows the optimiser keeps at norm 1, and whose gradient loses its component
     along the row."""
+    frozen: tuple[str, ...] = ()
+    """Parameters that are not trained."""
     betas: tuple[float, float] = (0.9, 0.999)
     """Adam's decay rates in the architecture's paper; a run may choose others."""
 
@@ -203,6 +205,10 @@ class Trainable(nn.Module, ABC):
         return self
 
 
+FROZEN = {"none": (), "encoder": ("w_enc",), "decoder": ("w_dec",)}
+"""The parameters that `Options.frozen` names."""
+
+
 class SAE(Trainable):
     """A dictionary: encoder, decoder and a rule of sparsity.
 
@@ -241,6 +247,7 @@ class SAE(Trainable):
     def __init__(self, d: int, config: Any) -> None:
         super().__init__(d, config)
         self.sites = 1
+        self.frozen = FROZEN[getattr(config, "frozen", "none")]
 
     def __repr__(self) -> str:
         return described(type(self), self.d, self.config)

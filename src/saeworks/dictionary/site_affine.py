@@ -34,6 +34,7 @@ class SiteAffine(Trainable):
         self.shift = nn.Parameter(weight.new_zeros(sites, inner.d))
         self.log_scale = nn.Parameter(weight.new_zeros(sites))
         self.unit_norm = tuple(f"inner.{name}" for name in inner.unit_norm)
+        self.frozen = tuple(f"inner.{name}" for name in inner.frozen)
         self.betas = inner.betas
         self.lr_scales = {f"inner.{name}": scale for name, scale in inner.lr_scales.items()}
         self.phases, self.work = inner.phases, inner.work  # shifts and scales are elementwise

@@ -23,8 +23,9 @@ class DictionaryAdam:
 
     Each step: g ← g − (g·w)w for unit-norm rows; g ← g · min(1, clip/‖g‖) with ‖g‖ over all
     parameters (not at all for clip None); Adam, with the SAE's own `betas` unless given and its
-    `lr_scales`; w ← w/‖w‖. A step whose gradient norm is not finite is skipped (unit rows may be
-    normalised once more); its norm is returned, so that the caller sees it.
+    `lr_scales`; w ← w/‖w‖. What is `frozen` needs no gradient, and stays as it is. A step whose
+    gradient norm is not finite is skipped (unit rows may be normalised once more); its norm is
+    returned, so that the caller sees it.
     """
 
     def __init__(
@@ -38,7 +39,10 @@ class DictionaryAdam:
         self.lr, self.eps = lr, eps
         self.betas = sae.betas if betas is None else betas
         self.clip = math.inf if clip is None else clip
-        self.parameters = dict(sae.named_parameters())
+        every = dict(sae.named_parameters())
+        for name in sae.frozen:
+            every[name].requires_grad_(False)
+        self.parameters = {n: p for n, p in every.items() if n not in sae.frozen}
         self.unit_norm = frozenset(sae.unit_norm)
         self.lr_scales = sae.lr_scales
         self.exp_avg = {n: torch.zeros_like(p) for n, p in self.parameters.items()}

@@ -17,6 +17,7 @@ from saeworks.dictionary.flops import Phase, StepWork
 from saeworks.dictionary.initial import geometric_median, start_tied, unit_rows
 from saeworks.dictionary.losses import batch_fvu, reconstruction
 from saeworks.dictionary.normaliser import fold
+from saeworks.dictionary.options import Options
 from saeworks.dictionary.preactivations import AtPairs, at_pairs, preactivations_above
 from saeworks.dictionary.selection import PROBE_ROWS, running_threshold, select_batch
 from saeworks.dictionary.stages import stage
@@ -122,11 +123,9 @@ class BatchSelection(SAE):
 
 
 @dataclass(frozen=True, config=STRICT)
-class BatchTopKConfig:
+class BatchTopKConfig(Options):
     """Options of a BatchTopK SAE."""
 
-    width: int
-    """M, the number of latents."""
     k: int
     """Active latents per token, on average."""
     aux_coefficient: float = 1 / 32

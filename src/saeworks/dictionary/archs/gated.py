@@ -12,17 +12,16 @@ from saeworks.dictionary.base import Batch, Context, SparseCode, StepOut
 from saeworks.dictionary.checks import check_share, check_steering, check_width
 from saeworks.dictionary.initial import geometric_median, start_tied, unit_rows
 from saeworks.dictionary.losses import l1, reconstruction
+from saeworks.dictionary.options import Options
 from saeworks.dictionary.penalised import Penalised
 from saeworks.dictionary.preactivations import Preactivations, preactivations, preactivations_above
 from saeworks.dictionary.stages import stage
 
 
 @dataclass(frozen=True, config=STRICT)
-class GatedConfig:
+class GatedConfig(Options):
     """Options of a Gated SAE."""
 
-    width: int
-    """M, the number of latents."""
     l1: float = 0.1
     """Coefficient of the L1 penalty on the gates; with `target_l0` where the controller starts."""
     target_l0: float | None = None

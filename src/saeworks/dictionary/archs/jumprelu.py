@@ -20,17 +20,16 @@ from saeworks.dictionary.checks import (
 )
 from saeworks.dictionary.initial import start_tied, unit_rows
 from saeworks.dictionary.losses import reconstruction
+from saeworks.dictionary.options import Options
 from saeworks.dictionary.penalised import Penalised
 from saeworks.dictionary.preactivations import preactivations, preactivations_above
 from saeworks.dictionary.stages import stage
 
 
 @dataclass(frozen=True, config=STRICT)
-class JumpReLUConfig:
+class JumpReLUConfig(Options):
     """Options of a JumpReLU SAE."""
 
-    width: int
-    """M, the number of latents."""
     l0_coefficient: float = 1.0
     """Squared error, out of D, that one more active latent per token costs; with `target_l0` where
     the controller starts."""

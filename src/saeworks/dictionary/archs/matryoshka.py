@@ -15,6 +15,7 @@ from saeworks.dictionary.autograd import decode_sparse
 from saeworks.dictionary.base import Batch
 from saeworks.dictionary.checks import check_coefficient, check_k, check_width
 from saeworks.dictionary.losses import reconstruction
+from saeworks.dictionary.options import Options
 from saeworks.dictionary.preactivations import AtPairs
 from saeworks.dictionary.selection import keep_pairs
 from saeworks.dictionary.stages import stage
@@ -22,11 +23,9 @@ from saeworks.errors import UserError
 
 
 @dataclass(frozen=True, config=STRICT)
-class MatryoshkaConfig:
+class MatryoshkaConfig(Options):
     """Options of a Matryoshka SAE."""
 
-    width: int
-    """M, the number of latents."""
     k: int
     """Active latents per token, on average."""
     sizes: tuple[int, ...] | None = None

@@ -12,6 +12,7 @@ from saeworks.dictionary.base import Batch, Context, SparseCode, StepOut
 from saeworks.dictionary.checks import check_share, check_steering, check_width
 from saeworks.dictionary.initial import start_tied, unit_rows
 from saeworks.dictionary.losses import annealed_lp, l1, reconstruction
+from saeworks.dictionary.options import Options
 from saeworks.dictionary.penalised import Penalised
 from saeworks.dictionary.preactivations import AtPairs, preactivations, preactivations_above
 from saeworks.dictionary.stages import stage
@@ -19,11 +20,9 @@ from saeworks.errors import UserError
 
 
 @dataclass(frozen=True, config=STRICT)
-class ReLUConfig:
+class ReLUConfig(Options):
     """Options of a ReLU SAE."""
 
-    width: int
-    """M, the number of latents."""
     l1: float = 0.08
     """Coefficient of the L1 penalty (λ = 5 at D ≈ 4000 in Conerly et al. 2024); with `target_l0`
     where the controller starts."""

@@ -29,13 +29,14 @@ from saeworks.dictionary.flops import Phase, StepWork
 from saeworks.dictionary.initial import geometric_median, start_tied, unit_rows
 from saeworks.dictionary.losses import batch_fvu, reconstruction
 from saeworks.dictionary.normaliser import fold
+from saeworks.dictionary.options import Options
 from saeworks.dictionary.routers import ROUTERS, Router, RouterName, RouterOptions
 from saeworks.dictionary.stages import stage
 from saeworks.errors import UserError
 
 
 @dataclass(frozen=True, config=STRICT)
-class SwitchConfig:
+class SwitchConfig(Options):
     """Options of a Switch SAE."""
 
     width: int

@@ -16,15 +16,14 @@ from saeworks.dictionary.flops import Phase
 from saeworks.dictionary.initial import geometric_median, start_tied, unit_rows
 from saeworks.dictionary.losses import batch_fvu, reconstruction
 from saeworks.dictionary.normaliser import fold
+from saeworks.dictionary.options import Options
 from saeworks.dictionary.stages import stage
 
 
 @dataclass(frozen=True, config=STRICT)
-class TopKConfig:
+class TopKConfig(Options):
     """Options of a TopK SAE."""
 
-    width: int
-    """M, the number of latents."""
     k: int
     """Active latents per token."""
     aux_coefficient: float = 1 / 32
