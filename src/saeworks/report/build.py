@@ -24,6 +24,7 @@ from saeworks.report import (
     experts,
     frontier,
     over_seeds,
+    studies,
     summary,
 )
 from saeworks.report import latents as browser
@@ -39,10 +40,12 @@ SCRIPTS = (
     "spread.js",
     "experts.js",
     "latents.js",
+    "views.js",
+    *(f"{view.name}.js" for view in studies.VIEWS),
 )
 MANY = 8
 """Suites, sites: of more, not all are named or drawn at once. As many as there are colours."""
-_DATA_FILE = re.compile(r"(training-\d+|experts-\d+-\d+|latents-\d+-\d+(-\d+)?)\.js")
+_DATA_FILE = re.compile(r"(training-\d+|experts-\d+-\d+|latents-\d+-\d+(-\d+)?|view(-\d+){4})\.js")
 
 
 def write_report(suite_paths: Sequence[Path], out: Path) -> Path:
@@ -85,9 +88,12 @@ def _made(suites: Sequence[SuiteData]) -> tuple[str, dict[str, Any], dict[str, P
     """The page and the data that it loads."""
     sites = summary.all_sites(suites)
     shared = experts.section(suites)
+    told = studies.sections(suites)
     data = _curves(suites) | (shared.files if shared else {})
+    for section in told:
+        data |= section.files
     latents = _latents(suites, sites)
-    return _page(suites, sites, [*data, *latents], shared), data, latents
+    return _page(suites, sites, [*data, *latents], shared, told), data, latents
 
 
 def _curves(suites: Sequence[SuiteData]) -> dict[str, Any]:
@@ -112,6 +118,7 @@ def _page(
     sites: Sequence[str],
     data: Sequence[str],
     shared: experts.ExpertsSection | None,
+    told: Sequence[studies.StudySection],
 ) -> str:
     headline = summary.columns(suites, headline=True)
     every = summary.columns(suites, headline=False)
@@ -122,6 +129,8 @@ def _page(
     shown = _shown(suites, sites, data, lines)
     shown |= shared.data if shared else {}
     shown |= audited.data() if audited else {}
+    for section in told:
+        shown |= section.data()
     beside_columns, beside_rows = baseline.table(suites)
     seeds_columns, seeds_rows = over_seeds.table(suites)
     frontier_columns, frontier_rows = frontier.table(suites)
@@ -152,6 +161,7 @@ def _page(
             baselines=list(dict.fromkeys(contest.name for contest in baseline.contests(suites))),
             audit=audited,
             experts=shared,
+            studies=told,
             many=many,
             line_inks=line_of,
             inks=line_of if many else {at: at for at in range(len(suites))},

@@ -17,6 +17,7 @@ from saeworks.report.numbers import decimals, measured, number, rounded
 from saeworks.report.summary import Cell, Column, Row, Table
 from saeworks.results.figure import Axis, Figure, Trace
 from saeworks.results.metric import Metric, Value
+from saeworks.results.names import command
 from saeworks.results.result import Result
 from saeworks.results.section import Section
 
@@ -80,12 +81,12 @@ class FigureSource:
 
     def broken(self, site: str, section: str, key: str, why: str) -> str:
         """The error for a series that is not what it should be."""
-        file, place, again = self.file, f"series.{site}.{key}", "eval"
+        file, place, again = self.file, f"series.{site}.{key}", command(section)
         if isinstance(self.sections[section], Section):
-            place, again = f"sections.{section}.{place}", "audit"
+            place, again = f"sections.{section}.{place}", "saeworks audit"
         else:
             file = file / f"{section}.json"
-        return f"{file}: {place!r} is {why}; run `saeworks {again}` again"
+        return f"{file}: {place!r} is {why}; run `{again}` again"
 
 
 def _drawable(entry: Any) -> bool:

@@ -24,7 +24,7 @@ from saeworks.results.audit import AuditResult
 from saeworks.results.comparison import Comparison
 from saeworks.results.log import LogLine, read_log
 from saeworks.results.metric import Metric, Value
-from saeworks.results.names import AUDIT, COMPARISON, FIRST, LOG, ON_EXPERTS
+from saeworks.results.names import AUDIT, COMPARISON, FIRST, LOG, ON_EXPERTS, command, question
 from saeworks.results.records import parse, parse_file, parse_text, to_text
 from saeworks.results.result import Result
 from saeworks.results.series import CHOICE, Choice, Latent
@@ -69,6 +69,10 @@ class SuiteData:
     """The variant's name, made longer where two suites share it."""
     meta: SuiteMeta
     results: dict[str, Result]
+    """What is measured of SAEs, by name of the evaluation."""
+    studies: dict[str, Result]
+    """What its latents mean and do (`results.names.ON_LATENTS`), likewise, in the order of that
+    list. Their sites and the keys of their metrics stand for themselves."""
     logged: list[LogLine]
     latents: dict[str, PackedLatents]
     """site → latents of the browser."""
@@ -104,12 +108,13 @@ class SuiteData:
         Raises:
             UserError: if it is not what `cls` says.
         """
-        result = self.results.get(evaluation)
+        result = self.results.get(evaluation) or self.studies.get(evaluation)
         series = None if result is None else result.series.get(site, {}).get(name)
         if series is None:
             return None
         file = self.path / RESULTS / f"{evaluation}.json"
-        return parse(cls, series, str(file), WAY_OUT, "series", site, name)
+        way_out = f"run `{command(evaluation)}` again"
+        return parse(cls, series, str(file), way_out, "series", site, name)
 
 
 def read_suites(paths: Sequence[Path]) -> list[SuiteData]:
@@ -159,12 +164,16 @@ def _read_suite(path: Path, label: str, meta: SuiteMeta) -> SuiteData:
         file for file in (path / RESULTS).glob("[!.]*.json") if file.name not in (AUDIT, COMPARISON)
     ]
     results = [_read_result(file, latents) for file in sorted(files, key=_result_order)]
+    places = {result.evaluation: question(result.evaluation) for result in results}
+    studies = [result for result in results if places[result.evaluation] is not None]
+    studies.sort(key=lambda result: (places[result.evaluation] or 0, result.evaluation))
     log = inside(path, LOG)
     return SuiteData(
         path,
         label,
         meta,
-        {result.evaluation: result for result in results},
+        {r.evaluation: r for r in results if places[r.evaluation] is None},
+        {result.evaluation: result for result in studies},
         read_log(log) if is_file(log) else [],
         latents,
         _read_options(path, meta),
@@ -201,30 +210,32 @@ def _read_options(path: Path, meta: SuiteMeta) -> dict[str, Any]:
 
 
 def _read_result(file: Path, latents: dict[str, PackedLatents]) -> Result:
-    """A result; its latents, which may be many, are put into `latents`."""
+    """A result; the latents of the browser, which may be many, are put into `latents`."""
+    again = command(file.stem)
+    way_out = f"run `{again}` again"
 
     def take(place: Place, item: Any) -> None:
         number = len(latents.get(place[1], ()))
-        text = to_text(item, str(file), WAY_OUT)
-        parse_text(Latent, text, str(file), WAY_OUT, *place, str(number))
+        text = to_text(item, str(file), way_out)
+        parse_text(Latent, text, str(file), way_out, *place, str(number))
         latents.setdefault(place[1], PackedLatents()).add(text)
 
     def is_long(place: Place) -> bool:
         return len(place) == 3 and place[0] == "series" and place[2] == "latents"
 
-    check_seal(file, "result", AGAIN)
+    check_seal(file, "result", again)
     data = read_long(file, "result", is_long, take)
     if isinstance(data, dict):
         data.pop(SEAL, None)
-    result = parse_file(Result, data, file, "result", AGAIN)
+    result = parse_file(Result, data, file, "result", again)
     for site, series in result.series.items():
         if not isinstance(listed := series.get("latents", []), list):
             raise UserError(
-                f"{file}: latents must be a list, not a {type(listed).__name__}; {WAY_OUT}"
+                f"{file}: latents must be a list, not a {type(listed).__name__}; {way_out}"
             )
         if site in latents and CHOICE in series:
             place = ("series", site, CHOICE)
-            latents[site].choice = parse(Choice, series[CHOICE], str(file), WAY_OUT, *place)
+            latents[site].choice = parse(Choice, series[CHOICE], str(file), way_out, *place)
     return result
 
 

@@ -3,6 +3,7 @@
 An evaluation's result is `NAME.json` in the suite's `results` folder (`files.seals.RESULTS`).
 """
 
+from fnmatch import fnmatchcase
 from typing import Final, Literal
 
 AUDIT = "audit.json"
@@ -21,7 +22,24 @@ EXPLANATIONS = "explanations"
 """The evaluation of what explains single latents."""
 ON_EXPERTS = (EXPERTS, GEOMETRY, CONSISTENCY, DEDUP)
 """Evaluations that are shown in the section on experts, in the order of their tables."""
+ON_LATENTS = ("concepts", "explain", "study", "circuits_*", "steer")
+"""Evaluations of what latents mean and do, `*` for any name. Each has a section of the report to
+itself, in the order of a reader's questions: do latents match known concepts; can they be
+explained; do people find them interpretable; do circuits run through few of them; does pushing one
+do what it says."""
 BlockKind = Literal["experts", "cut"]
 """What the blocks of an SAE's latents are: its experts, or equal runs of latents."""
 MEAN = "mean over sites"
 """Stands in the place of a site's name in tables of comparisons."""
+
+
+def question(evaluation: str) -> int | None:
+    """The place of an evaluation in `ON_LATENTS`; None if it is not there."""
+    matches = (at for at, name in enumerate(ON_LATENTS) if fnmatchcase(evaluation, name))
+    return next(matches, None)
+
+
+def command(evaluation: str) -> str:
+    """The command that writes an evaluation's result."""
+    name = "eval" if question(evaluation) is None else evaluation.partition("_")[0]
+    return f"saeworks {name}"

@@ -93,6 +93,57 @@ class Choice:
 
 
 @dataclass(frozen=True, config=STRICT)
+class LatentConcept:
+    """A known concept that a latent detects."""
+
+    latent: int
+    concept: str
+    f1: float | None
+
+
+@dataclass(frozen=True, config=STRICT)
+class LatentExplanation:
+    """When a latent fires, in words or as a program."""
+
+    latent: int
+    source: str
+    """What made it: `program`, or a language model's name."""
+    text: str
+    scores: dict[str, float | None]
+    """What was scored, such as `detection` → 0 to 1; the first is what latents are sorted by."""
+
+
+@dataclass(frozen=True, config=STRICT)
+class LatentVerdict:
+    """What a person said of a latent."""
+
+    latent: int
+    verdict: str
+    note: str = ""
+    rater: str = ""
+
+
+@dataclass(frozen=True, config=STRICT)
+class LatentSteered:
+    """What a language model wrote before and after a latent was changed."""
+
+    latent: int
+    edit: str
+    """What was done, such as `clamp to 8`."""
+    prompt: str
+    before: str
+    after: str
+    effects: dict[str, float | None]
+    """What changed, such as `rate of animals` → the difference."""
+
+
+OF_LATENTS = "of_latents"
+"""The key of a list, of what a study says of single latents of a site, which the report's browser
+of latents shows: `LatentConcept` of concepts, `LatentExplanation` of explain, `LatentVerdict` of
+study, `LatentSteered` of steer."""
+
+
+@dataclass(frozen=True, config=STRICT)
 class Load:
     """Shares of the visits, mean confidence and live latents of each expert."""
 

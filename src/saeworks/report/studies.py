@@ -1,0 +1,205 @@
+"""What latents mean and do: a section for each evaluation of `results.names.ON_LATENTS`.
+
+A section has what its results say of themselves: title, findings, declared figures, metrics; and
+views, which a script of their own draws of a series.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any
+
+from saeworks.files.seals import RESULTS
+from saeworks.report.figures import (
+    Chart,
+    FigureSource,
+    Group,
+    charts,
+    declared,
+    groups,
+    lists_table,
+    metrics_table,
+)
+from saeworks.report.numbers import count
+from saeworks.report.suites import SuiteData
+from saeworks.report.summary import Table
+from saeworks.results.names import question
+from saeworks.results.records import plain
+
+SHOWN = 4
+"""Findings of a suite that are not folded away."""
+
+
+@dataclass(frozen=True)
+class View:
+    """What a section shows beside its declared figures.
+
+    Attributes:
+        name: of the view; its script is `assets/NAME.js`, which calls
+            `saeworks.view(NAME, draw)` (see `assets/views.js`).
+        evaluation: whose section it stands in, `*` for any name.
+        series: the key of each site's series that it draws.
+        record: the series is read as.
+        title, lead: heading, and what to look for.
+    """
+
+    name: str
+    evaluation: str
+    series: str
+    record: Any
+    title: str
+    lead: str
+
+
+VIEWS: tuple[View, ...] = ()
+"""A new one is a line here, and its script."""
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What a result says of a suite; of all of them where `suite` is None."""
+
+    suite: int | None
+    label: str
+    first: Sequence[str]
+    more: Sequence[str]
+
+
+@dataclass(frozen=True)
+class ShownView:
+    """A view and what can be chosen: number and name of suites and sites.
+
+    Attributes:
+        prefix: of the data files, `PREFIX-SUITE-SITE`.
+    """
+
+    view: View
+    prefix: str
+    suites: list[tuple[int, str]]
+    sites: list[tuple[int, str]]
+
+
+@dataclass(frozen=True)
+class StudySection:
+    """One section.
+
+    Attributes:
+        id: its address on the page.
+        suites: to choose between, where not all are shown at once.
+        files: what is loaded when a view is looked at, by name.
+    """
+
+    id: str
+    title: str
+    measured: str
+    findings: list[Findings]
+    suites: list[tuple[int, str]]
+    figures: list[Group]
+    tables: list[Table]
+    views: list[ShownView]
+    files: dict[str, Any]
+
+    def data(self) -> dict[str, list[Chart]]:
+        """The charts, by the names of their groups."""
+        return {group.id: group.charts for group in self.figures}
+
+
+def sections(suites: Sequence[SuiteData]) -> list[StudySection]:
+    """A section for each evaluation that some suite has.
+
+    Raises:
+        UserError: if what a figure or a view draws is not what it should be.
+    """
+    names = {name: None for suite in suites for name in suite.studies}
+    ordered = sorted(names, key=lambda name: (question(name) or 0, name))
+    return [_section(name, at, suites) for at, name in enumerate(ordered)]
+
+
+def _section(name: str, at: int, suites: Sequence[SuiteData]) -> StudySection:
+    sources = [
+        FigureSource(
+            index,
+            suite.label,
+            _sites(suite, name),
+            {name: suite.studies[name]},
+            suite.path / RESULTS,
+        )
+        for index, suite in enumerate(suites)
+        if name in suite.studies
+    ]
+    figures = [figure for _, figure in declared(sources)]
+    drawn = [(f, charts(name, f, sources)) for f in figures if f.kind != "table"]
+    tables = [metrics_table(name, sources)]
+    tables += [lists_table(name, f, sources) for f in figures if f.kind == "table"]
+    shown = groups(f"study{at}", drawn)
+    panels = any("panel" in chart for group in shown for chart in group.charts)
+    files: dict[str, Any] = {}
+    views = [
+        _view(view, f"view-{at}-{place}", name, suites, files)
+        for place, view in enumerate(VIEWS)
+        if fnmatchcase(name, view.evaluation)
+    ]
+    return StudySection(
+        name,
+        suites[sources[0].index].studies[name].title,
+        _measured(name, suites),
+        list(_findings(name, suites)),
+        [(source.index, source.label) for source in sources] if panels else [],
+        shown,
+        [table for table in tables if table],
+        [view for view in views if view.suites],
+        files,
+    )
+
+
+def _sites(suite: SuiteData, name: str) -> list[str]:
+    """A result's sites: those of the suite in its order, then what else it has entries for."""
+    result = suite.studies[name]
+    known = result.sites.keys() | result.series.keys()
+    of_suite = [site for site in suite.meta.sites if site in known]
+    return list(dict.fromkeys([*of_suite, *result.sites, *result.series]))
+
+
+def _measured(name: str, suites: Sequence[SuiteData]) -> str:
+    """On how many tokens and documents; nothing where a study has prompts of its own."""
+    results = (suite.studies[name] for suite in suites if name in suite.studies)
+    told = (
+        f"{count(r.tokens)} held-out tokens of {count(r.documents)} documents"
+        for r in results
+        if r.tokens and r.documents
+    )
+    return "; ".join(dict.fromkeys(told))
+
+
+def _findings(name: str, suites: Sequence[SuiteData]) -> Iterator[Findings]:
+    """What is said of all suites in the same words first, then of each."""
+    of_suite = {at: s.studies[name].findings for at, s in enumerate(suites) if name in s.studies}
+    if len(of_suite) == 1:
+        (told,) = of_suite.values()
+        shared = set(told)
+    else:
+        told = next(iter(of_suite.values()))
+        shared = set(told).intersection(*of_suite.values())
+    if shared:
+        common = [line for line in told if line in shared]
+        yield Findings(None, "", common[:SHOWN], common[SHOWN:])
+    for at, lines in of_suite.items():
+        if rest := [line for line in lines if line not in shared]:
+            yield Findings(at, suites[at].label, rest[:SHOWN], rest[SHOWN:])
+
+
+def _view(
+    view: View, prefix: str, name: str, suites: Sequence[SuiteData], files: dict[str, Any]
+) -> ShownView:
+    """A view of all suites; what it draws is put into `files`."""
+    sites = list(
+        dict.fromkeys(site for s in suites if name in s.studies for site in _sites(s, name))
+    )
+    with_suite, with_site = {}, {}
+    for index, suite in enumerate(suites):
+        for place, site in enumerate(sites):
+            record = suite.series(name, site, view.series, view.record)
+            if record is not None:
+                files[f"{prefix}-{index}-{place}"] = plain(record)
+                with_suite[index], with_site[place] = suite.label, site
+    return ShownView(view, prefix, list(with_suite.items()), sorted(with_site.items()))
