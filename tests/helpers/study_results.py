@@ -1,0 +1,123 @@
+"""Results of what latents mean and do, made by hand, for suites that were never trained."""
+
+import json
+import random
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+TITLES = {
+    "concepts": "Known concepts",
+    "explain": "Explanations of latents",
+    "study": "What people say of latents",
+    "circuits_ioi": "Circuits of the task ioi",
+    "steer": "Steering",
+}
+
+OF_LATENTS: dict[str, Any] = {
+    "concepts": [
+        {"latent": 0, "concept": "noun_class: animal", "f1": 0.91},
+        {"latent": 3, "concept": "number: plural", "f1": 0.62},
+        {"latent": 0, "concept": "number: singular", "f1": 0.4},
+    ],
+    "explain": [
+        {
+            "latent": 0,
+            "source": "program",
+            "text": "fires on dog, cat or horse",
+            "scores": {"detection": 0.88, "fuzzing": 0.7},
+        },
+        {
+            "latent": 6,
+            "source": "a language model",
+            "text": "names after and",
+            "scores": {"detection": 0.51},
+        },
+    ],
+    "study": [
+        {"latent": 0, "verdict": "interpretable", "note": "animals", "rater": "A"},
+        {"latent": 3, "verdict": "not interpretable"},
+    ],
+    "steer": [
+        {
+            "latent": 0,
+            "edit": "clamp to 8",
+            "prompt": "The",
+            "before": " girl went to the park",
+            "after": " dog saw the cat",
+            "effects": {"rate of animals": 0.42},
+        }
+    ],
+}
+
+
+def study_result(
+    evaluation: str,
+    sites: Sequence[str],
+    findings: Sequence[str] = ("At most sites it does.",),
+    series: Mapping[str, Any] | None = None,
+    **more: Any,
+) -> dict[str, Any]:
+    """A result with two metrics at every site, a line, a histogram and a table of lists."""
+    rng = random.Random(evaluation)
+    metrics = {
+        f"{evaluation}_share": {
+            "title": "Share",
+            "description": "Of what was asked, how much is there.",
+            "unit": "",
+            "better": "higher",
+        },
+        "fvu": {"title": "Not FVU", "description": "A key that reconstruction has, too."},
+    }
+    numbers, lists = {}, {}
+    for at, site in enumerate(sites):
+        share = 0.4 + 0.1 * at + 0.05 * rng.random()
+        numbers[site] = {
+            f"{evaluation}_share": {"value": share, "low": share - 0.03, "high": share + 0.03},
+            "fvu": {"value": 7.0 + at},
+        }
+        lists[site] = {
+            "n": [1, 2, 4, 8, 16],
+            "curve": [0.1, 0.3, 0.6, 0.8, 0.9],
+            "edges": [0, 0.25, 0.5, 0.75, 1],
+            "counts": [1, 5, 9, 2],
+            **(series or {}),
+        }
+        if evaluation in OF_LATENTS:
+            lists[site]["of_latents"] = OF_LATENTS[evaluation]
+    figures = [
+        {"id": "share", "kind": "line", "lines": "suites"}
+        | {"traces": [{"metric": f"{evaluation}_share"}]},
+        {"id": "curve", "kind": "line", "lines": "suites", "title": "Kept by the circuit"}
+        | {"traces": [{"x": "n", "y": "curve"}], "x": {"title": "latents", "log": True}}
+        | {"caption": "Of the model's answer, by the number of latents."},
+        {"id": "spread", "kind": "histogram", "lines": "suites", "title": "Scores"}
+        | {"traces": [{"x": "edges", "y": "counts"}], "x": {"title": "score"}, "small": True},
+    ]
+    return {
+        "schema": 1,
+        "evaluation": evaluation,
+        "title": TITLES.get(evaluation, evaluation),
+        "config": {"seed": 0},
+        "tokens": 0 if evaluation.startswith("circuits") else 20_000,
+        "documents": 0 if evaluation.startswith("circuits") else 90,
+        "metrics": metrics,
+        "sites": numbers,
+        "series": lists,
+        "figures": figures,
+        "findings": list(findings),
+    } | more
+
+
+def add_study(suite: Path, evaluation: str, sites: Sequence[str], **more: Any) -> Path:
+    """Write such a result into a suite; returns its file."""
+    file = suite / "results" / f"{evaluation}.json"
+    result = study_result(evaluation, sites, **more)
+    file.write_text(json.dumps(result, ensure_ascii=False), encoding="utf-8")
+    return file
+
+
+def add_studies(suite: Path, sites: Sequence[str]) -> None:
+    """All of them."""
+    for evaluation in TITLES:
+        add_study(suite, evaluation, sites)
