@@ -8,7 +8,7 @@ from typing import Any
 
 TITLES = {
     "concepts": "Known concepts",
-    "explain": "Explanations of latents",
+    "explanations": "Explanations of latents",
     "study": "What people say of latents",
     "circuits_ioi": "Circuits of the task ioi",
     "steer": "Steering",
@@ -20,18 +20,29 @@ OF_LATENTS: dict[str, Any] = {
         {"latent": 3, "concept": "number: plural", "f1": 0.62},
         {"latent": 0, "concept": "number: singular", "f1": 0.4},
     ],
-    "explain": [
+    "explanations": [
         {
             "latent": 0,
-            "source": "program",
-            "text": "fires on dog, cat or horse",
-            "scores": {"detection": 0.88, "fuzzing": 0.7},
+            "fired": 90,
+            "explanations": [
+                {
+                    "by": "program",
+                    "text": "fires on dog, cat or horse",
+                    "scores": [{"metric": "explanations_share", "value": 0.88, "low": 0.8}],
+                },
+                {"by": "model", "text": "animals", "scores": [{"metric": "fvu", "value": 0.7}]},
+            ],
         },
         {
             "latent": 6,
-            "source": "a language model",
-            "text": "names after and",
-            "scores": {"detection": 0.51},
+            "fired": 12,
+            "explanations": [
+                {
+                    "by": "model",
+                    "text": "names after and",
+                    "scores": [{"metric": "explanations_share", "value": 0.51}],
+                }
+            ],
         },
     ],
     "study": [
@@ -84,7 +95,8 @@ def study_result(
             **(series or {}),
         }
         if evaluation in OF_LATENTS:
-            lists[site]["of_latents"] = OF_LATENTS[evaluation]
+            key = "explained" if evaluation == "explanations" else "of_latents"
+            lists[site][key] = OF_LATENTS[evaluation]
     figures = [
         {"id": "share", "kind": "line", "lines": "suites"}
         | {"traces": [{"metric": f"{evaluation}_share"}]},

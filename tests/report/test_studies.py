@@ -32,10 +32,10 @@ def page_data(page: Path) -> dict[str, Any]:
 
 
 def test_the_order_is_that_of_a_readers_questions():
-    names = ["steer", "circuits_sva", "circuits_ioi", "study", "explain", "concepts"]
+    names = ["steer", "circuits_sva", "circuits_ioi", "study", "explanations", "concepts"]
     assert sorted(names, key=lambda name: (question(name), name)) == [
         "concepts",
-        "explain",
+        "explanations",
         "study",
         "circuits_ioi",
         "circuits_sva",

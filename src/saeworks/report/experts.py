@@ -24,11 +24,10 @@ from saeworks.report.summary import (
     all_sites,
 )
 from saeworks.results.metric import Metric, Value
-from saeworks.results.names import CONSISTENCY, EXPERTS, GEOMETRY, ON_EXPERTS
+from saeworks.results.names import CONCEPTS, CONSISTENCY, EXPERTS, GEOMETRY, ON_EXPERTS
 from saeworks.results.records import plain
 from saeworks.results.result import PLACEHOLDER, TABLE
 from saeworks.results.series import (
-    CONCEPTS,
     CONFIDENCE,
     QUEEN,
     CodedConcepts,

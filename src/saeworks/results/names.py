@@ -22,7 +22,9 @@ EXPLANATIONS = "explanations"
 """The evaluation of what explains single latents."""
 ON_EXPERTS = (EXPERTS, GEOMETRY, CONSISTENCY, DEDUP)
 """Evaluations that are shown in the section on experts, in the order of their tables."""
-ON_LATENTS = ("concepts", "explain", "study", "circuits_*", "steer")
+CONCEPTS = "concepts"
+"""The evaluation of known concepts; of `consistency` a series, and the metric that counts them."""
+ON_LATENTS = (CONCEPTS, EXPLANATIONS, "study", "circuits_*", "steer")
 """Evaluations of what latents mean and do, `*` for any name. Each has a section of the report to
 itself, in the order of a reader's questions: do latents match known concepts; can they be
 explained; do people find them interpretable; do circuits run through few of them; does pushing one
@@ -42,4 +44,4 @@ def question(evaluation: str) -> int | None:
 def command(evaluation: str) -> str:
     """The command that writes an evaluation's result."""
     name = "eval" if question(evaluation) is None else evaluation.partition("_")[0]
-    return f"saeworks {name}"
+    return f"saeworks {'explain' if evaluation == EXPLANATIONS else name}"

@@ -19,8 +19,6 @@ CONFIDENCE = "confidence"
 """A histogram of the router's confidence; also the metric, its mean."""
 QUEEN = "queen"
 """Shares of concepts with different latents, over thresholds of φ; also the metric, at one."""
-CONCEPTS = "concepts"
-"""The known concepts themselves; also the metric, how many they are."""
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -102,18 +100,6 @@ class LatentConcept:
 
 
 @dataclass(frozen=True, config=STRICT)
-class LatentExplanation:
-    """When a latent fires, in words or as a program."""
-
-    latent: int
-    source: str
-    """What made it: `program`, or a language model's name."""
-    text: str
-    scores: dict[str, float | None]
-    """What was scored, such as `detection` → 0 to 1; the first is what latents are sorted by."""
-
-
-@dataclass(frozen=True, config=STRICT)
 class LatentVerdict:
     """What a person said of a latent."""
 
@@ -139,8 +125,7 @@ class LatentSteered:
 
 OF_LATENTS = "of_latents"
 """The key of a list, of what a study says of single latents of a site, which the report's browser
-of latents shows: `LatentConcept` of concepts, `LatentExplanation` of explain, `LatentVerdict` of
-study, `LatentSteered` of steer."""
+of latents shows: `LatentConcept` of concepts, `LatentVerdict` of study, `LatentSteered` of steer."""
 
 
 @dataclass(frozen=True, config=STRICT)

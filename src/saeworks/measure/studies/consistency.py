@@ -36,9 +36,9 @@ from saeworks.measure.studies.overlap import visitors
 from saeworks.measure.studies.reconstruction import Tally
 from saeworks.results.figure import Figure, Trace
 from saeworks.results.metric import Metric, Value
-from saeworks.results.names import CONSISTENCY
+from saeworks.results.names import CONCEPTS, CONSISTENCY
 from saeworks.results.records import plain
-from saeworks.results.series import CONCEPTS, QUEEN, Coded, CodedConcept, CodedConcepts, Queen
+from saeworks.results.series import QUEEN, Coded, CodedConcept, CodedConcepts, Queen
 
 CODED = 0.5
 """A latent codes a concept in a place where φ is above this."""
