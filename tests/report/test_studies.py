@@ -102,7 +102,9 @@ def test_sites_that_are_not_the_suites_own_stay_in_their_section(make_suite, tmp
     assert section.measured == ""
 
 
-VIEW = studies.View("histogram", "circuits_*", "graph", Histogram, "The graph", "What it shows.")
+VIEW = studies.SectionView(
+    "histogram", "circuits_*", "graph", Histogram, "The graph", "What it shows."
+)
 
 
 def test_a_view_has_its_place_its_script_and_its_files(make_suite, tmp_path, monkeypatch):

@@ -31,7 +31,7 @@ SHOWN = 4
 
 
 @dataclass(frozen=True)
-class View:
+class SectionView:
     """What a section shows beside its declared figures.
 
     Attributes:
@@ -51,7 +51,7 @@ class View:
     lead: str
 
 
-VIEWS: tuple[View, ...] = ()
+VIEWS: tuple[SectionView, ...] = ()
 """A new one is a line here, and its script."""
 
 
@@ -73,7 +73,7 @@ class ShownView:
         prefix: of the data files, `PREFIX-SUITE-SITE`.
     """
 
-    view: View
+    view: SectionView
     prefix: str
     suites: list[tuple[int, str]]
     sites: list[tuple[int, str]]
@@ -189,7 +189,7 @@ def _findings(name: str, suites: Sequence[SuiteData]) -> Iterator[Findings]:
 
 
 def _view(
-    view: View, prefix: str, name: str, suites: Sequence[SuiteData], files: dict[str, Any]
+    view: SectionView, prefix: str, name: str, suites: Sequence[SuiteData], files: dict[str, Any]
 ) -> ShownView:
     """A view of all suites; what it draws is put into `files`."""
     sites = list(

@@ -125,7 +125,8 @@ class LatentSteered:
 
 OF_LATENTS = "of_latents"
 """The key of a list, of what a study says of single latents of a site, which the report's browser
-of latents shows: `LatentConcept` of concepts, `LatentVerdict` of study, `LatentSteered` of steer."""
+of latents shows: `LatentConcept` of concepts, `LatentVerdict` of study, `LatentSteered` of
+steer."""
 
 
 @dataclass(frozen=True, config=STRICT)
