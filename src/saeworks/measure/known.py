@@ -1,9 +1,11 @@
 """What is known of a text beforehand: the labels of its documents, the concepts of its tokens.
 
-Shapes: R documents, N kept tokens, C concepts.
+`saeworks.measure.concepts.labels` has concepts from other sources than the embedded grammar.
+
+Shapes: R documents, N kept tokens, C concepts, X places of all sequences.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -50,6 +52,10 @@ def labels_of(corpus: Corpus, held_out: HeldOut) -> Labels | None:
     return Labels(corpus.labels.names, corpus.labels.number[numbers[numbers >= 0].numpy()])
 
 
+ConceptName = tuple[str, str]
+"""A concept and its value, such as ("noun_class", "animal")."""
+
+
 @dataclass(frozen=True)
 class Truth:
     """Which concepts stand on which tokens.
@@ -57,14 +63,47 @@ class Truth:
     Attributes:
         concepts: (concept, value), such as ("noun_class", "animal").
         stands: 0/1 [N, C].
+        set_N: of each token, the set of tokens it belongs to; None where all are in one.
+        set_C: of each concept, the set in which it is asked about: nothing is known of it on the
+            tokens of other sets.
     """
 
-    concepts: tuple[tuple[str, str], ...]
+    concepts: tuple[ConceptName, ...]
     stands: csr_matrix
+    set_N: Int[np.ndarray, " N"] | None = None
+    set_C: Int[np.ndarray, " C"] | None = None
+
+    @classmethod
+    def of(
+        cls, concepts: Iterable[ConceptName], by_token: Iterable[Iterable[ConceptName]]
+    ) -> "Truth":
+        """From the concepts of each token; no two of one token may be equal."""
+        concepts = tuple(concepts)
+        number = {concept: place for place, concept in enumerate(concepts)}
+        ids: list[int] = []
+        ends = [0]
+        for of_token in by_token:
+            ids.extend(number[concept] for concept in of_token)
+            ends.append(len(ids))
+        ones = np.ones(len(ids), np.int32)
+        stands = csr_matrix(
+            (ones, np.array(ids, np.int64), np.array(ends, np.int64)),
+            shape=(len(ends) - 1, len(concepts)),
+        )
+        return cls(concepts, stands)
 
 
-def truth_of(text: TextConfig, seed: int, lm: LanguageModel, held_out: HeldOut) -> Truth:
+def truth_of(
+    text: TextConfig,
+    seed: int,
+    lm: LanguageModel,
+    held_out: HeldOut,
+    option: str = "--consistency",
+) -> Truth:
     """The concepts of each kept token of the embedded text, in the order of the kept tokens.
+
+    Args:
+        option: what asks for them, for messages.
 
     Raises:
         UserError: if the text is another, whose concepts nobody knows, or the language model's
@@ -72,23 +111,27 @@ def truth_of(text: TextConfig, seed: int, lm: LanguageModel, held_out: HeldOut) 
     """
     if text.source != "embedded":
         raise UserError(
-            f"consistency: no concepts are known of the text {text.source!r}, only of 'embedded'; "
-            "leave --consistency out"
+            f"{option}: no concepts are known of the text {text.source!r}, only of 'embedded'; "
+            f"leave {option} out"
         )
-    concepts = tuple((concept.name, value) for concept in CONCEPTS for value in concept.values)
-    number = {concept: place for place, concept in enumerate(concepts)}
+    concepts = [(concept.name, value) for concept in CONCEPTS for value in concept.values]
     every = list(_documents(seed, held_out))
-    rank_N, row_N = _places(every, lm, held_out)
-    ids: list[int] = []
-    ends = [0]
-    for rank, row in zip(rank_N.tolist(), row_N.tolist(), strict=True):
-        ids.extend(number[item] for item in every[row].concepts[rank].items())
-        ends.append(len(ids))
-    stands = csr_matrix(
-        (np.ones(len(ids), np.int32), np.array(ids, np.int64), np.array(ends, np.int64)),
-        shape=(len(ends) - 1, len(concepts)),
-    )
-    return Truth(concepts, stands)
+    rank_N, row_N = _places(every, lm, held_out, option)
+    places = zip(rank_N.tolist(), row_N.tolist(), strict=True)
+    return Truth.of(concepts, (every[row].concepts[rank].items() for rank, row in places))
+
+
+def by_document(
+    held_out: HeldOut, bos_id: int | None
+) -> Iterator[tuple[int, Int[np.ndarray, " n"]]]:
+    """Row of each document, and the places of its tokens, without BOS, in their order."""
+    tokens_X = held_out.tokens_NT.flatten().numpy()
+    row_X = held_out.row_NT.flatten().numpy()
+    text = np.flatnonzero((row_X >= 0) & (tokens_X != bos_id))
+    by_row = text[row_X[text].argsort(kind="stable")]
+    start_R = np.searchsorted(row_X[by_row], np.arange(held_out.rows + 1))
+    for row in range(held_out.rows):
+        yield row, by_row[start_R[row] : start_R[row + 1]]
 
 
 def _documents(seed: int, held_out: HeldOut) -> Iterator[LabelledDocument]:
@@ -97,7 +140,7 @@ def _documents(seed: int, held_out: HeldOut) -> Iterator[LabelledDocument]:
 
 
 def _places(
-    every: list[LabelledDocument], lm: LanguageModel, held_out: HeldOut
+    every: list[LabelledDocument], lm: LanguageModel, held_out: HeldOut, option: str
 ) -> tuple[Int[np.ndarray, " N"], Int[np.ndarray, " N"]]:
     """Each kept token's place in its document, and the document.
 
@@ -106,17 +149,13 @@ def _places(
     """
     tokens_X = held_out.tokens_NT.flatten().numpy()
     row_X = held_out.row_NT.flatten().numpy()
-    text = np.flatnonzero((row_X >= 0) & (tokens_X != lm.bos_id))
-    by_row = text[row_X[text].argsort(kind="stable")]
-    start_R = np.searchsorted(row_X[by_row], np.arange(held_out.rows + 1))
     rank_X = np.zeros(len(tokens_X), np.int64)
-    for row, one in enumerate(every):
-        place = by_row[start_R[row] : start_R[row + 1]]
-        known = lm.tokenizer.convert_tokens_to_ids(list(one.tokens[: len(place)]))
+    for row, place in by_document(held_out, lm.bos_id):
+        known = lm.tokenizer.convert_tokens_to_ids(list(every[row].tokens[: len(place)]))
         if tokens_X[place].tolist() != known:
             raise UserError(
-                f"consistency: the tokens of {lm.name} are not those whose concepts the embedded "
-                "text knows; leave --consistency out, or evaluate SAEs of the embedded model"
+                f"{option}: the tokens of {lm.name} are not those whose concepts the embedded "
+                f"text knows; leave {option} out, or evaluate SAEs of the embedded model"
             )
         rank_X[place] = np.arange(len(place))
     kept = held_out.keep_NT.flatten().numpy()
