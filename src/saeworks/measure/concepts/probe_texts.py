@@ -1,6 +1,6 @@
-"""The probing data sets of the `sae-probes` package (Kantamneni et al. 2025, 2502.16681): texts with
-one label each. Only the files of the installed package are read; it is not imported, since that
-would load the libraries that its own evaluation needs."""
+"""The probing data sets of the `sae-probes` package (Kantamneni et al. 2025, 2502.16681): texts
+with one label each. Only the files of the installed package are read; it is not imported, since
+that would load the libraries that its own evaluation needs."""
 
 import csv
 import io
