@@ -15,7 +15,7 @@ from saeworks.errors import UserError
 from saeworks.lm.model import LanguageModel
 from saeworks.lm.packing import Packing
 from saeworks.measure.concepts import rules
-from saeworks.measure.concepts.labels import Labelled, labelled, source_of, token_labels
+from saeworks.measure.concepts.labels import LabelledTokens, labelled, source_of, token_labels
 from saeworks.measure.held_out import HeldOut
 from saeworks.measure.suites import held_out_tokens
 
@@ -36,11 +36,11 @@ def packing(lm: LanguageModel, context: int = 32) -> Packing:
     return Packing(context, "document", lm.bos_id, lm.pad_id or 0, True, 0)
 
 
-def ask(lm: LanguageModel, held_out: HeldOut, source: str, texts: int = 10) -> Labelled:
+def ask(lm: LanguageModel, held_out: HeldOut, source: str, texts: int = 10) -> LabelledTokens:
     return labelled(source, EMBEDDED, 3, lm, held_out, packing(lm), texts)
 
 
-def on_tokens(lm: LanguageModel, labels: Labelled) -> list[tuple[str, set[str]]]:
+def on_tokens(lm: LanguageModel, labels: LabelledTokens) -> list[tuple[str, set[str]]]:
     """The kept tokens and what is said of them."""
     words = lm.tokenizer.convert_ids_to_tokens(
         labels.held_out.tokens_NT[labels.held_out.keep_NT].tolist()

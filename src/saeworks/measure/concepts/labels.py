@@ -34,7 +34,7 @@ _OPTION = "--labels"
 
 
 @dataclass(frozen=True)
-class Labelled:
+class LabelledTokens:
     """Tokens and their labels.
 
     Attributes:
@@ -93,7 +93,7 @@ def labelled(
     held_out: HeldOut,
     packing: Packing,
     texts: int,
-) -> Labelled:
+) -> LabelledTokens:
     """Tokens with labels from any source.
 
     Args:
@@ -106,7 +106,7 @@ def labelled(
     """
     source = source_of(source, text)
     if source in (EMBEDDED, RULES):
-        return Labelled(source, held_out, token_labels(source, text, seed, lm, held_out))
+        return LabelledTokens(source, held_out, token_labels(source, text, seed, lm, held_out))
     if source.split("/")[0] == PACKAGE:
         asked = probe_texts(source.partition("/")[2], texts, seed)
         return _of_texts(asked, lm, packing)
@@ -134,7 +134,7 @@ class _Document:
     concepts: list[list[ConceptName]]
 
 
-def _of_file(path: Path, lm: LanguageModel, packing: Packing, tokens: int) -> Labelled:
+def _of_file(path: Path, lm: LanguageModel, packing: Packing, tokens: int) -> LabelledTokens:
     """The documents of a file, as many as have `tokens` tokens to measure on."""
     every: list[_Document] = []
     total = 0
@@ -153,10 +153,10 @@ def _of_file(path: Path, lm: LanguageModel, packing: Packing, tokens: int) -> La
             f"labels {str(path)!r} label no token: every list of labels is empty; label some"
         )
     held_out, by_token = _sequences(every, packing, last_only=False)
-    return Labelled(path.stem, held_out, Truth.of(concepts, by_token))
+    return LabelledTokens(path.stem, held_out, Truth.of(concepts, by_token))
 
 
-def _of_texts(asked: ProbeTexts, lm: LanguageModel, packing: Packing) -> Labelled:
+def _of_texts(asked: ProbeTexts, lm: LanguageModel, packing: Packing) -> LabelledTokens:
     """Texts whose label stands on their last token, each asked about in its own data set."""
     alone = _alone(packing)
     tokenise = Tokeniser(lm.tokenizer, alone, PACKAGE)
@@ -175,7 +175,7 @@ def _of_texts(asked: ProbeTexts, lm: LanguageModel, packing: Packing) -> Labelle
     truth = Truth.of([(name, "yes") for name in asked.names], by_token)
     sets = np.arange(len(asked.names))
     truth = replace(truth, set_N=np.array(set_N, np.int64), set_C=sets)
-    return Labelled(asked.source.replace("/", "_").replace("*", ""), held_out, truth)
+    return LabelledTokens(asked.source.replace("/", "_").replace("*", ""), held_out, truth)
 
 
 def _alone(packing: Packing) -> Packing:
