@@ -62,6 +62,9 @@ class ToyTokenizer:
 
     bos_token_id, pad_token_id = 0, None
 
+    def __len__(self) -> int:
+        return VOCABULARY
+
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
         return [7]
 

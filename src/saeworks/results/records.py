@@ -34,6 +34,11 @@ def plain(value: Any) -> Any:
     return value
 
 
+def four_digits(value: float) -> float:
+    """A number of a long series, for a small file."""
+    return float(f"{value:.4g}")
+
+
 def read_record(cls: type[T], path: Path, what: str, again: str) -> T:
     """Read a sealed file as a record.
 

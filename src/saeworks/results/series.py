@@ -4,6 +4,7 @@ The study that measures builds a record; its result holds it as plain JSON; the 
 the same record. N experts or blocks, n latents on a map.
 """
 
+from dataclasses import field
 from typing import Literal
 
 from pydantic import RootModel
@@ -42,6 +43,27 @@ class Neighbour:
 
 
 @dataclass(frozen=True, config=STRICT)
+class Partner:
+    """Another latent of the same SAE that fires on the same tokens."""
+
+    latent: int
+    phi: float | None
+    """Correlation of whether the two fire: φ = (N n_ij − n_i n_j) / √(n_i n_j (N − n_i)(N − n_j)),
+    of N tokens, on n_i of which the first fires, on n_j the other, on n_ij both."""
+    share: float | None
+    """n_ij/n_i: of the tokens on which the first fires, those on which the other does, too."""
+
+
+@dataclass(frozen=True, config=STRICT)
+class TokenEffect:
+    """A token of the vocabulary, as text, and what a unit of a latent's activation adds to its
+    logit by the direct path (`Choice.effects`)."""
+
+    token: str
+    effect: float | None
+
+
+@dataclass(frozen=True, config=STRICT)
 class TokenContext:
     """A stretch of text with one latent's activation on each token."""
 
@@ -75,6 +97,15 @@ class Latent:
     """Its activations."""
     neighbours: list[Neighbour]
     contexts: list[TokenContext]
+    promoted: list[TokenEffect] = field(default_factory=list)
+    """Tokens whose logits it raises most, the first one most; none where there is no direct
+    effect."""
+    suppressed: list[TokenEffect] = field(default_factory=list)
+    """Tokens whose logits it lowers most."""
+    partners: list[Partner] = field(default_factory=list)
+    """Latents that it fires with, by φ from the largest down, of all of the SAE."""
+    expert: int | None = None
+    """That computes it, where the SAE has experts."""
 
 
 CHOICE = "choice"
@@ -88,6 +119,10 @@ class Choice:
     width: int
     live: int
     how: str
+    effects: str | None = None
+    """What promoted and suppressed tokens are effects of, or why there are none: a clause."""
+    partners: str | None = None
+    """Over which tokens the latents that fire together were counted: a clause."""
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -11,9 +11,10 @@ from saeworks.config import EvalConfig
 from saeworks.dictionary.base import SAE
 from saeworks.dictionary.registry import build_sae
 from saeworks.lm.model import LanguageModel
+from saeworks.lm.unembedding import Unembedding
 from saeworks.measure import banks as banks_module
 from saeworks.measure.held_out import HeldOut
-from saeworks.measure.studies import contexts
+from saeworks.measure.studies import cofiring, contexts
 from saeworks.measure.studies import latents as latents_module
 from saeworks.measure.studies.contexts import AFTER, BEFORE
 from saeworks.measure.studies.latents import choose
@@ -247,3 +248,65 @@ def test_memory_does_not_grow_with_latents_times_width() -> None:
     )
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) < 0.25 * 2**30
+
+
+def test_partners_are_those_with_the_largest_phi(
+    lm: LanguageModel, sample: HeldOut, sae: SAE, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cofiring, "_TILE", 7 * 96)  # tiles of seven latents
+    result = latents({"a": {SITE: sae}}, lm, sample, EvalConfig(latents=20))["a"]
+    fires_NM = sae.encode(clean_rows(lm, SITE, sample)) > 0
+    phi_MM = torch.corrcoef(fires_NM.T.double()).nan_to_num(0).fill_diagonal_(0)
+    for entry in result.series[SITE]["latents"]:
+        own = entry["latent"]
+        best = phi_MM[own].sort(descending=True).values[:5]
+        partners = entry["partners"]
+        assert [p["phi"] for p in partners] == pytest.approx(best[best > 0].tolist(), rel=1e-3)
+        for partner in partners:
+            other = partner["latent"]
+            assert partner["phi"] == pytest.approx(float(phi_MM[own, other]), rel=1e-3)
+            both = (fires_NM[:, own] & fires_NM[:, other]).sum() / fires_NM[:, own].sum()
+            assert partner["share"] == pytest.approx(float(both), rel=1e-3)
+
+
+def test_partners_are_counted_in_bounded_memory(sae: SAE) -> None:
+    x_ND = torch.randn(100, 16)
+    firings = cofiring.Firings(sae.width, 300)  # of 5 a token
+    for part_ND in x_ND.split(25):
+        firings.add(sae.encode_sparse(part_ND))
+    assert (firings.tokens, firings.whole) == (50, False)
+    first = cofiring.Firings(sae.width)
+    first.add(sae.encode_sparse(x_ND[:50]))
+    for some, same in zip(*(f.partners(torch.arange(96)) for f in (firings, first)), strict=True):
+        assert (some == same).all()
+    nothing = cofiring.Firings(sae.width).partners(torch.arange(3))
+    assert nothing.of(0) == []
+
+
+def test_promoted_and_suppressed_tokens_are_the_ends_of_the_effect(
+    lm: LanguageModel, sample: HeldOut, sae: SAE
+) -> None:
+    series = latents({"a": {SITE: sae}}, lm, sample, EvalConfig(latents=4))["a"].series[SITE]
+    assert series["choice"]["effects"] == str(Unembedding.of(lm))
+    for entry in series["latents"]:
+        (effect_V,) = Unembedding.of(lm).effect(sae.w_dec[[entry["latent"]]])
+        order = effect_V.argsort(descending=True).tolist()
+        for kind, tokens in (("promoted", order[:10]), ("suppressed", order[::-1][:10])):
+            assert [told["token"] for told in entry[kind]] == [f" w{token}" for token in tokens]
+            expected = effect_V[tokens].tolist()
+            assert [told["effect"] for told in entry[kind]] == pytest.approx(expected, rel=1e-3)
+
+
+def test_where_nothing_is_added_there_are_no_effects(lm: LanguageModel, sample: HeldOut) -> None:
+    site = "layers.1.input_layernorm"
+    sae = build_sae("topk", d=16, width=32, k=2).requires_grad_(False)
+    series = latents({"a": {site: sae}}, lm, sample, EvalConfig(latents=2))["a"].series[site]
+    assert "neither a block's input or output" in series["choice"]["effects"]
+    assert all(entry["promoted"] == entry["suppressed"] == [] for entry in series["latents"])
+
+
+def test_a_latent_names_its_expert(lm: LanguageModel, sample: HeldOut) -> None:
+    switch = build_sae("switch", d=16, width=64, k=4, experts=4).requires_grad_(False)
+    series = latents({"a": {SITE: switch}}, lm, sample, EvalConfig(latents=64))["a"].series[SITE]
+    assert all(entry["expert"] == entry["latent"] // 16 for entry in series["latents"])
+    assert len({entry["expert"] for entry in series["latents"]}) > 1

@@ -1,4 +1,4 @@
-"""What single latents respond to, for the report's browser: contexts, histogram, neighbours.
+"""What single latents respond to and do: contexts, histogram, neighbours, partners, tokens.
 
 Shapes: T positions, N kept tokens, D model width, M latents, n chosen latents, W tokens of a
 context, t and m latents of a tile.
@@ -6,6 +6,7 @@ context, t and m latents of a tile.
 
 import zlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Literal, final
 
 import numpy as np
@@ -16,9 +17,14 @@ from torch import Tensor
 from saeworks.config import EvalConfig
 from saeworks.dictionary.base import SAE
 from saeworks.dictionary.cosines import unit
+from saeworks.dictionary.experts import experts_of
+from saeworks.errors import UserError
 from saeworks.files.access import LazyList
+from saeworks.lm.model import LanguageModel
+from saeworks.lm.unembedding import Ranked, Unembedding, no_direct_path
 from saeworks.measure.engine import Chunk, Measured, Reading, Study, Subject
 from saeworks.measure.held_out import HeldOut
+from saeworks.measure.studies.cofiring import FIRINGS, Firings
 from saeworks.measure.studies.contexts import (
     AFTER,
     BEFORE,
@@ -28,13 +34,23 @@ from saeworks.measure.studies.contexts import (
 )
 from saeworks.measure.studies.pieces import Pieces
 from saeworks.measure.studies.reconstruction import SiteSums, Tally
-from saeworks.results.records import plain
-from saeworks.results.series import CHOICE, Choice, Histogram, Latent, Neighbour, TokenContext
+from saeworks.results.records import four_digits, plain
+from saeworks.results.series import (
+    CHOICE,
+    Choice,
+    Histogram,
+    Latent,
+    Neighbour,
+    TokenContext,
+    TokenEffect,
+)
 
 QUANTILES = 4
 """Contexts shown beside those with the largest activations, spread over the sampled ones."""
 NEIGHBOURS = 5
 """Nearest latents by the cosine of decoder rows."""
+EFFECTS = 10
+"""Tokens that are named of those a latent promotes, and of those it suppresses."""
 _COSINES = 2**22
 """Cosines in memory at once."""
 
@@ -65,47 +81,111 @@ class Followed(Reading):
         self.held_out, self.sites, self.width = tally.held_out, tally.sites, tally.width
         self.needs, self._tally, self._config = (tally,), tally, config
         self.watchers: dict[tuple[str, str], Watcher] = {}
+        self.firings: dict[tuple[str, str], Firings] = {}
 
     def begin(self) -> None:
-        for name, bank in self._tally.banks.items():
-            for site, sae in bank.items():
-                sums = self._tally.tallies[name][site]
-                self.watchers[name, site] = _watcher(site, sae, sums, self._config, self.held_out)
+        saes = [
+            (name, *of_site) for name, bank in self._tally.banks.items() for of_site in bank.items()
+        ]
+        for name, site, sae in saes:
+            sums = self._tally.tallies[name][site]
+            self.watchers[name, site] = _watcher(site, sae, sums, self._config, self.held_out)
+            self.firings[name, site] = Firings(sae.width, FIRINGS // len(saes))
 
     def rows(self, site: str, chunk: Chunk) -> None:
         for name, bank in self._tally.banks.items():
             if site in bank:
                 self.watchers[name, site].see(chunk)
+                self.firings[name, site].add(chunk.code(bank[site]))
 
 
 @final
 class Latents(Study):
-    """Per site `config.latents` live latents with contexts, activation histogram, neighbours.
+    """Per site `config.latents` live latents: what they respond to, what they do, and what is near.
 
     A latent's contexts are from distinct documents: those with its largest activations, and some
-    spread over the quantiles of a sample of its other documents. Memory: some 6 kB for each chosen
-    latent, whatever the widths; a latent's entry is made when the result is written.
+    spread over the quantiles of a sample of its other documents. Its direct effect on the logits
+    names the tokens it promotes and suppresses (`lm.unembedding`); its partners are the latents
+    that fire on the same tokens. Memory: some 6 kB for each chosen latent, whatever the widths, and
+    4 bytes for each firing, up to 128 MiB; a latent's entry is made when the result is written.
     """
 
     name = "latents"
     title = "Latents and what they respond to"
 
     def __init__(self, subject: Subject, config: EvalConfig, tally: Tally) -> None:
-        self.config, self.tally, self.tokenizer = config, tally, subject.lm.tokenizer
+        self.config, self.tally, self.lm = config, tally, subject.lm
         self.followed = Followed(tally, config)
         self.readings = (self.followed,)
 
     def results(self) -> dict[str, Measured]:
-        held_out, pieces = self.tally.held_out, Pieces(self.tokenizer)
+        held_out, pieces = self.tally.held_out, Pieces(self.lm.tokenizer)
+        effects = Effects(self.lm)
         measured = {}
         for name, sums in self.tally.tallies.items():
             series = {
-                site: _series(self.followed.watchers[name, site], of_site, held_out, pieces)
+                site: _series(
+                    About(
+                        self.followed.watchers[name, site],
+                        of_site,
+                        held_out,
+                        pieces,
+                        self.followed.firings[name, site],
+                        effects.at(site),
+                    )
+                )
                 for site, of_site in sums.items()
             }
             result = self.result(self.config, held_out, series=series)
             measured[name] = Measured(result)
         return measured
+
+
+class Effects:
+    """Direct effects of a model's sites on its logits."""
+
+    def __init__(self, lm: LanguageModel) -> None:
+        self._lm = lm
+        self._unembedding: Unembedding | None = None
+        self._reason = ""
+        try:
+            self._unembedding = Unembedding.of(lm)
+        except UserError as error:
+            self._reason = str(error)
+
+    def at(self, site: str) -> "SiteEffects":
+        """Those of what is added at a site."""
+        reason = self._reason or no_direct_path(self._lm, site)
+        return SiteEffects(None if reason else self._unembedding, reason or str(self._unembedding))
+
+
+@dataclass(frozen=True)
+class SiteEffects:
+    """Direct effects of what is added at a site; none where `unembedding` is None.
+
+    Attributes:
+        about: what they are, or why there are none.
+    """
+
+    unembedding: Unembedding | None
+    about: str
+
+    def top(self, sae: SAE, index_n: Int[Tensor, " n"]) -> tuple[Ranked, Ranked]:
+        """The tokens that latents promote and suppress, on the CPU; none where there are no
+        effects."""
+        if self.unembedding is None:
+            none = Ranked(
+                torch.zeros(len(index_n), 0, dtype=torch.int64), torch.zeros(len(index_n), 0)
+            )
+            return none, none
+        promoted, suppressed = self.unembedding.top(
+            sae.w_dec[index_n.to(sae.w_dec.device)], EFFECTS
+        )
+        return _on_cpu(promoted), _on_cpu(suppressed)
+
+
+def _on_cpu(ranked: Ranked) -> Ranked:
+    return Ranked(ranked.token_Mn.cpu(), ranked.effect_Mn.cpu())
 
 
 def _watcher(site: str, sae: SAE, sums: SiteSums, config: EvalConfig, held_out: HeldOut) -> Watcher:
@@ -114,20 +194,28 @@ def _watcher(site: str, sae: SAE, sums: SiteSums, config: EvalConfig, held_out: 
     return Watcher(sae, index, sums.peak[index].float(), config.seed, held_out)
 
 
-def _series(watcher: Watcher, sums: SiteSums, held_out: HeldOut, pieces: Pieces) -> dict[str, Any]:
-    about = _About(watcher, sums, held_out, pieces)
+def _series(about: "About") -> dict[str, Any]:
     return {
-        CHOICE: plain(Choice(watcher.sae.width, int((sums.fired > 0).sum()), HOW_CHOSEN)),
+        CHOICE: plain(about.choice()),
         "latents": LazyList(len(about.chosen), lambda slot: plain(about.latent(slot))),
     }
 
 
-class _About:
+class About:
     """What a result says of the chosen latents of one SAE; it keeps no reference to the SAE."""
 
-    def __init__(self, watcher: Watcher, sums: SiteSums, held_out: HeldOut, pieces: Pieces) -> None:
+    def __init__(
+        self,
+        watcher: Watcher,
+        sums: SiteSums,
+        held_out: HeldOut,
+        pieces: Pieces,
+        firings: Firings,
+        effects: SiteEffects,
+    ) -> None:
         self.chosen: list[int] = watcher.chosen.tolist()
-        self.held_out, self.pieces = held_out, pieces
+        self.width, self.live = watcher.sae.width, int((sums.fired > 0).sum())
+        self.held_out, self.pieces, self.effects = held_out, pieces, effects.about
         self.pools = (watcher.top, watcher.sampled)
         self.counts = watcher.histogram.view(-1, BINS)
         self.cosines, self.nearest = _neighbours(watcher.sae, watcher.chosen)
@@ -135,6 +223,15 @@ class _About:
             tensor[watcher.chosen].tolist() for tensor in (sums.fired, sums.total, sums.peak)
         )
         self.numbers = _document_numbers(held_out)
+        self.promoted, self.suppressed = effects.top(watcher.sae, watcher.chosen)
+        self.counted, self.partners = firings.tokens, firings.partners(watcher.chosen)
+        experts = experts_of(watcher.sae)
+        self.per_expert = None if experts is None else self.width // experts.experts
+
+    def choice(self) -> Choice:
+        """Which latents these are, and what is said of them all."""
+        partners = f"counted over {self.counted:,} tokens, among all {self.width:,} latents"
+        return Choice(self.width, self.live, HOW_CHOSEN, self.effects, partners)
 
     def latent(self, slot: int) -> Latent:
         """One latent, as in the result."""
@@ -146,12 +243,23 @@ class _About:
             mean_activation=self.total[slot] / self.fired[slot],
             max_activation=peak,
             histogram=Histogram(
-                [_round(peak * edge / BINS) for edge in range(BINS + 1)],
+                [four_digits(peak * edge / BINS) for edge in range(BINS + 1)],
                 self.counts[slot].tolist(),
             ),
-            neighbours=[Neighbour(latent, _round(cosine)) for latent, cosine in nearest],
+            neighbours=[Neighbour(latent, four_digits(cosine)) for latent, cosine in nearest],
             contexts=self._contexts(slot),
+            promoted=self._tokens(self.promoted, slot),
+            suppressed=self._tokens(self.suppressed, slot),
+            partners=self.partners.of(slot),
+            expert=self.per_expert and self.chosen[slot] // self.per_expert,
         )
+
+    def _tokens(self, ranked: Ranked, slot: int) -> list[TokenEffect]:
+        tokens, effects = ranked.token_Mn[slot].tolist(), ranked.effect_Mn[slot].tolist()
+        return [
+            TokenEffect(self.pieces.piece(token), four_digits(effect))
+            for token, effect in zip(tokens, effects, strict=True)
+        ]
 
     def _contexts(self, slot: int) -> list[TokenContext]:
         top, sampled = self.pools
@@ -176,7 +284,7 @@ class _About:
         return TokenContext(
             kind,
             self.pieces.window(tokens_T[inside_W].tolist()),
-            [_round(activations[place - peak + BEFORE]) for place in inside_W],
+            [four_digits(activations[place - peak + BEFORE]) for place in inside_W],
             inside_W.index(peak),
             self.numbers[int(pool.document[slot, at])],
         )
@@ -220,8 +328,3 @@ def _filled(pool: Pool, slot: int) -> list[int]:
     order = pool.value[slot].argsort(descending=True, stable=True).tolist()
     documents = pool.document[slot].tolist()
     return [at for at in order if documents[at] >= 0]
-
-
-def _round(value: float) -> float:
-    """Four digits, for a small file."""
-    return float(f"{value:.4g}")
