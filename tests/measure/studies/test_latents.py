@@ -271,15 +271,15 @@ def test_partners_are_those_with_the_largest_phi(
 
 def test_partners_are_counted_in_bounded_memory(sae: SAE) -> None:
     x_ND = torch.randn(100, 16)
-    firings = cofiring.Firings(sae.width, 300)  # of 5 a token
+    firings = cofiring.CoFirings(sae.width, 300)  # of 5 a token
     for part_ND in x_ND.split(25):
         firings.add(sae.encode_sparse(part_ND))
     assert (firings.tokens, firings.whole) == (50, False)
-    first = cofiring.Firings(sae.width)
+    first = cofiring.CoFirings(sae.width)
     first.add(sae.encode_sparse(x_ND[:50]))
     for some, same in zip(*(f.partners(torch.arange(96)) for f in (firings, first)), strict=True):
         assert (some == same).all()
-    nothing = cofiring.Firings(sae.width).partners(torch.arange(3))
+    nothing = cofiring.CoFirings(sae.width).partners(torch.arange(3))
     assert nothing.of(0) == []
 
 

@@ -19,13 +19,13 @@ from saeworks.results.series import Partner
 PARTNERS = 5
 """Latents that are kept of those that one fires with."""
 FIRINGS = 2**25
-"""Firings that are kept of all SAEs together; 128 MiB."""
+"""CoFirings that are kept of all SAEs together; 128 MiB."""
 _FIRINGS_OF_ONE = 2**23
 _TILE = 2**22
 """Pairs of latents in memory at once."""
 
 
-class Firings:
+class CoFirings:
     """Which latents fire on each of the first tokens, as many as fit in the memory given.
 
     Attributes:

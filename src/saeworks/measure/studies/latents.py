@@ -24,7 +24,7 @@ from saeworks.lm.model import LanguageModel
 from saeworks.lm.unembedding import Ranked, Unembedding, no_direct_path
 from saeworks.measure.engine import Chunk, Measured, Reading, Study, Subject
 from saeworks.measure.held_out import HeldOut
-from saeworks.measure.studies.cofiring import FIRINGS, Firings
+from saeworks.measure.studies.cofiring import FIRINGS, CoFirings
 from saeworks.measure.studies.contexts import (
     AFTER,
     BEFORE,
@@ -81,7 +81,7 @@ class Followed(Reading):
         self.held_out, self.sites, self.width = tally.held_out, tally.sites, tally.width
         self.needs, self._tally, self._config = (tally,), tally, config
         self.watchers: dict[tuple[str, str], Watcher] = {}
-        self.firings: dict[tuple[str, str], Firings] = {}
+        self.firings: dict[tuple[str, str], CoFirings] = {}
 
     def begin(self) -> None:
         saes = [
@@ -90,7 +90,7 @@ class Followed(Reading):
         for name, site, sae in saes:
             sums = self._tally.tallies[name][site]
             self.watchers[name, site] = _watcher(site, sae, sums, self._config, self.held_out)
-            self.firings[name, site] = Firings(sae.width, FIRINGS // len(saes))
+            self.firings[name, site] = CoFirings(sae.width, FIRINGS // len(saes))
 
     def rows(self, site: str, chunk: Chunk) -> None:
         for name, bank in self._tally.banks.items():
@@ -210,7 +210,7 @@ class About:
         sums: SiteSums,
         held_out: HeldOut,
         pieces: Pieces,
-        firings: Firings,
+        firings: CoFirings,
         effects: SiteEffects,
     ) -> None:
         self.chosen: list[int] = watcher.chosen.tolist()
