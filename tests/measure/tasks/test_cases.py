@@ -62,9 +62,12 @@ def test_the_difference_is_of_the_logits_of_the_two_answers(lm):
     [
         (changed(clean_answer=" Mary and"), "line 2: the answer ' Mary and' is no single token"),
         (changed(clean_answer=" Zebulon"), "line 2: the answer ' Zebulon' is no single token"),
-        (changed(patch_prefix="Mary gave a book to"), "line 2: clean_prefix has 15 tokens and"),
+        (
+            changed(patch_prefix="When John gave a book to"),
+            "line 2: clean_prefix has 15 tokens and",
+        ),
         (changed(patch_answer=" Mary"), "line 2: both answers are ' Mary'"),
-        (changed(clean_prefix="The book to", patch_prefix="The ball to"), "name another case"),
+        (changed(clean_prefix="Zebulon gave a book to"), "has words that the tokenizer of emb"),
         (changed(clean_prefix="a" + " a" * 200), "a prefix has .* takes 128; shorten it"),
     ],
 )
@@ -76,7 +79,7 @@ def test_a_prompt_that_does_not_fit_is_refused_with_its_place(lm, prompt, messag
 def test_a_task_without_prompts_or_of_an_unknown_name_is_refused(lm):
     with pytest.raises(UserError, match="test has no prompts"):
         task_of("t", [], lm, "test")
-    with pytest.raises(UserError, match="no task 'addition'; choose one of ioi"):
+    with pytest.raises(UserError, match="no task 'addition': it is none of ioi"):
         task("addition", lm, 10, 0)
     with pytest.raises(UserError, match="prompts = 0: at least 1"):
         task("ioi", lm, 0, 0)

@@ -4,6 +4,7 @@ Shapes: P prompts of a case, T tokens of each, V tokens of the vocabulary.
 """
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -104,12 +105,17 @@ def token_ids(lm: LanguageModel, text: str) -> list[int]:
     return ids
 
 
+def unknown(lm: LanguageModel, ids: list[int]) -> bool:
+    """Whether one of the tokens, but for the BOS, stands for text that the tokenizer does not
+    know."""
+    return getattr(lm.tokenizer, "unk_token_id", None) in ids[lm.bos_id is not None :]
+
+
 def answer_id(lm: LanguageModel, prefix: str, ids: list[int], answer: str) -> int | None:
     """The one token that follows the prefix's ids in `prefix + answer`; None where the tokenizer
     makes several of the answer, or cuts the prefix otherwise before it."""
     whole = token_ids(lm, prefix + answer)
-    unknown = getattr(lm.tokenizer, "unk_token_id", None)
-    return whole[-1] if whole[:-1] == ids and whole[-1] != unknown else None
+    return whole[-1] if whole[:-1] == ids and not unknown(lm, whole) else None
 
 
 def task_of(
@@ -119,31 +125,27 @@ def task_of(
     source: str,
     left_out: Mapping[str, int] = MappingProxyType({}),
 ) -> Task:
-    """The prompts as token ids, by case.
+    """The prompts as token ids, by case. One with prompts of several lengths becomes a case for
+    each, named after its number of tokens.
 
     Raises:
         UserError: for the first prompt with an answer that is no single token, with two answers
-            that are the same, with prefixes of unequal length or with more tokens than the model
-            takes, or with another length than its case.
+            that are the same, or with prefixes of unequal length or of more tokens than the model
+            takes.
     """
-    rows: dict[str, list[tuple[list[int], list[int], int, int]]] = {}
+    rows: dict[tuple[str, int], list[_Row]] = {}
     for prompt in prompts:
-        of_case = rows.setdefault(prompt.case, [])
         row = _row(prompt, lm)
-        if of_case and len(of_case[0][0]) != len(row[0]):
-            raise UserError(
-                f"{prompt.where}: its prefixes have {len(row[0])} tokens, and those of case "
-                f"{prompt.case!r} before it {len(of_case[0][0])}; name another case for each length"
-            )
-        of_case.append(row)
+        rows.setdefault((prompt.case, len(row[0])), []).append(row)
     if not rows:
         raise UserError(f"{source} has no prompts; give at least one line")
+    lengths = Counter(case for case, _ in rows)
     cases = []
-    for case, of_case in sorted(rows.items()):
+    for (case, length), of_case in sorted(rows.items()):
         clean, patch, clean_answer, patch_answer = zip(*of_case, strict=True)
         cases.append(
             Case(
-                case,
+                case if lengths[case] == 1 else f"{case} ({length} tokens)",
                 torch.tensor(clean),
                 torch.tensor(patch),
                 torch.tensor(clean_answer),
@@ -153,7 +155,19 @@ def task_of(
     return Task(name, tuple(cases), source, left_out)
 
 
-def _row(prompt: Prompt, lm: LanguageModel) -> tuple[list[int], list[int], int, int]:
+def fits(prompt: Prompt, lm: LanguageModel) -> bool:
+    """Whether `task_of` takes a prompt."""
+    try:
+        _row(prompt, lm)
+    except UserError:
+        return False
+    return True
+
+
+_Row = tuple[list[int], list[int], int, int]
+
+
+def _row(prompt: Prompt, lm: LanguageModel) -> _Row:
     where = prompt.where
     clean = _prefix_ids(lm, prompt.clean_prefix, where)
     patch = _prefix_ids(lm, prompt.patch_prefix, where)
@@ -178,6 +192,11 @@ def _prefix_ids(lm: LanguageModel, prefix: str, where: str) -> list[int]:
         raise UserError(
             f"{where}: a prefix has {len(ids)} tokens, and {lm.name} takes {lm.max_context}; "
             "shorten it"
+        )
+    if unknown(lm, ids):
+        raise UserError(
+            f"{where}: the prefix {prefix!r} has words that the tokenizer of {lm.name} does not "
+            "know; use others"
         )
     return ids
 

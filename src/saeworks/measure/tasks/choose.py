@@ -1,10 +1,14 @@
 """A task by its name or file."""
 
+from pathlib import Path
+
 from saeworks.embedded import TASKS
 from saeworks.errors import UserError
 from saeworks.lm.model import LanguageModel
 from saeworks.measure.tasks.cases import Task
 from saeworks.measure.tasks.embedded import grammar_task, reads_the_grammar
+from saeworks.measure.tasks.generate import generated_task
+from saeworks.measure.tasks.published import file_task
 
 
 def task(name_or_path: str, lm: LanguageModel, prompts: int, seed: int) -> Task:
@@ -22,7 +26,6 @@ def task(name_or_path: str, lm: LanguageModel, prompts: int, seed: int) -> Task:
     if prompts < 1:
         raise UserError(f"prompts = {prompts}: at least 1")
     if name_or_path not in TASKS:
-        raise UserError(f"no task {name_or_path!r}; choose one of {', '.join(TASKS)}")
-    if reads_the_grammar(lm):
-        return grammar_task(name_or_path, lm, prompts, seed)
-    raise UserError(f"task {name_or_path!r} does not fit the tokens of {lm.name}")
+        return file_task(Path(name_or_path), lm, prompts, seed)
+    make = grammar_task if reads_the_grammar(lm) else generated_task
+    return make(name_or_path, lm, prompts, seed)

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from saeworks.lm.model import LanguageModel
 from saeworks.measure.banks import logit_batch
 from saeworks.measure.bootstrap import estimate
-from saeworks.measure.tasks.cases import Task
+from saeworks.measure.tasks.cases import Case, Task
 from saeworks.results.metric import Value
 
 RESAMPLES = 1000
@@ -53,16 +53,18 @@ def skill_of(m_P: Float[np.ndarray, " P"], seed: int = 0) -> Skill:
     return Skill(len(m_P), values["right"], values["mean"])
 
 
-@torch.no_grad()
 def differences(lm: LanguageModel, task: Task) -> Float[np.ndarray, " P"]:
     """m of the untouched model on the clean prompts, case after case."""
-    parts = []
-    for case in task.cases:
-        step = max(1, logit_batch(lm) // case.clean_PT.shape[1])
-        logits = []
-        for tokens_BT in torch.split(case.clean_PT, step):
-            logits_BTV = lm.run(tokens_BT, logits=True)
-            assert logits_BTV is not None
-            logits.append(logits_BTV[:, -1].double())
-        parts.append(task.difference(torch.cat(logits), case).cpu().numpy())
-    return np.concatenate(parts)
+    return np.concatenate([case_differences(lm, case) for case in task.cases])
+
+
+@torch.no_grad()
+def case_differences(lm: LanguageModel, case: Case) -> Float[np.ndarray, " P"]:
+    """m of the untouched model on the clean prompts of one case."""
+    step = max(1, logit_batch(lm) // case.clean_PT.shape[1])
+    logits = []
+    for tokens_BT in torch.split(case.clean_PT, step):
+        logits_BTV = lm.run(tokens_BT, logits=True)
+        assert logits_BTV is not None
+        logits.append(logits_BTV[:, -1].double())
+    return Task.difference(torch.cat(logits), case).cpu().numpy()
