@@ -144,7 +144,7 @@ def test_words_that_do_not_fit_are_left_out_and_counted():
     known = words_of_tasks().replace("Mary", "Xena").replace("library", "bibl")
     model = lm_that_cuts(SPACE_BEFORE, known, bos=True)
     drawn = task("ioi", model, 20, seed=0)
-    assert drawn.left_out == {"names": 1, "places": 1}
+    assert drawn.left_out == {"names": 1, "locations": 1}
     mary = model.tokenizer.convert_tokens_to_ids(" Mary")
     assert mary == model.tokenizer.unk_token_id
 

@@ -58,7 +58,7 @@ def _indirect_object(vocabulary: Vocabulary) -> Draw:
         "names", "He gave a book to", _singles(data["names"]), least=4
     )
     names = vocabulary.alike("names", "When {} and he went", names, least=4)
-    places = vocabulary.alike("places", "They went to the {}.", _singles(data["places"]))
+    places = vocabulary.alike("locations", "They went to the {}.", _singles(data["locations"]))
     objects = vocabulary.alike("objects", "He gave a {} to", _singles(data["objects"]))
 
     def draw(chance: Chance) -> Prompt:
