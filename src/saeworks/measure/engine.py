@@ -16,7 +16,6 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from saeworks.config import EvalConfig
 from saeworks.dictionary.base import SAE, SparseCode
 from saeworks.lm.model import LanguageModel
 from saeworks.lm.text import Corpus
@@ -220,7 +219,7 @@ class Study(ABC):
     @classmethod
     def result(
         cls,
-        config: EvalConfig,
+        config: Any,
         tokens: HeldOut,
         sites: Mapping[str, Mapping[str, Value]] = MappingProxyType({}),
         series: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
@@ -232,6 +231,7 @@ class Study(ABC):
         """The result of this study for one bank on given tokens.
 
         Args:
+            config: the dataclass of its options, as `EvalConfig`.
             sites: site → metric → value.
             series: site → lists for figures.
             metrics: where there are others than the study's own.
