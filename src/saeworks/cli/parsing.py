@@ -23,6 +23,7 @@ from saeworks.cli.convert import Convert
 from saeworks.cli.cost import Cost
 from saeworks.cli.demo import Demo
 from saeworks.cli.eval import Eval
+from saeworks.cli.explain import ExplainLatents
 from saeworks.cli.fields import OPTIONS, Command, names
 from saeworks.cli.plan import Plan
 from saeworks.cli.report import Report
@@ -38,6 +39,7 @@ COMMANDS: dict[str, Command] = {
     "train": Train,
     "eval": Eval,
     "audit": Audit,
+    "explain": ExplainLatents,
     "compare": Compare,
     "report": Report,
     "convert": Convert,

@@ -1,0 +1,64 @@
+"""What the numbers on explanations say, in sentences."""
+
+from collections.abc import Mapping
+
+from saeworks.results.metric import Value
+from saeworks.results.series import Drawn
+
+Values = Mapping[str, Mapping[str, Value]]
+
+
+def findings(sites: Values, drawn: Mapping[str, Drawn]) -> list[str]:
+    """Sentences for one suite, the most important first."""
+    known = [site for site in sites if sites[site]["program_f1"].value is not None]
+    if not known:
+        return [_rare(drawn)]
+    best, worst = (
+        pick(known, key=lambda site: sites[site]["program_f1"].value or 0.0) for pick in (max, min)
+    )
+    where = f"F1 {_in(sites, best, 'program_f1')} at {best}"
+    if worst != best:
+        where = f"{where} (the best site), {_in(sites, worst, 'program_f1')} at {worst} (the worst)"
+    said = [
+        "A small program tells on which tokens of unseen documents a latent fires, on average over "
+        f"latents with {where}; by the token alone it is {_in(sites, best, 'program_token_f1')} at "
+        f"{best}, and another latent's program reaches {_in(sites, best, 'program_shuffled_f1')}."
+    ]
+    adds = [s for s in known if (sites[s]["program_context"].low or 0.0) > 0]
+    said.append(
+        f"What lies before a token, its place and its concepts add to the token itself at "
+        f"{len(adds)} of {len(known)} sites (interval above 0), most at "
+        f"{_most(sites, known, 'program_context')}."
+        if adds
+        else "What lies before a token, its place and its concepts add nothing to the token itself "
+        f"that the intervals of the {len(known)} sites tell from 0."
+    )
+    return [*said, _rare(drawn)]
+
+
+def _most(sites: Values, among: list[str], key: str) -> str:
+    site = max(among, key=lambda site: sites[site][key].value or 0.0)
+    return f"{site}: {_in(sites, site, key)}"
+
+
+def _rare(drawn: Mapping[str, Drawn]) -> str:
+    rare, dead = (sum(getattr(of, key) for of in drawn.values()) for key in ("rare", "dead"))
+    width, explained = (
+        sum(getattr(of, key) for of in drawn.values()) for key in ("width", "explained")
+    )
+    least = max((of.least for of in drawn.values()), default=0)
+    how = ", ".join(dict.fromkeys(of.how for of in drawn.values()))
+    return (
+        f"Explained: {explained:,} of {width:,} latents, {how}; nothing is said of {rare:,} that "
+        f"fire on fewer than {least} tokens of either half, or of {dead:,} that never fire."
+    )
+
+
+def _in(sites: Values, site: str, key: str) -> str:
+    """`0.52 (0.48 to 0.56)`."""
+    value = sites[site][key]
+    if value.value is None:
+        return "–"
+    if value.low is None or value.high is None:
+        return f"{value.value:.2f}"
+    return f"{value.value:.2f} ({value.low:.2f} to {value.high:.2f})"
