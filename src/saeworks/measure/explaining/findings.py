@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from saeworks.measure.explaining.metrics import CONTEXT, F1, SHUFFLED_F1, TOKEN_F1
 from saeworks.results.metric import Value
 from saeworks.results.series import Drawn
 
@@ -10,25 +11,25 @@ Values = Mapping[str, Mapping[str, Value]]
 
 def findings(sites: Values, drawn: Mapping[str, Drawn]) -> list[str]:
     """Sentences for one suite, the most important first."""
-    known = [site for site in sites if sites[site]["program_f1"].value is not None]
+    known = [site for site in sites if sites[site][F1].value is not None]
     if not known:
         return [_rare(drawn)]
     best, worst = (
-        pick(known, key=lambda site: sites[site]["program_f1"].value or 0.0) for pick in (max, min)
+        pick(known, key=lambda site: sites[site][F1].value or 0.0) for pick in (max, min)
     )
-    where = f"F1 {_in(sites, best, 'program_f1')} at {best}"
+    where = f"F1 {_in(sites, best, F1)} at {best}"
     if worst != best:
-        where = f"{where} (the best site), {_in(sites, worst, 'program_f1')} at {worst} (the worst)"
+        where = f"{where} (the best site), {_in(sites, worst, F1)} at {worst} (the worst)"
     said = [
         "A small program tells on which tokens of unseen documents a latent fires, on average over "
-        f"latents with {where}; by the token alone it is {_in(sites, best, 'program_token_f1')} at "
-        f"{best}, and another latent's program reaches {_in(sites, best, 'program_shuffled_f1')}."
+        f"latents with {where}; by the token alone it is {_in(sites, best, TOKEN_F1)} at "
+        f"{best}, and another latent's program reaches {_in(sites, best, SHUFFLED_F1)}."
     ]
-    adds = [s for s in known if (sites[s]["program_context"].low or 0.0) > 0]
+    adds = [s for s in known if (sites[s][CONTEXT].low or 0.0) > 0]
     said.append(
         f"What lies before a token, its place and its concepts add to the token itself at "
         f"{len(adds)} of {len(known)} sites (interval above 0), most at "
-        f"{_most(sites, known, 'program_context')}."
+        f"{_most(sites, known, CONTEXT)}."
         if adds
         else "What lies before a token, its place and its concepts add nothing to the token itself "
         f"that the intervals of the {len(known)} sites tell from 0."
@@ -42,9 +43,9 @@ def _most(sites: Values, among: list[str], key: str) -> str:
 
 
 def _rare(drawn: Mapping[str, Drawn]) -> str:
-    rare, dead = (sum(getattr(of, key) for of in drawn.values()) for key in ("rare", "dead"))
+    rare, dead = (sum(counts) for counts in zip(*((of.rare, of.dead) for of in drawn.values())))
     width, explained = (
-        sum(getattr(of, key) for of in drawn.values()) for key in ("width", "explained")
+        sum(counts) for counts in zip(*((of.width, of.explained) for of in drawn.values()))
     )
     least = max((of.least for of in drawn.values()), default=0)
     how = ", ".join(dict.fromkeys(of.how for of in drawn.values()))

@@ -50,8 +50,13 @@ class _Candidate:
     literals: tuple[Literal, ...]
     f1: float
 
+    @property
+    def worth(self) -> float:
+        """F1 after what its answers cost."""
+        return self.f1 - COST * sum(len(literal.cells) for literal in self.literals)
 
-class Fit:
+
+class Fitter:
     """Fits programs on the same tokens.
 
     Args:
@@ -68,7 +73,7 @@ class Fit:
         fires_N = np.zeros(len(self.tokens.codes), bool)
         fires_N[fired_n] = True
         fitted = _Latent(self, fires_N)
-        while len(fitted.rules) < self.rules and fitted.grow():
+        while len(fired_n) and len(fitted.rules) < self.rules and fitted.grow():
             pass
         return fitted.program()
 
@@ -76,7 +81,7 @@ class Fit:
 class _Latent:
     """The program of one latent while it grows."""
 
-    def __init__(self, fit: Fit, fires_N: Bool[np.ndarray, " N"]) -> None:
+    def __init__(self, fit: Fitter, fires_N: Bool[np.ndarray, " N"]) -> None:
         self.fit, self.tokens, self.fires_N = fit, fit.tokens, fires_N
         self.positives = int(fires_N.sum())
         self.rules: list[Rule] = []
@@ -90,9 +95,9 @@ class _Latent:
         fires = True
         if self.rules:
             never = self._best(fires=False)
-            if never.f1 > best.f1:
+            if never.worth > best.worth:
                 best, fires = never, False
-        if best.f1 < self.f1 + GAIN:
+        if best.worth < self.f1 + GAIN:
             return False
         rows = holding(best.literals, self.tokens)
         if fires:
@@ -122,10 +127,10 @@ class _Latent:
         for candidate in self._extensions((), fires)[:_BEAM]:
             while len(candidate.literals) < LITERALS:
                 longer = self._extensions(candidate.literals, fires)[:1]
-                if not longer or longer[0].f1 < candidate.f1 + GAIN:
+                if not longer or longer[0].worth < candidate.worth + GAIN:
                     break
                 candidate = self._again(longer[0], fires)
-            best = max(best, candidate, key=lambda one: one.f1)
+            best = max(best, candidate, key=lambda one: one.worth)
         return best
 
     def _again(self, candidate: _Candidate, fires: bool) -> _Candidate:
@@ -133,7 +138,7 @@ class _Latent:
         for literal in candidate.literals[:-1]:
             rest = tuple(one for one in candidate.literals if one is not literal)
             for other in self._extensions(rest, fires, (literal.question,)):
-                candidate = max(candidate, other, key=lambda one: one.f1)
+                candidate = max(candidate, other, key=lambda one: one.worth)
         return candidate
 
     def _extensions(
@@ -146,7 +151,7 @@ class _Latent:
         asked_Q[[q for q in questions or self.fit.asked if q not in taken]] = True
         sets = _answers(self.tokens, counts, asked_Q, 1 if fires else -1, self.positives)
         found = [_Candidate((*literals, Literal(q, cells)), f1) for q, cells, f1 in sets]
-        return sorted(found, key=lambda one: -one.f1)
+        return sorted(found, key=lambda one: -one.worth)
 
     def _counts(self, literals: tuple[Literal, ...], fires: bool) -> _Counts:
         """By cell, of the tokens on which the conditions hold and that the rule would change."""
@@ -207,8 +212,3 @@ def _answers(
         of_set = float(f1(fired[at].sum(keepdims=True), all_[at].sum(keepdims=True))[0])
         if of_set > before:
             yield int(number), tuple(cell[at].tolist()), of_set
-
-
-def programs(fit: Fit, fired: Collection[Int[np.ndarray, " n"]]) -> Iterator[Program]:
-    """The program of each latent."""
-    return (fit.program(rows) for rows in fired)

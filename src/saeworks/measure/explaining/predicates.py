@@ -15,6 +15,7 @@ from scipy.sparse import csr_matrix
 from saeworks.errors import shown
 from saeworks.measure.held_out import HeldOut
 from saeworks.measure.known import Truth
+from saeworks.results.tokens import legible
 
 NEAR = 8
 """Tokens before a token among which another one may lie."""
@@ -271,5 +272,5 @@ def _places(buckets: Sequence[int]) -> str:
 
 
 def quoted(piece: str) -> str:
-    """A token's text in quotation marks, fit to be read on one line."""
-    return f"‘{shown(piece)}’"
+    """A token's text in quotation marks, fit to be read."""
+    return f"‘{legible(piece)}’"

@@ -11,10 +11,10 @@ from jaxtyping import Bool, Int
 
 from saeworks.measure import bootstrap
 from saeworks.measure.explaining.config import ExplainConfig
-from saeworks.measure.explaining.fitting import Fit
+from saeworks.measure.explaining.fitting import Fitter
 from saeworks.measure.explaining.predicates import Predicates
 from saeworks.measure.explaining.program import Program
-from saeworks.measure.explaining.readings import Halves, Trace
+from saeworks.measure.explaining.readings import Firings, Halves
 from saeworks.measure.explaining.scoring import Answers, Sums, auroc, balanced, f1
 from saeworks.measure.explaining.stretches import Sample, Stretches
 from saeworks.measure.held_out import HeldOut
@@ -66,14 +66,14 @@ class Programs:
         self.config, self.halves, self.stretches = config, halves, stretches
         fitting = every.at(halves.fitting)
         self.judging = every.at(halves.judging)
-        self.fit = Fit(fitting, config.rules)
-        self.fit_token = Fit(fitting, 1, (_TOKEN,))
+        self.fit = Fitter(fitting, config.rules)
+        self.fit_token = Fitter(fitting, 1, (_TOKEN,))
         row_N = held_out.row_NT[held_out.keep_NT].numpy()[halves.judging]
         self._document_N, self._documents = row_N, held_out.rows
         self._all_R = np.bincount(row_N, minlength=held_out.rows).astype(np.float64)
         self._rows = len(every.codes)
 
-    def scored(self, trace: Trace, samples: Sequence[Sample], tick: Tick) -> list[Scored]:
+    def scored(self, trace: Firings, samples: Sequence[Sample], tick: Tick) -> list[Scored]:
         """The program of each traced latent, and its scores."""
         fits, fires, own, token = [], [], [], []
         for rows in trace.rows:

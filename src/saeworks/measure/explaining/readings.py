@@ -1,6 +1,7 @@
 """Which latents are explained, and where they fire.
 
-Shapes: N kept tokens of all held-out ones, M latents, R documents, n drawn latents.
+Shapes: N kept tokens of all held-out ones, M latents, R documents, n drawn latents;
+f and j tokens of the two halves.
 """
 
 import zlib
@@ -11,7 +12,7 @@ from typing import final
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from saeworks.errors import UserError
@@ -36,8 +37,8 @@ class Halves:
     """
 
     fitting_R: Bool[np.ndarray, " R"]
-    fitting: Int[np.ndarray, " n"]
-    judging: Int[np.ndarray, " n"]
+    fitting: Int[np.ndarray, " f"]
+    judging: Int[np.ndarray, " j"]
 
     @classmethod
     def of(cls, held_out: HeldOut, seed: int) -> "Halves":
@@ -61,7 +62,7 @@ class Halves:
 
 
 @final
-class Fired(Reading):
+class FiredByHalf(Reading):
     """On how many tokens of either half each latent fires.
 
     Attributes:
@@ -94,7 +95,7 @@ class Fired(Reading):
 
 
 @dataclass(frozen=True)
-class Trace:
+class Firings:
     """Where the drawn latents of one SAE fire.
 
     Attributes:
@@ -104,8 +105,8 @@ class Trace:
 
     latents: list[int]
     drawn: Drawn
-    rows: list[Int[np.ndarray, " k"]]
-    values: list[Float[np.ndarray, " k"]]
+    rows: list[np.ndarray]
+    values: list[np.ndarray]
 
 
 @final
@@ -114,7 +115,7 @@ class Traced(Reading):
 
     title = "latents to explain"
 
-    def __init__(self, fired: Fired, config: ExplainConfig) -> None:
+    def __init__(self, fired: FiredByHalf, config: ExplainConfig) -> None:
         self.held_out, self.sites, self.width = fired.held_out, fired.sites, fired.width
         self.needs, self._fired, self._config = (fired,), fired, config
         self._chosen: dict[tuple[str, str], tuple[list[int], Drawn]] = {}
@@ -141,7 +142,7 @@ class Traced(Reading):
                 parts = (place, slots[kept], values[kept].float())
                 self._seen[name, site].append(tuple(part.cpu().numpy() for part in parts))  # type: ignore[arg-type]
 
-    def trace(self, name: str, site: str) -> Trace:
+    def trace(self, name: str, site: str) -> Firings:
         """Where the drawn latents of an SAE fire."""
         place, slot, value = (
             np.concatenate(parts) for parts in zip(*self._seen[name, site], strict=True)
@@ -151,7 +152,9 @@ class Traced(Reading):
         chosen, drawn = self._chosen[name, site]
         ends = np.searchsorted(slot[order], np.arange(len(chosen) + 1))
         parts = [slice(start, end) for start, end in pairwise(ends)]
-        return Trace(chosen, drawn, [row[part] for part in parts], [value[part] for part in parts])
+        return Firings(
+            chosen, drawn, [row[part] for part in parts], [value[part] for part in parts]
+        )
 
 
 def draw(

@@ -14,77 +14,35 @@ from saeworks.measure import bootstrap
 from saeworks.measure.engine import Measured, Study, Subject
 from saeworks.measure.explaining.config import ExplainConfig
 from saeworks.measure.explaining.findings import findings
+from saeworks.measure.explaining.metrics import (
+    AUROC,
+    BALANCED,
+    CONTEXT,
+    EXPLAINED_LATENTS,
+    F1,
+    METRICS,
+    PROGRAM_DETECTION,
+    PROGRAM_FUZZING,
+    RARE_SHARE,
+    SHUFFLED_F1,
+    TOKEN_F1,
+)
 from saeworks.measure.explaining.predicates import predicates
 from saeworks.measure.explaining.programs import OWN, SHUFFLED, TOKEN_ONLY, Programs, Scored
-from saeworks.measure.explaining.readings import Fired, Halves, Trace, Traced
+from saeworks.measure.explaining.readings import FiredByHalf, Firings, Halves, Traced
 from saeworks.measure.explaining.scoring import accuracy
 from saeworks.measure.explaining.stretches import Sample, Stretches, sample
 from saeworks.measure.known import Truth
 from saeworks.measure.progress import Tracker, silent
 from saeworks.measure.studies.pieces import Pieces
-from saeworks.results.figure import Axis, Figure
-from saeworks.results.figure import Trace as Line
-from saeworks.results.metric import Metric, Value
+from saeworks.results.figure import Axis, Figure, Trace
+from saeworks.results.metric import Value
 from saeworks.results.names import EXPLANATIONS
 from saeworks.results.records import plain
 from saeworks.results.series import DRAWN, EXPLAINED, Explained, Explanation, Score
 
-_HELD_OUT = (
-    "mean over the latents that were drawn, on tokens of documents that the programs were not "
-    "fitted on"
-)
-METRICS = {
-    "program_f1": Metric(
-        "Program F1", f"2·TP / (predicted + fired), {_HELD_OUT}.", better="higher"
-    ),
-    "program_token_f1": Metric(
-        "F1, token alone",
-        "The same of programs that may ask for the token alone, in one rule.",
-        better="higher",
-    ),
-    "program_context": Metric(
-        "F1 by context",
-        "Program F1 − F1, token alone: what left context, place and concepts add.",
-    ),
-    "program_shuffled_f1": Metric(
-        "F1, shuffled",
-        "The same of another latent's program: what is reached without knowing the latent.",
-    ),
-    "program_balanced": Metric(
-        "Program bal. acc.",
-        "Balanced accuracy, ½ (share of firing tokens that are predicted + share of the others "
-        f"that are not); ½ by chance; {_HELD_OUT}.",
-        better="higher",
-    ),
-    "program_auroc": Metric(
-        "Program AUROC",
-        "The chance that a token on which the latent fires is in a rule that fires more often than "
-        f"that of a token on which it does not, ties by half; {_HELD_OUT}.",
-        better="higher",
-    ),
-    "program_detection": Metric(
-        "Program detection",
-        "Balanced accuracy of “does it fire in this stretch of text?” over as many stretches where "
-        "the latent fires as stretches where it does not.",
-        better="higher",
-    ),
-    "program_fuzzing": Metric(
-        "Program fuzzing",
-        "Balanced accuracy of “are these the tokens on which it fires?” over stretches where it "
-        "fires, half of them marked at other tokens.",
-        better="higher",
-    ),
-    "explained": Metric("Explained", "Latents that were explained.", "latents"),
-    "rare_share": Metric(
-        "Too rare",
-        "Share of the latents that fire, but on too few tokens to be explained: nothing is said "
-        "of them.",
-        better="lower",
-    ),
-}
 
-
-def _over_latents(title: str, trace: Sequence[Line], name: str, caption: str) -> Figure:
+def _over_latents(title: str, trace: Sequence[Trace], name: str, caption: str) -> Figure:
     return Figure(
         f"explanations-{name}",
         "line",
@@ -100,7 +58,7 @@ def _over_latents(title: str, trace: Sequence[Line], name: str, caption: str) ->
 class OfSite:
     """What was found at one site."""
 
-    trace: Trace
+    trace: Firings
     programs: list[Scored]
 
 
@@ -113,23 +71,23 @@ class Explain(Study):
     title = "What explains single latents"
     metrics: ClassVar = METRICS
     headline = (
-        "program_f1",
-        "program_token_f1",
-        "program_shuffled_f1",
-        "program_balanced",
-        "program_auroc",
-        "program_detection",
-        "program_fuzzing",
-        "explained",
-        "rare_share",
+        F1,
+        TOKEN_F1,
+        SHUFFLED_F1,
+        BALANCED,
+        AUROC,
+        PROGRAM_DETECTION,
+        PROGRAM_FUZZING,
+        EXPLAINED_LATENTS,
+        RARE_SHARE,
     )
     figures = (
         _over_latents(
             "How well programs explain latents",
             (
-                Line("programs", "program_f1"),
-                Line("the token alone", "program_token_f1", ink=1),
-                Line("another latent's program", "program_shuffled_f1", ink=6),
+                Trace("programs", F1),
+                Trace("the token alone", TOKEN_F1, ink=1),
+                Trace("another latent's program", SHUFFLED_F1, ink=6),
             ),
             "programs",
             "F1 of programs on documents that they were not fitted on. What lies between the first "
@@ -148,7 +106,7 @@ class Explain(Study):
         self.subject, self.config, self.truth, self.progress = subject, config, truth, progress
         self.held_out = subject.held_out(config.tokens)
         self.halves = Halves.of(self.held_out, config.seed)
-        fired = Fired(subject.banks, self.held_out, self.halves, subject.lm.device)
+        fired = FiredByHalf(subject.banks, self.held_out, self.halves, subject.lm.device)
         self.traced = Traced(fired, config)
         self.readings = (self.traced,)
 
@@ -170,7 +128,7 @@ class Explain(Study):
             for name, bank in self.subject.banks.items()
         }
 
-    def _samples(self, stretches: Stretches, trace: Trace, site: str) -> list[Sample]:
+    def _samples(self, stretches: Stretches, trace: Firings, site: str) -> list[Sample]:
         seed = (self.config.seed, zlib.crc32(site.encode()))
         return [
             sample(stretches, rows, self.config.contexts, (*seed, latent))
@@ -216,18 +174,18 @@ def _values(of_site: OfSite, config: ExplainConfig) -> dict[str, Value]:
     scored, drawn = of_site.programs, of_site.trace.drawn
     live = drawn.width - drawn.dead
     of_latents = {
-        "program_f1": [one.f1[OWN] for one in scored],
-        "program_token_f1": [one.f1[TOKEN_ONLY] for one in scored],
-        "program_context": [one.f1[OWN] - one.f1[TOKEN_ONLY] for one in scored],
-        "program_shuffled_f1": [one.f1[SHUFFLED] for one in scored] if len(scored) > 1 else [],
-        "program_balanced": [one.balanced[OWN] for one in scored],
-        "program_auroc": [one.auroc for one in scored],
-        "program_detection": [accuracy(one.detection) for one in scored],
-        "program_fuzzing": [accuracy(one.fuzzing) for one in scored],
+        F1: [one.f1[OWN] for one in scored],
+        TOKEN_F1: [one.f1[TOKEN_ONLY] for one in scored],
+        CONTEXT: [one.f1[OWN] - one.f1[TOKEN_ONLY] for one in scored],
+        SHUFFLED_F1: [one.f1[SHUFFLED] for one in scored] if len(scored) > 1 else [],
+        BALANCED: [one.balanced[OWN] for one in scored],
+        AUROC: [one.auroc for one in scored],
+        PROGRAM_DETECTION: [accuracy(one.detection) for one in scored],
+        PROGRAM_FUZZING: [accuracy(one.fuzzing) for one in scored],
     }
     return {key: mean(values, config) for key, values in of_latents.items()} | {
-        "explained": Value(float(len(scored))),
-        "rare_share": Value(drawn.rare / live if live else None),
+        EXPLAINED_LATENTS: Value(float(len(scored))),
+        RARE_SHARE: Value(drawn.rare / live if live else None),
     }
 
 
@@ -245,12 +203,12 @@ def _series(of_site: OfSite) -> dict[str, Any]:
 def _explanation(one: Scored) -> Explanation:
     of_f1, of_balanced = one.intervals
     scores = [
-        _score("program_f1", of_f1),
-        _score("program_balanced", of_balanced),
-        _score("program_token_f1", Value(one.f1[TOKEN_ONLY])),
-        _score("program_auroc", Value(one.auroc)),
-        _score("program_detection", Value(accuracy(one.detection))),
-        _score("program_fuzzing", Value(accuracy(one.fuzzing))),
+        _score(F1, of_f1),
+        _score(BALANCED, of_balanced),
+        _score(TOKEN_F1, Value(one.f1[TOKEN_ONLY])),
+        _score(AUROC, Value(one.auroc)),
+        _score(PROGRAM_DETECTION, Value(accuracy(one.detection))),
+        _score(PROGRAM_FUZZING, Value(accuracy(one.fuzzing))),
     ]
     return Explanation("program", one.text, scores)
 
