@@ -14,7 +14,7 @@ from saeworks.measure.explaining.config import ExplainConfig
 from saeworks.measure.explaining.fitting import Fitter
 from saeworks.measure.explaining.predicates import Predicates
 from saeworks.measure.explaining.program import Program
-from saeworks.measure.explaining.readings import Firings, Halves
+from saeworks.measure.explaining.readings import DrawnFirings, Halves
 from saeworks.measure.explaining.scoring import Answers, Sums, auroc, balanced, f1
 from saeworks.measure.explaining.stretches import Sample, Stretches
 from saeworks.measure.held_out import HeldOut
@@ -73,7 +73,7 @@ class Programs:
         self._all_R = np.bincount(row_N, minlength=held_out.rows).astype(np.float64)
         self._rows = len(every.codes)
 
-    def scored(self, trace: Firings, samples: Sequence[Sample], tick: Tick) -> list[Scored]:
+    def scored(self, trace: DrawnFirings, samples: Sequence[Sample], tick: Tick) -> list[Scored]:
         """The program of each traced latent, and its scores."""
         fits, fires, own, token = [], [], [], []
         for rows in trace.rows:

@@ -95,7 +95,7 @@ class FiredByHalf(Reading):
 
 
 @dataclass(frozen=True)
-class Firings:
+class DrawnFirings:
     """Where the drawn latents of one SAE fire.
 
     Attributes:
@@ -142,7 +142,7 @@ class Traced(Reading):
                 parts = (place, slots[kept], values[kept].float())
                 self._seen[name, site].append(tuple(part.cpu().numpy() for part in parts))  # type: ignore[arg-type]
 
-    def trace(self, name: str, site: str) -> Firings:
+    def trace(self, name: str, site: str) -> DrawnFirings:
         """Where the drawn latents of an SAE fire."""
         place, slot, value = (
             np.concatenate(parts) for parts in zip(*self._seen[name, site], strict=True)
@@ -152,7 +152,7 @@ class Traced(Reading):
         chosen, drawn = self._chosen[name, site]
         ends = np.searchsorted(slot[order], np.arange(len(chosen) + 1))
         parts = [slice(start, end) for start, end in pairwise(ends)]
-        return Firings(
+        return DrawnFirings(
             chosen, drawn, [row[part] for part in parts], [value[part] for part in parts]
         )
 

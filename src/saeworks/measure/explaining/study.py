@@ -29,7 +29,7 @@ from saeworks.measure.explaining.metrics import (
 )
 from saeworks.measure.explaining.predicates import predicates
 from saeworks.measure.explaining.programs import OWN, SHUFFLED, TOKEN_ONLY, Programs, Scored
-from saeworks.measure.explaining.readings import FiredByHalf, Firings, Halves, Traced
+from saeworks.measure.explaining.readings import DrawnFirings, FiredByHalf, Halves, Traced
 from saeworks.measure.explaining.scoring import accuracy
 from saeworks.measure.explaining.stretches import Sample, Stretches, sample
 from saeworks.measure.known import Truth
@@ -58,7 +58,7 @@ def _over_latents(title: str, trace: Sequence[Trace], name: str, caption: str) -
 class OfSite:
     """What was found at one site."""
 
-    trace: Firings
+    trace: DrawnFirings
     programs: list[Scored]
 
 
@@ -128,7 +128,7 @@ class Explain(Study):
             for name, bank in self.subject.banks.items()
         }
 
-    def _samples(self, stretches: Stretches, trace: Firings, site: str) -> list[Sample]:
+    def _samples(self, stretches: Stretches, trace: DrawnFirings, site: str) -> list[Sample]:
         seed = (self.config.seed, zlib.crc32(site.encode()))
         return [
             sample(stretches, rows, self.config.contexts, (*seed, latent))
