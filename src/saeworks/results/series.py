@@ -345,3 +345,74 @@ class Drawn:
     least: int
     explained: int
     how: str
+
+
+GRAPH = "graph"
+"""The key of a `CircuitGraph`."""
+
+
+@dataclass(frozen=True, config=STRICT)
+class GraphNode:
+    """A latent at one position of a case's prompts; numbers are means over the prompts."""
+
+    site: str
+    position: int
+    latent: int
+    effect: float
+    """On m, as it goes from its clean to its patched activation."""
+    direct: float
+    """What of the effect reaches m through no other node."""
+    clean: float
+    """Its activation on the clean prompts."""
+    patch: float
+    label: str
+    """What the latent is called; empty where it has no name."""
+    promoted: list[str]
+    """The tokens whose logits its decoder row raises most."""
+
+
+@dataclass(frozen=True, config=STRICT)
+class GraphEdge:
+    """What of a node's effect goes through another node, by paths that meet no third one."""
+
+    source: int
+    """Place in the list of nodes."""
+    target: int
+    weight: float
+
+
+@dataclass(frozen=True, config=STRICT)
+class CircuitGraph:
+    """The latents of a circuit at the positions of one case's prompts, and how they act on one
+    another."""
+
+    task: str
+    case: str
+    prompts: int
+    sites: list[str]
+    """As the model computes them."""
+    tokens: list[str]
+    """Of the first prompt."""
+    varies: list[bool]
+    """Whether a position's token differs between the prompts."""
+    clean_answer: str
+    """The right one after the first prompt."""
+    patch_answer: str
+    clean: float
+    """m of the clean prompts."""
+    patch: float
+    """m of the patched prompts."""
+    nodes: list[GraphNode]
+    edges: list[GraphEdge]
+    """The largest by |weight|, at most as many as `all_edges`."""
+    all_edges: int
+    """How many there are with a weight that is not 0."""
+
+    def __post_init__(self) -> None:
+        check_lengths(self.tokens, self.varies)
+        for node in self.nodes:
+            if not 0 <= node.position < len(self.tokens) or node.site not in self.sites:
+                raise ValueError(f"a node at {node.site}, position {node.position}")
+        for edge in self.edges:
+            if not (0 <= edge.source < len(self.nodes) and 0 <= edge.target < len(self.nodes)):
+                raise ValueError(f"an edge from node {edge.source} to {edge.target}")
