@@ -11,11 +11,13 @@ import torch
 from helpers.numbers import known
 from helpers.toy_suites import SITES, written_suite
 from helpers.toys import random_text, saved_llama
-from saeworks.activations.error import component
+from saeworks.activations.error import Component, component
 from saeworks.cli.main import main
+from saeworks.errors import UserError
 from saeworks.lm.model import LanguageModel
 from saeworks.measure.audit import folds
 from saeworks.measure.audit.linear_error import read_map
+from saeworks.measure.coded_errors import coded_errors
 from saeworks.measure.suites import held_out_tokens
 from saeworks.results.audit import AuditResult
 from saeworks.suite import load_suite
@@ -182,3 +184,35 @@ def test_an_audit_refuses_what_is_not_on_its_error(
         assert message in one_line(command, capsys)
     command = ["audit", str(other), "--error-saes", str(trained["u"]), *QUICK]
     assert "is not among the suites that are audited" in one_line(command, capsys)
+
+
+@pytest.mark.parametrize("part", ["e", "l", "u"])
+def test_their_code_is_one_of_activations_too(
+    home: Path, trained: dict[str, Path], part: Component
+) -> None:
+    """For studies that read codes alone: the code of x is that of the part of x's error."""
+    base, suite = load_suite(home / "base"), load_suite(trained[part])
+    x_ND = torch.randn(7, base.at(SITES[0]).d, generator=torch.Generator().manual_seed(0))
+    for site, sae in coded_errors(suite, torch.device("cpu")).items():
+        maps = suite.error_maps()
+        linear = read_map(maps[site]) if maps else None
+        target_ND = component(part, x_ND, base.at(site), linear)
+        assert torch.equal(sae.encode(x_ND), suite.at(site).encode(target_ND))
+        assert torch.equal(sae.w_dec, suite.at(site).w_dec)
+
+
+def test_a_code_needs_the_suite_whose_error_it_is(
+    home: Path, trained: dict[str, Path], tmp_path: Path
+) -> None:
+    shutil.copytree(home / "base", tmp_path / "kept")
+    suite = load_suite(trained["e"])
+    try:
+        shutil.rmtree(home / "base")
+        with pytest.raises(UserError, match=r"codes the error of .*base, which is needed"):
+            coded_errors(suite, torch.device("cpu"))
+        written_suite(home / "base", home, seed=1)
+        with pytest.raises(UserError, match="which has changed since; restore"):
+            coded_errors(suite, torch.device("cpu"))
+    finally:
+        shutil.rmtree(home / "base")
+        shutil.copytree(tmp_path / "kept", home / "base")

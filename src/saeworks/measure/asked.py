@@ -16,6 +16,7 @@ from saeworks.files.folders import make_ready
 from saeworks.files.seals import RESULTS
 from saeworks.lm.model import LanguageModel
 from saeworks.measure.banks import Bank, sites_of
+from saeworks.measure.coded_errors import coded_errors
 from saeworks.suite import TEXT_DIGEST, Suite, text_digest
 
 Own = TypeVar("Own", ModelConfig, TextConfig)
@@ -49,20 +50,25 @@ class Work:
                 f"{self.suites[0].path}: {error}; if the model has moved, name it with --model"
             ) from error
 
-    def banks(self, lm: LanguageModel, fingerprinted: bool) -> dict[str, Bank]:
+    def banks(
+        self, lm: LanguageModel, fingerprinted: bool, errors: bool = False
+    ) -> dict[str, Bank]:
         """Path of a suite → its bank, on the model's device.
 
         Args:
             fingerprinted: refuse another model than the suites' own.
+            errors: take suites on the error of others, too, for their codes.
 
         Raises:
-            UserError: as `check_fingerprint` and `sites_of`.
+            UserError: as `check_fingerprint`, `sites_of`, `Suite.bank` and `coded_errors`.
         """
         banks: dict[str, Bank] = {}
         for suite in self.suites:
             if fingerprinted:
                 check_fingerprint(suite, lm)
-            banks[str(suite.path)] = {site: sae.to(lm.device) for site, sae in suite.bank().items()}
+            coded = errors and suite.error is not None
+            bank = coded_errors(suite, lm.device) if coded else suite.bank()
+            banks[str(suite.path)] = {site: sae.to(lm.device) for site, sae in bank.items()}
         sites_of(banks, lm)
         return banks
 

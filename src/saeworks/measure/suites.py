@@ -38,10 +38,13 @@ class StudySet:
     Attributes:
         tokens: held-out tokens that they want at most.
         studies: what is measured of banks; called before anything long is done.
+        errors: whether suites on the error of others are measured, too: of studies that read codes
+            alone.
     """
 
     tokens: int
     studies: Callable[[Subject, Work], Sequence[Study]]
+    errors: bool = False
 
 
 Results = dict[Path, list[Result | AuditResult]]
@@ -107,7 +110,8 @@ def _measured(
     model: ModelConfig | str | None,
 ) -> list[dict[Path, list[Measured]]]:
     lm = work.language_model(choose_device(device), own=model is None)
-    banks = work.banks(lm, fingerprinted=model is None)
+    errors = all(of_set.errors for of_set in sets)
+    banks = work.banks(lm, fingerprinted=model is None, errors=errors)
     corpus = _corpus(lm, with_label(work.text), work.seed)
     asked = max(of_set.tokens for of_set in sets)
     all_tokens = _held_out(corpus, asked)
