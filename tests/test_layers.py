@@ -38,6 +38,7 @@ ARROWS: dict[str, set[str]] = {
     "train": LEAVES | {"dictionary", "activations", "groups", "suite", "cost"},
     "measure": LEAVES | {"dictionary", "activations", "lm", "embedded", "suite"},
     "report": {"errors", "config", "files", "results"},
+    "people": {"errors", "config", "files", "results"},
     "cost.bench_step": LEAVES | {"dictionary", "train"},
     "cost.bench_lm": LEAVES | {"lm"},
     "cost.calibrate": LEAVES | {"dictionary", "lm", "activations", "train", "cost", "measure"},
@@ -52,7 +53,7 @@ ARROWS: dict[str, set[str]] = {
     | {"activations", "suite", "train", "measure", "train.cached_job", "train.live_job"},
     "train.job": LEAVES | {"train", "cost", "cost.calibrate", "train.cached_job", "train.live_job"},
     "cli": LEAVES
-    | {"dictionary", "lm", "groups", "suite", "measure", "report", "interop", "cost"}
+    | {"dictionary", "lm", "groups", "suite", "measure", "report", "people", "interop", "cost"}
     | {"cost.calibrate", "cost.bench_step", "cost.bench_lm"}
     | {"train.job", "train.live_job", "train.cached_job", "train.caching"},
     "__main__": {"cli"},

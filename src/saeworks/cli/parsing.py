@@ -27,6 +27,7 @@ from saeworks.cli.explain import ExplainLatents
 from saeworks.cli.fields import OPTIONS, Command, names
 from saeworks.cli.plan import Plan
 from saeworks.cli.report import Report
+from saeworks.cli.study import Study
 from saeworks.cli.train import Train
 from saeworks.config import settings
 from saeworks.errors import UserError
@@ -41,6 +42,7 @@ COMMANDS: dict[str, Command] = {
     "audit": Audit,
     "explain": ExplainLatents,
     "compare": Compare,
+    "study": Study,
     "report": Report,
     "convert": Convert,
     "bench": Bench,

@@ -1,0 +1,1 @@
+"""What people say of latents: a blinded study in the browser, and what its answers amount to."""
