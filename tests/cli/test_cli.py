@@ -327,6 +327,7 @@ OUTS = {
     "cost": ["cost", "--out", "file/a.json"],
     "cost of a folder": ["cost", "--out", "."],
     "report": ["report", "SUITE", "--out", "file/a"],
+    "study": ["study", "SUITE", "--out", "file/a"],
     "convert": ["convert", "SUITE", "file/a", "--to", "saelens"],
     "eval": ["eval", "SUITE"],
     "audit": ["audit", "SUITE", "--model", "embedded"],

@@ -9,7 +9,7 @@ from saeworks.people.config import HumanStudyConfig
 from saeworks.people.raters import Answer, Verdict, open_answers
 from saeworks.people.study import DrawnLatent, HumanStudy, make_study
 from saeworks.results.result import Result
-from saeworks.results.series import Choice, Histogram, Latent, TokenContext
+from saeworks.results.series import Choice, Histogram, Latent, TokenContext, TokenEffect
 
 SITES = ("layers.0", "layers.1")
 WIDTH = 64
@@ -47,6 +47,8 @@ def studied(
                         Histogram([0.0, 4.0], [7]),
                         [],
                         [*(context(number, rank) for rank in range(3)), context(number, 3, "rest")],
+                        [TokenEffect(" up\n", 0.5)],
+                        [TokenEffect(" down", -0.5)],
                     )
                 )
                 for number in numbers

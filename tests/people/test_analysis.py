@@ -24,8 +24,10 @@ from saeworks.people.analysis import (
 from saeworks.people.raters import Answer, Verdict, open_answers
 from saeworks.people.statistics import Count, difference, share
 from saeworks.people.study import DrawnLatent, HumanStudy
+from saeworks.report.build import write_report
 from saeworks.results.metric import Value
 from saeworks.results.result import Result
+from saeworks.results.series import OF_LATENTS
 
 
 def known(drawn: DrawnLatent) -> Verdict:
@@ -129,6 +131,17 @@ def test_each_suite_gets_its_result(study) -> None:
     read = Result.read(written[0])
     assert read == results(read_analysis(folder, shown))[0]
     assert read.evaluation == "study" and read.config["raters"] == ["ann"]
+    verdicts = read.series[SITES[0]][OF_LATENTS]
+    assert len(verdicts) == 48 and set(verdicts[0]) == {"latent", "verdict", "note", "rater"}
+
+
+def test_the_report_says_what_people_say(study, tmp_path: Path) -> None:
+    paths, shown, folder = study
+    judge(folder, shown, "ann", known)
+    write_results(read_analysis(folder, shown), paths)
+    page = write_report(paths, tmp_path / "report").read_text(encoding="utf-8")
+    assert "What people say of the latents" in page and "One person judged (ann)" in page
+    assert 'id="human-study' in page or '"human-study' in page
 
 
 def test_a_cell_is_no_formula(study, tmp_path: Path) -> None:

@@ -89,7 +89,8 @@ def test_the_page_may_load_nothing_from_elsewhere(server: RatingServer) -> None:
 def test_a_latent_is_shown_without_its_name(server: RatingServer) -> None:
     status, body, _ = ask(server, "latent/0")
     shown = json.loads(body)
-    assert status == 200 and set(shown) == {"place", "contexts", "verdict", "note"}
+    told = {"place", "contexts", "promoted", "suppressed", "verdict", "note"}
+    assert status == 200 and set(shown) == told
     assert "↵" in shown["contexts"][0]["tokens"]
     for word in (b"first", b"second", b"topk", b"layers", b"suite"):
         assert word not in body

@@ -37,10 +37,14 @@ def test_every_latent_is_as_likely_to_be_drawn(tmp_path: Path) -> None:
 
 def test_the_page_is_told_neither_whose_a_latent_is_nor_its_scale(tmp_path: Path) -> None:
     _, study, _ = two_suites(tmp_path)
-    shown = as_shown(study.latents[0])
-    assert set(shown[0]) == {"kind", "tokens", "activations", "peak", "document"}
-    assert max(shown[0]["activations"]) == 1.0
-    assert as_shown(replace(study.latents[0], largest=0.0))
+    shown = as_shown(study, 0)
+    assert set(shown) == {"place", "contexts", "promoted", "suppressed"}
+    assert set(shown["contexts"][0]) == {"kind", "tokens", "activations", "peak"}
+    assert max(shown["contexts"][0]["activations"]) == 1.0
+    assert shown["promoted"] == [" up↵"]
+    dead = replace(study.latents[0], largest=0.0, promoted=[])
+    without = replace(study, latents=[dead, *study.latents[1:]])
+    assert set(as_shown(without, 0)) == set(as_shown(without, 1)) == {"place", "contexts"}
 
 
 def test_the_same_command_goes_on_with_a_study_and_another_does_not(tmp_path: Path) -> None:

@@ -29,7 +29,9 @@ from saeworks.people.statistics import (
 from saeworks.people.study import STUDY, DrawnLatent, HumanStudy, study_digest
 from saeworks.results.figure import Axis, Figure, Trace
 from saeworks.results.metric import Metric, Value
+from saeworks.results.records import plain
 from saeworks.results.result import Result
+from saeworks.results.series import OF_LATENTS, LatentVerdict
 
 YES, YES_OR_MAYBE, GROUP, DIFFERENCE, JUDGED = (
     "judged_interpretable",
@@ -180,6 +182,7 @@ def results(analysis: Analysis) -> list[Result]:
             documents=suite.documents,
             metrics=METRICS,
             sites={site: _values(analysis, number, site) for site in study.sites},
+            series={site: {OF_LATENTS: _verdicts(analysis, number, site)} for site in study.sites},
             figures=FIGURES,
             findings=(*_findings(analysis, number), *common),
         )
@@ -214,6 +217,16 @@ def _values(analysis: Analysis, suite: int, site: str) -> dict[str, Value]:
     if suite:
         values[DIFFERENCE] = analysis.gap(suite, 0, [site])
     return values
+
+
+def _verdicts(analysis: Analysis, suite: int, site: str) -> list[Any]:
+    """What was said of each latent, for the report's browser."""
+    return [
+        plain(LatentVerdict(latent.drawn.latent, str(answer.verdict), answer.note, name))
+        for latent in analysis.judged
+        if (latent.drawn.suite, latent.drawn.site) == (suite, site)
+        for name, answer in latent.answers.items()
+    ]
 
 
 def sites_of_group(study: HumanStudy, suite: int, site: str) -> list[str]:

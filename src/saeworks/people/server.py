@@ -20,7 +20,6 @@ from saeworks.errors import UserError
 from saeworks.people.raters import Answer, AnswerFile
 from saeworks.people.study import HumanStudy, as_shown
 from saeworks.results.records import parse_text
-from saeworks.results.tokens import legible
 
 HOST = "127.0.0.1"
 _LARGEST_REQUEST = 2**16
@@ -102,12 +101,7 @@ class RatingServer(ThreadingHTTPServer):
     def latent(self, place: int) -> dict[str, Any]:
         """What is shown of a latent, and what was said of it."""
         answer = self.answers.answers.get(place)
-        contexts = as_shown(self.study.latents[place])
-        for context in contexts:
-            context["tokens"] = [legible(token) for token in context["tokens"]]
-        return {
-            "place": place,
-            "contexts": contexts,
+        return as_shown(self.study, place) | {
             "verdict": answer.verdict if answer else None,
             "note": answer.note if answer else "",
         }

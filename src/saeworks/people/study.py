@@ -8,7 +8,7 @@ import hashlib
 import heapq
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -32,6 +32,7 @@ from saeworks.people.config import HumanStudyConfig
 from saeworks.results.records import SCHEMA, parse, plain, read_record
 from saeworks.results.series import CHOICE, Choice, Latent, TokenContext
 from saeworks.results.suite_meta import SuiteMeta
+from saeworks.results.tokens import legible
 
 STUDY = "study.json"
 """Its name in the folder of a study, and in the results of each suite."""
@@ -69,6 +70,9 @@ class DrawnLatent:
     largest: float
     """Its largest activation."""
     contexts: list[TokenContext]
+    promoted: list[str] = field(default_factory=list)
+    """Tokens whose logits it raises most."""
+    suppressed: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -274,8 +278,15 @@ def _draw(
         if not latent.contexts:
             return
         lot = hashlib.sha256(f"{seed}/{digest}/{site}/{latent.latent}".encode()).digest()
-        largest = latent.max_activation or 0.0
-        shown = DrawnLatent(number, site, latent.latent, largest, latent.contexts)
+        shown = DrawnLatent(
+            number,
+            site,
+            latent.latent,
+            latent.max_activation or 0.0,
+            latent.contexts,
+            [effect.token for effect in latent.promoted],
+            [effect.token for effect in latent.suppressed],
+        )
         entry = (-int.from_bytes(lot), shown)
         if len(drawn[site]) < each:
             heapq.heappush(drawn[site], entry)
@@ -327,10 +338,24 @@ def _order(strata: Mapping[tuple[int, str], Sequence[DrawnLatent]], seed: int) -
     return order
 
 
-def as_shown(drawn: DrawnLatent) -> list[dict[str, Any]]:
-    """A latent's contexts for the page, which is told neither its number nor its scale."""
-    return [
-        asdict(context)
-        | {"activations": [(a or 0.0) / (drawn.largest or 1.0) for a in context.activations]}
+def as_shown(study: HumanStudy, place: int) -> dict[str, Any]:
+    """A latent for the page, which is told neither whose it is nor its number or scale, and its
+    effects only where all latents of the study have them: else these would tell."""
+    drawn = study.latents[place]
+    contexts = [
+        {
+            "kind": context.kind,
+            "tokens": [legible(token) for token in context.tokens],
+            "activations": [(a or 0.0) / (drawn.largest or 1.0) for a in context.activations],
+            "peak": context.peak,
+        }
         for context in drawn.contexts
     ]
+    effects = {"promoted": drawn.promoted, "suppressed": drawn.suppressed}
+    if not all(latent.promoted for latent in study.latents):
+        effects = {}
+    return {
+        "place": place,
+        "contexts": contexts,
+        **{name: [legible(token) for token in tokens] for name, tokens in effects.items()},
+    }

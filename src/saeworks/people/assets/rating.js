@@ -135,6 +135,14 @@ function draw() {
     byId(kind).replaceChildren(...contexts.map(contextElement));
     if (kind === "quantile") byId("others").hidden = !contexts.length;
   }
+  for (const kind of ["promoted", "suppressed"]) {
+    byId(kind).replaceChildren(...(shown[kind] ?? []).map((token) => {
+      const element = document.createElement("span");
+      element.textContent = token;
+      return element;
+    }));
+  }
+  byId("effects").hidden = !shown.promoted;
   byId("note").value = drafts.get(shown.place) ?? shown.note;
   byId("note").blur();
   for (const button of document.querySelectorAll("[data-verdict]")) {
