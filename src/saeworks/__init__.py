@@ -35,6 +35,7 @@ _PUBLIC = {
     "amad": "saeworks.results.groups",
     "choose_groups": "saeworks.groups.partition",
     "Plan": "saeworks.results.plan",
+    "latents": "saeworks.measure.looking.latents",
     "evaluate": "saeworks.measure.rows",
     "flops": "saeworks.cost.estimate",
     "audit": "saeworks.measure.audit.arrays",

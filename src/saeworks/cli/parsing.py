@@ -25,6 +25,7 @@ from saeworks.cli.demo import Demo
 from saeworks.cli.eval import Eval
 from saeworks.cli.explain import ExplainLatents
 from saeworks.cli.fields import OPTIONS, Command, names
+from saeworks.cli.latents import Latents
 from saeworks.cli.plan import Plan
 from saeworks.cli.report import Report
 from saeworks.cli.study import Study
@@ -40,6 +41,7 @@ COMMANDS: dict[str, Command] = {
     "train": Train,
     "eval": Eval,
     "audit": Audit,
+    "latents": Latents,
     "explain": ExplainLatents,
     "compare": Compare,
     "study": Study,

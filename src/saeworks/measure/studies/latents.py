@@ -5,7 +5,7 @@ context, t and m latents of a tile.
 """
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, final
 
@@ -73,11 +73,21 @@ def choose(fired_M: Int[Tensor, " M"], latents: int, seed: Sequence[int]) -> lis
 
 @final
 class Followed(Reading):
-    """The chosen latents of every SAE, followed through the tokens."""
+    """The chosen latents of every SAE, followed through the tokens.
+
+    Args:
+        chosen: site → latents; by default those that `config` asks for.
+    """
 
     title = "latents"
 
-    def __init__(self, tally: Tally, config: EvalConfig) -> None:
+    def __init__(
+        self,
+        tally: Tally,
+        config: EvalConfig,
+        chosen: Mapping[str, Sequence[int]] | None = None,
+    ) -> None:
+        self._chosen = chosen
         self.held_out, self.sites, self.width = tally.held_out, tally.sites, tally.width
         self.needs, self._tally, self._config = (tally,), tally, config
         self.watchers: dict[tuple[str, str], Watcher] = {}
@@ -89,14 +99,35 @@ class Followed(Reading):
         ]
         for name, site, sae in saes:
             sums = self._tally.tallies[name][site]
-            self.watchers[name, site] = _watcher(site, sae, sums, self._config, self.held_out)
+            chosen = self._among(site, sums)
+            index = torch.tensor(chosen, dtype=torch.int64, device=sums.fired.device)
+            peaks = sums.peak[index].float()
+            watcher = Watcher(sae, index, peaks, self._config.seed, self.held_out)
+            self.watchers[name, site] = watcher
             self.firings[name, site] = CoFirings(sae.width, FIRINGS // len(saes))
+
+    def _among(self, site: str, sums: SiteSums) -> Sequence[int]:
+        if self._chosen is not None:
+            return self._chosen[site]
+        seed = (self._config.seed, zlib.crc32(site.encode()))
+        return choose(sums.fired, self._config.latents, seed)
 
     def rows(self, site: str, chunk: Chunk) -> None:
         for name, bank in self._tally.banks.items():
             if site in bank:
                 self.watchers[name, site].see(chunk)
                 self.firings[name, site].add(chunk.code(bank[site]))
+
+    def about(self, name: str, site: str, pieces: Pieces, effects: "SiteEffects") -> "About":
+        """What was seen of one SAE's chosen latents."""
+        return About(
+            self.watchers[name, site],
+            self._tally.tallies[name][site],
+            self.held_out,
+            pieces,
+            self.firings[name, site],
+            effects,
+        )
 
 
 @final
@@ -124,17 +155,8 @@ class Latents(Study):
         measured = {}
         for name, sums in self.tally.tallies.items():
             series = {
-                site: _series(
-                    About(
-                        self.followed.watchers[name, site],
-                        of_site,
-                        held_out,
-                        pieces,
-                        self.followed.firings[name, site],
-                        effects.at(site),
-                    )
-                )
-                for site, of_site in sums.items()
+                site: _series(self.followed.about(name, site, pieces, effects.at(site)))
+                for site in sums
             }
             result = self.result(self.config, held_out, series=series)
             measured[name] = Measured(result)
@@ -184,14 +206,23 @@ class SiteEffects:
         return _on_cpu(promoted), _on_cpu(suppressed)
 
 
+def token_effects(ranked: Ranked, slot: int, pieces: Pieces) -> list[TokenEffect]:
+    """The tokens of one of the directions, as a result holds them."""
+    tokens, effects = ranked.token_Mn[slot].tolist(), ranked.effect_Mn[slot].tolist()
+    return [
+        TokenEffect(pieces.piece(token), four_digits(effect))
+        for token, effect in zip(tokens, effects, strict=True)
+    ]
+
+
+def per_expert(sae: SAE) -> int | None:
+    """How many latents an expert has; None where the SAE has no experts."""
+    experts = experts_of(sae)
+    return None if experts is None else sae.width // experts.experts
+
+
 def _on_cpu(ranked: Ranked) -> Ranked:
     return Ranked(ranked.token_Mn.cpu(), ranked.effect_Mn.cpu())
-
-
-def _watcher(site: str, sae: SAE, sums: SiteSums, config: EvalConfig, held_out: HeldOut) -> Watcher:
-    chosen = choose(sums.fired, config.latents, (config.seed, zlib.crc32(site.encode())))
-    index = torch.tensor(chosen, dtype=torch.int64, device=sums.fired.device)
-    return Watcher(sae, index, sums.peak[index].float(), config.seed, held_out)
 
 
 def _series(about: "About") -> dict[str, Any]:
@@ -225,8 +256,7 @@ class About:
         self.numbers = _document_numbers(held_out)
         self.promoted, self.suppressed = effects.top(watcher.sae, watcher.chosen)
         self.counted, self.partners = firings.tokens, firings.partners(watcher.chosen)
-        experts = experts_of(watcher.sae)
-        self.per_expert = None if experts is None else self.width // experts.experts
+        self.per_expert = per_expert(watcher.sae)
 
     def choice(self) -> Choice:
         """Which latents these are, and what is said of them all."""
@@ -248,18 +278,11 @@ class About:
             ),
             neighbours=[Neighbour(latent, four_digits(cosine)) for latent, cosine in nearest],
             contexts=self._contexts(slot),
-            promoted=self._tokens(self.promoted, slot),
-            suppressed=self._tokens(self.suppressed, slot),
+            promoted=token_effects(self.promoted, slot, self.pieces),
+            suppressed=token_effects(self.suppressed, slot, self.pieces),
             partners=self.partners.of(slot),
             expert=self.per_expert and self.chosen[slot] // self.per_expert,
         )
-
-    def _tokens(self, ranked: Ranked, slot: int) -> list[TokenEffect]:
-        tokens, effects = ranked.token_Mn[slot].tolist(), ranked.effect_Mn[slot].tolist()
-        return [
-            TokenEffect(self.pieces.piece(token), four_digits(effect))
-            for token, effect in zip(tokens, effects, strict=True)
-        ]
 
     def _contexts(self, slot: int) -> list[TokenContext]:
         top, sampled = self.pools
