@@ -25,6 +25,7 @@ from saeworks.report.suites import SuiteData
 from saeworks.report.summary import Table
 from saeworks.results.names import question
 from saeworks.results.records import plain
+from saeworks.results.series import GRAPH, CircuitGraph
 
 SHOWN = 4
 """Findings of a suite that are not folded away."""
@@ -51,7 +52,18 @@ class SectionView:
     lead: str
 
 
-VIEWS: tuple[SectionView, ...] = ()
+VIEWS: tuple[SectionView, ...] = (
+    SectionView(
+        "circuit",
+        "circuits_*",
+        GRAPH,
+        CircuitGraph,
+        "The circuit as a graph",
+        "Each circle is a latent at one position, the larger the more patching it changes m; each "
+        "curve is what of that goes through a later latent, by paths that meet no third one, or "
+        "straight to the answer. What leaves a latent adds up to its effect.",
+    ),
+)
 """A new one is a line here, and its script."""
 
 
