@@ -62,6 +62,50 @@ OF_LATENTS: dict[str, Any] = {
 }
 
 
+HOSTILE = "<img src=x onerror=alert(1)>"
+
+
+def _node(site: str, position: int, latent: int, effect: float, direct: float) -> dict[str, Any]:
+    return {
+        "site": site,
+        "position": position,
+        "latent": latent,
+        "effect": effect,
+        "direct": direct,
+        "clean": 2.0,
+        "patch": 0.5,
+        "label": HOSTILE if latent == 0 else "",
+        "promoted": [" are", HOSTILE],
+    }
+
+
+GRAPH: dict[str, Any] = {
+    "task": "agreement",
+    "case": "plural-1",
+    "prompts": 12,
+    "sites": ["layers.0", "layers.1"],
+    "tokens": ["<|bos|>", "The", " horses", HOSTILE],
+    "varies": [False, False, True, True],
+    "clean_answer": " are",
+    "patch_answer": " is",
+    "clean": 6.5,
+    "patch": -6.0,
+    "nodes": [
+        _node("layers.0", 2, 0, -2.0, -0.5),
+        _node("layers.0", 2, 1, 0.4, 0.4),
+        _node("layers.1", 2, 0, -1.0, -1.0),
+        _node("layers.1", 3, 2, -0.6, -0.6),
+        _node("layers.1", 3, 3, -0.1, 0.0),
+    ],
+    "edges": [
+        {"source": 0, "target": 2, "weight": -1.0},
+        {"source": 0, "target": 3, "weight": -0.5},
+        {"source": 1, "target": 4, "weight": 0.001},
+    ],
+    "all_edges": 3,
+}
+
+
 def study_result(
     evaluation: str,
     sites: Sequence[str],

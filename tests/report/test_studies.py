@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from helpers.study_results import TITLES, add_studies, add_study
+from helpers.study_results import GRAPH, TITLES, add_studies, add_study
 from saeworks.errors import UserError
 from saeworks.report import build, studies
 from saeworks.report.build import write_report
@@ -154,3 +154,19 @@ def test_words_from_outside_are_escaped(make_suite, tmp_path):
     (suite / "results" / "circuits_ioi.json").write_text(json.dumps(result), encoding="utf-8")
     html = write_report([suite], tmp_path / "out").read_text(encoding="utf-8")
     assert "<img" not in html
+
+
+def test_a_circuit_has_its_graph_and_one_that_does_not_fit_is_refused(suites, tmp_path):
+    html = write_report(suites, tmp_path / "without").read_text(encoding="utf-8")
+    assert 'data-view="circuit"' not in html
+    add_study(suites[0], "circuits_sva", ("all sites",), series={"graph": GRAPH})
+    page = write_report(suites, tmp_path / "with")
+    assert page.read_text(encoding="utf-8").count('data-view="circuit"') == 1
+    (file,) = (tmp_path / "with" / "data").glob("view-*")
+    assert '"The"," horses"' in file.read_text(encoding="utf-8")
+    beyond = {"source": 0, "target": 9, "weight": 1.0}
+    wrongs: list[dict[str, Any]] = [{"varies": []}, {"sites": ["x"]}, {"edges": [beyond]}]
+    for wrong in wrongs:
+        add_study(suites[0], "circuits_sva", ("all sites",), series={"graph": GRAPH | wrong})
+        with pytest.raises(UserError, match=r"circuits_sva\.json.*graph"):
+            write_report(suites, tmp_path / "wrong")

@@ -7,10 +7,12 @@
 (function () {
   const SVG = "http://www.w3.org/2000/svg";
   const FEW = 60; // edges that are shown at first
+  const LISTED = 5; // edges of a node that are told, and shown while it is chosen
   const ROW = 5; // nodes of a layer and position beside one another
-  const STEP = 26, LABELS = 150, TOKENS = 78, TOP = 62;
+  const SITE = 20; // letters of a site's name
+  const STEP = 26, TOKENS = 78, TOP = 62;
   const number = (value) => Number(value.toPrecision(3)).toString().replace("-", "−");
-  const sign = (value) => (value < 0 ? "right" : "wrong");
+  const sign = (value) => (value < 0 ? "lowers" : "raises");
 
   function make(tag, parent, text, attributes) {
     const element = document.createElement(tag);
@@ -45,7 +47,7 @@
       across[position] = Math.max(across[position], Math.min(ROW, nodes.length));
       high.set(site, Math.max(high.get(site), Math.ceil(nodes.length / ROW)));
     }
-    const left = [LABELS];
+    const left = [24 + 7 * Math.min(SITE, Math.max(...graph.sites.map((site) => site.length)))];
     for (const count of across) left.push(left[left.length - 1] + Math.max(34, STEP * count + 10));
     const bottom = [];
     let height = TOP;
@@ -70,7 +72,7 @@
   /* Every edge, those to the answer too (target null), the largest first. */
   function edgesOf(graph) {
     const direct = graph.nodes.map((node, at) => ({ source: at, target: null, weight: node.direct }));
-    return [...graph.edges, ...direct].filter((edge) => edge.weight !== 0).sort((a, b) => Math.abs(b.weight) - Math.abs(a.weight));
+    return [...graph.edges.map((edge) => ({ ...edge })), ...direct].filter((edge) => edge.weight !== 0).sort((a, b) => Math.abs(b.weight) - Math.abs(a.weight));
   }
 
   /* The nodes and edges of all ways through a node, along the edges that are shown. */
@@ -97,10 +99,10 @@
   const named = (graph, at) => graph.nodes[at].site + ", “" + seen(graph.tokens[graph.nodes[at].position]) + "”, latent " + graph.nodes[at].latent;
   const about = (node) => node.label || node.promoted.map(seen).join(" · ");
 
-  function drawScene(svg, graph, place, largest) {
+  function drawScene(svg, graph, place, edges) {
     graph.sites.forEach((site, at) => {
-      shape("line", svg, { x1: LABELS, x2: place.width, y1: place.bottom[at], y2: place.bottom[at], class: "floor" });
-      const label = shape("text", svg, { x: LABELS - 10, y: place.bottom[at] - 14, class: "site" }, short(site, 20));
+      shape("line", svg, { x1: place.left[0], x2: place.width, y1: place.bottom[at], y2: place.bottom[at], class: "floor" });
+      const label = shape("text", svg, { x: place.left[0] - 10, y: place.bottom[at] - 14, class: "site" }, short(site, SITE));
       shape("title", label, {}, site);
     });
     graph.tokens.forEach((token, at) => {
@@ -111,14 +113,14 @@
     const { x, y } = place.answer;
     shape("text", svg, { x: x + 12, y: y - 14, class: "answer" }, "m = logit “" + seen(graph.clean_answer) + "” − logit “" + seen(graph.patch_answer) + "”");
     shape("rect", svg, { x: x - 8, y: y - 8, width: 16, height: 16, rx: 3, class: "end" });
-    const lines = edgesOf(graph).map((edge) => {
+    const largest = edges.length ? Math.abs(edges[0].weight) : 1;
+    for (const edge of [...edges].reverse()) {
       const from = place.at[edge.source], to = edge.target === null ? place.answer : place.at[edge.target];
       const bend = (from.y - to.y) / 2;
       const path = "M" + from.x + " " + from.y + "C" + from.x + " " + (from.y - bend) + " " + to.x + " " + (to.y + bend) + " " + to.x + " " + to.y;
       const width = 0.6 + 5 * Math.sqrt(Math.abs(edge.weight) / largest);
-      return Object.assign(edge, { line: shape("path", svg, { d: path, "stroke-width": width.toFixed(2), class: "edge " + sign(edge.weight) }) });
-    });
-    return lines.reverse();
+      edge.line = shape("path", svg, { d: path, "stroke-width": width.toFixed(2), class: "edge " + sign(edge.weight) });
+    }
   }
 
   /* Circles that can be reached by Tab and arrows; those with a page in the browser are links. */
@@ -157,8 +159,8 @@
     if (!edges.length) return;
     make("h4", parent, title);
     const lines = make("ul", parent);
-    for (const edge of edges.slice(0, 5)) make("li", lines, (edge[end] === null ? "m, directly" : named(graph, edge[end])) + ": " + number(edge.weight));
-    if (edges.length > 5) make("li", lines, edges.length - 5 + " more");
+    for (const edge of edges.slice(0, LISTED)) make("li", lines, (edge[end] === null ? "m, directly" : named(graph, edge[end])) + ": " + number(edge.weight));
+    if (edges.length > LISTED) make("li", lines, edges.length - LISTED + " more");
   }
 
   function tell(panel, graph, edges, at, page) {
@@ -203,23 +205,26 @@
     element.classList.add("circuit");
     const place = places(graph), all = edgesOf(graph);
     make("p", element, "Task " + graph.task + ", case " + graph.case + ", mean over " + graph.prompts + " pairs of prompts: m is " + number(graph.clean) + " on the clean prompts and " + number(graph.patch) + " on the patched.", { class: "caption" });
-    let shown = [], chosen = null, lines = [], nodes = [];
+    let large = [], chosen = null, nodes = [];
     const start = controls(element, all, function (bound) {
-      shown = lines.filter((edge) => Math.abs(edge.weight) >= bound);
-      const visible = new Set(shown);
-      for (const edge of lines) edge.line.toggleAttribute("hidden", !visible.has(edge));
+      large = all.filter((edge) => Math.abs(edge.weight) >= bound);
       mark(chosen);
     });
     const legend = make("div", element, undefined, { class: "legend" });
-    for (const [kind, text] of [["right", "speaks for the right answer: patching it lowers m"], ["wrong", "speaks against it"]]) make("i", make("span", legend, " " + text), undefined, { class: kind });
-    const scroll = make("div", element, undefined, { class: "graph" });
+    for (const [kind, text] of [["lowers", "patching it lowers m, as patching the prompt does"], ["raises", "patching it raises m"]]) make("i", make("span", legend, " " + text), undefined, { class: kind });
+    const beside = make("div", element, undefined, { class: "beside-graph" });
+    const scroll = make("div", beside, undefined, { class: "graph" });
     const svg = shape("svg", scroll, { width: place.width, height: place.height, viewBox: "0 0 " + place.width + " " + place.height, role: "group", "aria-label": "Graph of the circuit: " + graph.nodes.length + " latents in " + graph.sites.length + " layers" });
-    const panel = make("div", element, undefined, { class: "told", "aria-live": "polite" });
+    const panel = make("div", beside, undefined, { class: "told", "aria-live": "polite" });
 
     function mark(at) {
-      const lit = at === null ? null : ways(at, shown);
+      const own = at === null ? [] : ["source", "target"].flatMap((end) => all.filter((edge) => edge[end] === at).slice(0, LISTED));
+      const shown = new Set([...large, ...own]), lit = at === null ? null : ways(at, shown);
       nodes.forEach((node, other) => node.classList.toggle("dim", lit !== null && !lit.nodes.has(other)));
-      for (const edge of lines) edge.line.classList.toggle("dim", lit !== null && !lit.edges.has(edge));
+      for (const edge of all) {
+        edge.line.toggleAttribute("hidden", !shown.has(edge));
+        edge.line.classList.toggle("dim", lit !== null && !lit.edges.has(edge));
+      }
     }
     function choose(at) {
       if (at === chosen) return;
@@ -228,7 +233,7 @@
       tell(panel, graph, all, at, page);
     }
 
-    lines = drawScene(svg, graph, place, all.length ? Math.abs(all[0].weight) : 1);
+    drawScene(svg, graph, place, all);
     nodes = drawNodes(svg, graph, place, page, {
       pointerenter: choose,
       focus: choose,
@@ -245,6 +250,7 @@
     svg.addEventListener("click", (event) => event.target === svg && choose(null));
     element.addEventListener("keydown", (event) => event.key === "Escape" && choose(null));
     start();
+    scroll.scrollLeft = place.width; // most of a circuit is near the answer
     tell(panel, graph, all, null, page);
   }
 
