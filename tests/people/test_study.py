@@ -68,10 +68,10 @@ def test_a_suite_without_latents_is_told_the_command_that_measures_them(tmp_path
 
 def test_too_few_latents(tmp_path: Path) -> None:
     path = studied(tmp_path / "suite", latents=20)
-    with pytest.raises(UserError, match=r"has 20 latents at layers.0 and 48 are needed; run"):
+    with pytest.raises(UserError, match=r"has 20 latents of layers.0 and 48 are needed; run"):
         make_study([path], tmp_path / "study", HumanStudyConfig())
     dead = studied(tmp_path / "dead", latents=20, live=20)
-    with pytest.raises(UserError, match=r"only 20 of its latents fire there: lower --latents"):
+    with pytest.raises(UserError, match=r"only 20 fire there: lower --latents"):
         make_study([dead], tmp_path / "study", HumanStudyConfig())
     with pytest.raises(UserError, match="latents = 0: must be at least 1"):
         HumanStudyConfig(latents=0)

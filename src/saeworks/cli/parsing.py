@@ -24,6 +24,7 @@ from saeworks.cli.cost import Cost
 from saeworks.cli.demo import Demo
 from saeworks.cli.eval import Eval
 from saeworks.cli.explain import ExplainLatents
+from saeworks.cli.export import Export
 from saeworks.cli.fields import OPTIONS, Command, names
 from saeworks.cli.latents import Latents
 from saeworks.cli.plan import Plan
@@ -47,6 +48,7 @@ COMMANDS: dict[str, Command] = {
     "study": Study,
     "report": Report,
     "convert": Convert,
+    "export": Export,
     "bench": Bench,
 }
 

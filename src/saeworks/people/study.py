@@ -16,30 +16,26 @@ from pydantic.dataclasses import dataclass
 
 from saeworks.config import STRICT
 from saeworks.errors import UserError
-from saeworks.files.access import LazyList, inside, is_file, sha256
+from saeworks.files.access import LazyList, is_file, sha256
 from saeworks.files.folders import owner
 from saeworks.files.seals import (
     REPAIR,
     RESULTS,
     SUITE,
-    check_seal,
     read_suite_json,
     suite_digest,
     write_sealed,
 )
-from saeworks.files.streaming import Place, read_long
 from saeworks.people.config import HumanStudyConfig
+from saeworks.results.latents import LATENTS, read_latents
 from saeworks.results.records import SCHEMA, parse, plain, read_record
-from saeworks.results.series import CHOICE, Choice, Latent, TokenContext
+from saeworks.results.series import Choice, Latent, TokenContext
 from saeworks.results.suite_meta import SuiteMeta
 from saeworks.results.tokens import legible
 
 STUDY = "study.json"
 """Its name in the folder of a study, and in the results of each suite."""
-LATENTS = "latents.json"
 MOST_SUITES = 20
-_TEXT = ("tokens", "documents")
-"""Keys of a result: what it was measured on."""
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -261,21 +257,11 @@ def _draw(
     They are those with the smallest SHA-256 of seed, suite, site and number, which any latent is as
     likely to have as another. The file is read latent by latent, however long it is.
     """
-    file, digest = inside(path, f"{RESULTS}/{LATENTS}"), suite_digest(path)
-    again = f"saeworks eval {path} --latents {max(64, each)}"
-    if not is_file(file):
-        raise UserError(
-            f"{path} has no {RESULTS}/{LATENTS}, whose latents are shown; run `{again}`"
-        )
-    check_seal(file, "result", again)
+    digest, again = suite_digest(path), f"saeworks eval {path} --latents {max(64, each)}"
     drawn: dict[str, list[tuple[int, DrawnLatent]]] = {site: [] for site in sites}
 
-    def take(place: Place, item: Any) -> None:
-        site = place[1]
-        if site not in drawn:
-            return
-        latent = parse(Latent, item, str(file), f"run `{again}` again", *place)
-        if not latent.contexts:
+    def take(site: str, latent: Latent) -> None:
+        if site not in drawn or not latent.contexts:
             return
         lot = hashlib.sha256(f"{seed}/{digest}/{site}/{latent.latent}".encode()).digest()
         shown = DrawnLatent(
@@ -293,38 +279,31 @@ def _draw(
         else:
             heapq.heappushpop(drawn[site], entry)
 
-    def is_long(place: Place) -> bool:
-        return len(place) == 3 and place[0] == "series" and place[2] == "latents"
-
-    rest = read_long(file, "result", is_long, take)
-    choices = {site: _choice(file, rest, site, again) for site in sites}
+    result, choices = read_latents(path, again, take)
     for site, entries in drawn.items():
-        live = choices[site].live
-        if len(entries) < each:
-            way_out = (
-                f"only {live} of its latents fire there: lower --latents"
-                if live < each
-                else f"run `{again}`"
-            )
-            raise UserError(
-                f"{file} has {len(entries)} latents at {site} and {each} are needed; {way_out}"
-            )
-    text = tuple(parse(int, rest.get(key), str(file), f"run `{again}` again", key) for key in _TEXT)
+        _check_enough(path, site, len(entries), each, choices.get(site), again)
     return (
         {site: [latent for _, latent in entries] for site, entries in drawn.items()},
-        choices,
-        (text[0], text[1]),
+        {site: choices[site] for site in sites},
+        (result.tokens, result.documents),
     )
 
 
-def _choice(file: Path, result: Any, site: str, again: str) -> Choice:
-    """How a site's latents were chosen for the suite's file."""
-    way_out = f"run `{again}` again"
-    series = result.get("series") if isinstance(result, Mapping) else None
-    entry = series.get(site) if isinstance(series, Mapping) else None
-    if not isinstance(entry, Mapping) or CHOICE not in entry:
-        raise UserError(f"{file} has no latents of {site}; {way_out}")
-    return parse(Choice, entry[CHOICE], str(file), way_out, "series", site, CHOICE)
+def _check_enough(
+    path: Path, site: str, latents: int, each: int, choice: Choice | None, again: str
+) -> None:
+    """Refuse a suite whose file has fewer latents of a site than are to be shown."""
+    if choice is None:
+        raise UserError(f"{path}: {RESULTS}/{LATENTS} has no latents of {site}; run `{again}`")
+    if latents >= each:
+        return
+    way_out = f"run `{again}`"
+    if choice.live < each:
+        way_out = f"only {choice.live} fire there: lower --latents"
+    raise UserError(
+        f"{path}: {RESULTS}/{LATENTS} has {latents} latents of {site} and {each} are needed; "
+        f"{way_out}"
+    )
 
 
 def _order(strata: Mapping[tuple[int, str], Sequence[DrawnLatent]], seed: int) -> list[DrawnLatent]:
