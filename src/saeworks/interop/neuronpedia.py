@@ -115,7 +115,7 @@ def _activation(context: TokenContext, histogram: Histogram) -> dict[str, Any]:
     −1, the largest activation and −1; else those of the histogram that its peak is in."""
     values = [value or 0.0 for value in context.activations]
     low, high, share = -1.0, histogram.edges[-1], -1.0
-    if context.kind == "quantile" and sum(histogram.counts):
+    if context.kind == "quantile" and any(histogram.counts):
         peak = values[context.peak]
         inside = (bin_ for bin_, high in enumerate(histogram.edges[1:]) if peak <= high)
         at = next(inside, len(histogram.counts) - 1)

@@ -96,12 +96,13 @@ def _core(
 
     fvu, dead, recovered = of(FVU), of(DEAD_SHARE), spliced(LOSS_RECOVERED_ZERO)
     clean, with_sae = spliced("ce_clean"), spliced("ce_spliced")
+    context = meta.text.get("context")
     return {
         "eval_type_id": CORE,
         "eval_config": {
             "model_name": meta.model.name,
             "dataset": f"{meta.text.get('source')} (held out)",
-            "context_size": meta.text.get("context"),
+            **({"context_size": context} if context else {}),
             "compute_kl": splice is not None,
             "compute_ce_loss": splice is not None,
             "compute_l2_norms": True,
