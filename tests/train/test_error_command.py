@@ -201,6 +201,15 @@ def test_their_code_is_one_of_activations_too(
         assert torch.equal(sae.w_dec, suite.at(site).w_dec)
 
 
+def test_latents_on_an_error_are_explained_like_any(
+    home: Path, trained: dict[str, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    few = ["--tokens", "3000", "--latents", "2", "--bootstrap", "20", "--json"]
+    assert main(["explain", str(home / "base"), str(trained["l"]), *few]) == 0
+    by_suite = json.loads(capsys.readouterr().out)
+    assert by_suite.keys() == {str(home / "base"), str(trained["l"])}
+
+
 def test_a_code_needs_the_suite_whose_error_it_is(
     home: Path, trained: dict[str, Path], tmp_path: Path
 ) -> None:

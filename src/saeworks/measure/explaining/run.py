@@ -41,7 +41,7 @@ def explain(
         truth = _truth(subject, work, config) if config.concepts else None
         return [Explain(subject, config, truth, tracker(say))]
 
-    asked = StudySet(config.tokens, studies)
+    asked = StudySet(config.tokens, studies, errors=True)
     (results,) = measure_suites(suites, [asked], config.device, say, model=model, text=text)
     return {
         path: result
