@@ -18,6 +18,7 @@ from tyro.conf import DisallowNone, FlagCreatePairsOff
 from saeworks.cli.audit import Audit
 from saeworks.cli.bench import BENCHES, Bench
 from saeworks.cli.cache import CacheActivations
+from saeworks.cli.circuits import CircuitsCommand
 from saeworks.cli.compare import Compare
 from saeworks.cli.convert import Convert
 from saeworks.cli.cost import Cost
@@ -42,6 +43,7 @@ COMMANDS: dict[str, Command] = {
     "train": Train,
     "eval": Eval,
     "audit": Audit,
+    "circuits": CircuitsCommand,
     "latents": Latents,
     "explain": ExplainLatents,
     "compare": Compare,

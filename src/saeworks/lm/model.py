@@ -247,7 +247,7 @@ class LanguageModel:
         *,
         logits: bool = False,
         attention_mask: Shaped[Tensor, "B T"] | None = None,
-    ) -> Float[Tensor, "B T V"] | None:
+    ) -> Float[Tensor, "B _ V"] | None:
         """One forward pass with a hook at each of the given sites.
 
         A hook gets the site's activations [B, T, D] (of a tuple, its first tensor). If it returns
