@@ -9,8 +9,8 @@ from tyro.conf import OmitArgPrefixes
 
 from saeworks.cli.arguments import Json, OtherModel, OtherText, Suites
 from saeworks.cli.printing import command, print_json, say, speaker
-from saeworks.errors import DONE
-from saeworks.measure.explaining.config import ExplainConfig
+from saeworks.errors import DONE, UserError
+from saeworks.measure.explaining.config import AskConfig, ExplainConfig
 from saeworks.results.series import EXPLAINED
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ class ExplainLatents:
     text: OtherText = None
     json: Json = False
     explaining: Annotated[ExplainConfig, OmitArgPrefixes] = field(default_factory=ExplainConfig)
+    asking: Annotated[AskConfig, OmitArgPrefixes] = field(default_factory=AskConfig)
 
     def __call__(self) -> int:
         """Run it."""
@@ -40,12 +41,17 @@ class ExplainLatents:
         from saeworks.suite import find_all_suites
 
         suites, tell = find_all_suites(self.suites), speaker(self.json)
-        results = explain(suites, self.explaining, tell, model=self.model, text=self.text)
+        outcome = explain(
+            suites, self.explaining, self.asking, tell, model=self.model, text=self.text
+        )
         if self.json:
-            print_json({str(path): values_of(result) for path, result in results.items()})
-            return DONE
-        print_explained(results)
-        say(f"Next: {command('report', *self.suites)}")
+            print_json({str(path): values_of(result) for path, result in outcome.results.items()})
+        else:
+            print_explained(outcome.results)
+        if outcome.ended:
+            raise UserError(outcome.ended)
+        if not self.json:
+            say(f"Next: {command('report', *self.suites)}")
         return DONE
 
 

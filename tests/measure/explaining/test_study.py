@@ -214,7 +214,7 @@ def suite(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_suite_gets_its_result_at_the_sites_asked_for(suite: Path) -> None:
     config = ExplainConfig(tokens=1500, latents=5, least=3, bootstrap=20, site=(SITES[1],))
     lines: list[str] = []
-    explain([suite], config, lines.append)
+    explain([suite], config, say=lines.append)
     result = Result.read(suite / "results" / "explanations.json")
     assert list(result.sites) == [SITES[1]]
     assert len(result.series[SITES[1]][EXPLAINED]) == 5

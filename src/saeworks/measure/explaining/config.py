@@ -25,6 +25,8 @@ class AskConfig:
     shown: int = 20
     """Contexts of a latent that the explainer is shown: half of them with the largest activations,
     half at random among the others; never ones that are scored."""
+    answer_tokens: int = 256
+    """Tokens of an answer at most; more for models that think before they answer."""
     price_in: float | None = None
     """Price of a million tokens of prompts, in whatever money."""
     price_out: float | None = None
@@ -64,7 +66,8 @@ class AskConfig:
                 f"--endpoint {self.endpoint} without a model; name one with --explainer"
             )
         self._check_money()
-        for name, least in (("shown", 2), ("concurrency", 1), ("retries", 0)):
+        bounds = {"shown": 2, "answer_tokens": 16, "concurrency": 1, "retries": 0}
+        for name, least in bounds.items():
             if getattr(self, name) < least:
                 raise UserError(f"{name} = {getattr(self, name)}: at least {least}")
         if not self.timeout > 0:

@@ -2,7 +2,17 @@
 
 from collections.abc import Mapping
 
-from saeworks.measure.explaining.metrics import CONTEXT, F1, SHUFFLED_F1, TOKEN_F1
+from saeworks.measure.explaining.metrics import (
+    CONTEXT,
+    CORRELATION,
+    DIFFERENCE,
+    F1,
+    MODEL_DETECTION,
+    MODEL_FUZZING,
+    MODEL_LATENTS,
+    SHUFFLED_F1,
+    TOKEN_F1,
+)
 from saeworks.results.metric import Value
 from saeworks.results.series import Drawn
 
@@ -34,7 +44,26 @@ def findings(sites: Values, drawn: Mapping[str, Drawn]) -> list[str]:
         else "What lies before a token, its place and its concepts add nothing to the token itself "
         f"that the intervals of the {len(known)} sites tell from 0."
     )
-    return [*said, _rare(drawn)]
+    return [*said, *_by_model(sites), _rare(drawn)]
+
+
+def _by_model(sites: Values) -> list[str]:
+    """What the language model adds, where it was asked."""
+    asked = [
+        site for site in sites if sites[site].get(MODEL_DETECTION, Value(None)).value is not None
+    ]
+    if not asked:
+        return []
+    site = max(asked, key=lambda site: sites[site][MODEL_DETECTION].value or 0.0)
+    latents = sum(int(sites[site][MODEL_LATENTS].value or 0) for site in asked)
+    return [
+        f"By its own explanations ({latents:,} latents), the language model tells in which unseen "
+        f"contexts a latent fires with a balanced accuracy of {_in(sites, site, MODEL_DETECTION)} "
+        f"at {site}, its best site, and which tokens they are with "
+        f"{_in(sites, site, MODEL_FUZZING)}; one half is chance. On the same contexts it does "
+        f"better than the program by {_in(sites, site, DIFFERENCE)}, and over latents the two "
+        f"correlate by {_in(sites, site, CORRELATION)}."
+    ]
 
 
 def _most(sites: Values, among: list[str], key: str) -> str:

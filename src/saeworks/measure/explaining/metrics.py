@@ -12,6 +12,12 @@ PROGRAM_DETECTION = "program_detection"
 PROGRAM_FUZZING = "program_fuzzing"
 EXPLAINED_LATENTS = "explained_latents"
 RARE_SHARE = "rare_share"
+MODEL_DETECTION = "model_detection"
+MODEL_FUZZING = "model_fuzzing"
+MODEL_LATENTS = "model_latents"
+DIFFERENCE = "model_minus_program"
+CORRELATION = "model_program_correlation"
+UNREADABLE = "model_unreadable"
 
 _HELD_OUT = (
     "mean over the latents that were drawn, on tokens of documents that the programs were not "
@@ -61,6 +67,35 @@ METRICS = {
         "Too rare",
         "Share of the latents that fire, but on too few tokens to be explained: nothing is said "
         "of them.",
+        better="lower",
+    ),
+}
+MODEL_METRICS = {
+    MODEL_DETECTION: Metric(
+        "Model detection",
+        "As program detection, of a language model that knows an explanation of the latent and "
+        "the text alone; over contexts with a readable answer.",
+        better="higher",
+    ),
+    MODEL_FUZZING: Metric(
+        "Model fuzzing", "As program fuzzing, of the language model.", better="higher"
+    ),
+    DIFFERENCE: Metric(
+        "Model − program",
+        "Detection by the language model − detection by the program, on the same contexts of the "
+        "latents that have both.",
+    ),
+    CORRELATION: Metric(
+        "Correlation",
+        "Pearson's, over latents, of detection by program and by language model.",
+    ),
+    MODEL_LATENTS: Metric(
+        "By model", "Latents that the language model explained and judged.", "latents"
+    ),
+    UNREADABLE: Metric(
+        "Unreadable",
+        "Share of the contexts whose answer by the language model could not be read; they are left "
+        "out.",
         better="lower",
     ),
 }

@@ -46,10 +46,3 @@ def accuracy(answers: Answers) -> float:
     if not so or not not_so:
         return float("nan")
     return (sum(so) / len(so) + sum(not_so) / len(not_so)) / 2
-
-
-def answer_sums(answers: Answers) -> dict[str, np.ndarray]:
-    """The sums of `balanced`, a row for each context."""
-    truth, said = (np.array(column, bool) for column in zip(*answers, strict=True))
-    columns = {"hits": truth & said, "predicted": said, "fired": truth, "n": np.ones(len(said))}
-    return {key: column.astype(np.float64) for key, column in columns.items()}

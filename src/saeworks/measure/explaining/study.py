@@ -4,23 +4,26 @@ Shapes: n latents.
 """
 
 import zlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar, final
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import ClassVar, final
 
-import numpy as np
-
-from saeworks.measure import bootstrap
 from saeworks.measure.engine import Measured, Study, Subject
+from saeworks.measure.explaining.asking import Asking, Contexts, LatentContexts, ModelSaid
 from saeworks.measure.explaining.config import ExplainConfig
+from saeworks.measure.explaining.endpoint import Endpoint
 from saeworks.measure.explaining.findings import findings
 from saeworks.measure.explaining.metrics import (
     AUROC,
     BALANCED,
-    CONTEXT,
+    DIFFERENCE,
     EXPLAINED_LATENTS,
     F1,
     METRICS,
+    MODEL_DETECTION,
+    MODEL_FUZZING,
+    MODEL_LATENTS,
+    MODEL_METRICS,
     PROGRAM_DETECTION,
     PROGRAM_FUZZING,
     RARE_SHARE,
@@ -28,44 +31,60 @@ from saeworks.measure.explaining.metrics import (
     TOKEN_F1,
 )
 from saeworks.measure.explaining.predicates import predicates
-from saeworks.measure.explaining.programs import OWN, SHUFFLED, TOKEN_ONLY, Programs, Scored
+from saeworks.measure.explaining.programs import Programs
 from saeworks.measure.explaining.readings import DrawnFirings, FiredByHalf, Halves, Traced
-from saeworks.measure.explaining.scoring import accuracy
-from saeworks.measure.explaining.stretches import Sample, Stretches, sample
+from saeworks.measure.explaining.stretches import Stretches, sample, shown
+from saeworks.measure.explaining.summary import OfSite, describe, series, values
 from saeworks.measure.known import Truth
 from saeworks.measure.progress import Tracker, silent
 from saeworks.measure.studies.pieces import Pieces
 from saeworks.results.figure import Axis, Figure, Trace
-from saeworks.results.metric import Value
 from saeworks.results.names import EXPLANATIONS
-from saeworks.results.records import plain
-from saeworks.results.series import DRAWN, EXPLAINED, Explained, Explanation, Score
+from saeworks.results.result import Result
+
+Place = tuple[str, str]
+"""A bank and a site of it."""
 
 
-def _over_latents(title: str, trace: Sequence[Trace], name: str, caption: str) -> Figure:
-    return Figure(
-        f"explanations-{name}",
-        "line",
-        tuple(trace),
-        title,
-        lines="traces",
-        y=Axis("score", least=(0, 1)),
-        caption=caption,
-    )
+def _over_sites(id: str, title: str, traces: Sequence[Trace], caption: str) -> Figure:
+    return Figure(id, "line", tuple(traces), title, y=Axis("score", least=(0, 1)), caption=caption)
 
 
-@dataclass(frozen=True)
-class OfSite:
-    """What was found at one site."""
-
-    trace: DrawnFirings
-    programs: list[Scored]
+PROGRAMS_FIGURE = _over_sites(
+    "explained-by-programs",
+    "How well programs explain latents",
+    (
+        Trace("programs", F1),
+        Trace("the token alone", TOKEN_F1, ink=1),
+        Trace("another latent's program", SHUFFLED_F1, ink=6),
+    ),
+    "F1 of programs on documents that they were not fitted on. What lies between the first two "
+    "lines is what left context, place and concepts add to the token itself; the last is what is "
+    "reached without knowing the latent.",
+)
+BOTH_FIGURE = _over_sites(
+    "explained-by-both",
+    "Programs and a language model on the same contexts",
+    (
+        Trace("program, detection", PROGRAM_DETECTION),
+        Trace("model, detection", MODEL_DETECTION, ink=1),
+        Trace("program, fuzzing", PROGRAM_FUZZING, mark="lines"),
+        Trace("model, fuzzing", MODEL_FUZZING, ink=1, mark="lines"),
+    ),
+    "Balanced accuracy; one half is chance.",
+)
 
 
 @final
 class Explain(Study):
     """Programs for latents of every SAE, fitted on one half of the documents and judged on the
-    other, beside programs that may ask for the token alone and other latents' programs."""
+    other, beside programs that may ask for the token alone and other latents' programs; and, with
+    an endpoint, a language model's explanations of the same latents, on the same contexts.
+
+    Args:
+        truth: the concepts of the kept tokens.
+        say: where lines about costs go.
+    """
 
     name = EXPLANATIONS
     title = "What explains single latents"
@@ -77,24 +96,15 @@ class Explain(Study):
         BALANCED,
         AUROC,
         PROGRAM_DETECTION,
+        MODEL_DETECTION,
+        DIFFERENCE,
         PROGRAM_FUZZING,
+        MODEL_FUZZING,
         EXPLAINED_LATENTS,
+        MODEL_LATENTS,
         RARE_SHARE,
     )
-    figures = (
-        _over_latents(
-            "How well programs explain latents",
-            (
-                Trace("programs", F1),
-                Trace("the token alone", TOKEN_F1, ink=1),
-                Trace("another latent's program", SHUFFLED_F1, ink=6),
-            ),
-            "programs",
-            "F1 of programs on documents that they were not fitted on. What lies between the first "
-            "two lines is what left context, place and concepts add to the token itself; the last "
-            "is what is reached without knowing the latent.",
-        ),
-    )
+    figures = (PROGRAMS_FIGURE,)
 
     def __init__(
         self,
@@ -102,8 +112,11 @@ class Explain(Study):
         config: ExplainConfig,
         truth: Truth | None = None,
         progress: Tracker = silent,
+        endpoint: Endpoint | None = None,
+        say: Callable[[str], None] | None = None,
     ) -> None:
         self.subject, self.config, self.truth, self.progress = subject, config, truth, progress
+        self.endpoint, self._say = endpoint, say or (lambda line: None)
         self.held_out = subject.held_out(config.tokens)
         self.halves = Halves.of(self.held_out, config.seed)
         fired = FiredByHalf(subject.banks, self.held_out, self.halves, subject.lm.device)
@@ -113,108 +126,80 @@ class Explain(Study):
     def results(self) -> dict[str, Measured]:
         stretches = Stretches.of(self.held_out, self.halves.fitting_R)
         pieces = Pieces(self.subject.lm.tokenizer)
+        places = [(name, site) for name, bank in self.subject.banks.items() for site in bank]
+        firings = {place: self.traced.trace(*place) for place in places}
+        contexts = {place: self._contexts(stretches, firings[place], place[1]) for place in places}
         every = predicates(self.held_out, pieces.piece, self.truth)
         programs = Programs(every, self.held_out, self.halves, stretches, self.config)
-        places = [(name, site) for name, bank in self.subject.banks.items() for site in bank]
-        traces = {place: self.traced.trace(*place) for place in places}
-        found: dict[tuple[str, str], OfSite] = {}
-        total = sum(len(trace.latents) for trace in traces.values())
+        total = sum(len(of.latents) for of in firings.values())
         with self.progress("programs", total, "latents") as tick:
-            for place, trace in traces.items():
-                samples = self._samples(stretches, trace, place[1])
-                found[place] = OfSite(trace, programs.scored(trace, samples, tick))
+            scored = {
+                place: programs.scored(firings[place], [of.sample for of in contexts[place]], tick)
+                for place in places
+            }
+        said = self._asked(contexts, Contexts(stretches, pieces))
+        found = {place: OfSite(firings[place], scored[place], said.get(place)) for place in places}
         return {
             name: Measured(self._result({site: found[name, site] for site in bank}))
             for name, bank in self.subject.banks.items()
         }
 
-    def _samples(self, stretches: Stretches, trace: DrawnFirings, site: str) -> list[Sample]:
-        seed = (self.config.seed, zlib.crc32(site.encode()))
-        return [
-            sample(stretches, rows, self.config.contexts, (*seed, latent))
-            for latent, rows in zip(trace.latents, trace.rows, strict=True)
-        ]
+    def _contexts(
+        self, stretches: Stretches, firings: DrawnFirings, site: str
+    ) -> list[LatentContexts]:
+        """The contexts of each drawn latent."""
+        config, made = self.config, []
+        asked = self.endpoint.config.shown if self.endpoint is not None else 0
+        each = zip(firings.latents, firings.rows, firings.values, strict=True)
+        for latent, rows, activations in each:
+            seed = (config.seed, zlib.crc32(site.encode()), latent)
+            given = shown(stretches, rows, activations, asked, seed) if asked else []
+            scored = sample(stretches, rows, config.contexts, seed)
+            made.append(LatentContexts(rows, activations, given, scored))
+        return made
 
-    def _result(self, of_sites: Mapping[str, OfSite]) -> Any:
+    def _asked(
+        self, contexts: Mapping[Place, Sequence[LatentContexts]], texts: Contexts
+    ) -> dict[Place, list[ModelSaid | None]]:
+        """What the language model said: of the first latent at every place first, so that all
+        places have as many where the budget ends it."""
+        if self.endpoint is None:
+            return {}
+        asking, config = Asking(self.endpoint, texts), self.endpoint.config
+        order = sorted(
+            ((slot, place) for place, of in contexts.items() for slot in range(len(of))),
+            key=lambda item: item[0],
+        )
+        asked = [contexts[place][slot] for slot, place in order]
+        estimate = asking.estimate(asked)
+        self._say(f"To explain {len(asked):,} latents: about {estimate.words(config)}")
+        if config.estimate:
+            return {}
+        money = estimate.money(config)
+        if config.budget is not None and money is not None and money > config.budget:
+            self._say(f"The budget of {config.budget:g} will end it before; a later run goes on")
+        with self.progress("language model", len(asked), "latents") as tick:
+            answers = asking.said(asked, tick)
+        self._say(f"Spent: {self.endpoint.bill.spent.words(config)}")
+        of_place: dict[Place, list[ModelSaid | None]] = {place: [] for place in contexts}
+        for (_, place), answer in zip(order, answers, strict=True):
+            of_place[place].append(answer)
+        return of_place
+
+    def _result(self, of_sites: Mapping[str, OfSite]) -> Result:
         config = self.config
-        values = {site: _values(of_site, config) for site, of_site in of_sites.items()}
-        series = {site: _series(of_site) for site, of_site in of_sites.items()}
-        concepts = self.truth is not None
-        about = {"intervals": describe(config), "concepts_known": concepts}
-        return self.result(
+        numbers = {site: values(of_site, config) for site, of_site in of_sites.items()}
+        by_model = any(of_site.said is not None for of_site in of_sites.values())
+        about = {"intervals": describe(config), "concepts_known": self.truth is not None}
+        if by_model and self.endpoint is not None:
+            about["model_asked"] = self.endpoint.about()
+        result = self.result(
             config,
             self.held_out,
-            values,
-            series,
-            about=about,
-            findings=findings(values, {site: of.trace.drawn for site, of in of_sites.items()}),
+            numbers,
+            {site: series(of_site) for site, of_site in of_sites.items()},
+            METRICS | MODEL_METRICS if by_model else METRICS,
+            about,
+            findings=findings(numbers, {site: of.firings.drawn for site, of in of_sites.items()}),
         )
-
-
-def describe(config: ExplainConfig) -> str:
-    """One sentence on the intervals."""
-    return (
-        f"95%, of sites over the latents that were drawn, of a latent over the documents of the "
-        f"judging half: Student's t on the jackknife, and percentiles of {config.bootstrap} "
-        f"resamples, seed {config.seed}"
-    )
-
-
-def mean(of_latent: Sequence[float], config: ExplainConfig) -> Value:
-    """The mean over latents that have a value, with its interval over latents."""
-    known = np.array([value for value in of_latent if np.isfinite(value)])
-    if not len(known):
-        return Value(None)
-    sums = {"sum": known, "n": np.ones(len(known))}
-    statistic = {"mean": lambda s: s["sum"] / s["n"]}
-    return bootstrap.estimate(sums, statistic, config.bootstrap, config.seed)["mean"]
-
-
-def _values(of_site: OfSite, config: ExplainConfig) -> dict[str, Value]:
-    scored, drawn = of_site.programs, of_site.trace.drawn
-    live = drawn.width - drawn.dead
-    of_latents = {
-        F1: [one.f1[OWN] for one in scored],
-        TOKEN_F1: [one.f1[TOKEN_ONLY] for one in scored],
-        CONTEXT: [one.f1[OWN] - one.f1[TOKEN_ONLY] for one in scored],
-        SHUFFLED_F1: [one.f1[SHUFFLED] for one in scored] if len(scored) > 1 else [],
-        BALANCED: [one.balanced[OWN] for one in scored],
-        AUROC: [one.auroc for one in scored],
-        PROGRAM_DETECTION: [accuracy(one.detection) for one in scored],
-        PROGRAM_FUZZING: [accuracy(one.fuzzing) for one in scored],
-    }
-    return {key: mean(values, config) for key, values in of_latents.items()} | {
-        EXPLAINED_LATENTS: Value(float(len(scored))),
-        RARE_SHARE: Value(drawn.rare / live if live else None),
-    }
-
-
-def _series(of_site: OfSite) -> dict[str, Any]:
-    trace = of_site.trace
-    return {
-        DRAWN: plain(trace.drawn),
-        EXPLAINED: [
-            plain(Explained(latent, len(rows), [_explanation(one)]))
-            for latent, rows, one in zip(trace.latents, trace.rows, of_site.programs, strict=True)
-        ],
-    }
-
-
-def _explanation(one: Scored) -> Explanation:
-    of_f1, of_balanced = one.intervals
-    scores = [
-        _score(F1, of_f1),
-        _score(BALANCED, of_balanced),
-        _score(TOKEN_F1, Value(one.f1[TOKEN_ONLY])),
-        _score(AUROC, Value(one.auroc)),
-        _score(PROGRAM_DETECTION, Value(accuracy(one.detection))),
-        _score(PROGRAM_FUZZING, Value(accuracy(one.fuzzing))),
-    ]
-    return Explanation("program", one.text, scores)
-
-
-def _score(metric: str, value: Value) -> Score:
-    numbers = (value.value, value.low, value.high)
-    return Score(
-        metric, *(None if one is None or not np.isfinite(one) else round(one, 4) for one in numbers)
-    )
+        return replace(result, figures=(PROGRAMS_FIGURE, BOTH_FIGURE)) if by_model else result
