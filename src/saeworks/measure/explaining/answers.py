@@ -26,12 +26,12 @@ class Answer:
 
 
 @dataclass(frozen=True, config=STRICT)
-class _Line:
+class _KeptAnswer:
     key: str
     answer: Answer
 
 
-_LINE = TypeAdapter(_Line)
+_LINE = TypeAdapter(_KeptAnswer)
 
 
 class Answers:

@@ -15,7 +15,7 @@ import numpy as np
 from saeworks.errors import shown as on_one_line
 from saeworks.measure.explaining.answers import Answer
 from saeworks.measure.explaining.budget import BudgetReached, Spent
-from saeworks.measure.explaining.endpoint import Endpoint, Request, Stopped
+from saeworks.measure.explaining.endpoint import Endpoint, Request, RunEnded
 from saeworks.measure.explaining.prompts import prompt
 from saeworks.measure.explaining.scoring import Answers as Said
 from saeworks.measure.explaining.stretches import Sample, Stretches
@@ -205,7 +205,7 @@ def _ended(jobs: "set[Future[ModelSaid | None]]") -> "Iterator[Future[ModelSaid 
     """The jobs as they end; the first that failed as soon as it did."""
     while jobs:
         ended, jobs = wait(jobs, return_when=FIRST_COMPLETED)
-        yield from sorted(ended, key=lambda job: isinstance(job.exception(), Stopped))
+        yield from sorted(ended, key=lambda job: isinstance(job.exception(), RunEnded))
 
 
 def explanation(answer: Answer) -> str | None:

@@ -61,7 +61,7 @@ class _Completion:
 _COMPLETION = TypeAdapter(_Completion)
 
 
-class Stopped(Exception):
+class RunEnded(Exception):
     """Somebody else has ended the run while this request waited."""
 
 
@@ -171,7 +171,7 @@ class Endpoint:
 
         Raises:
             BudgetReached: if it might cost more than is allowed.
-            Stopped: if the run was ended meanwhile.
+            RunEnded: if the run was ended meanwhile.
             UserError: if the server refuses it, or fails again and again.
         """
         key = request.key(str(self.config.endpoint))
@@ -179,7 +179,7 @@ class Endpoint:
             return known
         for attempt in range(self.config.retries + 1):
             if self.stop.is_set():
-                raise Stopped
+                raise RunEnded
             try:
                 answer = self._try(request)
             except _TryAgain as failure:
@@ -202,7 +202,7 @@ class Endpoint:
         if seconds >= 5:
             self._say(f"{failure}: next try in {seconds:.0f} s")
         if self.stop.wait(seconds):
-            raise Stopped
+            raise RunEnded
 
     def _try(self, request: Request) -> Answer:
         """One try.
@@ -296,7 +296,7 @@ def _bounded(response: Any) -> None:
     http = import_module(type(response).__module__.partition(".")[0])  # what openai stands on
     whole = response.stream
 
-    class Stream(http.SyncByteStream):  # type: ignore[misc,name-defined]
+    class Body(http.SyncByteStream):  # type: ignore[misc,name-defined]
         def __iter__(self) -> Iterator[bytes]:
             size = 0
             for part in whole:
@@ -310,4 +310,4 @@ def _bounded(response: Any) -> None:
 
     if response.headers.get("content-encoding", "identity") != "identity":
         raise http.ReadError("an answer that is compressed, which was not asked for")
-    response.stream = Stream()
+    response.stream = Body()

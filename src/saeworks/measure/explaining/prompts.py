@@ -23,7 +23,7 @@ class Example:
 
 
 @dataclass(frozen=True, config=STRICT)
-class Prompt:
+class ChatPrompt:
     """One file of `prompts/`."""
 
     system: str
@@ -48,7 +48,7 @@ def _message(role: str, content: str) -> Message:
 
 
 @cache
-def prompt(name: Literal["explain", "detect", "fuzz"]) -> Prompt:
+def prompt(name: Literal["explain", "detect", "fuzz"]) -> ChatPrompt:
     """A prompt of the package."""
     text = (files(__package__) / "prompts" / f"{name}.yaml").read_text(encoding="utf-8")
-    return parse(Prompt, load_yaml(text), f"prompts/{name}.yaml", "install saeworks anew")
+    return parse(ChatPrompt, load_yaml(text), f"prompts/{name}.yaml", "install saeworks anew")
