@@ -15,7 +15,7 @@ import pytest
 from helpers.openai_server import KEY, Reply, Server, failing, serving
 from saeworks.errors import UserError
 from saeworks.measure.explaining import endpoint as endpoint_module
-from saeworks.measure.explaining.answers import Answer, Answers
+from saeworks.measure.explaining.answers import Answers, ModelAnswer
 from saeworks.measure.explaining.asking import LONGEST, explanation, verdicts
 from saeworks.measure.explaining.budget import Bill, BudgetReached, Spent
 from saeworks.measure.explaining.config import AskConfig
@@ -232,15 +232,15 @@ def test_what_is_on_its_way_makes_room_once_it_is_cheaper_than_its_bound() -> No
 def test_a_half_written_line_is_passed_over(tmp_path: Path) -> None:
     path = tmp_path / "answers.jsonl"
     answers = Answers(path)
-    answers.add("a", Answer("first", True, 1, 2))
+    answers.add("a", ModelAnswer("first", True, 1, 2))
     with path.open("a") as file:
         file.write('\n{"key": "b", "answer": {"te')
     again = Answers(path)
-    again.add("c", Answer("third\u2028", False, 3, 4))
+    again.add("c", ModelAnswer("third\u2028", False, 3, 4))
     last = Answers(path)
-    assert last.get("a") == Answer("first", True, 1, 2)
+    assert last.get("a") == ModelAnswer("first", True, 1, 2)
     assert last.get("b") is None
-    assert last.get("c") == Answer("third\u2028", False, 3, 4)
+    assert last.get("c") == ModelAnswer("third\u2028", False, 3, 4)
 
 
 def test_answers_that_cannot_be_kept_are_refused_before_anything(tmp_path: Path) -> None:
@@ -266,7 +266,7 @@ def test_answers_that_cannot_be_kept_are_refused_before_anything(tmp_path: Path)
     ],
 )
 def test_explanations_are_read_strictly(text: str, complete: bool, expected: str | None) -> None:
-    assert explanation(Answer(text, complete, 0, 0)) == expected
+    assert explanation(ModelAnswer(text, complete, 0, 0)) == expected
 
 
 @pytest.mark.parametrize(
@@ -283,7 +283,7 @@ def test_explanations_are_read_strictly(text: str, complete: bool, expected: str
     ],
 )
 def test_verdicts_are_read_strictly(text: str, complete: bool, expected: list[bool] | None) -> None:
-    assert verdicts(Answer(text, complete, 0, 0), 3) == expected
+    assert verdicts(ModelAnswer(text, complete, 0, 0), 3) == expected
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from saeworks.files.access import LARGEST_JSON, open_own, open_regular, what_is
 
 
 @dataclass(frozen=True, config=STRICT)
-class Answer:
+class ModelAnswer:
     """What a language model said, and how many tokens were counted for it."""
 
     text: str
@@ -28,7 +28,7 @@ class Answer:
 @dataclass(frozen=True, config=STRICT)
 class _KeptAnswer:
     key: str
-    answer: Answer
+    answer: ModelAnswer
 
 
 _LINE = TypeAdapter(_KeptAnswer)
@@ -46,7 +46,7 @@ class Answers:
 
     def __init__(self, path: Path) -> None:
         self.path, self._lock = path.expanduser(), Lock()
-        self._known: dict[str, Answer] = {}
+        self._known: dict[str, ModelAnswer] = {}
         try:
             if what_is(self.path) != "none":
                 self._read()
@@ -66,11 +66,11 @@ class Answers:
                     continue
                 self._known[read.key] = read.answer
 
-    def get(self, key: str) -> Answer | None:
+    def get(self, key: str) -> ModelAnswer | None:
         """The answer to what has this key, if it was asked."""
         return self._known.get(key)
 
-    def add(self, key: str, answer: Answer) -> None:
+    def add(self, key: str, answer: ModelAnswer) -> None:
         """Keep an answer.
 
         Raises:

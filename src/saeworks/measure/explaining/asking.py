@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from saeworks.errors import shown as on_one_line
-from saeworks.measure.explaining.answers import Answer
+from saeworks.measure.explaining.answers import ModelAnswer
 from saeworks.measure.explaining.budget import BudgetReached, Spent
 from saeworks.measure.explaining.endpoint import Endpoint, Request, RunEnded
 from saeworks.measure.explaining.prompts import prompt
@@ -162,7 +162,7 @@ class Asking:
             return None
         return ModelSaid(text, said[False], said[True], lost / total if total else 0.0)
 
-    def _known(self, request: Request) -> Answer | None:
+    def _known(self, request: Request) -> ModelAnswer | None:
         return self.endpoint.answers.get(request.key(str(self.endpoint.config.endpoint)))
 
     def _explain(self, subject: LatentContexts) -> Request:
@@ -208,7 +208,7 @@ def _ended(jobs: "set[Future[ModelSaid | None]]") -> "Iterator[Future[ModelSaid 
         yield from sorted(ended, key=lambda job: isinstance(job.exception(), RunEnded))
 
 
-def explanation(answer: Answer) -> str | None:
+def explanation(answer: ModelAnswer) -> str | None:
     """The explanation in an answer: what follows its last "Explanation:", on one line; None where
     there is none, or the answer was cut off."""
     _, found, text = answer.text.rpartition("Explanation:")
@@ -218,7 +218,7 @@ def explanation(answer: Answer) -> str | None:
     return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
 
 
-def verdicts(answer: Answer, count: int) -> list[bool] | None:
+def verdicts(answer: ModelAnswer, count: int) -> list[bool] | None:
     """The last list of 0s and 1s in an answer; None where there is none of that length."""
     lists = _LIST.findall(answer.text)
     if not lists or not answer.complete:

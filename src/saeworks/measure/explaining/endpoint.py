@@ -18,7 +18,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as record
 
 from saeworks.errors import UserError, one_line
-from saeworks.measure.explaining.answers import Answer, Answers
+from saeworks.measure.explaining.answers import Answers, ModelAnswer
 from saeworks.measure.explaining.budget import Bill, Spent
 from saeworks.measure.explaining.config import AskConfig
 from saeworks.measure.explaining.prompts import Message
@@ -166,7 +166,7 @@ class Endpoint:
                 return  # not every server lists its models
             raise
 
-    def ask(self, request: Request) -> Answer:
+    def ask(self, request: Request) -> ModelAnswer:
         """The answer, kept from before or asked for now.
 
         Raises:
@@ -204,7 +204,7 @@ class Endpoint:
         if self.stop.wait(seconds):
             raise RunEnded
 
-    def _try(self, request: Request) -> Answer:
+    def _try(self, request: Request) -> ModelAnswer:
         """One try.
 
         Raises:
@@ -235,7 +235,7 @@ class Endpoint:
                 self.uncounted += 1
             return answer
 
-    def _read(self, body: bytes, request: Request) -> tuple[Answer, bool]:
+    def _read(self, body: bytes, request: Request) -> tuple[ModelAnswer, bool]:
         """The answer in a response, and whether the server has counted its tokens; a server that
         does not is taken to have used the most."""
         try:
@@ -249,8 +249,8 @@ class Endpoint:
         complete = choice.finish_reason in ("stop", None)
         usage, bound = read.usage, request.bound()
         if usage is None or usage.prompt_tokens < 0 or usage.completion_tokens < 0:
-            return Answer(text, complete, bound.tokens_in, bound.tokens_out), False
-        return Answer(text, complete, usage.prompt_tokens, usage.completion_tokens), True
+            return ModelAnswer(text, complete, bound.tokens_in, bound.tokens_out), False
+        return ModelAnswer(text, complete, usage.prompt_tokens, usage.completion_tokens), True
 
     def _failure(self, error: Any) -> Exception:
         """What a status other than 200 means."""
