@@ -85,11 +85,11 @@ def test_the_index_and_the_files_hold_every_latent(make_suite, monkeypatch):
     suite = read_suites([make_suite(latents=10)])[0]
     own = suite.latents["layers.1"]
     assert own.choice == Choice(width=2048, live=30, how="one in three")
-    written = dict(latents.files("name", own))
-    assert list(written) == ["name-0", "name-1", "name-2", "name"]
-    index = written["name"]
+    written = dict(latents.files("name", own, {}))
+    assert list(written) == ["name-0", "name-1", "name-2", "name-index-0", "name"]
+    index = written["name-index-0"]
     assert index["id"] == [3 * i for i in range(10)] == [latent.latent for latent in own]
-    assert index["shard"] == 4
+    assert (written["name"]["latents"], written["name"]["shard"]) == (10, 4)
     for at, latent in enumerate(own):
         told = written[f"name-{at // 4}"][at % 4]
         for context, original in zip(told["contexts"], latent.contexts, strict=True):
@@ -97,8 +97,8 @@ def test_the_index_and_the_files_hold_every_latent(make_suite, monkeypatch):
                 original.activations, rel=0.01
             )
         peaks = {legible(c.tokens[c.peak]).strip().lower() for c in latent.contexts}
-        found = {index["lexicon"][word] for word in index["words"][at]}
-        assert found == peaks
+        words = zip(*index["peaks"], strict=True)
+        assert {word for word, rows in words if at in rows} == peaks
 
 
 REPORT = """

@@ -29,6 +29,7 @@ from saeworks.report import (
 )
 from saeworks.report import latents as browser
 from saeworks.report.numbers import count
+from saeworks.report.of_latents import Told, told
 from saeworks.report.suites import PackedLatents, SuiteData, read_suites
 from saeworks.results import regime
 
@@ -39,13 +40,16 @@ SCRIPTS = (
     "training.js",
     "spread.js",
     "experts.js",
+    "latent.js",
     "latents.js",
     "views.js",
     *(f"{view.name}.js" for view in studies.VIEWS),
 )
 MANY = 8
 """Suites, sites: of more, not all are named or drawn at once. As many as there are colours."""
-_DATA_FILE = re.compile(r"(training-\d+|experts-\d+-\d+|latents-\d+-\d+(-\d+)?|view(-\d+){4})\.js")
+_DATA_FILE = re.compile(
+    r"(training-\d+|experts-\d+-\d+|latents-\d+-\d+(-(index-)?\d+)?|view(-\d+){4})\.js"
+)
 
 
 def write_report(suite_paths: Sequence[Path], out: Path) -> Path:
@@ -84,16 +88,21 @@ _UNFIT = (LookupError, TypeError, ValueError, ArithmeticError, StopIteration, Re
 """What is left of files from outside that pass every check and still do not go together."""
 
 
-def _made(suites: Sequence[SuiteData]) -> tuple[str, dict[str, Any], dict[str, PackedLatents]]:
+Browsed = dict[str, tuple[PackedLatents, dict[int, Told]]]
+"""A site's latents and what is told of them, by name of file, which is of numbers alone: a site's
+name comes from outside."""
+
+
+def _made(suites: Sequence[SuiteData]) -> tuple[str, dict[str, Any], Browsed]:
     """The page and the data that it loads."""
     sites = summary.all_sites(suites)
     shared = experts.section(suites)
-    told = studies.sections(suites)
+    sections = studies.sections(suites)
     data = _curves(suites) | (shared.files if shared else {})
-    for section in told:
+    for section in sections:
         data |= section.files
     latents = _latents(suites, sites)
-    return _page(suites, sites, [*data, *latents], shared, told), data, latents
+    return _page(suites, sites, [*data, *latents], shared, sections), data, latents
 
 
 def _curves(suites: Sequence[SuiteData]) -> dict[str, Any]:
@@ -102,11 +111,9 @@ def _curves(suites: Sequence[SuiteData]) -> dict[str, Any]:
     return {name: curves for name, curves in by_file if curves}
 
 
-def _latents(suites: Sequence[SuiteData], sites: Sequence[str]) -> dict[str, PackedLatents]:
-    """Each site's latents, by name of file, which is of numbers alone: a site's name comes from
-    outside."""
+def _latents(suites: Sequence[SuiteData], sites: Sequence[str]) -> Browsed:
     return {
-        f"latents-{s}-{i}": suite.latents[site]
+        f"latents-{s}-{i}": (suite.latents[site], told(suite, site))
         for s, suite in enumerate(suites)
         for i, site in enumerate(sites)
         if suite.latents.get(site)
@@ -118,7 +125,7 @@ def _page(
     sites: Sequence[str],
     data: Sequence[str],
     shared: experts.ExpertsSection | None,
-    told: Sequence[studies.StudySection],
+    sections: Sequence[studies.StudySection],
 ) -> str:
     headline = summary.columns(suites, headline=True)
     every = summary.columns(suites, headline=False)
@@ -129,7 +136,7 @@ def _page(
     shown = _shown(suites, sites, data, lines)
     shown |= shared.data if shared else {}
     shown |= audited.data() if audited else {}
-    for section in told:
+    for section in sections:
         shown |= section.data()
     beside_columns, beside_rows = baseline.table(suites)
     seeds_columns, seeds_rows = over_seeds.table(suites)
@@ -161,7 +168,7 @@ def _page(
             baselines=list(dict.fromkeys(contest.name for contest in baseline.contests(suites))),
             audit=audited,
             experts=shared,
-            studies=told,
+            studies=sections,
             many=many,
             line_inks=line_of,
             inks=line_of if many else {at: at for at in range(len(suites))},
@@ -311,14 +318,12 @@ def _copy(source: Traversable, target: Path) -> None:
         shutil.copyfile(real, temporary)
 
 
-def _write_data(
-    folder: Path, data: Mapping[str, Any], latents: Mapping[str, PackedLatents]
-) -> None:
+def _write_data(folder: Path, data: Mapping[str, Any], latents: Browsed) -> None:
     if own_folder(folder.parent, folder.name).is_dir():
         for old in folder.iterdir():  # of an earlier report with more sites
             if _DATA_FILE.fullmatch(old.name):
                 old.unlink()
-    long = (file for name, packed in latents.items() for file in browser.files(name, packed))
+    long = (file for name, of_site in latents.items() for file in browser.files(name, *of_site))
     for name, value in chain(data.items(), long):
         write_text(
             folder / f"{name}.js",

@@ -2,7 +2,7 @@
 
 import math
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -108,13 +108,34 @@ class SuiteData:
         Raises:
             UserError: if it is not what `cls` says.
         """
-        result = self.results.get(evaluation) or self.studies.get(evaluation)
-        series = None if result is None else result.series.get(site, {}).get(name)
+        series = self._series(evaluation, site, name)
         if series is None:
             return None
-        file = self.path / RESULTS / f"{evaluation}.json"
-        way_out = f"run `{command(evaluation)}` again"
-        return parse(cls, series, str(file), way_out, "series", site, name)
+        return parse(cls, series, *self._where(evaluation), "series", site, name)
+
+    def listed(self, evaluation: str, site: str, name: str, cls: type[T]) -> Iterator[T]:
+        """The records of a series that is a list of them; none where it was not measured.
+
+        Raises:
+            UserError: if it is not a list, or one is not what `cls` says.
+        """
+        series = self._series(evaluation, site, name) or []
+        file, way_out = self._where(evaluation)
+        if not isinstance(series, list):
+            raise UserError(
+                f"{file}: 'series.{site}.{name}' must be a list, not a {type(series).__name__}; "
+                f"{way_out}"
+            )
+        for place, item in enumerate(series):
+            yield parse(cls, item, file, way_out, "series", site, name, str(place))
+
+    def _series(self, evaluation: str, site: str, name: str) -> Any:
+        result = self.results.get(evaluation) or self.studies.get(evaluation)
+        return None if result is None else result.series.get(site, {}).get(name)
+
+    def _where(self, evaluation: str) -> tuple[str, str]:
+        """A result's file and what to do where it is broken, for messages."""
+        return str(self.path / RESULTS / f"{evaluation}.json"), f"run `{command(evaluation)}` again"
 
 
 def read_suites(paths: Sequence[Path]) -> list[SuiteData]:
