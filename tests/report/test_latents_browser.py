@@ -56,7 +56,9 @@ def page(tmp_path_factory: pytest.TempPathFactory, fake_suite: Any) -> str:
 
 def fill(browser: Any, name: str, value: str) -> None:
     code = "const e = document.querySelector(`#latents [name=${arguments[0]}]`);"
-    code += "if (e.type === 'checkbox') e.checked = arguments[1] === '1'; else e.value = arguments[1];"
+    code += (
+        "if (e.type === 'checkbox') e.checked = arguments[1] === '1'; else e.value = arguments[1];"
+    )
     code += "for (const t of ['input', 'change']) e.dispatchEvent(new Event(t, {bubbles: true}))"
     browser.execute_script(code, name, value)
 
@@ -72,7 +74,9 @@ def numbers(browser: Any) -> list[int]:
 
 
 def open_latent(browser: Any, number: int) -> None:
-    wait(browser, f"document.querySelector('.latent h3').textContent.startsWith('Latent {number} ')")
+    wait(
+        browser, f"document.querySelector('.latent h3').textContent.startsWith('Latent {number} ')"
+    )
 
 
 def hash_of(browser: Any) -> str:
@@ -149,7 +153,10 @@ def test_a_link_holds_all_of_the_state(browser, page):
     wait(browser, f"document.querySelector('.listed').textContent === '{LATENTS} latents'")
     fill(browser, "suite", "1")
     fill(browser, "site", "1")
-    wait(browser, "document.querySelector('.latent h3').textContent.includes('layers.1, topk-x8-k64')")
+    wait(
+        browser,
+        "document.querySelector('.latent h3').textContent.includes('layers.1, topk-x8-k64')",
+    )
     wait(browser, f"document.querySelector('.listed').textContent === '{LATENTS} latents'")
     for name, value in {"sort": "rare", "expert": "1", "find": "p1", "in": "promoted"}.items():
         fill(browser, name, value)
@@ -171,7 +178,11 @@ def test_a_link_holds_all_of_the_state(browser, page):
 
 @pytest.mark.parametrize(
     "address",
-    ["#latents/9/9/9", "#latents/0/0/99999999999999999999", "#latents/0/0/0?sort=x&in=y&f1=z&to=<b>"],
+    [
+        "#latents/9/9/9",
+        "#latents/0/0/99999999999999999999",
+        "#latents/0/0/0?sort=x&in=y&f1=z&to=<b>",
+    ],
 )
 def test_an_absurd_address_breaks_nothing(browser, page, address):
     browser.get("about:blank")
@@ -183,7 +194,9 @@ def test_an_absurd_address_breaks_nothing(browser, page, address):
 def test_the_list_is_walked_by_keys(browser, page):
     show(browser, page)
     wait(browser, f"document.querySelector('.listed').textContent === '{LATENTS} latents'")
-    browser.execute_script("document.querySelector('#latents').scrollIntoView()")
+    browser.execute_script(
+        "document.querySelector('#latents').scrollIntoView({behavior: 'instant'})"
+    )
     for key, number in (("j", 3), ("j", 6), ("k", 3)):
         press(browser, key)
         open_latent(browser, number)

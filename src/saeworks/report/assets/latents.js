@@ -18,6 +18,7 @@
   const WAIT = 250; // ms without a key before contexts are searched
   const TELL = 400; // ms between two states of a list that grows
   const FIELDS = { sort: "frequent", find: "", in: "any", from: "", to: "", expert: "", f1: "", score: "", verdict: "", steered: "" };
+  const FILTERS = Object.keys(FIELDS).filter((name) => !["find", "in", "sort"].includes(name));
   const LEXICONS = ["peaks", "promoted", "concepts", "verdicts"];
   const NUMBERS = ["id", "frequency", "max", "expert", "f1", "score"];
   const UNKNOWN = -1;
@@ -358,8 +359,11 @@
     }
     for (const name of ["sort", "in"]) if (!field(name)) setField(name, FIELDS[name]);
     const [suite, site, id] = parts.slice(1, 4).map(Number);
-    if (suite === shown.suite && site === shown.site && changed) search(false);
-    if (Object.entries(FIELDS).some(([name, usual]) => !["find", "in", "sort"].includes(name) && field(name) !== usual)) section.querySelector(".filters").open = true;
+    if (FILTERS.some((name) => wanted[name])) section.querySelector(".filters").open = true;
+    if (suite === shown.suite && site === shown.site) {
+      wanted = null;
+      if (changed) search(false);
+    }
     open(suite, site, id).catch(tellMissing);
     const box = page.getBoundingClientRect();
     if (box.top > window.innerHeight * 0.8 || box.top < 0) page.scrollIntoView({ block: "start" });
@@ -416,7 +420,7 @@
   });
   for (const name of ["suite", "site"]) if (form.elements[name]) form.elements[name].addEventListener("change", () => another().catch(tellMissing));
   form.querySelector(".clear").addEventListener("click", function () {
-    for (const name of Object.keys(FIELDS)) if (!["find", "in", "sort"].includes(name)) setField(name, "");
+    for (const name of FILTERS) setField(name, "");
     search(false);
     keepAddress();
   });
