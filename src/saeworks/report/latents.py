@@ -7,6 +7,7 @@ from typing import Any
 from saeworks.report.numbers import rounded
 from saeworks.report.of_latents import Told
 from saeworks.report.suites import PackedLatents
+from saeworks.results.names import CONCEPTS, EXPERTS
 from saeworks.results.series import CHOICE, Latent, TokenContext, TokenEffect
 from saeworks.results.tokens import legible
 
@@ -38,7 +39,7 @@ def files(name: str, latents: PackedLatents, told: Mapping[int, Told]) -> Iterat
             yield f"{name}-{first // SHARD}", [_latent(*pair) for pair in details]
         yield f"{name}-index-{start // CHUNK}", index.plain()
     choice = asdict(latents.choice) if latents.choice else None
-    sizes = {"latents": len(latents), "shard": SHARD, "chunk": CHUNK, "experts": experts}
+    sizes = {"latents": len(latents), "shard": SHARD, "chunk": CHUNK, EXPERTS: experts}
     yield name, sizes | {CHOICE: choice}
 
 
@@ -69,7 +70,7 @@ class _Index:
         words = {
             "peaks": [legible(c.tokens[c.peak]).strip().lower() for c in latent.contexts],
             "promoted": [legible(one.token).strip().lower() for one in latent.promoted],
-            "concepts": [concept.lower() for concept, _ in told.concepts],
+            CONCEPTS: [concept.lower() for concept, _ in told.concepts],
             "verdicts": [verdict for verdict, _, _ in told.verdicts],
         }
         for key, listed in words.items():
