@@ -29,7 +29,7 @@ from saeworks.report import (
 )
 from saeworks.report import latents as browser
 from saeworks.report.numbers import count
-from saeworks.report.of_latents import Told, told
+from saeworks.report.of_latents import LatentNotes, told
 from saeworks.report.suites import PackedLatents, SuiteData, read_suites
 from saeworks.results import regime
 
@@ -88,7 +88,7 @@ _UNFIT = (LookupError, TypeError, ValueError, ArithmeticError, StopIteration, Re
 """What is left of files from outside that pass every check and still do not go together."""
 
 
-Browsed = dict[str, tuple[PackedLatents, dict[int, Told]]]
+Browsed = dict[str, tuple[PackedLatents, dict[int, LatentNotes]]]
 """A site's latents and what is told of them, by name of file, which is of numbers alone: a site's
 name comes from outside."""
 

@@ -5,7 +5,7 @@ from dataclasses import asdict
 from typing import Any
 
 from saeworks.report.numbers import rounded
-from saeworks.report.of_latents import Told
+from saeworks.report.of_latents import LatentNotes
 from saeworks.report.suites import PackedLatents
 from saeworks.results.names import CONCEPTS, EXPERTS
 from saeworks.results.series import CHOICE, Latent, TokenContext, TokenEffect
@@ -17,10 +17,12 @@ CHUNK = 10_000
 """Latents in a file of what lists and finds them: a megabyte; a multiple of `SHARD`."""
 LONGEST = 200
 """Characters of an explanation in the list."""
-NOTHING = Told()
+NOTHING = LatentNotes()
 
 
-def files(name: str, latents: PackedLatents, told: Mapping[int, Told]) -> Iterator[tuple[str, Any]]:
+def files(
+    name: str, latents: PackedLatents, told: Mapping[int, LatentNotes]
+) -> Iterator[tuple[str, Any]]:
     """A site's latents as the page reads them, tokens made legible.
 
     `NAME-i`: all of `SHARD` latents each, loaded when one of them is looked at. `NAME-index-i`:
@@ -51,7 +53,7 @@ class _Index:
         self.words: dict[str, dict[str, list[int]]] = {}
         self.rows = 0
 
-    def add(self, latent: Latent, told: Told) -> None:
+    def add(self, latent: Latent, told: LatentNotes) -> None:
         """Append one latent."""
         columns = {
             "id": latent.latent,
@@ -102,7 +104,7 @@ def _cut(text: str) -> str:
     return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
 
 
-def _latent(latent: Latent, told: Told) -> dict[str, Any]:
+def _latent(latent: Latent, told: LatentNotes) -> dict[str, Any]:
     histogram = latent.histogram
     more = {
         "partners": [[p.latent, rounded(p.phi), rounded(p.share)] for p in latent.partners],

@@ -18,7 +18,7 @@ from saeworks.results.series import (
 
 
 @dataclass
-class Told:
+class LatentNotes:
     """What is said of one latent, as plain data for the page.
 
     Attributes:
@@ -49,16 +49,16 @@ class Told:
         return scores[0][1] if scores else None
 
 
-def told(suite: SuiteData, site: str) -> dict[int, Told]:
+def told(suite: SuiteData, site: str) -> dict[int, LatentNotes]:
     """All that is said of a site's latents, by number.
 
     Raises:
         UserError: if a result's list of latents is not what it should be.
     """
-    latents: dict[int, Told] = {}
+    latents: dict[int, LatentNotes] = {}
 
-    def of(latent: int) -> Told:
-        return latents.setdefault(latent, Told())
+    def of(latent: int) -> LatentNotes:
+        return latents.setdefault(latent, LatentNotes())
 
     for concept in suite.listed(CONCEPTS, site, OF_LATENTS, LatentConcept):
         of(concept.latent).concepts.append((concept.concept, rounded(concept.f1)))
