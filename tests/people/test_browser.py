@@ -129,7 +129,7 @@ def _check_analysis(
     )
     assert done.returncode == 0, done.stderr
     gap = difference([(count(0, site), count(1, site)) for site in SITES])
-    assert gap.value is not None and f"{100 * gap.value:+.0f} points" in done.stdout
+    assert gap.value is not None and f"{-100 * gap.value:+.0f} (".replace("-", "−") in done.stdout
     for suite, path in enumerate(suites):
         result = Result.read(path / "results" / "study.json")
         assert result == results(read_analysis(folder, read_study(folder)))[suite]

@@ -187,10 +187,9 @@ def _login() -> str:
 def print_analysis(analysis: "Analysis") -> None:
     """A row per suite and site, and what they say."""
     from saeworks.cli.tables import print_table
-    from saeworks.people.analysis import results, summary_rows
+    from saeworks.people.analysis import all_findings, summary_rows
 
-    say("Share of live latents that people judged interpretable: value ± half of the 95% interval")
-    heads, rows = summary_rows(analysis)
-    print_table(heads, rows, words=2)
-    for finding in dict.fromkeys(f for result in results(analysis) for f in result.findings):
+    say("Share of live latents that people judged interpretable, with its 95% interval")
+    print_table(*summary_rows(analysis), words=2)
+    for finding in all_findings(analysis):
         say(f"- {finding}")

@@ -165,7 +165,7 @@ def read_analysis(folder: Path, study: HumanStudy) -> Analysis:
 def results(analysis: Analysis) -> list[Result]:
     """The result of each suite of the study."""
     study = analysis.study
-    common = _agreement_findings(analysis)
+    common = _common_findings(analysis)
     return [
         Result(
             evaluation=STUDY.removesuffix(".json"),
@@ -237,6 +237,23 @@ def sites_of_group(study: HumanStudy, suite: int, site: str) -> list[str]:
 
 def _findings(analysis: Analysis, suite: int) -> list[str]:
     """What is found of a suite, beside the first one or, for the first, beside the others."""
+    others = range(1, len(analysis.study.suites)) if suite == 0 else (0,)
+    gaps = [_gap_finding(analysis, suite, other) for other in others]
+    return [*_share_findings(analysis, suite), *gaps]
+
+
+def all_findings(analysis: Analysis) -> list[str]:
+    """What is found of all suites, each thing once."""
+    numbers = range(len(analysis.study.suites))
+    return [
+        *(sentence for number in numbers for sentence in _share_findings(analysis, number)),
+        *(_gap_finding(analysis, number, 0) for number in numbers[1:]),
+        *_common_findings(analysis),
+    ]
+
+
+def _share_findings(analysis: Analysis, suite: int) -> list[str]:
+    """What share of a suite's latents is interpretable."""
     study = analysis.study
     label = study.suites[suite].label
     yes = analysis.count(suite, study.sites)
@@ -244,30 +261,29 @@ def _findings(analysis: Analysis, suite: int) -> list[str]:
     if not yes.n:
         return [f"None of the {study.of_each_suite} latents of {label} is judged yet."]
     left = study.of_each_suite - yes.n
-    sentences = [
+    told = (
         f"{label}: {_percent(share(yes))} of {yes.n} live latents judged interpretable, "
         f"{_percent(share(maybe))} at least maybe"
-        + (f"; {left} latents are not judged yet." if left else ".")
-    ]
-    others = range(1, len(study.suites)) if suite == 0 else (0,)
-    sentences += [_gap_finding(analysis, suite, other) for other in others]
-    return sentences
+    )
+    by_site = {site: share(analysis.count(suite, [site])) for site in study.sites}
+    ranked = sorted((v.value, site) for site, v in by_site.items() if v.value is not None)
+    if len(ranked) > 1:
+        ends = [f"{_percent(by_site[site])} at {site}" for _, site in (ranked[0], ranked[-1])]
+        told += f"; by site from {ends[0]} to {ends[1]}"
+    return [told + (f"; {left} latents are not judged yet." if left else ".")]
 
 
 def _gap_finding(analysis: Analysis, suite: int, other: int) -> str:
     labels = [analysis.study.suites[number].label for number in (suite, other)]
-    gap = analysis.gap(suite, other, analysis.study.sites)
+    sites = analysis.study.sites
+    gap = analysis.gap(suite, other, sites)
     if gap.value is None or gap.low is None or gap.high is None:
         return f"{labels[0]} and {labels[1]} have no site at which latents of both are judged."
-    sites = len(analysis.study.sites)
-    over = f"mean over {sites} sites" if sites > 1 else analysis.study.sites[0]
-    told = (
-        f"{labels[0]} − {labels[1]}: {100 * gap.value:+.0f} points "
-        f"({100 * gap.low:+.0f} to {100 * gap.high:+.0f}; {over})"
-    )
+    over = f"the mean over {len(sites)} sites" if len(sites) > 1 else sites[0]
+    told = f"{labels[0]} beside {labels[1]}: {_points(gap)} points, {over}"
     if gap.low > 0 or gap.high < 0:
         return f"{told}."
-    n = min(analysis.count(number, analysis.study.sites).n for number in (suite, other))
+    n = min(analysis.count(number, sites).n for number in (suite, other))
     return f"{told}, which may be chance: {_power(n)}."
 
 
@@ -284,6 +300,15 @@ def _power(n: int) -> str:
         f"with {n} latents per suite a difference of {100 * gap:.0f} points is found with 80% "
         "probability"
     )
+
+
+def _common_findings(analysis: Analysis) -> list[str]:
+    """What holds of all suites."""
+    return [
+        *_agreement_findings(analysis),
+        "Latents that never fired were not shown; and a pattern that people see in a latent is not "
+        "yet one that the model uses.",
+    ]
 
 
 def _agreement_findings(analysis: Analysis) -> list[str]:
@@ -319,17 +344,31 @@ def _kappa(name: str, kappa: Value, latents: int, who: str) -> str:
     )
 
 
+NOT_JUDGED = "–"
+"""In a table: nothing was judged."""
+
+
 def _percent(value: Value) -> str:
     """`61% (51 to 70)`."""
-    assert value.value is not None and value.low is not None and value.high is not None
+    if value.value is None or value.low is None or value.high is None:
+        return NOT_JUDGED
     return f"{100 * value.value:.0f}% ({100 * value.low:.0f} to {100 * value.high:.0f})"
 
 
-def summary_rows(analysis: Analysis) -> tuple[list[str], list[list[str | Value | None]]]:
+def _points(value: Value, absent: str = "") -> str:
+    """`+5 (−9 to +19)`."""
+    if value.value is None or value.low is None or value.high is None:
+        return absent
+    numbers = (f"{100 * number:+.0f}" for number in (value.value, value.low, value.high))
+    told = "{} ({} to {})".format(*numbers)
+    return told.replace("-", "−")
+
+
+def summary_rows(analysis: Analysis) -> tuple[list[str], list[list[str]]]:
     """A table's heads and rows: each suite's sites, then groups of several sites, then all."""
     study = analysis.study
-    keys = (YES, YES_OR_MAYBE, DIFFERENCE)
-    rows: list[list[str | Value | None]] = []
+    heads = [METRICS[key].title for key in (YES, YES_OR_MAYBE)]
+    rows: list[list[str]] = []
     for number, suite in enumerate(study.suites):
         groups = {suite.groups[site]: sites_of_group(study, number, site) for site in study.sites}
         places = {site: [site] for site in study.sites}
@@ -338,13 +377,12 @@ def summary_rows(analysis: Analysis) -> tuple[list[str], list[list[str | Value |
             places[f"all {len(study.sites)} sites"] = study.sites
         for place, sites in places.items():
             count = analysis.count(number, sites)
-            values = (
-                share(count),
-                share(analysis.count(number, sites, VERDICTS[:2])),
-                analysis.gap(number, 0, sites) if number else None,
+            gap = analysis.gap(number, 0, sites) if number else Value(None)
+            shares = (share(count), share(analysis.count(number, sites, VERDICTS[:2])))
+            rows.append(
+                [suite.label, place, str(count.n), *map(_percent, shares), _points(gap, NOT_JUDGED)]
             )
-            rows.append([suite.label, place, str(count.n), *values])
-    return ["suite", "site", JUDGED, *(METRICS[key].title for key in keys)], rows
+    return ["suite", "site", JUDGED, *heads, "Points above the first"], rows
 
 
 _WHOSE = ("place", "suite", "site", "group", "latent", "largest_activation")
