@@ -1,6 +1,7 @@
 """The analysis of answers that are known."""
 
 import csv
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -125,7 +126,11 @@ def test_nobody_has_judged(study) -> None:
 
 def test_power_is_told_before_anybody_judges(study) -> None:
     said = "with 96 latents per suite a difference of 20 points is found with 80% probability"
-    assert power_sentence(study[1]) == said
+    _, shown, _ = study
+    assert power_sentence(shown) == said
+    alone = [drawn for drawn in shown.latents if drawn.suite == 0]
+    of_one = replace(shown, suites=shown.suites[:1], latents=alone)
+    assert power_sentence(of_one) == "with 96 latents a share of a half is known to ±10 points"
 
 
 def test_each_suite_gets_its_result(study) -> None:

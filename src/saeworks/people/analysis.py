@@ -25,6 +25,7 @@ from saeworks.people.statistics import (
     fleiss,
     over_latents,
     share,
+    wilson,
 )
 from saeworks.people.study import STUDY, DrawnLatent, HumanStudy, study_digest
 from saeworks.results.figure import Axis, Figure, Trace
@@ -289,7 +290,11 @@ def _gap_finding(analysis: Analysis, suite: int, other: int) -> str:
 
 def power_sentence(study: HumanStudy) -> str:
     """What the study can find, before anybody has judged."""
-    return _power(study.of_each_suite)
+    n = study.of_each_suite
+    if len(study.suites) > 1:
+        return _power(n)
+    low, high = wilson(Count(n / 2, n))
+    return f"with {n} latents a share of a half is known to ±{50 * (high - low):.0f} points"
 
 
 def _power(n: int) -> str:
