@@ -14,18 +14,17 @@ from saeworks.people.analysis import (
     JUDGED,
     YES,
     YES_OR_MAYBE,
-    all_findings,
     as_plain,
-    power_sentence,
-    read_analysis,
     results,
     summary_rows,
-    write_csv,
     write_results,
 )
+from saeworks.people.findings import all_findings, power_sentence
+from saeworks.people.judged import read_analysis
 from saeworks.people.raters import Answer, Verdict, open_answers
 from saeworks.people.statistics import Count, difference, share
 from saeworks.people.study import DrawnLatent, HumanStudy
+from saeworks.people.table import write_csv
 from saeworks.report.build import write_report
 from saeworks.results.metric import Value
 from saeworks.results.result import Result
@@ -170,3 +169,17 @@ def test_a_cell_is_no_formula(study, tmp_path: Path) -> None:
         assert (row["site"], row["latent"], row["rater"]) == (drawn.site, str(drawn.latent), "ann")
     with pytest.raises(UserError, match=r"ends with \.csv"):
         write_csv(read_analysis(folder, shown), folder / "study.json")
+
+
+def test_sites_that_share_an_sae_have_a_share_together(study) -> None:
+    _, shown, folder = study
+    judge(folder, shown, "ann", known)
+    grouped = replace(shown.suites[1], groups=dict.fromkeys(SITES, "group-0"))
+    of_groups = replace(shown, suites=[shown.suites[0], grouped])
+    analysis = replace(read_analysis(folder, shown), study=of_groups)
+    first, second = results(analysis)
+    assert GROUP not in first.sites[SITES[0]]
+    for site in SITES:
+        assert near(second.sites[site][GROUP], share(count(shown, 1)))
+    _, rows = summary_rows(analysis)
+    assert [row[1] for row in rows[3:]] == [*SITES, "group-0 (2 sites)", "all 2 sites"]

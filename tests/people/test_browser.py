@@ -15,7 +15,8 @@ import pytest
 
 from helpers.browsing import MARKS, chromium, errors, resize, texts, wait
 from helpers.studied import SITES, studied
-from saeworks.people.analysis import YES, read_analysis, results
+from saeworks.people.analysis import YES, results
+from saeworks.people.judged import read_analysis
 from saeworks.people.raters import Verdict, rater_file, read_answers
 from saeworks.people.statistics import Count, difference, share
 from saeworks.people.study import DrawnLatent, read_study

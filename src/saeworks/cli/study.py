@@ -20,7 +20,7 @@ from saeworks.files.folders import make_ready
 from saeworks.people.config import HumanStudyConfig
 
 if TYPE_CHECKING:
-    from saeworks.people.analysis import Analysis
+    from saeworks.people.judged import Analysis
     from saeworks.people.server import RatingServer
     from saeworks.people.study import HumanStudy
 
@@ -83,7 +83,7 @@ class Study:
 
     def _new(self) -> "tuple[Path, HumanStudy]":
         """The folder of the study of these suites, and the study, made if it is not there."""
-        from saeworks.people.analysis import power_sentence
+        from saeworks.people.findings import power_sentence
         from saeworks.people.study import make_study
         from saeworks.suite import find_all_suites
 
@@ -131,7 +131,9 @@ class Study:
 
     def _tell(self, folder: Path, study: "HumanStudy", places: "Sequence[Path | None]") -> None:
         """Write and print what the answers amount to."""
-        from saeworks.people.analysis import as_plain, read_analysis, write_csv, write_results
+        from saeworks.people.analysis import as_plain, write_results
+        from saeworks.people.judged import read_analysis
+        from saeworks.people.table import write_csv
 
         analysis, tell = read_analysis(folder, study), speaker(self.json)
         for name in analysis.dropped:
@@ -187,7 +189,8 @@ def _login() -> str:
 def print_analysis(analysis: "Analysis") -> None:
     """A row per suite and site, and what they say."""
     from saeworks.cli.tables import print_table
-    from saeworks.people.analysis import all_findings, summary_rows
+    from saeworks.people.analysis import summary_rows
+    from saeworks.people.findings import all_findings
 
     say("Share of live latents that people judged interpretable, with its 95% interval")
     print_table(*summary_rows(analysis), words=2)
