@@ -28,7 +28,7 @@ def test_every_suite_and_site_has_as_many_latents_in_every_block(tmp_path: Path)
 def test_every_latent_is_as_likely_to_be_drawn(tmp_path: Path) -> None:
     path, drawn = studied(tmp_path / "suite", latents=12), Counter[int]()
     for seed in range(60):
-        config = HumanStudyConfig(latents=3, seed=seed, sites=(SITES[0],))
+        config = HumanStudyConfig(latents=3, seed=seed, site=(SITES[0],))
         study = make_study([path], tmp_path / f"study-{seed}", config)
         drawn.update(latent.latent for latent in study.latents)
     assert sum(drawn.values()) == 180 and len(drawn) == 12
@@ -86,7 +86,7 @@ def test_suites_that_cannot_be_compared(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="have no site in common"):
         make_study([path, elsewhere], tmp_path / "study", config)
     with pytest.raises(UserError, match=r"has no site 'layers.7'; it has layers.0, layers.1"):
-        make_study([path], tmp_path / "study", HumanStudyConfig(sites=("layers.7",)))
+        make_study([path], tmp_path / "study", HumanStudyConfig(site=("layers.7",)))
     with pytest.raises(UserError, match="the same suite is named twice"):
         make_study([path, path], tmp_path / "study", config)
     with pytest.raises(UserError, match=r"lies in .*suite, a run or suite"):

@@ -70,7 +70,7 @@ class Study:
             return self._judge(*self._new())
         if self.out is not None or self.study != HumanStudyConfig():
             raise UserError(
-                f"{folder} is a study, whose latents are drawn: --out, --latents, --sites and "
+                f"{folder} is a study, whose latents are drawn: --out, --latents, --site and "
                 "--seed are of a new one"
             )
         study = read_study(folder)

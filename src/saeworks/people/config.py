@@ -1,6 +1,9 @@
 """The options of a human study. It imports no torch."""
 
+from typing import Annotated
+
 from pydantic.dataclasses import dataclass
+from tyro.conf import UseAppendAction
 
 from saeworks.config import STRICT
 from saeworks.errors import UserError
@@ -12,8 +15,9 @@ class HumanStudyConfig:
 
     latents: int = 96
     """Latents of each suite, as many of every site."""
-    sites: tuple[str, ...] = ()
-    """Only these sites, as the suites name them; by default all that the suites have in common."""
+    site: Annotated[tuple[str, ...], UseAppendAction] = ()
+    """Only these sites, as the suites name them and as often as needed; by default all that the
+    suites have in common."""
     seed: int = 0
     """Seed of the choice of latents and of their order."""
 

@@ -135,7 +135,7 @@ def make_study(paths: Sequence[Path], folder: Path, config: HumanStudyConfig) ->
     if not 1 <= len(paths) <= MOST_SUITES:
         raise UserError(f"a study is of 1 to {MOST_SUITES} suites, not of {len(paths)}")
     metas = [_meta(path) for path in paths]
-    sites = _sites(paths, metas, config.sites)
+    sites = _sites(paths, metas, config.site)
     each = -(-config.latents // len(sites))
     suites: list[StudiedSuite] = []
     strata: dict[tuple[int, str], list[DrawnLatent]] = {}
@@ -208,7 +208,7 @@ def _check_same(
     if (
         study.seed != config.seed
         or study.each != asked
-        or (config.sites and list(config.sites) != study.sites)
+        or (config.site and list(config.site) != study.sites)
     ):
         raise UserError(
             f"{folder / STUDY} was made with --latents {study.of_each_suite} --seed {study.seed} "
