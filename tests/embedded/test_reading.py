@@ -9,7 +9,7 @@ from saeworks.embedded.reading import READ, read_concepts
 
 EXACT = {"precision": 0.999, "recall": 0.999}
 OF_WHOLES = {
-    **{concept: EXACT for concept in READ},
+    **dict.fromkeys(READ, EXACT),
     "number": {"precision": 0.97, "recall": 0.98},  # parts ("handle") have none in the grammar
     "noun_class": {"precision": 0.97, "recall": 0.999},
     "season": {"precision": 0.999, "recall": 0.86},  # some descriptions name no season

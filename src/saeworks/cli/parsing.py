@@ -30,6 +30,7 @@ from saeworks.cli.fields import OPTIONS, Command, names
 from saeworks.cli.latents import Latents
 from saeworks.cli.plan import Plan
 from saeworks.cli.report import Report
+from saeworks.cli.steer import Steer
 from saeworks.cli.study import Study
 from saeworks.cli.train import Train
 from saeworks.config import settings
@@ -48,6 +49,7 @@ COMMANDS: dict[str, Command] = {
     "explain": ExplainLatents,
     "compare": Compare,
     "study": Study,
+    "steer": Steer,
     "report": Report,
     "convert": Convert,
     "export": Export,

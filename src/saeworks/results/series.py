@@ -11,6 +11,7 @@ from pydantic import RootModel
 from pydantic.dataclasses import dataclass
 
 from saeworks.config import STRICT
+from saeworks.results.metric import Value
 from saeworks.results.names import BlockKind
 from saeworks.results.records import check_lengths
 
@@ -416,3 +417,82 @@ class CircuitGraph:
         for edge in self.edges:
             if not (0 <= edge.source < len(self.nodes) and 0 <= edge.target < len(self.nodes)):
                 raise ValueError(f"an edge from node {edge.source} to {edge.target}")
+
+
+SteeredBy = Literal["latents", "mean difference", "random latents", "random directions"]
+"""What is pushed: the concept's latents, or what they are compared with."""
+
+
+@dataclass(frozen=True, config=STRICT)
+class SteeringPoint:
+    """What one push does."""
+
+    strength: float
+    """The norm of the push in units of the site's RMS norm; negative ones push down."""
+    cost: Value
+    """ΔCE of held-out text, in nats per token."""
+    rate: Value
+    """Of the generated tokens on which the concept could stand, the share on which it does."""
+    nats: float | None
+    """Cross-entropy of the generated tokens under the untouched model, per token."""
+    task: Value | None
+    """Change of the task's logit difference."""
+
+
+@dataclass(frozen=True, config=STRICT)
+class SteeringCurve:
+    """A push at every strength, the weakest (the most negative) first; 0 is the untouched model."""
+
+    by: SteeredBy
+    points: list[SteeringPoint]
+
+
+@dataclass(frozen=True, config=STRICT)
+class AtCost:
+    """Pushes both ways at the same cost, interpolated between strengths."""
+
+    by: SteeredBy
+    up: Value
+    """The rate, pushed up."""
+    down: Value
+    span: Value
+    """up − down."""
+    reached: list[float | None]
+    """The cost up and down: the one asked for, or that of the strongest push where it is less."""
+
+
+@dataclass(frozen=True, config=STRICT)
+class SteeredText:
+    """What the model wrote after a prompt."""
+
+    prompt: str
+    by: SteeredBy | None
+    """None of the untouched model."""
+    strength: float
+    text: str
+
+
+@dataclass(frozen=True, config=STRICT)
+class SteeredConcept:
+    """A concept that was pushed up and down."""
+
+    concept: str
+    judge: str
+    """Who decides where it stands."""
+    latents: list[int]
+    correlations: list[float | None]
+    """Of their activation with the concept, on tokens of their own."""
+    prompts: int
+    norm: float
+    """Of a push of strength 1, in the units of x."""
+    advantage: Value
+    """Span of the latents less that of the mean difference."""
+    at_cost: list[AtCost]
+    curves: list[SteeringCurve]
+    ablated: SteeringPoint
+    """With the latents' activations set to 0."""
+    texts: list[SteeredText]
+
+
+class SteeredConcepts(RootModel[list[SteeredConcept]]):
+    """Those of a site."""
