@@ -306,7 +306,7 @@ def test_candidates_are_the_only_latents_of_a_graph(embedded):
 
 def test_graphs_that_cannot_be_drawn_are_refused(embedded):
     lm, bank, ioi = embedded
-    with pytest.raises(UserError, match="a graph of 0 nodes at each of 3 sites"):
+    with pytest.raises(UserError, match="a graph of 0 latents at each of 3 sites"):
         circuit_graph(lm, bank, ioi, 0)
     with pytest.raises(UserError, match="at most 400 altogether"):
         circuit_graph(lm, bank, ioi, 200)

@@ -33,6 +33,9 @@ class CircuitsConfig:
     exact: int = 32
     """Latents of each site, drawn from the active ones, whose effect is also measured by patching
     each alone; 0 for none."""
+    graph: int = 0
+    """Also measure how the circuit's latents act on one another, for the graph in the report: of
+    so many latents of each site, at their positions; 0 for none."""
     bootstrap: int = 1000
     """Resamples of the prompts behind each interval."""
     seed: int = 0
@@ -40,7 +43,13 @@ class CircuitsConfig:
     device: Device = "auto"
 
     def __post_init__(self) -> None:
-        for key, least in (("prompts", 1), ("steps", 1), ("exact", 0), ("bootstrap", 0)):
+        for key, least in (
+            ("prompts", 1),
+            ("steps", 1),
+            ("exact", 0),
+            ("graph", 0),
+            ("bootstrap", 0),
+        ):
             if getattr(self, key) < least:
                 raise UserError(f"{key} = {getattr(self, key)}: it must be at least {least}")
         if not 0 <= self.seed < 2**63:

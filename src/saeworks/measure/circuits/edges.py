@@ -37,6 +37,7 @@ from saeworks.lm.model import Hook, LanguageModel
 from saeworks.lm.unembedding import Unembedding
 from saeworks.measure import banks as limits
 from saeworks.measure.banks import Bank, rows_at_once, sites_of
+from saeworks.measure.progress import Tick
 from saeworks.measure.studies.pieces import Pieces
 from saeworks.measure.tasks.cases import Case, Task
 from saeworks.measure.tasks.skill import case_differences
@@ -80,9 +81,10 @@ def circuit_graph(
     bank: Bank,
     task: Task,
     nodes: int,
-    candidates: Mapping[str, Int[Tensor, " C"]] | None = None,
+    candidates: Mapping[str, Int[Tensor, " _"]] | None = None,
     case: str | None = None,
     labels: Mapping[tuple[str, int], str] | None = None,
+    tick: Tick | None = None,
 ) -> CircuitGraph:
     """The graph of a circuit on the prompts of one case.
 
@@ -100,11 +102,7 @@ def circuit_graph(
     """
     chosen_case = _case(task, case)
     sites = _running_order(lm, sites_of({"": bank}, lm), chosen_case)
-    if nodes < 1 or nodes * len(sites) > MOST:
-        raise UserError(
-            f"a graph of {nodes} nodes at each of {len(sites)} sites; ask for at least 1, and at "
-            f"most {MOST} altogether"
-        )
+    check_size(nodes, len(sites))
     ordered = {site: bank[site] for site in sites}
     chosen = top_nodes(lm, ordered, chosen_case, nodes, candidates or {})
     if not chosen:
@@ -112,7 +110,25 @@ def circuit_graph(
             f"task {task.name}, case {chosen_case.name}: no latent has an effect, so that there is "
             "no graph; choose a larger circuit"
         )
-    return _record(lm, ordered, task.name, chosen_case, chosen, labels or {})
+    return _record(lm, ordered, task.name, chosen_case, chosen, labels or {}, tick)
+
+
+def graph_tokens(task: Task, nodes: int) -> int:
+    """Tokens of the passes of a graph of so many nodes at most, for the progress."""
+    return nodes * max(case.clean_PT.numel() for case in task.cases)
+
+
+def check_size(nodes: int, sites: int) -> None:
+    """Refuse a graph that would be too large, before anything is measured.
+
+    Raises:
+        UserError: if there would be more than `MOST` nodes, or none.
+    """
+    if nodes < 1 or nodes * sites > MOST:
+        raise UserError(
+            f"a graph of {nodes} latents at each of {sites} sites; ask for at least 1, and at most "
+            f"{MOST} altogether"
+        )
 
 
 def _record(
@@ -122,9 +138,10 @@ def _record(
     case: Case,
     nodes: Sequence[Node],
     labels: Mapping[tuple[str, int], str],
+    tick: Tick | None,
 ) -> CircuitGraph:
     clean_PN, patch_PN = node_activations(lm, bank, case, nodes)
-    derived = derivatives(lm, bank, case, nodes)
+    derived = derivatives(lm, bank, case, nodes, tick)
     change_PN = patch_PN - clean_PN
     effect_N = (change_PN * derived.total_PN).mean(0)
     direct_N = (change_PN * derived.to_metric_PN).mean(0)
@@ -219,7 +236,7 @@ def top_nodes(
     bank: Bank,
     case: Case,
     count: int,
-    candidates: Mapping[str, Int[Tensor, " C"]],
+    candidates: Mapping[str, Int[Tensor, " _"]],
 ) -> list[Node]:
     """For each site, the latents at positions with the largest |effect|, the largest first."""
     effect_TC = {
@@ -243,7 +260,7 @@ def _largest(
     site: str,
     effect_TC: Float[Tensor, "T C"],
     count: int,
-    candidates: Mapping[str, Int[Tensor, " C"]],
+    candidates: Mapping[str, Int[Tensor, " _"]],
 ) -> list[Node]:
     size = effect_TC.abs().flatten()
     order = size.argsort(descending=True, stable=True)[:count]
@@ -257,7 +274,7 @@ def _largest(
 
 
 def _candidates(
-    bank: Bank, site: str, candidates: Mapping[str, Int[Tensor, " C"]]
+    bank: Bank, site: str, candidates: Mapping[str, Int[Tensor, " _"]]
 ) -> Int[Tensor, " C"]:
     known = candidates.get(site)
     return torch.arange(bank[site].width) if known is None else known.cpu()
@@ -277,19 +294,24 @@ def node_activations(
     return torch.cat(clean), torch.cat(patch)
 
 
-def derivatives(lm: LanguageModel, bank: Bank, case: Case, nodes: Sequence[Node]) -> Derivatives:
-    """A, b and g at every clean prompt."""
+def derivatives(
+    lm: LanguageModel, bank: Bank, case: Case, nodes: Sequence[Node], tick: Tick | None = None
+) -> Derivatives:
+    """A, b and g at every clean prompt. The nodes of a site follow one another, sites in the bank's
+    order."""
     direct, to_metric, total = [], [], []
     for block in _blocks(case):
         gradients = {site: g for site, (_, g) in _total_gradients(lm, bank, block).items()}
         total.append(_along(bank, nodes, gradients))
+        columns = []
         with torch.enable_grad():
             leaves, activations_PN, m_P = _held_pass(lm, bank, block, nodes)
-            columns = [
-                _along(bank, nodes, _gradient(activations_PN[:, at].sum(), leaves))
-                for at in range(len(nodes))
-            ]
             to_metric.append(_along(bank, nodes, _gradient(m_P.sum(), leaves)))
+            for at in range(len(nodes)):
+                gradient = _gradient(activations_PN[:, at].sum(), leaves)
+                columns.append(_along(bank, nodes, gradient))
+                if tick is not None:
+                    tick(block.clean_PT.numel())
         direct.append(torch.stack(columns, dim=2))
     return Derivatives(torch.cat(direct), torch.cat(to_metric), torch.cat(total))
 

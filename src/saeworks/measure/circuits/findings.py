@@ -163,7 +163,7 @@ def _apart(value: Value, other: Value | None) -> bool:
 
 
 def _percent(value: Value) -> str:
-    return _shown(value, 100, "%", 0)
+    return _shown(value, 100.0, "%", 0)
 
 
 def _count(value: Value) -> str:

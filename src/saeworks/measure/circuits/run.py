@@ -32,6 +32,7 @@ from saeworks.measure.circuits.attribution import (
 )
 from saeworks.measure.circuits.config import ALL, CircuitsConfig
 from saeworks.measure.circuits.curves import Curves
+from saeworks.measure.circuits.edges import check_size, circuit_graph, graph_tokens
 from saeworks.measure.circuits.faithful import (
     Differences,
     at_all_sites,
@@ -47,7 +48,7 @@ from saeworks.measure.circuits.metrics import (
 )
 from saeworks.measure.circuits.passes import Passes
 from saeworks.measure.circuits.prompts import Activations, CodedSite, Prompts, activations
-from saeworks.measure.circuits.study import Circuits, SiteNumbers
+from saeworks.measure.circuits.study import TOP, Circuits, SiteNumbers
 from saeworks.measure.controls import active_per_token, random_directions, shuffled, zero_sae
 from saeworks.measure.engine import Measured
 from saeworks.measure.progress import Tick, Tracker, silent, tracker
@@ -156,8 +157,8 @@ def measure_circuits(
     """The circuits of one task in banks: name → result.
 
     Raises:
-        UserError: if an activation is NaN or infinite, or at no site of a bank anything depends on
-            the site.
+        UserError: if an activation is NaN or infinite, at no site of a bank anything depends on the
+            site, or its graph would be too large.
     """
     measuring = _Measuring(lm, banks, posed, config)
     with progress(f"circuits of {posed.task.name}", measuring.total) as tick:
@@ -172,7 +173,9 @@ class _Measuring:
     def __init__(
         self, lm: LanguageModel, banks: Mapping[str, Bank], posed: Posed, config: CircuitsConfig
     ) -> None:
-        self.lm, self.banks, self.config = lm, banks, config
+        for bank in banks.values() if config.graph else ():
+            check_size(config.graph, len(bank))
+        self.lm, self.banks, self.config, self.task = lm, banks, config, posed.task
         self.prompts, self.clean_P = posed.prompts, posed.clean_P
         self.sites = sites_of(banks, lm)
         self.circuits = circuits_of(config.nodes)
@@ -190,7 +193,8 @@ class _Measuring:
         gradients = len(points(config.attribution, config.steps)) * len(self.sites)
         curves = len(self.circuits) * (3 * saes + len(self.sites) + 4 * together)
         prompts, length = self.prompts.shape
-        return prompts * length * (2 + gradients + curves + config.exact * saes)
+        graphs = sum(graph_tokens(self.task, config.graph * len(b)) for b in self.banks.values())
+        return prompts * length * (2 + gradients + curves + config.exact * saes) + graphs
 
     def run(self, tick: Tick) -> dict[str, dict[str, SiteNumbers]]:
         """Bank → site (or all of them) → what was measured."""
@@ -200,6 +204,8 @@ class _Measuring:
         for name, numbers in self.numbers.items():
             _check_difference(name, numbers, self.lm)
         self._measure_together(tick)
+        if self.config.graph:
+            self._measure_graphs(tick)
         return self.numbers
 
     def _measure_site(self, site: str, x: Activations, tick: Tick) -> None:
@@ -268,6 +274,19 @@ class _Measuring:
                     known[key] = self._drawn(m)
                 together.curves[who] = known[key]
             self.numbers[name][ALL_SITES] = together
+
+    def _measure_graphs(self, tick: Tick) -> None:
+        """How the latents that a result names act on one another, at all sites of a bank."""
+        for name, bank in self.banks.items():
+            numbers = self.numbers[name]
+            candidates = {
+                site: of_site.effects.ranked_n[:TOP]
+                for site, of_site in numbers.items()
+                if of_site.effects is not None
+            }
+            numbers[ALL_SITES if ALL_SITES in numbers else next(iter(bank))].graph = circuit_graph(
+                self.lm, bank, self.task, self.config.graph, candidates, tick=tick
+            )
 
     def _curves(self, passes: Passes, coded: CodedSite, ranked: RankedNodes, tick: Tick) -> Curves:
         return self._drawn(at_one_site(passes, coded, ranked, self.circuits, tick))

@@ -48,7 +48,9 @@ from saeworks.measure.tasks.skill import Skill
 from saeworks.results.figure import GREY, Axis, Figure, Trace
 from saeworks.results.metric import Metric, Value
 from saeworks.results.names import CIRCUITS
+from saeworks.results.records import plain
 from saeworks.results.result import Result
+from saeworks.results.series import GRAPH, CircuitGraph
 
 
 @dataclass
@@ -60,6 +62,7 @@ class SiteNumbers:
         effects: of the suite's nodes; None at all sites.
         sampled_n: latents that were also patched alone.
         attributed_PS, patched_PS: their effects both ways.
+        graph: of the latents of all sites.
     """
 
     curves: dict[str, Curves] = field(default_factory=dict)
@@ -67,6 +70,7 @@ class SiteNumbers:
     sampled_n: list[int] = field(default_factory=list)
     attributed_PS: Float[np.ndarray, "P S"] | None = None
     patched_PS: Float[np.ndarray, "P S"] | None = None
+    graph: CircuitGraph | None = None
 
 
 TOP = 64
@@ -192,6 +196,8 @@ def series_of(numbers: SiteNumbers, config: CircuitsConfig) -> dict[str, Any]:
             "attributed": numbers.attributed_PS.mean(0).tolist(),
             "patched": numbers.patched_PS.mean(0).tolist(),
         }
+    if numbers.graph is not None:
+        series[GRAPH] = plain(numbers.graph)
     return series
 
 
