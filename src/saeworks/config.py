@@ -301,9 +301,10 @@ class EvalConfig:
     """Also measure ΔCE, KL and loss recovered, one language-model pass per site."""
     splice_tokens: int = 50_000
     """Held-out tokens of the splice evaluation."""
-    latents: int = 64
+    latents: int | None = None
     """Latents per site for the browser of the report, from the frequent to the rare; as many as fire
-    where it is larger, 0 for none."""
+    where it is larger, 0 for none. By default all, of a suite with 8192 latents at most; of a larger
+    one so many at all sites together."""
     geometry: bool = True
     """Also measure duplicates among the live latents, and the similarity of experts."""
     blocks: int = 16
@@ -328,7 +329,8 @@ class EvalConfig:
     def __post_init__(self) -> None:
         _at_least(1, "tokens", self.tokens)
         _at_least(1, "splice_tokens", self.splice_tokens)
-        _at_least(0, "latents", self.latents)
+        if self.latents is not None:
+            _at_least(0, "latents", self.latents)
         _at_least(1, "blocks", self.blocks)
         _at_least(0, "tsne", self.tsne)
         _at_least(0, "overlap_tokens", self.overlap_tokens)

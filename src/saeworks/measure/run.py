@@ -107,7 +107,7 @@ def evaluation(subject: Subject, work: Work, config: EvalConfig) -> list[Study]:
     studies: list[Study] = [reconstruction]
     if config.splice:
         studies.append(Splice(subject, config, means))
-    if config.latents > 0:
+    if config.latents != 0:
         studies.append(Latents(subject, config, tally))
     if config.geometry:
         studies.append(Geometry(config, tally))

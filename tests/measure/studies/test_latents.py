@@ -310,3 +310,18 @@ def test_a_latent_names_its_expert(lm: LanguageModel, sample: HeldOut) -> None:
     series = latents({"a": {SITE: switch}}, lm, sample, EvalConfig(latents=64))["a"].series[SITE]
     assert all(entry["expert"] == entry["latent"] // 16 for entry in series["latents"])
     assert len({entry["expert"] for entry in series["latents"]}) > 1
+
+
+def test_by_default_all_latents_of_a_small_suite_and_some_of_a_large_one(
+    lm: LanguageModel, sample: HeldOut, sae: SAE, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    banks = {"a": {"layers.0": sae, SITE: sae}}
+
+    def shown() -> list[tuple[int, int]]:
+        series = latents(banks, lm, sample, EvalConfig())["a"].series.values()
+        return [(len(site["latents"]), site["choice"]["live"]) for site in series]
+
+    monkeypatch.setattr(latents_module, "OF_A_SUITE", 2 * 96)
+    assert all(count == live for count, live in shown())
+    monkeypatch.setattr(latents_module, "OF_A_SUITE", 9)
+    assert [count for count, _ in shown()] == [4, 4]

@@ -98,9 +98,12 @@ def _effect(effect: TokenEffect) -> str:
 
 
 def _word(token: str) -> str:
-    """A token, with quotes where its ends would not be seen."""
+    """A token without the space it begins with; `-` before what goes on with a word, and quotes
+    where it would not be seen."""
     text = legible(token)
-    return f"'{text}'" if not text.strip() or "," in text else text.strip()
+    if not text.strip() or "," in text:
+        return f"'{text}'"
+    return f"-{text.strip()}" if text[0].isalpha() else text.strip()
 
 
 def _context(context: TokenContext, width: int) -> str:

@@ -22,6 +22,7 @@ from saeworks.errors import UserError
 from saeworks.files.access import LazyList
 from saeworks.lm.model import LanguageModel
 from saeworks.lm.unembedding import Ranked, Unembedding, no_direct_path
+from saeworks.measure.banks import Bank
 from saeworks.measure.engine import Chunk, Measured, Reading, Study, Subject
 from saeworks.measure.held_out import HeldOut
 from saeworks.measure.studies.cofiring import FIRINGS, CoFirings
@@ -51,6 +52,8 @@ NEIGHBOURS = 5
 """Nearest latents by the cosine of decoder rows."""
 EFFECTS = 10
 """Tokens that are named of those a latent promotes, and of those it suppresses."""
+OF_A_SUITE = 8192
+"""Latents at all sites of a suite together, where no number is asked for: some 70 MB of JSON."""
 _COSINES = 2**22
 """Cosines in memory at once."""
 
@@ -99,18 +102,21 @@ class Followed(Reading):
         ]
         for name, site, sae in saes:
             sums = self._tally.tallies[name][site]
-            chosen = self._among(site, sums)
+            chosen = self._among(site, sums, self._tally.banks[name])
             index = torch.tensor(chosen, dtype=torch.int64, device=sums.fired.device)
             peaks = sums.peak[index].float()
             watcher = Watcher(sae, index, peaks, self._config.seed, self.held_out)
             self.watchers[name, site] = watcher
             self.firings[name, site] = CoFirings(sae.width, FIRINGS // len(saes))
 
-    def _among(self, site: str, sums: SiteSums) -> Sequence[int]:
+    def _among(self, site: str, sums: SiteSums, bank: Bank) -> Sequence[int]:
         if self._chosen is not None:
             return self._chosen[site]
-        seed = (self._config.seed, zlib.crc32(site.encode()))
-        return choose(sums.fired, self._config.latents, seed)
+        latents = self._config.latents
+        if latents is None:
+            few = sum(sae.width for sae in bank.values()) <= OF_A_SUITE
+            latents = OF_A_SUITE if few else max(1, OF_A_SUITE // len(bank))
+        return choose(sums.fired, latents, (self._config.seed, zlib.crc32(site.encode())))
 
     def rows(self, site: str, chunk: Chunk) -> None:
         for name, bank in self._tally.banks.items():
@@ -132,7 +138,7 @@ class Followed(Reading):
 
 @final
 class Latents(Study):
-    """Per site `config.latents` live latents: what they respond to, what they do, and what is near.
+    """Some or all live latents of a site: what they respond to, what they do, and what is near.
 
     A latent's contexts are from distinct documents: those with its largest activations, and some
     spread over the quantiles of a sample of its other documents. Its direct effect on the logits
