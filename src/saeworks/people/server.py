@@ -71,7 +71,6 @@ class RatingServer(ThreadingHTTPServer):
             for name, (asset, kind) in _PAGE.items()
         }
         self.writing = threading.Lock()
-        self.finished = threading.Event()
         try:
             super().__init__((HOST, port), _Handler)
         except (OSError, OverflowError) as error:
@@ -117,8 +116,6 @@ class RatingServer(ThreadingHTTPServer):
             raise UserError(f"answer: the study has no latent {answer.latent}; reload the page")
         with self.writing:
             self.answers.save(answer)
-            if len(self.answers.answers) == len(self.study.latents):
-                self.finished.set()
             return self.state()
 
 

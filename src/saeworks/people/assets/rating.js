@@ -27,7 +27,7 @@ async function ask(place, body) {
   if (response.ok) return JSON.parse(text);
   let reason = `status ${response.status}`;
   try { reason = JSON.parse(text).error; } catch { /* refused without words */ }
-  throw new Error(`Not saved: ${reason}`);
+  throw new Error(`${body === undefined ? "Not loaded" : "Not saved"}: ${reason}`);
 }
 
 function complain(error) {
