@@ -38,7 +38,7 @@ ARROWS: dict[str, set[str]] = {
     "train": LEAVES | {"dictionary", "activations", "groups", "suite", "cost"},
     "measure": LEAVES | {"dictionary", "activations", "lm", "embedded", "suite"},
     "report": {"errors", "config", "files", "results"},
-    "people": {"errors", "config", "files", "results"},
+    "people": {"errors", "config", "files", "results", "cost.progress"},
     "cost.bench_step": LEAVES | {"dictionary", "train"},
     "cost.bench_lm": LEAVES | {"lm"},
     "cost.calibrate": LEAVES | {"dictionary", "lm", "activations", "train", "cost", "measure"},

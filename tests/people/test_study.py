@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 
 from helpers.studied import SITES, WIDTH, studied, two_suites
+from saeworks.cost.progress import Progress
 from saeworks.errors import UserError
 from saeworks.people.config import HumanStudyConfig
 from saeworks.people.study import as_shown, locate, make_study, read_study
+from saeworks.results.latents import size_of_latents
 
 
 def test_every_suite_and_site_has_as_many_latents_in_every_block(tmp_path: Path) -> None:
@@ -23,6 +25,14 @@ def test_every_suite_and_site_has_as_many_latents_in_every_block(tmp_path: Path)
     assert len({places[start] for start in range(0, 32, 4)}) > 1
     assert len({(d.suite, d.site, d.latent) for d in study.latents}) == 32
     assert read_study(folder) == study
+
+
+def test_how_far_the_reading_is_can_be_told(tmp_path: Path, monkeypatch) -> None:
+    added: list[int] = []
+    monkeypatch.setattr(Progress, "add", lambda self, more: added.append(more))
+    path = studied(tmp_path / "suite")
+    make_study([path], tmp_path / "study", HumanStudyConfig(latents=4))
+    assert sum(added) == size_of_latents(path) > 10_000
 
 
 def test_every_latent_is_as_likely_to_be_drawn(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from tyro.conf import UseAppendAction
 
 from saeworks.cli.arguments import Json, Suites
-from saeworks.cli.printing import print_json, say
+from saeworks.cli.printing import print_json, say, speaker
 from saeworks.errors import DONE
 
 
@@ -34,7 +34,8 @@ class Export:
         from saeworks.interop.measured import export
         from saeworks.suite import find_all_suites
 
-        written = export(find_all_suites(self.suites), self.to, self.out, self.site)
+        suites, tell = find_all_suites(self.suites), speaker(self.json)
+        written = export(suites, self.to, self.out, self.site, tell)
         if self.json:
             print_json({"format": self.to, "files": [str(file) for file in written]})
         else:

@@ -91,8 +91,8 @@ class Study:
             raise UserError("a new study needs --out FOLDER, where its answers are kept")
         suites = find_all_suites(self.folders)
         make_ready(self.out)
-        study = make_study(suites, self.out, self.study)
         tell = speaker(self.json)
+        study = make_study(suites, self.out, self.study, tell)
         tell(
             f"{self.out}: {len(study.latents)} latents, {study.of_each_suite} of each of "
             f"{len(study.suites)} suite(s), {study.each} at each of {len(study.sites)} site(s)"

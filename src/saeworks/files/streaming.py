@@ -28,12 +28,14 @@ def read_long(
     what: str,
     is_long: Callable[[Place], bool],
     take: Callable[[Place, Any], None],
+    advance: Callable[[int], None] = lambda read: None,
 ) -> Any:
     """Read JSON whose long lists are taken item by item.
 
     Args:
         is_long: whether a list at a place, inside objects alone, is one of them.
         take: called with that place and every item in turn.
+        advance: called with the number of characters that were just read of the file.
 
     Returns:
         The rest, with empty lists in their places.
@@ -57,7 +59,7 @@ def read_long(
 
     try:
         with open_regular(path) as file:
-            text = _Text(TextIOWrapper(file, encoding="utf-8"))
+            text = _Text(TextIOWrapper(file, encoding="utf-8"), advance)
             value = walk(text, ())
             if text.peek():
                 raise ValueError("there is more behind its end")
@@ -73,14 +75,16 @@ def read_long(
 class _Text:
     """A file's text, in memory only as much of it as one value needs."""
 
-    def __init__(self, file: TextIOWrapper) -> None:
-        self.file, self.held, self.at, self.ended = file, "", 0, False
+    def __init__(self, file: TextIOWrapper, advance: Callable[[int], None]) -> None:
+        self.file, self.advance = file, advance
+        self.held, self.at, self.ended = "", 0, False
 
     def more(self) -> None:
         """Read more of the file: twice as much each time that one value needs more."""
         if len(self.held) - self.at > LARGEST_JSON:
             raise ValueError(f"a value is longer than {LARGEST_JSON:,} characters")
         part = self.file.read(max(_PART, len(self.held) - self.at))
+        self.advance(len(part))
         self.held, self.at, self.ended = self.held[self.at :] + part, 0, not part
 
     def peek(self) -> str:

@@ -11,19 +11,27 @@ from saeworks.interop.base import folder_name, new_folder
 from saeworks.results.records import parse
 from saeworks.results.suite_meta import SuiteMeta
 
-WRITERS: dict[str, Callable[[Path, SuiteMeta, Path, Sequence[str]], None]] = {
+Writer = Callable[[Path, SuiteMeta, Path, Sequence[str], Callable[[str], None]], None]
+WRITERS: dict[str, Writer] = {
     "neuronpedia": neuronpedia.export,
     "saebench": saebench.export,
 }
 
 
-def export(suites: Sequence[Path], to: str, out: Path, sites: Sequence[str] = ()) -> list[Path]:
+def export(
+    suites: Sequence[Path],
+    to: str,
+    out: Path,
+    sites: Sequence[str] = (),
+    say: Callable[[str], None] = lambda line: None,
+) -> list[Path]:
     """Write what was measured of suites; the files.
 
     Args:
         to: one of WRITERS.
         out: gets the files, of several suites in a folder for each.
         sites: only these, by default all.
+        say: prints a line of progress.
 
     Raises:
         UserError: if `out` has something in it, a suite lacks a site or results, or two have the
@@ -46,6 +54,6 @@ def export(suites: Sequence[Path], to: str, out: Path, sites: Sequence[str] = ()
             raise UserError(f"{path} cannot be a folder's name everywhere; export it by itself")
     with new_folder(out) as folder:
         for path, meta in metas.items():
-            WRITERS[to](path, meta, folder / names.get(path, ""), list(sites or meta.sites))
+            WRITERS[to](path, meta, folder / names.get(path, ""), list(sites or meta.sites), say)
         files = sorted(file.relative_to(folder) for file in folder.rglob("*.json"))
     return [out / file for file in files]

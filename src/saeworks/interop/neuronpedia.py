@@ -8,15 +8,16 @@ logits, weights by head, the decoder vector.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from saeworks.cost.progress import Progress
 from saeworks.errors import UserError
 from saeworks.files.access import write_json
 from saeworks.interop.base import folder_name
-from saeworks.results.latents import read_latents
+from saeworks.results.latents import read_latents, size_of_latents
 from saeworks.results.series import Histogram, Latent, TokenContext
 from saeworks.results.suite_meta import SuiteMeta
 
@@ -24,7 +25,9 @@ BATCH = 128
 """Latents of a file, as SAEDashboard has them."""
 
 
-def export(path: Path, meta: SuiteMeta, out: Path, sites: Sequence[str]) -> None:
+def export(
+    path: Path, meta: SuiteMeta, out: Path, sites: Sequence[str], say: Callable[[str], None]
+) -> None:
     """Write the latents of `results/latents.json` at some sites of a suite, a folder for each.
 
     Raises:
@@ -37,7 +40,9 @@ def export(path: Path, meta: SuiteMeta, out: Path, sites: Sequence[str]) -> None
     }
     batches: dict[str, list[Latent]] = {site: [] for site in sites}
     known: set[str] = set()
-    result, _ = read_latents(path, again, lambda site, _: known.add(site))
+    size = size_of_latents(path)
+    with Progress(f"{path}: looking", size, say, unit="bytes") as progress:
+        result, _ = read_latents(path, again, lambda site, _: known.add(site), progress.add)
     if missing := [site for site in sites if site not in known]:
         raise UserError(f"{path} has no latents of {missing[0]}; run `{again}`")
     about = {
@@ -60,7 +65,8 @@ def export(path: Path, meta: SuiteMeta, out: Path, sites: Sequence[str]) -> None
             if len(batches[site]) == BATCH:
                 write(site)
 
-    read_latents(path, again, take)
+    with Progress(f"{path}: writing", size, say, unit="bytes") as progress:
+        read_latents(path, again, take, progress.add)
     for site in sites:
         if batches[site]:
             write(site)

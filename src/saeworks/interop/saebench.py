@@ -8,7 +8,7 @@ sets, and are named so in `eval_config`.
 
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +35,12 @@ KS = (1, 2, 5, 10, 20, 50, 100)
 _OURS = f"saeworks {__version__}"
 
 
-def export(path: Path, meta: SuiteMeta, out: Path, sites: Sequence[str]) -> None:
+def export(
+    path: Path, meta: SuiteMeta, out: Path, sites: Sequence[str], say: Callable[[str], None]
+) -> None:
     """Write what was measured of a suite at some sites: `core/…_eval_results.json`, and of known
-    concepts, where `saeworks concepts` measured them, `sparse_probing_sae_probes/…`.
+    concepts, where `saeworks concepts` measured them, `sparse_probing_sae_probes/…`. It takes no
+    time, so it has no progress to `say`.
 
     Raises:
         UserError: if the suite was not evaluated.

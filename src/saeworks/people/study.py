@@ -7,7 +7,7 @@ A folder of `study.json`, which is sealed and names each suite by the SHA-256 of
 import hashlib
 import heapq
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import field
 from pathlib import Path
 from typing import Any, Literal
@@ -15,6 +15,7 @@ from typing import Any, Literal
 from pydantic.dataclasses import dataclass
 
 from saeworks.config import STRICT
+from saeworks.cost.progress import Progress
 from saeworks.errors import UserError
 from saeworks.files.access import LazyList, is_file, sha256
 from saeworks.files.folders import owner
@@ -27,7 +28,7 @@ from saeworks.files.seals import (
     write_sealed,
 )
 from saeworks.people.config import HumanStudyConfig
-from saeworks.results.latents import LATENTS, read_latents
+from saeworks.results.latents import LATENTS, read_latents, size_of_latents
 from saeworks.results.records import SCHEMA, parse, plain, read_record
 from saeworks.results.series import Choice, Latent, TokenContext
 from saeworks.results.suite_meta import SuiteMeta
@@ -119,8 +120,16 @@ def study_digest(folder: Path) -> str:
     return sha256(folder / STUDY)
 
 
-def make_study(paths: Sequence[Path], folder: Path, config: HumanStudyConfig) -> HumanStudy:
+def make_study(
+    paths: Sequence[Path],
+    folder: Path,
+    config: HumanStudyConfig,
+    say: Callable[[str], None] = lambda line: None,
+) -> HumanStudy:
     """Draw latents of the suites and write the study; where it is there already, read it.
+
+    Args:
+        say: prints a line of progress.
 
     Raises:
         UserError: if a suite has no latents, or not enough at a site; the folder has a study of
@@ -141,7 +150,8 @@ def make_study(paths: Sequence[Path], folder: Path, config: HumanStudyConfig) ->
     strata: dict[tuple[int, str], list[DrawnLatent]] = {}
     how = ""
     for number, (path, meta) in enumerate(zip(paths, metas)):
-        drawn, choices, text = _draw(number, path, sites, each, config.seed)
+        with Progress(f"latents of {path}", size_of_latents(path), say, unit="bytes") as progress:
+            drawn, choices, text = _draw(number, path, sites, each, config.seed, progress.add)
         strata |= {(number, site): latents for site, latents in drawn.items()}
         how = f"{each} at random of those in each suite's {LATENTS} at each site; there: "
         how += "; ".join(dict.fromkeys(choice.how for choice in choices.values()))
@@ -249,7 +259,12 @@ def _sites(paths: Sequence[Path], metas: Sequence[SuiteMeta], asked: Sequence[st
 
 
 def _draw(
-    number: int, path: Path, sites: Sequence[str], each: int, seed: int
+    number: int,
+    path: Path,
+    sites: Sequence[str],
+    each: int,
+    seed: int,
+    advance: Callable[[int], None],
 ) -> tuple[dict[str, list[DrawnLatent]], dict[str, Choice], tuple[int, int]]:
     """`each` latents of every site of a suite, how its file had chosen those that it has, and its
     tokens and documents.
@@ -279,7 +294,7 @@ def _draw(
         else:
             heapq.heappushpop(drawn[site], entry)
 
-    result, choices = read_latents(path, again, take)
+    result, choices = read_latents(path, again, take, advance)
     for site, entries in drawn.items():
         _check_enough(path, site, len(entries), each, choices.get(site), again)
     return (

@@ -15,14 +15,24 @@ from saeworks.results.series import CHOICE, Choice, Latent
 LATENTS = "latents.json"
 
 
+def size_of_latents(suite: Path) -> int:
+    """The bytes of a suite's latents; 0 where it has none."""
+    file = inside(suite, f"{RESULTS}/{LATENTS}")
+    return file.stat().st_size if is_file(file) else 0
+
+
 def read_latents(
-    suite: Path, again: str, take: Callable[[str, Latent], None]
+    suite: Path,
+    again: str,
+    take: Callable[[str, Latent], None],
+    advance: Callable[[int], None] = lambda read: None,
 ) -> tuple[Result, dict[str, Choice]]:
     """Read a suite's latents without holding them.
 
     Args:
         again: what to run for a new file.
         take: called with the site and every latent in turn.
+        advance: called with the number of characters that were just read, of `size_of_latents`.
 
     Returns:
         The result without them, and how each site's latents were chosen.
@@ -41,7 +51,7 @@ def read_latents(
     def took(place: Place, item: Any) -> None:
         take(place[1], parse(Latent, item, str(file), way_out, *place))
 
-    data = read_long(file, "result", is_long, took)
+    data = read_long(file, "result", is_long, took, advance)
     if isinstance(data, Mapping):
         data = {key: value for key, value in data.items() if key != SEAL}
     result = parse_file(Result, data, file, "result", again)
