@@ -20,6 +20,7 @@ from saeworks.cli.bench import BENCHES, Bench
 from saeworks.cli.cache import CacheActivations
 from saeworks.cli.circuits import CircuitsCommand
 from saeworks.cli.compare import Compare
+from saeworks.cli.concepts import Concepts
 from saeworks.cli.convert import Convert
 from saeworks.cli.cost import Cost
 from saeworks.cli.demo import Demo
@@ -35,6 +36,7 @@ from saeworks.cli.study import Study
 from saeworks.cli.train import Train
 from saeworks.config import settings
 from saeworks.errors import UserError
+from saeworks.results.names import CONCEPTS
 
 COMMANDS: dict[str, Command] = {
     "demo": Demo,
@@ -48,6 +50,7 @@ COMMANDS: dict[str, Command] = {
     "latents": Latents,
     "explain": ExplainLatents,
     "compare": Compare,
+    CONCEPTS: Concepts,
     "study": Study,
     "steer": Steer,
     "report": Report,

@@ -28,7 +28,7 @@ ON_EXPERTS = (EXPERTS, GEOMETRY, CONSISTENCY, DEDUP)
 """Evaluations that are shown in the section on experts, in the order of their tables."""
 CONCEPTS = "concepts"
 """The evaluation of known concepts; of `consistency` a series, and the metric that counts them."""
-ON_LATENTS = (CONCEPTS, EXPLANATIONS, "study", "circuits_*", "steer")
+ON_LATENTS = (CONCEPTS, "concepts_*", EXPLANATIONS, "study", "circuits_*", "steer")
 """Evaluations of what latents mean and do, `*` for any name. Each has a section of the report to
 itself, in the order of a reader's questions: do latents match known concepts; can they be
 explained; do people find them interpretable; do circuits run through few of them; does pushing one

@@ -165,6 +165,94 @@ of latents shows: `LatentConcept` of concepts, `LatentVerdict` of study, `Latent
 steer."""
 
 
+KNOWN_CONCEPTS = "known_concepts"
+"""The key of a site's list of `KnownConcept`."""
+
+
+@dataclass(frozen=True, config=STRICT)
+class ConceptProbe:
+    """A sparse probe of one concept: how many latents, which, how well they do together."""
+
+    k: int
+    latents: list[int]
+    f1: float | None
+    auroc: float | None
+
+
+@dataclass(frozen=True, config=STRICT)
+class Absorber:
+    """A latent that carries a concept where the concept's main latents are silent."""
+
+    latent: int
+    tokens: int
+
+
+@dataclass(frozen=True, config=STRICT)
+class ConceptCarried:
+    """What carries a concept where the dense probe finds it, by ablation of latents."""
+
+    known: int
+    """Tokens with the concept on which the dense probe says so."""
+    missed: int
+    """Of them, those on which none of the concept's main latents fires,"""
+    absorbed: int
+    """and one other latent carries it alone,"""
+    decisive: int
+    """and without that one latent the probe no longer says so."""
+    absorbers: list[Absorber]
+    """Those of most tokens."""
+    needed: int | None
+    """How many latents must be ablated before the probe finds half as many tokens; None where all
+    that were tried are not enough."""
+    ablated: list[int]
+    """In this order."""
+
+
+@dataclass(frozen=True, config=STRICT)
+class ConceptExpert:
+    """An expert that codes a concept, the latent that does it, its F1 on the expert's tokens."""
+
+    expert: int
+    latent: int
+    f1: float
+
+
+@dataclass(frozen=True, config=STRICT)
+class KnownConcept:
+    """One concept at one site; all scores are on documents on which nothing was chosen."""
+
+    concept: str
+    value: str
+    positives: int
+    """Tokens with it, of those it is scored on."""
+    tokens: int
+    chance: float | None
+    """F1 of saying that it stands on every token."""
+    latent: int
+    """The best single latent, which detects the concept where its activation is above"""
+    threshold: float
+    f1: float | None
+    low: float | None
+    high: float | None
+    auroc: float | None
+    precision: float | None
+    """Average precision."""
+    probes: list[ConceptProbe]
+    main: list[int]
+    """The latents that code it together; more than one where it is split."""
+    dense: float | None
+    """F1 of the dense probe on the activation."""
+    neurons: float | None
+    """F1 of the best MLP neuron, PCA direction, latent with random directions."""
+    directions: float | None
+    random: float | None
+    carried: ConceptCarried
+    experts: list[ConceptExpert]
+    """Those that code it; none for an SAE without experts."""
+    asked: int
+    """Experts that could."""
+
+
 @dataclass(frozen=True, config=STRICT)
 class Load:
     """Shares of the visits, mean confidence and live latents of each expert."""

@@ -243,7 +243,7 @@ def test_probing_data_sets(lm: LanguageModel, held_out: HeldOut, fake_package: P
 
 def test_some_probing_data_sets(lm: LanguageModel, held_out: HeldOut, fake_package: Path) -> None:
     labels = ask(lm, held_out, "sae-probes/8_*")
-    assert labels.truth.concepts == (("8_goes", "yes"),) and labels.name == "sae-probes_8_"
+    assert labels.truth.concepts == (("8_goes", "yes"),) and labels.name == "sae-probes_8"
     with pytest.raises(UserError, match=r"no data set of that name \(7_gives, 8_goes"):
         ask(lm, held_out, "sae-probes/9_year")
     (fake_package / "cleaned_data" / "7_gives.csv.zst").write_bytes(b"broken")

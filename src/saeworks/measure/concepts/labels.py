@@ -7,6 +7,7 @@ sets bring texts of their own, each of which goes through the model alone, behin
 Shapes: N kept tokens, S sequences of T tokens.
 """
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,7 +23,7 @@ from saeworks.lm.model import LanguageModel
 from saeworks.lm.packing import Packing, TokenBatch
 from saeworks.lm.tokenise import Tokeniser
 from saeworks.measure.concepts import rules
-from saeworks.measure.concepts.probe_texts import PACKAGE, ProbeTexts, probe_texts
+from saeworks.measure.concepts.probe_texts import PACKAGE, ProbeTexts, data_folder, probe_texts
 from saeworks.measure.held_out import HeldOut
 from saeworks.measure.known import ConceptName, Truth, by_document, truth_of
 from saeworks.measure.studies.pieces import Pieces
@@ -60,6 +61,20 @@ def source_of(labels: str, text: TextConfig) -> str:
     if labels in (EMBEDDED, RULES) or is_file or labels.split("/", maxsplit=1)[0] == PACKAGE:
         return labels
     raise UserError(f"{_OPTION} {labels!r} is no source of labels; give {SOURCES}")
+
+
+def check_source(labels: str) -> None:
+    """Before anything long: refuse a source that is unknown, a file that is not there, a package
+    that is not installed.
+
+    Raises:
+        UserError: if it is one of these.
+    """
+    source = source_of(labels, TextConfig())
+    if source.split("/")[0] == PACKAGE:
+        data_folder()
+    elif source not in (EMBEDDED, RULES):
+        check_file(Path(source))
 
 
 def token_labels(
@@ -153,7 +168,12 @@ def _of_file(path: Path, lm: LanguageModel, packing: Packing, tokens: int) -> La
             f"labels {str(path)!r} label no token: every list of labels is empty; label some"
         )
     held_out, by_token = _sequences(every, packing, last_only=False)
-    return LabelledTokens(path.stem, held_out, Truth.of(concepts, by_token))
+    return LabelledTokens(_plain(path.stem), held_out, Truth.of(concepts, by_token))
+
+
+def _plain(name: str) -> str:
+    """A name that a file can have on every system."""
+    return re.sub(r"[^A-Za-z0-9.-]+", "_", name).strip("_.")
 
 
 def _of_texts(asked: ProbeTexts, lm: LanguageModel, packing: Packing) -> LabelledTokens:
@@ -175,7 +195,7 @@ def _of_texts(asked: ProbeTexts, lm: LanguageModel, packing: Packing) -> Labelle
     truth = Truth.of([(name, "yes") for name in asked.names], by_token)
     sets = np.arange(len(asked.names))
     truth = replace(truth, set_N=np.array(set_N, np.int64), set_C=sets)
-    return LabelledTokens(asked.source.replace("/", "_").replace("*", ""), held_out, truth)
+    return LabelledTokens(_plain(asked.source), held_out, truth)
 
 
 def _alone(packing: Packing) -> Packing:
@@ -272,10 +292,19 @@ _FORM = (
 )
 
 
-def _rows(path: Path) -> Iterator[tuple[str, Any]]:
-    """The lines that are not blank, with their places for messages."""
+def check_file(path: Path) -> None:
+    """Refuse a file that is not there.
+
+    Raises:
+        UserError: if it is not, or is no file.
+    """
     if what_is(path) != "file":
         raise UserError(f"labels {str(path)!r}: there is no such file; give {SOURCES}")
+
+
+def _rows(path: Path) -> Iterator[tuple[str, Any]]:
+    """The lines that are not blank, with their places for messages."""
+    check_file(path)
     with open_regular(path) as file:
         for number, line in enumerate(file, start=1):
             where = f"labels {path}, line {number}"

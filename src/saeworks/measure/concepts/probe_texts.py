@@ -47,7 +47,7 @@ def probe_texts(pattern: str, texts: int, seed: int) -> ProbeTexts:
     Raises:
         UserError: if the package is not installed, lacks a file, or has no such data set.
     """
-    folder = _folder()
+    folder = data_folder()
     known = sorted(
         Path(row["Dataset save name"]).name.removesuffix(".csv")
         for row in _table(folder / _MASTER)
@@ -67,7 +67,12 @@ def probe_texts(pattern: str, texts: int, seed: int) -> ProbeTexts:
     return ProbeTexts(f"{PACKAGE}/{pattern}" if pattern else PACKAGE, names, tuple(chosen))
 
 
-def _folder() -> Path:
+def data_folder() -> Path:
+    """Where the installed package has its data.
+
+    Raises:
+        UserError: if it is not installed.
+    """
     spec = find_spec(_MODULE)
     places = list(spec.submodule_search_locations or ()) if spec else []
     if not places:
