@@ -12,9 +12,8 @@ from saeworks.lm.model import LanguageModel
 from saeworks.measure.circuits.config import CircuitsConfig
 from saeworks.measure.circuits.run import Posed, measure_circuits
 from saeworks.results.names import ALL_SITES
-from saeworks.results.records import plain
 from saeworks.results.result import Result
-from saeworks.results.series import GRAPH, CircuitGraph
+from saeworks.results.series import GRAPH
 
 CONFIG = CircuitsConfig(task=("agreement",), prompts=24, nodes=(1, 4), steps=1, exact=0, graph=3)
 
@@ -43,12 +42,12 @@ def measured(lm: LanguageModel, sites: tuple[str, ...], config: CircuitsConfig) 
 
 def test_the_graph_is_of_the_latents_that_the_result_names(lm):
     result = measured(lm, ("layers.1", "layers.3"), CONFIG)
-    graph = CircuitGraph(**result.series[ALL_SITES][GRAPH])
-    assert graph.task == "agreement" and graph.sites == ["layers.1", "layers.3"]
-    for node in result.series[ALL_SITES][GRAPH]["nodes"]:
+    graph = result.series[ALL_SITES][GRAPH]
+    assert graph["task"] == "agreement" and graph["sites"] == ["layers.1", "layers.3"]
+    for node in graph["nodes"]:
         assert node["latent"] in result.series[node["site"]]["top"]["latent"]
     assert GRAPH not in result.series["layers.1"]
-    assert len(graph.nodes) == 6 and plain(graph)["edges"]
+    assert len(graph["nodes"]) == 6 and graph["edges"]
     without = measured(lm, ("layers.1", "layers.3"), replace(CONFIG, graph=0))
     assert GRAPH not in without.series[ALL_SITES]
     assert without.sites == result.sites
