@@ -48,7 +48,7 @@
       high.set(site, Math.max(high.get(site), Math.ceil(nodes.length / ROW)));
     }
     const left = [24 + 7 * Math.min(SITE, Math.max(...graph.sites.map((site) => site.length)))];
-    for (const count of across) left.push(left[left.length - 1] + Math.max(34, STEP * count + 10));
+    for (const count of across) left.push(left[left.length - 1] + Math.max(30, STEP * count + 10));
     const bottom = [];
     let height = TOP;
     for (const site of [...graph.sites].reverse()) {
@@ -214,7 +214,7 @@
     for (const [kind, text] of [["lowers", "patching it lowers m, as patching the prompt does"], ["raises", "patching it raises m"]]) make("i", make("span", legend, " " + text), undefined, { class: kind });
     const beside = make("div", element, undefined, { class: "beside-graph" });
     const scroll = make("div", beside, undefined, { class: "graph" });
-    const svg = shape("svg", scroll, { width: place.width, height: place.height, viewBox: "0 0 " + place.width + " " + place.height, role: "group", "aria-label": "Graph of the circuit: " + graph.nodes.length + " latents in " + graph.sites.length + " layers" });
+    const svg = shape("svg", scroll, { style: "width: 100%; max-width: " + place.width + "px; min-width: " + 0.75 * place.width + "px", viewBox: "0 0 " + place.width + " " + place.height, role: "group", "aria-label": "Graph of the circuit: " + graph.nodes.length + " latents in " + graph.sites.length + " layers" });
     const panel = make("div", beside, undefined, { class: "told", "aria-live": "polite" });
 
     function mark(at) {
