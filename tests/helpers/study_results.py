@@ -14,6 +14,16 @@ TITLES = {
     "steer": "Steering",
 }
 
+KEYS = {"explanations": "explained", "steer": "steered"}
+"""Of lists that the browser of latents shows; of the others `of_latents`."""
+
+
+def _point(strength: float, rate: float) -> dict[str, Any]:
+    """What a push does to a concept's rate."""
+    cost = {"value": 0.1 * abs(strength)}
+    return {"strength": strength, "cost": cost, "rate": {"value": rate}, "nats": 1, "task": None}
+
+
 OF_LATENTS: dict[str, Any] = {
     "concepts": [
         {"latent": 0, "concept": "noun_class: animal", "f1": 0.91},
@@ -51,16 +61,29 @@ OF_LATENTS: dict[str, Any] = {
     ],
     "steer": [
         {
-            "latent": 0,
-            "edit": "clamp to 8",
-            "prompt": "The",
-            "before": " girl went to the park",
-            "after": " dog saw the cat",
-            "effects": {"rate of animals": 0.42},
+            "concept": "animal",
+            "judge": "the grammar",
+            "latents": [0],
+            "correlations": [0.7],
+            "prompts": 8,
+            "norm": 2.5,
+            "advantage": {"value": 0.1},
+            "at_cost": [],
+            "curves": [
+                {"by": "latents", "points": [_point(-1, 0.0), _point(0, 0.1), _point(1, 0.52)]}
+            ],
+            "ablated": _point(0, 0.05),
+            "texts": [
+                {"prompt": "The", "by": None, "strength": 0, "text": " girl went to the park"},
+                {"prompt": "A", "by": "latents", "strength": 1, "text": " cat"},
+                {"prompt": "The", "by": "mean difference", "strength": 1, "text": " horse"},
+                {"prompt": "The", "by": "latents", "strength": 1, "text": " dog saw the cat"},
+                {"prompt": "The", "by": "latents", "strength": -1, "text": " war lasted"},
+                {"prompt": "The", "by": "latents", "strength": 0.5, "text": " dog went"},
+            ],
         }
     ],
 }
-
 
 HOSTILE = "<img src=x onerror=alert(1)>"
 
@@ -139,8 +162,7 @@ def study_result(
             **(series or {}),
         }
         if evaluation in OF_LATENTS:
-            key = "explained" if evaluation == "explanations" else "of_latents"
-            lists[site][key] = OF_LATENTS[evaluation]
+            lists[site][KEYS.get(evaluation, "of_latents")] = OF_LATENTS[evaluation]
     figures = [
         {"id": "share", "kind": "line", "lines": "suites"}
         | {"traces": [{"metric": f"{evaluation}_share"}]},

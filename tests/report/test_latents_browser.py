@@ -90,7 +90,16 @@ def test_all_that_is_known_of_a_latent_is_on_its_page(browser, page):
     assert texts(browser, ".verdict-list li") == ["interpretable: animals A"]
     assert texts(browser, ".effects li") == ["p0 +2.50", "↵ +1", "<b> −1.50"]
     assert texts(browser, ".partners li") == ["3 0.50"]
-    assert texts(browser, ".written dd") == ["The girl went to the park", "The dog saw the cat"]
+    assert texts(browser, ".written dd") == [
+        "The girl went to the park",
+        "The dog saw the cat",
+        "The girl went to the park",
+        "The war lasted",
+    ]
+    assert texts(browser, ".steered .scores") == [
+        "animal: pushed by +1rate untouched 0.100rate pushed 0.520",
+        "animal: pushed by -1rate untouched 0.100rate pushed 0",
+    ]
     assert "expert0" in texts(browser, ".stats")[0]
     concepts = "document.querySelector('.latent .chips a')"
     assert texts(browser, ".latent .chips a")[:2] == ["noun_class: animal", "number: singular"]

@@ -1,5 +1,6 @@
 """What studies say of single latents, gathered by latent for the browser."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,11 +10,12 @@ from saeworks.results.names import CONCEPTS, EXPLANATIONS
 from saeworks.results.series import (
     EXPLAINED,
     OF_LATENTS,
+    STEERED,
     Explained,
     Explanation,
     LatentConcept,
-    LatentSteered,
     LatentVerdict,
+    SteeredConcept,
 )
 
 
@@ -60,8 +62,10 @@ def told(suite: SuiteData, site: str) -> dict[int, LatentNotes]:
     def of(latent: int) -> LatentNotes:
         return latents.setdefault(latent, LatentNotes())
 
-    for concept in suite.listed(CONCEPTS, site, OF_LATENTS, LatentConcept):
-        of(concept.latent).concepts.append((concept.concept, rounded(concept.f1)))
+    for evaluation in suite.studies:
+        if evaluation.partition("_")[0] == CONCEPTS:  # one of each source of labels
+            for concept in suite.listed(evaluation, site, OF_LATENTS, LatentConcept):
+                of(concept.latent).concepts.append((concept.concept, rounded(concept.f1)))
     for explained in suite.listed(EXPLANATIONS, site, EXPLAINED, Explained):
         metrics = suite.studies[EXPLANATIONS].metrics
         titles = {key: metric.title for key, metric in metrics.items()}
@@ -70,8 +74,9 @@ def told(suite: SuiteData, site: str) -> dict[int, LatentNotes]:
         )
     for verdict in suite.listed("study", site, OF_LATENTS, LatentVerdict):
         of(verdict.latent).verdicts.append((verdict.verdict, verdict.note, verdict.rater))
-    for steered in suite.listed("steer", site, OF_LATENTS, LatentSteered):
-        of(steered.latent).steered.append(_steered(steered))
+    for concept in suite.listed("steer", site, STEERED, SteeredConcept):
+        for latent in concept.latents:
+            of(latent).steered.extend(_steered(concept))
     for one in latents.values():
         one.concepts.sort(key=lambda pair: _falling(pair[1]))
         one.explanations.sort(key=lambda e: _falling(e["scores"][0][1] if e["scores"] else None))
@@ -94,11 +99,33 @@ def _explanation(one: Explanation, titles: dict[str, str]) -> dict[str, Any]:
     return {"by": one.by, "text": one.text, "scores": scores}
 
 
-def _steered(one: LatentSteered) -> dict[str, Any]:
-    return {
-        "edit": one.edit,
-        "prompt": one.prompt,
-        "before": one.before,
-        "after": one.after,
-        "effects": [(title, rounded(effect)) for title, effect in one.effects.items()],
+def _steered(concept: SteeredConcept) -> Iterator[dict[str, Any]]:
+    """The first prompt's text untouched and at the strongest pushes up and down, each with the rate
+    of the concept there."""
+    before = next((text for text in concept.texts if text.by is None), None)
+    rates = {
+        point.strength: rounded(point.rate.value)
+        for curve in concept.curves
+        if curve.by == "latents"
+        for point in curve.points
     }
+    pushed = [
+        text
+        for text in concept.texts
+        if text.by == "latents" and before is not None and text.prompt == before.prompt
+    ]
+    strengths = [text.strength for text in pushed]
+    ends = {max(strengths), min(strengths)} if strengths else set()
+    many = f" with {len(concept.latents) - 1} others" if len(concept.latents) > 1 else ""
+    for text in pushed:
+        if before is not None and text.strength in ends:
+            yield {
+                "edit": f"{concept.concept}: pushed by {text.strength:+g}{many}",
+                "prompt": text.prompt,
+                "before": before.text,
+                "after": text.text,
+                "effects": [
+                    ("rate untouched", rates.get(0.0)),
+                    ("rate pushed", rates.get(text.strength)),
+                ],
+            }

@@ -1,8 +1,9 @@
 /* The page of one latent: all that is known of it, with links to what else is like it.
 
    saeworks.latentPage(page, latent, details, links) fills an article. latent is its row of the
-   list, details what its file has; links is {latent(number), find(text, where), where, suite}: the
-   address of another latent, null where it is not here; of a search; the site's name. */
+   list, details what its file has; links is {latent(number), find(text, where), where, suite,
+   choice}: the address of another latent, null where it is not here; of a search; the site's name;
+   what the result says of all its latents. */
 /* global saeworks */
 "use strict";
 
@@ -94,8 +95,15 @@ saeworks.latentPage = (function () {
     if (absent) yield make("p", "absent-ones", (absent === shown.length ? "None of them is" : "Those without a link are not") + " among the latents kept for this report.");
   }
 
+  /* How the numbers above were counted. */
+  function* counted(details, choice) {
+    const told = [["Effects on the logits: ", choice && choice.effects], ["Firing together: ", details.partners && choice && choice.partners]];
+    const clauses = told.filter(([, clause]) => clause).map(([name, clause]) => name + clause + ".");
+    if (clauses.length) yield make("p", "absent-ones", clauses.join(" "));
+  }
+
   function steered(told) {
-    const effects = told.effects.map(([title, value]) => make("span", "score", title + " ", make("b", "", signed(value))));
+    const effects = told.effects.map(([title, value]) => make("span", "score", title + " ", make("b", "", saeworks.number(value))));
     const written = (title, text) => make("div", "", make("dt", "", title), make("dd", "", make("span", "prompt", told.prompt), text));
     return make("li", "", make("p", "scores", make("b", "", told.edit), ...effects), make("dl", "written", written("before", told.before), written("after", told.after)));
   }
@@ -155,6 +163,7 @@ saeworks.latentPage = (function () {
       ...meaning(details, links),
       make("div", "halves", left, right),
       make("div", "halves even", ...effects.map(([key, title, address]) => make("div", "", ...tokens(title, details[key], address)))),
+      ...counted(details, links.choice),
       ...contexts(latent, details)
     );
     if (details.steered) page.append(heading("Steered", "what the model writes"), make("ul", "steered", ...details.steered.map(steered)));

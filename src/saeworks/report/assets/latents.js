@@ -257,7 +257,7 @@
     const latent = { id: shown.id[at], frequency: shown.frequency[at], max: shown.max[at], expert: shown.expert[at] === UNKNOWN ? null : shown.expert[at] };
     clear();
     saeworks.latentPage(page, latent, details, {
-      where, suite: shown.suite,
+      where, suite: shown.suite, choice: shown.choice,
       latent: (id) => (here(id) ? address(id) : null),
       find: (word, place) => address(chosen, { find: word, in: place })
     });
