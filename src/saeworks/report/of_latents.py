@@ -74,12 +74,12 @@ def told(suite: SuiteData, site: str) -> dict[int, LatentNotes]:
         )
     for verdict in suite.listed("study", site, OF_LATENTS, LatentVerdict):
         of(verdict.latent).verdicts.append((verdict.verdict, verdict.note, verdict.rater))
-    for concept in suite.listed("steer", site, STEERED, SteeredConcept):
-        for latent in concept.latents:
-            of(latent).steered.extend(_steered(concept))
-    for one in latents.values():
-        one.concepts.sort(key=lambda pair: _falling(pair[1]))
-        one.explanations.sort(key=lambda e: _falling(e["scores"][0][1] if e["scores"] else None))
+    for steered in suite.listed("steer", site, STEERED, SteeredConcept):
+        for latent in steered.latents:
+            of(latent).steered.extend(_steered(steered))
+    for notes in latents.values():
+        notes.concepts.sort(key=lambda pair: _falling(pair[1]))
+        notes.explanations.sort(key=lambda e: _falling(e["scores"][0][1] if e["scores"] else None))
     return latents
 
 

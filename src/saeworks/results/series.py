@@ -145,24 +145,9 @@ class LatentVerdict:
     rater: str = ""
 
 
-@dataclass(frozen=True, config=STRICT)
-class LatentSteered:
-    """What a language model wrote before and after a latent was changed."""
-
-    latent: int
-    edit: str
-    """What was done, such as `clamp to 8`."""
-    prompt: str
-    before: str
-    after: str
-    effects: dict[str, float | None]
-    """What changed, such as `rate of animals` → the difference."""
-
-
 OF_LATENTS = "of_latents"
 """The key of a list, of what a study says of single latents of a site, which the report's browser
-of latents shows: `LatentConcept` of concepts, `LatentVerdict` of study, `LatentSteered` of
-steer."""
+of latents shows: `LatentConcept` of concepts, `LatentVerdict` of study."""
 
 
 KNOWN_CONCEPTS = "known_concepts"
@@ -507,6 +492,8 @@ class CircuitGraph:
                 raise ValueError(f"an edge from node {edge.source} to {edge.target}")
 
 
+STEERED = "steered"
+"""The key of a site's list of `SteeredConcept`."""
 SteeredBy = Literal["latents", "mean difference", "random latents", "random directions"]
 """What is pushed: the concept's latents, or what they are compared with."""
 

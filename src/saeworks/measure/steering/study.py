@@ -31,9 +31,8 @@ from saeworks.results.figure import Axis, Figure, Trace
 from saeworks.results.metric import Value
 from saeworks.results.records import plain
 from saeworks.results.result import Result
-from saeworks.results.series import SteeredBy, SteeredConcept, SteeredText
+from saeworks.results.series import STEERED, SteeredBy, SteeredConcept, SteeredText
 
-SERIES = "steered"
 _TEXTS = 4
 """Prompts of each concept whose texts are kept."""
 _CHOOSING = 32
@@ -172,7 +171,7 @@ class SteeringStudy(Study):
             documents=self.cost.held_out.documents,
             metrics=dict(METRICS),
             sites=sites,
-            series={site: {SERIES: plain(records)} for site, records in concepts.items()},
+            series={site: {STEERED: plain(records)} for site, records in concepts.items()},
             figures=self.figures,
             findings=findings(concepts, sites, config),
         )
