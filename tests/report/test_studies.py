@@ -75,6 +75,7 @@ def test_figures_have_a_line_per_suite(suites):
         "Kept by the circuit, layers.0",
         "Kept by the circuit, layers.1",
     )
+    assert [bool(chart["description"]) for chart in (share, first, second)] == [True, True, False]
     (table,) = section.tables
     assert [column.metric.title for column in table.columns] == ["Share", "Not FVU"]
     assert len(table.rows) == 4
@@ -82,13 +83,14 @@ def test_figures_have_a_line_per_suite(suites):
 
 def test_findings_of_all_suites_come_first_and_long_lists_are_folded(make_suite):
     made = [make_suite(k=k, sites=SITES) for k in (16, 64)]
-    add_study(made[0], "concepts", SITES, findings=["Of all.", "a", "b"])
-    add_study(made[1], "concepts", SITES, findings=["c", "Of all.", *"defg"])
+    add_study(made[0], "concepts", SITES, findings=["Of all.", "a", "b", "Caution."])
+    add_study(made[1], "concepts", SITES, findings=["c", "Of all.", *"defg", "Caution."])
     section = studies.sections(read_suites(made))[0]
     assert [(f.suite, list(f.first), list(f.more)) for f in section.findings] == [
         (None, ["Of all."], []),
         (0, ["a", "b"], []),
         (1, ["c", "d", "e", "f"], ["g"]),
+        (None, ["Caution."], []),
     ]
 
 

@@ -7,6 +7,7 @@ views, which a script of their own draws of a series.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from itertools import takewhile
 from typing import Any
 
 from saeworks.files.seals import RESULTS
@@ -69,7 +70,7 @@ VIEWS: tuple[SectionView, ...] = (
 
 @dataclass(frozen=True)
 class Findings:
-    """What a result says of a suite; of all of them where `suite` is None."""
+    """What a result says of a suite; of all of them where `suite` is None, before or after that."""
 
     suite: int | None
     label: str
@@ -111,6 +112,13 @@ class StudySection:
     views: list[ShownView]
     files: dict[str, Any]
 
+    @property
+    def choice_at(self) -> int:
+        """The group of figures before which a suite is chosen: the first that shows one at a
+        time."""
+        panels = (any("panel" in chart for chart in group.charts) for group in self.figures)
+        return next((at for at, has in enumerate(panels) if has), 0)
+
     def data(self) -> dict[str, list[Chart]]:
         """The charts, by the names of their groups."""
         return {group.id: group.charts for group in self.figures}
@@ -140,7 +148,7 @@ def _section(name: str, at: int, suites: Sequence[SuiteData]) -> StudySection:
         if name in suite.studies
     ]
     figures = [figure for _, figure in declared(sources)]
-    drawn = [(f, charts(name, f, sources)) for f in figures if f.kind != "table"]
+    drawn = [(f, _once(charts(name, f, sources))) for f in figures if f.kind != "table"]
     tables = [metrics_table(name, sources)]
     tables += [lists_table(name, f, sources) for f in figures if f.kind == "table"]
     shown = groups(f"study{at}", drawn)
@@ -184,20 +192,30 @@ def _measured(name: str, suites: Sequence[SuiteData]) -> str:
 
 
 def _findings(name: str, suites: Sequence[SuiteData]) -> Iterator[Findings]:
-    """What is said of all suites in the same words first, then of each."""
+    """What is said of all suites in the same words before anything else, then what is said of
+    each, then the rest of what is said of all."""
     of_suite = {at: s.studies[name].findings for at, s in enumerate(suites) if name in s.studies}
-    if len(of_suite) == 1:
-        (told,) = of_suite.values()
-        shared = set(told)
-    else:
-        told = next(iter(of_suite.values()))
-        shared = set(told).intersection(*of_suite.values())
-    if shared:
-        common = [line for line in told if line in shared]
-        yield Findings(None, "", common[:SHOWN], common[SHOWN:])
+    first, *others = of_suite.values()
+    shared = set(first).intersection(*others)
+    before = list(takewhile(shared.__contains__, first))
+    if before:
+        yield Findings(None, "", before[:SHOWN], before[SHOWN:])
     for at, lines in of_suite.items():
         if rest := [line for line in lines if line not in shared]:
             yield Findings(at, suites[at].label, rest[:SHOWN], rest[SHOWN:])
+    if after := [line for line in first if line in shared and line not in before]:
+        yield Findings(None, "", after, [])
+
+
+def _once(drawn: Sequence[Chart]) -> list[Chart]:
+    """Charts of one figure, whose caption stands under the first of those seen together."""
+    seen: set[tuple[Any, str]] = set()
+    out = []
+    for chart in drawn:
+        place = (chart.get("panel"), chart["description"])
+        out.append(chart | {"description": ""} if place in seen else chart)
+        seen.add(place)
+    return out
 
 
 def _view(

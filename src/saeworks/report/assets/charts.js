@@ -7,6 +7,7 @@ var saeworks = (function () {
   const shapes = ["circle", "square", "diamond", "triangle-up", "cross", "x", "star", "pentagon"];
   const signs = ["●", "■", "◆", "▲", "✚", "✖", "★", "⬟"];
   const viridis = [[68, 1, 84], [65, 68, 135], [42, 120, 142], [34, 168, 132], [122, 209, 81], [220, 227, 25]];
+  const NAMED = 40; // categories on an axis that are all named
   const dark = window.matchMedia("(prefers-color-scheme: dark)");
   const drawn = new Map(); // element → its chart, to draw again when the theme changes
   const legends = new Map();
@@ -106,6 +107,8 @@ var saeworks = (function () {
       title: { text: plain(spec.title || ""), standoff: 6 }, automargin: true, fixedrange: true, nticks: 6
     };
     if (spec.ticks) Object.assign(out, { tickvals: spec.ticks.values, ticktext: spec.ticks.text.map(plain) });
+    const names = [...new Set(values)].filter((v) => typeof v === "string");
+    if (!spec.ticks && names.length && names.length <= NAMED) out.tickvals = names;
     if (spec.angle) out.tickangle = spec.angle;
     if (spec.whole && new Set(values).size <= 12) out.tickvals = [...new Set(values)];
     if (spec.zero && !spec.log) out.rangemode = "tozero";

@@ -163,10 +163,19 @@
     whole.hidden = field("in") === "contexts" || !text();
   }
 
+  /* What the list is sorted by, of one latent. */
+  function key(at) {
+    const sort = field("sort");
+    if (!["max", "f1", "score"].includes(sort)) return percent(shown.frequency[at]);
+    const number = shown[sort][at] === UNKNOWN ? "–" : saeworks.number(shown[sort][at]);
+    return (sort === "f1" ? "F1 " : "") + number;
+  }
+
   function row(at) {
     const id = shown.id[at];
-    const told = shown.explanation[at] || shown.concept[at];
-    const link = make("a", "", make("b", "", String(id)), make("small", "", percent(shown.frequency[at])), make("span", "snippet", shown.snippet[at] || "never active here"));
+    const texts = [shown.explanation[at], shown.concept[at]];
+    const told = field("sort") === "f1" || field("in") === "concepts" ? texts[1] || texts[0] : texts[0] || texts[1];
+    const link = make("a", "", make("b", "", String(id)), make("small", "", key(at)), make("span", "snippet", shown.snippet[at] || "never active here"));
     if (told) link.append(make("span", "means", told));
     link.href = address(id);
     link.dataset.id = id;
