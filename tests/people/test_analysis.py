@@ -1,6 +1,7 @@
 """The analysis of answers that are known."""
 
 import csv
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -38,9 +39,19 @@ def known(drawn: DrawnLatent) -> Verdict:
     return "maybe" if drawn.latent % 2 == 0 else "yes"
 
 
+@pytest.fixture(scope="module")
+def made_whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Path], HumanStudy, Path]:
+    return two_suites(tmp_path_factory.mktemp("whole"), latents=96)
+
+
 @pytest.fixture
-def study(tmp_path: Path) -> tuple[list[Path], HumanStudy, Path]:
-    return two_suites(tmp_path, latents=96)
+def study(
+    made_whole: tuple[list[Path], HumanStudy, Path], tmp_path: Path
+) -> tuple[list[Path], HumanStudy, Path]:
+    """The suites, a study of them, and its folder, which is the test's own and has no answers."""
+    paths, study, folder = made_whole
+    shutil.copytree(folder, tmp_path / "study")
+    return paths, study, tmp_path / "study"
 
 
 def count(study: HumanStudy, suite: int, site: str | None = None) -> Count:

@@ -5,21 +5,15 @@ from pathlib import Path
 
 import pytest
 
-from helpers.studied import judge, studied, two_suites
+from helpers.studied import judge, studied
 from saeworks.errors import UserError
 from saeworks.people.config import HumanStudyConfig
 from saeworks.people.raters import Answer, open_answers, rater_file, raters, read_answers
-from saeworks.people.study import HumanStudy, make_study
+from saeworks.people.study import make_study
 
 
-@pytest.fixture
-def study(tmp_path: Path) -> tuple[Path, HumanStudy]:
-    _, study, folder = two_suites(tmp_path)
-    return folder, study
-
-
-def test_answers_are_there_again(study) -> None:
-    folder, shown = study
+def test_answers_are_there_again(unanswered) -> None:
+    folder, shown = unanswered
     with open_answers(folder, shown, "ann") as answers:
         answers.save(Answer(3, "yes", "a name: “Lily”", 2.0))
         answers.save(Answer(5, "no", seconds=4.0))
@@ -35,8 +29,8 @@ def test_answers_are_there_again(study) -> None:
     assert raters(folder) == ["ann", "ben"]
 
 
-def test_a_line_that_is_cut_off_is_dropped(study) -> None:
-    folder, shown = study
+def test_a_line_that_is_cut_off_is_dropped(unanswered) -> None:
+    folder, shown = unanswered
     judge(folder, shown, "ann", lambda drawn: "yes")
     file = rater_file(folder, "ann")
     whole = file.read_bytes()
@@ -56,8 +50,8 @@ def test_a_line_that_is_cut_off_is_dropped(study) -> None:
     assert len(read_answers(folder, shown, "ann")[0]) == 1
 
 
-def test_a_broken_file_is_refused(study) -> None:
-    folder, shown = study
+def test_a_broken_file_is_refused(unanswered) -> None:
+    folder, shown = unanswered
     judge(folder, shown, "ann", lambda drawn: "yes")
     file = rater_file(folder, "ann")
     lines = file.read_text().splitlines(keepends=True)
@@ -72,8 +66,8 @@ def test_a_broken_file_is_refused(study) -> None:
         read_answers(folder, shown, "ann")
 
 
-def test_answers_to_another_study_are_refused(study, tmp_path: Path) -> None:
-    folder, shown = study
+def test_answers_to_another_study_are_refused(unanswered, tmp_path: Path) -> None:
+    folder, shown = unanswered
     judge(folder, shown, "ann", lambda drawn: "yes")
     other = tmp_path / "other"
     another = make_study([studied(tmp_path / "third", seed=3)], other, HumanStudyConfig(latents=4))
@@ -83,8 +77,8 @@ def test_answers_to_another_study_are_refused(study, tmp_path: Path) -> None:
         read_answers(other, another, "ann")
 
 
-def test_one_process_writes_at_a_time(study) -> None:
-    folder, shown = study
+def test_one_process_writes_at_a_time(unanswered) -> None:
+    folder, shown = unanswered
     with (
         open_answers(folder, shown, "ann"),
         pytest.raises(UserError, match="is in use by another"),
@@ -94,20 +88,20 @@ def test_one_process_writes_at_a_time(study) -> None:
 
 
 @pytest.mark.parametrize("name", ["", "../ann", "a/b", "-x", "a" * 65, "ann lee"])
-def test_a_rater_whose_name_is_no_files(study, name: str) -> None:
+def test_a_rater_whose_name_is_no_files(unanswered, name: str) -> None:
     with pytest.raises(UserError, match="a name of up to 64 letters"):
-        rater_file(study[0], name)
+        rater_file(unanswered[0], name)
 
 
-def test_a_rater_who_is_not_there(study) -> None:
-    folder, shown = study
+def test_a_rater_who_is_not_there(unanswered) -> None:
+    folder, shown = unanswered
     judge(folder, shown, "ann", lambda drawn: "yes")
     with pytest.raises(UserError, match="has no answers of 'ben'; it has those of ann"):
         read_answers(folder, shown, "ben")
 
 
-def test_a_full_disk_leaves_the_file_as_it_was(study, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder, shown = study
+def test_a_full_disk_leaves_the_file_as_it_was(unanswered, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, shown = unanswered
     with open_answers(folder, shown, "ann") as answers:
         answers.save(Answer(0, "yes"))
         before = rater_file(folder, "ann").read_bytes()

@@ -11,7 +11,6 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from helpers.studied import two_suites
 from saeworks.errors import UserError
 from saeworks.people.raters import AnswerFile, open_answers
 from saeworks.people.server import RatingServer
@@ -19,8 +18,8 @@ from saeworks.people.study import HumanStudy
 
 
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[RatingServer]:
-    _, study, folder = two_suites(tmp_path)
+def server(unanswered: tuple[Path, HumanStudy]) -> Iterator[RatingServer]:
+    folder, study = unanswered
     with open_answers(folder, study, "ann") as answers, RatingServer(study, answers, "ann") as it:
         thread = Thread(target=it.serve_forever, kwargs={"poll_interval": 0.02})
         thread.start()
