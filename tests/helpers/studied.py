@@ -6,7 +6,8 @@ from pathlib import Path
 
 from helpers.whole_suites import trained
 from saeworks.people.config import HumanStudyConfig
-from saeworks.people.raters import Answer, Verdict, open_answers
+from saeworks.people.raters import Answer, open_answers
+from saeworks.people.statistics import Verdict
 from saeworks.people.study import DrawnLatent, HumanStudy, make_study
 from saeworks.results.result import Result
 from saeworks.results.series import Choice, Histogram, Latent, TokenContext, TokenEffect

@@ -22,8 +22,8 @@ from saeworks.people.analysis import (
 )
 from saeworks.people.findings import all_findings, power_sentence
 from saeworks.people.judged import read_analysis
-from saeworks.people.raters import Answer, Verdict, open_answers
-from saeworks.people.statistics import Count, difference, share
+from saeworks.people.raters import Answer, open_answers
+from saeworks.people.statistics import Count, Verdict, difference, share
 from saeworks.people.study import DrawnLatent, HumanStudy
 from saeworks.people.table import write_csv
 from saeworks.report.build import write_report

@@ -17,8 +17,8 @@ from helpers.browsing import MARKS, chromium, errors, resize, texts, wait
 from helpers.studied import SITES, studied
 from saeworks.people.analysis import YES, results
 from saeworks.people.judged import read_analysis
-from saeworks.people.raters import Verdict, rater_file, read_answers
-from saeworks.people.statistics import Count, difference, share
+from saeworks.people.raters import rater_file, read_answers
+from saeworks.people.statistics import Count, Verdict, difference, share
 from saeworks.people.study import DrawnLatent, read_study
 from saeworks.results.result import Result
 

@@ -9,11 +9,11 @@ from saeworks.people.statistics import (
     detectable,
     difference,
     fleiss,
-    over_latents,
     power,
     share,
     wilson,
 )
+from saeworks.results.metric import Value
 
 
 def test_wilsons_interval_is_newcombes_example() -> None:
@@ -55,25 +55,30 @@ def test_the_interval_over_sites_covers_the_true_difference(rates: tuple[float, 
     assert 0.93 < covered / runs < 0.985
 
 
-def test_fleiss_kappa_is_that_of_the_published_table() -> None:
-    """Fourteen raters, ten subjects, five categories: κ = 0.210 (Fleiss, Levin and Paik 2003)."""
-    table = """0 0 0 0 14|0 2 6 4 2|0 0 3 5 6|0 3 9 2 0|2 2 8 1 1
-        |7 7 0 0 0|3 2 6 3 0|2 5 3 2 2|6 5 2 1 0|0 2 2 3 7"""
+def test_fleiss_kappa_is_that_of_its_definition() -> None:
+    """P and P_e as Fleiss (1971) has them, of eight latents and four raters: the third category is
+    `maybe`."""
+    table = [(4, 0, 0), (2, 2, 0), (0, 0, 4), (1, 1, 2), (0, 4, 0), (3, 0, 1), (0, 2, 2), (4, 0, 0)]
+    kinds = ("yes", "no", "maybe")
     ratings = [
-        [str(kind) for kind, count in enumerate(row.split()) for _ in range(int(count))]
-        for row in table.split("|")
+        [kind for kind, count in zip(kinds, row, strict=True) for _ in range(count)]
+        for row in table
     ]
-    assert fleiss(ratings) == pytest.approx(0.20993, abs=1e-5)
+    agreed = sum(sum(n * n for n in row) - 4 for row in table) / (8 * 4 * 3)
+    chance = sum((sum(row[c] for row in table) / 32) ** 2 for c in range(3))
+    assert fleiss(ratings).kappa().value == pytest.approx((agreed - chance) / (1 - chance))
 
 
 def test_cohens_kappa_is_that_of_the_table() -> None:
-    pairs = [("y", "y")] * 20 + [("y", "n")] * 5 + [("n", "y")] * 10 + [("n", "n")] * 15
-    assert cohen(pairs) == pytest.approx(0.4)
-    assert cohen([("y", "y")] * 3) is None and cohen([]) is None
-    assert fleiss([["y", "y"]] * 3) is None and fleiss([["y"], ["n"]]) is None
-    value = over_latents(cohen, pairs)
+    pairs = [("yes", "yes")] * 20 + [("yes", "no")] * 5
+    pairs += [("no", "yes")] * 10 + [("no", "no")] * 15
+    value = cohen(pairs).kappa()
+    assert value.value == pytest.approx(0.4)
     assert value.low is not None and value.high is not None
-    assert value.low < 0.4 < value.high and value == over_latents(cohen, pairs)
+    assert value.low < 0.4 < value.high and value == cohen(pairs).kappa()
+    for same in ([("yes", "yes")] * 3, []):
+        assert cohen(same).kappa() == fleiss(same).kappa() == Value(None)
+    assert fleiss(pairs).kappa().value == pytest.approx((0.7 - 0.505) / 0.495)
 
 
 def test_power_is_the_share_of_simulated_studies_that_find_the_difference() -> None:

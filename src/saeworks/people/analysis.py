@@ -12,8 +12,7 @@ from typing import Any
 from saeworks.files.seals import RESULTS, check_own
 from saeworks.people.findings import NOT_JUDGED, common_findings, percent, points, suite_findings
 from saeworks.people.judged import Analysis, sites_of_group
-from saeworks.people.raters import VERDICTS
-from saeworks.people.statistics import cohen, fleiss, share
+from saeworks.people.statistics import VERDICTS, cohen, fleiss, share
 from saeworks.people.study import STUDY
 from saeworks.results.figure import Axis, Figure, Trace
 from saeworks.results.metric import Metric, Value

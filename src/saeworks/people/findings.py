@@ -3,8 +3,7 @@
 from itertools import combinations
 
 from saeworks.people.judged import Analysis
-from saeworks.people.raters import VERDICTS
-from saeworks.people.statistics import Count, cohen, detectable, fleiss, share, wilson
+from saeworks.people.statistics import VERDICTS, Count, cohen, detectable, fleiss, share, wilson
 from saeworks.people.study import HumanStudy
 from saeworks.results.metric import Value
 

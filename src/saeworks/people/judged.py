@@ -7,11 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import Any
 
 from saeworks.errors import UserError
-from saeworks.people.raters import VERDICTS, Answer, raters, read_answers
-from saeworks.people.statistics import Count, difference, over_latents
+from saeworks.people.raters import Answer, raters, read_answers
+from saeworks.people.statistics import VERDICTS, Agreement, Count, Ratings, difference
 from saeworks.people.study import DrawnLatent, HumanStudy, study_digest
 from saeworks.results.metric import Value
 
@@ -63,7 +62,7 @@ class Analysis:
         return difference([(a, b) for a, b in pairs if a.n and b.n])
 
     def agreement(
-        self, statistic: Callable[[Any], float | None], names: Sequence[str]
+        self, statistic: Callable[[Ratings], Agreement], names: Sequence[str]
     ) -> tuple[Value, int]:
         """A κ of some raters, and the number of latents that all of them judged."""
         ratings = [
@@ -71,7 +70,7 @@ class Analysis:
             for latent in self.judged
             if all(name in latent.answers for name in names)
         ]
-        return over_latents(statistic, ratings), len(ratings)
+        return statistic(ratings).kappa(), len(ratings)
 
 
 def read_analysis(folder: Path, study: HumanStudy) -> Analysis:

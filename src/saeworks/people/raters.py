@@ -21,12 +21,10 @@ from saeworks.config import STRICT
 from saeworks.errors import UserError
 from saeworks.files.access import is_dir, is_file, is_plain_name, open_own, open_regular
 from saeworks.files.folders import lock
+from saeworks.people.statistics import Verdict
 from saeworks.people.study import HumanStudy, study_digest
 from saeworks.results.records import SCHEMA, parse_text, plain
 
-Verdict = Literal["yes", "maybe", "no"]
-VERDICTS: tuple[Verdict, ...] = ("yes", "maybe", "no")
-"""Whether a latent is interpretable, in the scale of Rajamanoharan et al. (2024)."""
 LONGEST_NOTE = 2000
 _FOLDER = "raters"
 _LONGEST_FILE = 2**28

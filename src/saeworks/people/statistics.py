@@ -5,13 +5,17 @@ them who said yes; then the interval is, if anything, too wide, since a mean of 
 than one answer.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import combinations
-from math import comb, lgamma, sqrt
+from math import lgamma, sqrt
 from statistics import NormalDist
+from typing import Any, Literal
 
 from saeworks.results.metric import Value
+
+Verdict = Literal["yes", "maybe", "no"]
+VERDICTS: tuple[Verdict, ...] = ("yes", "maybe", "no")
+"""Whether a latent is interpretable, in the scale of Rajamanoharan et al. (2024)."""
 
 Z = NormalDist().inv_cdf(0.975)
 """Standard deviations on either side of a 95% interval."""
@@ -92,58 +96,75 @@ Ratings = Sequence[Sequence[str]]
 """One list of verdicts per latent, a verdict per rater."""
 
 
-def fleiss(ratings: Ratings) -> float | None:
-    """Fleiss' κ = (P − P_e) / (1 − P_e) of latents that the same number of raters judged (1971).
+@dataclass(frozen=True)
+class Agreement:
+    """What κ = (P − P_e) / (1 − P_e) is made of, latent by latent; N latents, C verdicts.
 
-    P is the mean share of pairs of raters who agree on a latent, P_e = Σ_c p_c² with p_c the share
-    of all verdicts that are c. Undefined where all verdicts are the same, or there is one rater.
+    Attributes:
+        agreed_N: the share of pairs of raters who agree; P is its mean.
+        first_NC, second_NC: shares of the verdicts; P_e = Σ_c p_c q_c of their means p and q.
     """
-    if not ratings or len(ratings[0]) < 2:
-        return None
-    raters = len(ratings[0])
-    agreed = sum(
-        sum(a == b for a, b in combinations(latent, 2)) / comb(raters, 2) for latent in ratings
-    )
-    every = [verdict for latent in ratings for verdict in latent]
-    chance = sum((every.count(verdict) / len(every)) ** 2 for verdict in sorted(set(every)))
-    return _kappa(agreed / len(ratings), chance)
+
+    agreed_N: Any
+    first_NC: Any
+    second_NC: Any
+
+    def kappa(self, resamples: int = 1000) -> Value:
+        """κ with its percentile interval from resamples of the latents, as far as it is defined."""
+        import numpy as np
+
+        latents = len(self.agreed_N)
+        if not latents:
+            return Value(None)
+        draws_RN = np.random.default_rng(0).integers(latents, size=(resamples, latents))
+        values_R = self._at(np.concatenate([np.arange(latents)[None], draws_RN]))
+        if np.isnan(values_R[0]):
+            return Value(None)
+        low, high = np.nanquantile(values_R[1:], [0.025, 0.975])
+        return Value(float(values_R[0]), float(low), float(high))
+
+    def _at(self, draws_RN: Any) -> Any:
+        """κ of each row of latents; NaN where all verdicts are the same."""
+        import numpy as np
+
+        chance_R = sum(
+            self.first_NC[:, c][draws_RN].mean(1) * self.second_NC[:, c][draws_RN].mean(1)
+            for c in range(self.first_NC.shape[1])
+        )
+        agreed_R = self.agreed_N[draws_RN].mean(1)
+        possible_R = 1 - chance_R
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return np.where(possible_R > 1e-12, (agreed_R - chance_R) / possible_R, np.nan)
 
 
-def cohen(ratings: Ratings) -> float | None:
-    """Cohen's κ = (P − P_e) / (1 − P_e) of two raters (1960).
-
-    P is the share of latents on which they agree, P_e = Σ_c p_c q_c with p_c, q_c the shares of
-    each rater's verdicts that are c. Undefined where both always say the same verdict.
-    """
-    if not ratings:
-        return None
-    first, second = zip(*ratings)
-    chance = sum(
-        first.count(verdict) * second.count(verdict) / len(ratings) ** 2
-        for verdict in sorted(set(first))
-    )
-    return _kappa(sum(a == b for a, b in ratings) / len(ratings), chance)
-
-
-def _kappa(agreed: float, chance: float) -> float | None:
-    return None if chance == 1 else (agreed - chance) / (1 - chance)
-
-
-def over_latents(
-    statistic: Callable[[Ratings], float | None], ratings: Ratings, resamples: int = 1000
-) -> Value:
-    """A statistic of ratings with its percentile interval from resamples of the latents."""
+def fleiss(ratings: Ratings) -> Agreement:
+    """Fleiss' κ, of latents that the same number of raters judged (1971): P_e = Σ_c p_c², with p_c
+    the share of all verdicts that are c. Undefined where all verdicts are the same."""
     import numpy as np
 
-    value = statistic(ratings)
-    if value is None:
-        return Value(None)
-    rng = np.random.default_rng(0)
-    drawn = (rng.integers(len(ratings), size=len(ratings)) for _ in range(resamples))
-    found = [statistic([ratings[at] for at in places]) for places in drawn]
-    defined = [statistic_ for statistic_ in found if statistic_ is not None]
-    low, high = np.quantile(defined, [0.025, 0.975])
-    return Value(value, float(low), float(high))
+    counts_NC = sum(_one_hot([latent[at] for latent in ratings]) for at in range(_raters(ratings)))
+    raters = _raters(ratings)
+    agreed_N = (counts_NC * (counts_NC - 1)).sum(1) / max(1, raters * (raters - 1))
+    shares_NC = counts_NC / raters
+    return Agreement(np.asarray(agreed_N), shares_NC, shares_NC)
+
+
+def cohen(ratings: Ratings) -> Agreement:
+    """Cohen's κ, of two raters (1960): P_e = Σ_c p_c q_c, with p_c, q_c the shares of each rater's
+    verdicts that are c. Undefined where both always say the same verdict."""
+    first_NC, second_NC = (_one_hot([latent[at] for latent in ratings]) for at in (0, 1))
+    return Agreement((first_NC * second_NC).sum(1), first_NC, second_NC)
+
+
+def _raters(ratings: Ratings) -> int:
+    return len(ratings[0]) if ratings else 1
+
+
+def _one_hot(verdicts: Sequence[str]) -> Any:
+    import numpy as np
+
+    kinds = np.array(VERDICTS)
+    return (np.array(verdicts, dtype=kinds.dtype)[:, None] == kinds).astype(float)
 
 
 def power(n: int, gap: float) -> float:
