@@ -10,7 +10,7 @@ from statistics import fmean
 
 from saeworks.errors import UserError
 from saeworks.people.raters import Answer, raters, read_answers
-from saeworks.people.statistics import VERDICTS, Agreement, Count, Ratings, difference
+from saeworks.people.statistics import VERDICTS, Count, RaterAgreement, Ratings, difference
 from saeworks.people.study import DrawnLatent, HumanStudy, study_digest
 from saeworks.results.metric import Value
 
@@ -62,7 +62,7 @@ class Analysis:
         return difference([(a, b) for a, b in pairs if a.n and b.n])
 
     def agreement(
-        self, statistic: Callable[[Ratings], Agreement], names: Sequence[str]
+        self, statistic: Callable[[Ratings], RaterAgreement], names: Sequence[str]
     ) -> tuple[Value, int]:
         """A κ of some raters, and the number of latents that all of them judged."""
         ratings = [

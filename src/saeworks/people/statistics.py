@@ -97,7 +97,7 @@ Ratings = Sequence[Sequence[str]]
 
 
 @dataclass(frozen=True)
-class Agreement:
+class RaterAgreement:
     """What κ = (P − P_e) / (1 − P_e) is made of, latent by latent; N latents, C verdicts.
 
     Attributes:
@@ -137,7 +137,7 @@ class Agreement:
             return np.where(possible_R > 1e-12, (agreed_R - chance_R) / possible_R, np.nan)
 
 
-def fleiss(ratings: Ratings) -> Agreement:
+def fleiss(ratings: Ratings) -> RaterAgreement:
     """Fleiss' κ, of latents that the same number of raters judged (1971): P_e = Σ_c p_c², with p_c
     the share of all verdicts that are c. Undefined where all verdicts are the same."""
     import numpy as np
@@ -146,14 +146,14 @@ def fleiss(ratings: Ratings) -> Agreement:
     raters = _raters(ratings)
     agreed_N = (counts_NC * (counts_NC - 1)).sum(1) / max(1, raters * (raters - 1))
     shares_NC = counts_NC / raters
-    return Agreement(np.asarray(agreed_N), shares_NC, shares_NC)
+    return RaterAgreement(np.asarray(agreed_N), shares_NC, shares_NC)
 
 
-def cohen(ratings: Ratings) -> Agreement:
+def cohen(ratings: Ratings) -> RaterAgreement:
     """Cohen's κ, of two raters (1960): P_e = Σ_c p_c q_c, with p_c, q_c the shares of each rater's
     verdicts that are c. Undefined where both always say the same verdict."""
     first_NC, second_NC = (_one_hot([latent[at] for latent in ratings]) for at in (0, 1))
-    return Agreement((first_NC * second_NC).sum(1), first_NC, second_NC)
+    return RaterAgreement((first_NC * second_NC).sum(1), first_NC, second_NC)
 
 
 def _raters(ratings: Ratings) -> int:
