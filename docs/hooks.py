@@ -65,6 +65,7 @@ def configuration() -> str:
     """A table per config dataclass: key, type, default and the text under the field."""
     from saeworks.cli.keys import RUN
     from saeworks.config import AuditConfig, CompareConfig, EvalConfig
+    from saeworks.measure.explaining.config import AskConfig, ExplainConfig
 
     parts = ["## A run (`RUN.yaml`, `--set`)\n"]
     for heading, config, prefix in RUN:
@@ -74,6 +75,8 @@ def configuration() -> str:
         ("An evaluation", EvalConfig),
         ("An audit", AuditConfig),
         ("A comparison", CompareConfig),
+        ("Explanations of latents", ExplainConfig),
+        ("Explanations by a language model", AskConfig),
     ):
         parts += [f"\n## {title}\n", *table(config)]
     return "\n".join(parts)

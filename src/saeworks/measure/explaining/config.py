@@ -122,7 +122,8 @@ class ExplainConfig:
     contexts: int = 20
     """Contexts with the latent, and as many without, on which detection and fuzzing are scored."""
     concepts: bool = True
-    """Also let programs ask for the concepts of a token, where these are known."""
+    """Also let programs ask for the concepts of tokens: the grammar's of the embedded text, else
+    those of simple rules."""
     bootstrap: int = 1000
     """Resamples of the latents, and of the documents, behind each interval."""
     seed: int = 0

@@ -8,13 +8,14 @@ from saeworks.config import ModelConfig, TextConfig
 from saeworks.errors import UserError
 from saeworks.measure.asked import Work
 from saeworks.measure.banks import Bank
+from saeworks.measure.concepts.labels import AUTO, RULES, token_labels
 from saeworks.measure.engine import Subject
 from saeworks.measure.explaining.answers import Answers
 from saeworks.measure.explaining.config import AskConfig, ExplainConfig
 from saeworks.measure.explaining.endpoint import Endpoint
 from saeworks.measure.explaining.metrics import EXPLAINED_LATENTS, MODEL_LATENTS
 from saeworks.measure.explaining.study import Explain
-from saeworks.measure.known import Truth, truth_of
+from saeworks.measure.known import Truth
 from saeworks.measure.progress import tracker
 from saeworks.measure.suites import StudySet, loaded, measure_suites
 from saeworks.results.result import Result
@@ -123,8 +124,10 @@ def _named(subject: Subject, sites: Sequence[str]) -> dict[str, Bank]:
     return {name: bank for name, bank in banks.items() if bank}
 
 
-def _truth(subject: Subject, work: Work, config: ExplainConfig) -> Truth | None:
-    """The concepts of the kept tokens, where they are known."""
-    if work.text.source != "embedded":
-        return None
-    return truth_of(work.text, work.seed, subject.lm, subject.held_out(config.tokens))
+def _truth(subject: Subject, work: Work, config: ExplainConfig) -> Truth:
+    """The concepts of the kept tokens: the grammar's of the embedded text, else rules."""
+    held_out = subject.held_out(config.tokens)
+    try:
+        return token_labels(AUTO, work.text, work.seed, subject.lm, held_out)
+    except UserError:  # the model's tokens are not the grammar's
+        return token_labels(RULES, work.text, work.seed, subject.lm, held_out)
