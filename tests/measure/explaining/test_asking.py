@@ -178,9 +178,11 @@ def test_answers_that_cannot_be_read_are_left_out_and_counted(
     server.replies = [Reply(finish="length")]
     _, result = run(suite, asked(server, tmp_path, concurrency=1))
     assert result.sites[SITES[0]][MODEL_LATENTS].value == 3  # the first explanation was cut off
-    server.replies = [Reply(), Reply(text="I cannot say."), Reply(finish="length")]
+    server.replies = [Reply(usage=False), Reply(text="I cannot say."), Reply(finish="length")]
     ask = asked(server, tmp_path, concurrency=1, answers=tmp_path / "others")
-    _, result = run(suite, ask)
+    lines: list[str] = []
+    _, result = run(suite, ask, lines)
+    assert any("did not count the tokens of 1 answers" in line for line in lines)
     values = result.sites[SITES[0]]
     assert values[MODEL_LATENTS].value == 4
     assert 0 < known(values[UNREADABLE].value) < 0.5

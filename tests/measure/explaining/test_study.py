@@ -16,7 +16,7 @@ from saeworks.errors import UserError
 from saeworks.lm.model import LanguageModel
 from saeworks.measure.engine import Subject
 from saeworks.measure.explaining.config import ExplainConfig
-from saeworks.measure.explaining.metrics import F1, SHUFFLED_F1
+from saeworks.measure.explaining.metrics import F1, RARE_SHARE, SHUFFLED_F1
 from saeworks.measure.explaining.readings import NAMED, draw
 from saeworks.measure.explaining.run import explain
 from saeworks.measure.explaining.stretches import LENGTH, SHORTEST, Stretches, sample, shown
@@ -147,6 +147,17 @@ def test_named_latents_are_explained_and_called_so(
     series = explained(lm, tokens, sae, ExplainConfig(latent=numbers, least=5)).series[SITE]
     assert [one["latent"] for one in series[EXPLAINED]] == list(numbers)
     assert series[DRAWN]["how"] == NAMED
+
+
+def test_where_all_are_too_rare_nothing_is_explained_and_that_is_said(
+    lm: LanguageModel, tokens: HeldOut, sae: SAE
+) -> None:
+    result = explained(lm, tokens, sae, ExplainConfig(least=10**6))
+    assert result.series[SITE][EXPLAINED] == []
+    assert result.sites[SITE][F1].value is None
+    assert result.sites[SITE][RARE_SHARE].value == 1
+    (finding,) = result.findings
+    assert finding.startswith("Explained: 0 of 96 latents")
 
 
 def test_one_document_cannot_judge_itself(lm: LanguageModel, sae: SAE) -> None:

@@ -161,10 +161,8 @@ class Endpoint:
                 f"{self.config.endpoint} does not answer ({self._reason(error)}); start the "
                 "server, or check the URL"
             ) from None
-        except Exception as error:
-            if isinstance(error, self._openai.OpenAIError | ValueError):
-                return  # not every server lists its models
-            raise
+        except (self._openai.OpenAIError, ValueError):
+            return  # not every server lists its models
 
     def ask(self, request: Request) -> ModelAnswer:
         """The answer, kept from before or asked for now.

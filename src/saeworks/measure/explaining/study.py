@@ -181,6 +181,11 @@ class Explain(Study):
         with self.progress("language model", len(asked), "latents") as tick:
             answers = asking.said(asked, tick)
         self._say(f"Spent: {self.endpoint.bill.spent.words(config)}")
+        if self.endpoint.uncounted:
+            self._say(
+                f"The server did not count the tokens of {self.endpoint.uncounted:,} answers: they "
+                "are taken at the most that they can be"
+            )
         of_place: dict[Place, list[ModelSaid | None]] = {place: [] for place in contexts}
         for (_, place), answer in zip(order, answers, strict=True):
             of_place[place].append(answer)
