@@ -10,10 +10,11 @@ from saeworks.dictionary.base import SAE
 from saeworks.errors import UserError
 from saeworks.lm.model import LanguageModel
 from saeworks.measure.circuits.config import CircuitsConfig
+from saeworks.measure.circuits.labels import concept_labels
 from saeworks.measure.circuits.run import Posed, measure_circuits
 from saeworks.results.names import ALL_SITES
 from saeworks.results.result import Result
-from saeworks.results.series import GRAPH
+from saeworks.results.series import GRAPH, OF_LATENTS
 
 CONFIG = CircuitsConfig(task=("agreement",), prompts=24, nodes=(1, 4), steps=1, exact=0, graph=3)
 
@@ -63,3 +64,16 @@ def test_a_graph_that_nobody_could_follow_is_refused_before_anything_is_measured
         measured(lm, ("layers.1", "layers.3"), replace(CONFIG, graph=300))
     with pytest.raises(UserError, match="graph = -1: it must be at least 0"):
         replace(CONFIG, graph=-1)
+
+
+def test_latents_are_called_by_the_concept_that_they_detect_best(tmp_path):
+    assert concept_labels(tmp_path) == {}
+    of_latents = [
+        {"latent": 4, "concept": "number: plural", "f1": 0.6},
+        {"latent": 4, "concept": "noun_class: animal", "f1": 0.91},
+        {"latent": 5, "concept": "number: plural", "f1": None},
+    ]
+    series = {"layers.1": {OF_LATENTS: of_latents}, "layers.2": {}}
+    result = Result("concepts", "Known concepts", {}, 1, 1, {}, {}, series)
+    result.write(tmp_path / "concepts.json")
+    assert concept_labels(tmp_path) == {("layers.1", 4): "noun_class: animal (F1 0.91)"}

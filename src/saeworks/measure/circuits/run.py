@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -11,6 +12,7 @@ from torch import Tensor
 from saeworks.config import ModelConfig
 from saeworks.embedded import TASKS
 from saeworks.errors import UserError
+from saeworks.files.seals import RESULTS
 from saeworks.lm.device import choose_device
 from saeworks.lm.model import LanguageModel
 from saeworks.measure.asked import (
@@ -39,6 +41,7 @@ from saeworks.measure.circuits.faithful import (
     at_one_site,
     circuits_of,
 )
+from saeworks.measure.circuits.labels import concept_labels
 from saeworks.measure.circuits.metrics import (
     CONTROLS,
     RANDOM_DIRECTIONS,
@@ -89,8 +92,12 @@ def circuits(
         posed = [Posed.of(name, lm, config) for name in _names(config.task)]
         if say is not None:
             say(_announcement(work, lm, posed))
+        labels = {
+            str(suite.path): concept_labels(suite.path / RESULTS)
+            for suite in (work.suites if config.graph else ())
+        }
         for each in posed:
-            measured = measure_circuits(lm, banks, each, config, tracker(say))
+            measured = measure_circuits(lm, banks, each, config, tracker(say), labels)
             for suite in work.suites:
                 outcome = measured[str(suite.path)]
                 about = measured_on(suite, lm, work.model, suite.run.text)
@@ -153,14 +160,18 @@ def measure_circuits(
     posed: Posed,
     config: CircuitsConfig,
     progress: Tracker = silent,
+    labels: Mapping[str, Mapping[tuple[str, int], str]] = MappingProxyType({}),
 ) -> Mapping[str, Measured]:
     """The circuits of one task in banks: name → result.
+
+    Args:
+        labels: bank → (site, latent) → what the latent is called in the graph.
 
     Raises:
         UserError: if an activation is NaN or infinite, at no site of a bank anything depends on the
             site, or its graph would be too large.
     """
-    measuring = _Measuring(lm, banks, posed, config)
+    measuring = _Measuring(lm, banks, posed, config, labels)
     with progress(f"circuits of {posed.task.name}", measuring.total) as tick:
         numbers = measuring.run(tick)
     return Circuits(posed.task, posed.skill, config, numbers).results()
@@ -171,8 +182,14 @@ class _Measuring:
     circuits and those of its controls."""
 
     def __init__(
-        self, lm: LanguageModel, banks: Mapping[str, Bank], posed: Posed, config: CircuitsConfig
+        self,
+        lm: LanguageModel,
+        banks: Mapping[str, Bank],
+        posed: Posed,
+        config: CircuitsConfig,
+        labels: Mapping[str, Mapping[tuple[str, int], str]],
     ) -> None:
+        self._labels = labels
         for bank in banks.values() if config.graph else ():
             check_size(config.graph, len(bank))
         self.lm, self.banks, self.config, self.task = lm, banks, config, posed.task
@@ -285,7 +302,13 @@ class _Measuring:
                 if of_site.effects is not None
             }
             numbers[ALL_SITES if ALL_SITES in numbers else next(iter(bank))].graph = circuit_graph(
-                self.lm, bank, self.task, self.config.graph, candidates, tick=tick
+                self.lm,
+                bank,
+                self.task,
+                self.config.graph,
+                candidates,
+                labels=self._labels.get(name),
+                tick=tick,
             )
 
     def _curves(self, passes: Passes, coded: CodedSite, ranked: RankedNodes, tick: Tick) -> Curves:
