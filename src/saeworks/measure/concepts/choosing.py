@@ -27,6 +27,11 @@ class Units:
 
     @cached_property
     def columns(self) -> csc_matrix:
+        """By unit."""
+        return self.a_NM.tocsc()
+
+    @cached_property
+    def falling(self) -> csc_matrix:
         """By unit, each with its largest activations first."""
         by_unit = self.a_NM.tocsc()
         unit = np.repeat(np.arange(by_unit.shape[1]), np.diff(by_unit.indptr))
@@ -35,15 +40,20 @@ class Units:
         by_unit.has_sorted_indices = False
         return by_unit
 
-    def column(self, unit: int) -> tuple[Int[np.ndarray, " n"], Float[np.ndarray, " n"]]:
-        """The tokens on which a unit is active, and its activations."""
-        of = slice(self.columns.indptr[unit], self.columns.indptr[unit + 1])
-        return self.columns.indices[of], self.columns.data[of]
+    def column(
+        self, unit: int, falling: bool = False
+    ) -> tuple[Int[np.ndarray, " n"], Float[np.ndarray, " n"]]:
+        """The tokens on which a unit is active, and its activations; the largest first, if asked
+        for."""
+        columns = self.falling if falling else self.columns
+        of = slice(columns.indptr[unit], columns.indptr[unit + 1])
+        return columns.indices[of], columns.data[of]
 
-    def all_of(self, units: Int[np.ndarray, " n"]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Token, activation and unit of every activation of some units, each unit's together and
-        the largest first."""
-        parts = [self.column(unit) for unit in units.tolist()]
+    def all_of(
+        self, units: Int[np.ndarray, " n"], falling: bool = False
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Token, activation and unit of every activation of some units, each unit's together."""
+        parts = [self.column(unit, falling) for unit in units.tolist()]
         token, a = (np.concatenate(of) for of in zip(*parts, strict=True))
         return token, a, np.repeat(units, [len(of_unit) for of_unit, _ in parts])
 
@@ -121,7 +131,7 @@ def _top(values: np.ndarray, count: int) -> np.ndarray:
 
 def _best(units: Units, at: np.ndarray, y_N: np.ndarray) -> tuple[int, float, float]:
     """The candidate of largest F1, its threshold, that F1; all thresholds of all at once."""
-    token, a, unit = units.all_of(at)
+    token, a, unit = units.all_of(at, falling=True)
     positive = int(y_N.sum())
     if not len(token):
         return int(at[0]), 0.0, 0.0

@@ -75,10 +75,10 @@ def _rivals(values: Values) -> Iterator[str]:
         above = sum(_beyond(a, b) for a, b in pairs.values())
         below = sum(_beyond(b, a) for a, b in pairs.values())
         site = max(pairs, key=lambda site: pairs[site][0].value or 0)
-        own, other = pairs[site]
+        latents, other = pairs[site]
         yield (
             f"Latents find more concepts than {words} at {above} of {len(pairs)} sites, fewer at "
-            f"{below} (95% intervals apart); at {site} {share(own)} against {share(other)}."
+            f"{below} (95% intervals apart); at {site} {share(latents)} against {share(other)}."
         )
 
 

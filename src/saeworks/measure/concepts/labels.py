@@ -131,14 +131,14 @@ def labelled(
 def _by_rules(lm: LanguageModel, held_out: HeldOut) -> Truth:
     pieces = Pieces(lm.tokenizer)
     tokens_X = held_out.tokens_NT.flatten()
-    said: list[Sequence[ConceptName]] = [()] * len(tokens_X)
+    by_place: list[Sequence[ConceptName]] = [()] * len(tokens_X)
     for _, places in by_document(held_out, lm.bos_id):
         for place, of_token in zip(
             places.tolist(), rules.labels(pieces.window(tokens_X[places].tolist())), strict=True
         ):
-            said[place] = of_token
+            by_place[place] = of_token
     kept = held_out.keep_NT.flatten().nonzero()[:, 0].tolist()
-    return Truth.of(rules.RULES, (said[place] for place in kept))
+    return Truth.of(rules.RULES, (by_place[place] for place in kept))
 
 
 @dataclass(frozen=True)
@@ -221,7 +221,7 @@ def _sequences(
     tokens_ST = torch.full((len(rows), length), packing.pad_id)
     document_ST = torch.full_like(tokens_ST, -1)
     keep_ST = torch.zeros_like(tokens_ST, dtype=torch.bool)
-    said: list[list[ConceptName]] = []
+    by_token: list[list[ConceptName]] = []
     for at, (number, ids, concepts) in enumerate(rows):
         tokens_ST[at, : len(ids)] = torch.tensor(ids)
         document_ST[at, : len(ids)] = number
@@ -233,10 +233,10 @@ def _sequences(
         ]
         keep[-1] |= last_only
         keep_ST[at, : len(ids)] = torch.tensor(keep)
-        said += [of_token for of_token, kept in zip(concepts, keep, strict=True) if kept]
+        by_token += [of_token for of_token, kept in zip(concepts, keep, strict=True) if kept]
     position_ST = torch.arange(length).expand_as(tokens_ST)
     batch = TokenBatch(tokens_ST, document_ST, position_ST, keep_ST)
-    return HeldOut.take(iter([batch]), len(said)), said
+    return HeldOut.take(iter([batch]), len(by_token)), by_token
 
 
 def _cuts(

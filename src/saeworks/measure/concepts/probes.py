@@ -87,10 +87,14 @@ class ActiveUnits:
     def of(cls, units: Units, chosen: Int[np.ndarray, " k"]) -> "ActiveUnits":
         """Of chosen units among many."""
         token, a, unit = units.all_of(chosen)
-        token_n, at = np.unique(token, return_inverse=True)
-        order = np.argsort(chosen)
+        place_N = np.zeros(units.a_NM.shape[0], np.int64)
+        place_N[token] = 1
+        token_n = np.flatnonzero(place_N)
+        place_N[token_n] = np.arange(len(token_n))
+        place_M = np.zeros(units.a_NM.shape[1], np.int64)
+        place_M[chosen] = np.arange(len(chosen))
         a_nk = np.zeros((len(token_n), len(chosen)))
-        a_nk[at, order[np.searchsorted(chosen[order], unit)]] = a
+        a_nk[place_N[token], place_M[unit]] = a
         return cls(chosen, token_n, a_nk)
 
     def some(self, at: Int[np.ndarray, " j"]) -> "ActiveUnits":

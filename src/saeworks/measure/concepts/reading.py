@@ -124,7 +124,7 @@ class SiteRows(Reading):
             for name, bank in subject.banks.items()
         }
         self.width = widest(self.banks)
-        self.own = list(sites)
+        self.measured_sites = list(sites)
         self.neurons_of = {
             site: where
             for site in sites
@@ -135,7 +135,7 @@ class SiteRows(Reading):
         self.of_saes: dict[tuple[str, str], OfSae] = {}
 
     def begin(self) -> None:
-        self._x: dict[str, list[Tensor]] = {site: [] for site in self.own}
+        self._x: dict[str, list[Tensor]] = {site: [] for site in self.measured_sites}
         self._neurons: dict[str, list[csr_matrix]] = {s: [] for s in self.neurons_of.values()}
         self._watches = {
             (name, site): CodeWatch(sae)
@@ -157,7 +157,7 @@ class SiteRows(Reading):
             site: Units(vstack(blocks, format="csr")) for site, blocks in self._neurons.items()
         }
         with progress(f"{self.title}, probes", len(self._watches), "SAEs") as tick:
-            for site in self.own:
+            for site in self.measured_sites:
                 x_ND = torch.cat(self._x.pop(site)).numpy()
                 self._measure(site, x_ND, neurons.get(self.neurons_of.get(site, "")), tick)
 

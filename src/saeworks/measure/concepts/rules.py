@@ -102,19 +102,19 @@ def labels(pieces: Sequence[str]) -> list[list[ConceptName]]:
         pieces: the texts of its tokens, spaces included; together they are the text.
     """
     text = "".join(pieces)
-    found: list[dict[ConceptName, None]] = [{} for _ in pieces]
+    by_token: list[dict[ConceptName, None]] = [{} for _ in pieces]
     owner = [at for at, piece in enumerate(pieces) for _ in piece]
     state = _State()
     place = 0
     for match in _WORD.finditer(text):
         for at in range(place, match.start()):
-            _gap(text[at], found[owner[at]], state)
+            _gap(text[at], by_token[owner[at]], state)
         place = match.end()
         tokens = list(dict.fromkeys(owner[match.start() : match.end()]))
-        _word(match[0], [found[at] for at in tokens], state)
+        _word(match[0], [by_token[at] for at in tokens], state)
     for at in range(place, len(text)):
-        _gap(text[at], found[owner[at]], state)
-    return [list(of_token) for of_token in found]
+        _gap(text[at], by_token[owner[at]], state)
+    return [list(of_token) for of_token in by_token]
 
 
 def _gap(character: str, token: dict[ConceptName, None], state: _State) -> None:
@@ -132,21 +132,21 @@ def _word(word: str, tokens: list[dict[ConceptName, None]], state: _State) -> No
         for token in tokens:
             _mark(word, token, state)
         return
-    said = [("first_letter", word[0].lower())] if word[0].lower() in _LETTERS else []
+    on_all = [("first_letter", word[0].lower())] if word[0].lower() in _LETTERS else []
     if state.quoted:
-        said.append(("quoted", "yes"))
+        on_all.append(("quoted", "yes"))
     if state.brackets:
-        said.append(("in_brackets", "yes"))
+        on_all.append(("in_brackets", "yes"))
     if state.words < 2:
-        said.append(("in_sentence", ("first_word", "second_word")[state.words]))
+        on_all.append(("in_sentence", ("first_word", "second_word")[state.words]))
     if state.before:
-        said.append(("after", state.before))
+        on_all.append(("after", state.before))
     if word[0].isupper():
-        said.append(("capitals", "first"))
+        on_all.append(("capitals", "first"))
     if word[0].isdigit():
-        said.append(("number", "digits"))
+        on_all.append(("number", "digits"))
     for at, token in enumerate(tokens):
-        token.update(dict.fromkeys(said))
+        token.update(dict.fromkeys(on_all))
         token["in_word", _part(at, len(tokens))] = None
     tokens[-1].update(dict.fromkeys(_whole(word)))
     state.words += 1
@@ -165,17 +165,17 @@ def _part(at: int, count: int) -> str:
 def _whole(word: str) -> list[ConceptName]:
     """What only the whole word tells."""
     low = word.lower()
-    said = [("word_class", name) for name, words in _CLASSES.items() if low in words]
-    if not said and word.isalpha():
+    of_word = [("word_class", name) for name, words in _CLASSES.items() if low in words]
+    if not of_word and word.isalpha():
         ending = next(
             (e for e in _ENDINGS if low.endswith(e) and len(low) >= len(e) + _LEAST), None
         )
-        said += [("ending", ending)] if ending else []
+        of_word += [("ending", ending)] if ending else []
     if len(word) > 1 and word.isupper():
-        said.append(("capitals", "all"))
+        of_word.append(("capitals", "all"))
     if re.fullmatch(r"1\d{3}|20\d\d", word):
-        said.append(("number", "year"))
-    return said
+        of_word.append(("number", "year"))
+    return of_word
 
 
 def _before(word: str) -> str:

@@ -221,16 +221,16 @@ def _study(subject: Subject, work: Work, config: ConceptsConfig) -> Concepts:
     )
     if tokens.held_out is not held_out:
         tokens = _without_outliers(tokens, subject.lm, work.limits)
-    own = source_of(config.labels, work.text) == source_of(AUTO, work.text)
+    is_default = source_of(config.labels, work.text) == source_of(AUTO, work.text)
     groups = {str(suite.path): suite.groups for suite in work.suites}
-    name = CONCEPTS if own else f"{CONCEPTS}_{tokens.name}"
+    name = CONCEPTS if is_default else f"{CONCEPTS}_{tokens.name}"
     return Concepts(subject, config, tokens, name, groups)
 
 
 def _without_outliers(
     tokens: LabelledTokens, lm: LanguageModel, limits: Mapping[str, float]
 ) -> LabelledTokens:
-    """Tokens of a source with texts of its own, as the suites' training would keep them."""
+    """Tokens of a source with texts of its is_default, as the suites' training would keep them."""
     kept = without(lm, tokens.held_out, limits)
     if kept is tokens.held_out:
         return tokens

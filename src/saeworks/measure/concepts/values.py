@@ -211,14 +211,14 @@ def scored(
         BEST_F1: _mean(best.f1_DC, best),
         "concept_auroc": _mean(best.auroc_DC, best),
         "concept_precision": _mean(best.precision_DC, best),
-        COVERAGE: _percentiles(found(best), best),
+        COVERAGE: _percentiles(detected(best), best),
     }
     for k, probe in probes.items():
         values[f"probe_{k}_f1"] = _mean(probe.f1_DC, probe)
         values[f"probe_{k}_auroc"] = _mean(probe.auroc_DC, probe)
     for name, of in others.items():
         values[f"{name}_f1"] = _mean(of.f1_DC, of)
-        values[f"{name}_coverage"] = _percentiles(found(of), of)
+        values[f"{name}_coverage"] = _percentiles(detected(of), of)
     values |= _carried_values(of_sae, others["dense"], asked, config)
     series = {
         "coverage_curve": {
@@ -233,12 +233,12 @@ def scored(
     }
     if of_sae.experts is not None:
         values |= _expert_values(of_sae)
-    places = zip(asked.concepts, of_sae.measured, found(best)[0], strict=True)
-    finds = {place: of.unit for place, of, is_found in places if is_found}
+    places = zip(asked.concepts, of_sae.measured, detected(best)[0], strict=True)
+    finds = {place: of.unit for place, of, is_detected in places if is_detected}
     return ConceptNumbers(values, series, finds)
 
 
-def found(of: DrawnScores, threshold: float = FOUND) -> Float[np.ndarray, "D C"]:
+def detected(of: DrawnScores, threshold: float = FOUND) -> Float[np.ndarray, "D C"]:
     """1 where a concept is found at a threshold, else 0."""
     return (of.f1_DC >= np.maximum(threshold, of.chance_DC + ABOVE_CHANCE)).astype(float)
 
@@ -263,7 +263,7 @@ def _nanmean(values_DC: np.ndarray) -> Float[np.ndarray, " D"]:
 
 
 def _curve(of: DrawnScores) -> list[float]:
-    return [round(float(found(of, t)[0].mean()), 4) for t in THRESHOLDS]
+    return [round(float(detected(of, t)[0].mean()), 4) for t in THRESHOLDS]
 
 
 def _k_curve(
@@ -310,7 +310,7 @@ def _carried_values(
     of_sae: OfSae, dense: DrawnScores, asked: Asked, config: ConceptsConfig
 ) -> dict[str, Value]:
     """Absorption and splitting, of the concepts that the dense probe finds."""
-    known = found(dense)[0] > 0
+    known = detected(dense)[0] > 0
     names = (MISSED, ABSORPTION, DECISIVE, NEEDED, SPLIT_SHARE)
     values = {"splits": Value(float(np.mean([len(of.main) for of in of_sae.measured])))}
     if not known.any():
@@ -461,7 +461,7 @@ def _of_latents(
     of_sae: OfSae, best: DrawnScores, asked: Asked, truth: Truth
 ) -> list[LatentConcept]:
     """Which latents detect which concept."""
-    detects_C = found(best, DETECTS)[0]
+    detects_C = detected(best, DETECTS)[0]
     return [
         LatentConcept(of.unit, "=".join(truth.concepts[place]), _number(f1))
         for place, of, f1, detects in zip(
