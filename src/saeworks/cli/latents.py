@@ -65,16 +65,16 @@ class Latents:
         for latent in self.latent:
             looking.number(sites[0], latent)
         sentences = {} if self.text is None else looking.sentences(self.text, sites)
-        found = [looking.latent(sites[0], latent) for latent in self.latent]
+        records = [looking.latent(sites[0], latent) for latent in self.latent]
         if self.json:
             print_json(
                 {
                     "text": {site: asdict(sentence) for site, sentence in sentences.items()},
-                    "latents": [{"site": sites[0], **asdict(record)} for record, _ in found],
+                    "latents": [{"site": sites[0], **asdict(record)} for record, _ in records],
                 }
             )
             return DONE
-        self._print(looking, sites, others, sentences, found)
+        self._print(looking, sites, others, sentences, records)
         return DONE
 
     def _check(self) -> None:
@@ -106,7 +106,7 @@ class Latents:
         sites: list[str],
         others: list[str],
         sentences: dict[str, Any],
-        found: list[tuple[Any, str]],
+        records: list[tuple[Any, str]],
     ) -> None:
         from saeworks.cli.tables import terminal
         from saeworks.measure.looking.lines import latent_lines, sentence_lines
@@ -119,17 +119,17 @@ class Latents:
             for line in sentence_lines(sentence, self.top, width, promoted):
                 say(line)
             say()
-        for record, about in found:
+        for record, about in records:
             effects = looking.effects(sites[0]).about
             for line in latent_lines(record, sites[0], about, effects, width):
                 say(line)
             say()
         if others:
-            say(f"Also: {', '.join(others)} (--site {others[0]}, or --site '*@resid' for all)")
-        if sentences and not found:
+            say(f"Also: {', '.join(others)}; name them with --site")
+        if sentences and not records:
             strongest = sentences[sites[-1]].strongest(1)
             if strongest:
                 words = ["--site", sites[-1], "--latent", strongest[0]]
                 say(f"Next: {command('latents', self.suite, *words)}")
-        elif found:
+        elif records:
             say(f"Next: {command('steer', self.suite, '--help')}")

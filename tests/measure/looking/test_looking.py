@@ -140,6 +140,17 @@ def test_what_does_not_exist_or_never_fires_ends_in_one_line(folder: Path, tmp_p
         sw.latents(tmp_path / "nowhere")
 
 
+def test_a_suite_of_a_tensor_wants_a_model_and_a_text(tmp_path: Path) -> None:
+    options, lines = {"arch": "topk", "width": 32, "k": 4}, list[str]()
+    sw.train(
+        torch.randn(512, 16), tmp_path / "suite", options, tokens=512, batch=64, say=lines.append
+    )
+    with pytest.raises(
+        UserError, match=r"trained on a tensor .*: name them with --model and --corpus"
+    ):
+        sw.latents(tmp_path / "suite")
+
+
 @pytest.mark.parametrize("width", [40, 80, 200])
 def test_lines_are_no_wider_than_asked(folder: Path, width: int) -> None:
     looking = Looking(load_suite(folder))

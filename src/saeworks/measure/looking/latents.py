@@ -58,14 +58,10 @@ def latents(
             f"{suite.path} has {len(suite.sites)} sites; name one of {', '.join(suite.sites)}"
         )
     looking = Looking(suite, model=model, corpus=corpus, device=device, tokens=tokens)
-    (chosen,) = _one(looking.sites([suite.sites[0] if site is None else site]), site)
-    return SiteLatents(looking, chosen)
-
-
-def _one(sites: list[str], asked: str | None) -> list[str]:
-    if len(sites) > 1:
-        raise UserError(f"{asked!r} is {len(sites)} sites ({', '.join(sites)}); name one")
-    return sites
+    chosen = looking.sites([suite.sites[0] if site is None else site])
+    if len(chosen) > 1:
+        raise UserError(f"{site!r} is {len(chosen)} sites ({', '.join(chosen)}); name one")
+    return SiteLatents(looking, chosen[0])
 
 
 @final

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from saeworks.config import EvalConfig, ModelConfig, TextConfig
+from saeworks.config import TENSOR, EvalConfig, ModelConfig, TextConfig
 from saeworks.dictionary.base import SAE
 from saeworks.errors import UserError
 from saeworks.files.access import is_file
@@ -107,6 +107,11 @@ class Looking:
         say: Callable[[str], None] | None = None,
     ) -> None:
         suite.check_on_activations()
+        if TENSOR in (suite.run.model.name, suite.run.text.source) and None in (model, corpus):
+            raise UserError(
+                f"{suite.path} was trained on a tensor (sw.train), so its model and text are not "
+                "known: name them with --model and --corpus (model= and corpus= in Python)"
+            )
         self.suite, self.device, self.tokens, self.say = suite, device, tokens, say
         (self.work,) = works([suite], model, corpus)
         self._own_model, self._own = model is None, model is None and corpus is None

@@ -65,8 +65,8 @@ class CoFirings:
             both = (by_latent[chosen_t] @ fires).tocsr()
             for slot, latent in enumerate(chosen_t.tolist(), start):
                 row = slice(both.indptr[slot - start], both.indptr[slot - start + 1])
-                found = self._best(latent, both.indices[row], both.data[row], fired_M)
-                for kept_nK, values in zip(best, found, strict=True):
+                partners = self._best(latent, both.indices[row], both.data[row], fired_M)
+                for kept_nK, values in zip(best, partners, strict=True):
                     kept_nK[slot, : len(values)] = values
         return best
 
@@ -80,13 +80,13 @@ class CoFirings:
         self, latent: int, others: np.ndarray, both: np.ndarray, fired_M: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Of latents that fire together with one on so many tokens, the best: number, φ, share."""
-        own, their = fired_M[latent], fired_M[others]
-        spread = own * their * (self.tokens - own) * (self.tokens - their)
-        able = (others != latent) & (spread > 0) & (self.tokens * both > own * their)
+        its, their = fired_M[latent], fired_M[others]
+        spread = its * their * (self.tokens - its) * (self.tokens - their)
+        able = (others != latent) & (spread > 0) & (self.tokens * both > its * their)
         others, both, their = others[able], both[able], their[able]
-        phi = (self.tokens * both - own * their) / np.sqrt(spread[able])
+        phi = (self.tokens * both - its * their) / np.sqrt(spread[able])
         order = np.lexsort((others, -phi))[:PARTNERS]
-        return others[order], phi[order], both[order] / own
+        return others[order], phi[order], both[order] / its
 
 
 class Partners(NamedTuple):
