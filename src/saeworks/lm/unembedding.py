@@ -28,7 +28,7 @@ _SIZE = 64.0
 """Size of the probe's activations: beside it the norm's ε is nothing."""
 _RAMP = 1e4
 """The largest logit that is put in place of the head's own: any soft cap is reached there."""
-_ROWS = 4096
+_HEAD_ROWS = 4096
 """Rows of the head that are tried, at most."""
 _TILE = 2**24
 """Effects in memory at once."""
@@ -272,7 +272,7 @@ class _Probe:
 
     def _check_head(self, n_RD: Tensor, z_RV: Tensor) -> None:
         """The head is a matrix product; some of its rows are tried."""
-        some = slice(None, None, -(-len(self.weight_VD) // _ROWS))
+        some = slice(None, None, -(-len(self.weight_VD) // _HEAD_ROWS))
         change_Rv = n_RD.diff(dim=0) @ self.weight_VD[some].double().cpu().T
         misfit = (z_RV[:, some].diff(dim=0) - change_Rv).norm() / change_Rv.norm()
         if not misfit <= (1e-4 if self.precise else 3e-2):
