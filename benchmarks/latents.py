@@ -95,6 +95,10 @@ def describe(at: int) -> dict[str, Any]:
         },
         "neighbours": [{"latent": at ^ bit, "cosine": 0.5 / bit} for bit in (1, 2, 4, 8, 16)],
         "contexts": contexts,
+        "promoted": [{"token": word, "effect": 2.5} for word in rng.choices(WORDS, k=10)],
+        "suppressed": [{"token": word, "effect": -2.5} for word in rng.choices(WORDS, k=10)],
+        "partners": [{"latent": at ^ bit, "phi": 0.4, "share": 0.5} for bit in (3, 5, 7, 9, 11)],
+        "expert": at % 16,
     }
 
 
@@ -143,8 +147,17 @@ def report(suite: str, out: str) -> dict[str, Any]:
     }
 
 
-def browse(page: Path) -> dict[str, float | str]:
-    """Seconds until a latent is shown, another is opened, a token and a text are found."""
+WATCH = """
+window.tasks = [];
+new PerformanceObserver((seen) => seen.getEntries().forEach((task) => window.tasks.push(
+  task.duration / 1000))).observe({ entryTypes: ["longtask"] });
+"""
+"""Notes each task of more than 50 ms."""
+
+
+def browse(page: Path, latents: int) -> dict[str, float | str]:
+    """Seconds until a latent is shown, all are listed, another is opened, they are sorted, a token
+    and a text are found; the longest task after the first latent; bytes of the page's objects."""
     sys.path.insert(0, str(ROOT / "tests"))
     from helpers.browsing import CHROMIUM, DRIVER, chromium
 
@@ -170,13 +183,20 @@ def browse(page: Path) -> dict[str, float | str]:
     with tempfile.TemporaryDirectory() as profile, chromium(Path(profile)) as browser:
         ready = "document.querySelector('.latent h3')"
         listed = "document.querySelector('.listed').textContent"
+        browser.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": WATCH})
         found["open"] = timed(lambda: browser.get(page.as_uri()), ready)
+        browser.execute_script("window.tasks.length = 0")
+        found["all_listed"] = timed(lambda: None, f"{listed} === '{latents:,} latents'")
+        found["sorted"] = timed(lambda: choose("sort", "rare"), "document.querySelector('.list a')")
         go = "location.hash = '#latents/0/0/7'"
         found["another_latent"] = timed(
             lambda: browser.execute_script(go), f"{ready}.textContent.startsWith('Latent 7 ')"
         )
         found["token"] = timed(lambda: choose("find", "word7"), f"/^[0-9,]+ of /.test({listed})")
-        browser.execute_script("document.querySelector('#latents [name=find]').value = ''")
+        found["longest_task"] = browser.execute_script("return Math.max(0, ...window.tasks)")
+        browser.execute_cdp_cmd("HeapProfiler.collectGarbage", {})
+        found["heap_bytes"] = browser.execute_cdp_cmd("Runtime.getHeapUsage", {})["usedSize"]
+        choose("find", "")
         choose("in", "contexts")
         found["whole_contexts"] = timed(
             lambda: choose("find", "word7 word"), f"/^[0-9,]+ of [0-9,]+ latents$/.test({listed})"
@@ -225,7 +245,7 @@ def main() -> None:
             "processor": processor(),
             "report": {"latents": args.latents, "result_bytes": size}
             | alone("report", suite, folder / "out"),
-            "browser_seconds": browse(folder / "out" / "index.html"),
+            "browser_seconds": browse(folder / "out" / "index.html", args.latents),
             "eval": alone("eval", args.followed, args.width, args.tokens),
         }
     finally:

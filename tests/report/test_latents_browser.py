@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from helpers.browsing import MARKS, chromium, errors, show, texts, wait
-from helpers.study_results import add_studies
+from helpers.study_results import TITLES, add_studies
 from saeworks.report import latents
 from saeworks.report.build import write_report
 
@@ -227,3 +227,19 @@ def test_it_prints_the_latent_without_the_list(browser, page):
     shown += "s => document.querySelector(s).offsetHeight > 0)"
     assert browser.execute_script(shown) == [False, False, True]
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
+
+
+@pytest.mark.parametrize(("width", "theme"), [(1280, "light"), (390, "dark")])
+def test_the_sections_of_studies_read_well(browser, page, width, theme):
+    media = {"features": [{"name": "prefers-color-scheme", "value": theme}]}
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
+    show(browser, page, width)
+    assert texts(browser, ".study h2") == list(TITLES.values())
+    browser.execute_script("document.querySelectorAll('details').forEach(d => { d.open = true })")
+    browser.execute_script("window.dispatchEvent(new Event('beforeprint'))")
+    plots = "[...document.querySelectorAll('.study .plot')]"
+    wait(browser, f"{plots}.every(p => p.querySelector('.trace'))")
+    assert browser.execute_script(f"return {plots}.length") == 5 * len(TITLES)
+    root = "document.documentElement"
+    assert browser.execute_script(f"return {root}.scrollWidth <= {root}.clientWidth")
+    assert errors(browser) == []

@@ -172,3 +172,51 @@ def test_a_circuit_has_its_graph_and_one_that_does_not_fit_is_refused(suites, tm
         add_study(suites[0], "circuits_sva", ("all sites",), series={"graph": GRAPH | wrong})
         with pytest.raises(UserError, match=r"circuits_sva\.json.*graph"):
             write_report(suites, tmp_path / "wrong")
+
+
+@pytest.mark.parametrize(
+    ("evaluation", "key", "listed", "message"),
+    [
+        ("concepts", "of_latents", {"latent": 1}, "of_latents' must be a list, not a dict"),
+        (
+            "concepts",
+            "of_latents",
+            [{"latent": "x", "concept": "a", "f1": 1}],
+            "of_latents.0.latent",
+        ),
+        (
+            "explanations",
+            "explained",
+            [{"latent": 1}],
+            "'series.layers.0.explained.0.fired' is missing",
+        ),
+        ("study", "of_latents", [{"latent": 0, "verdict": 1}], "of_latents.0.verdict' = 1"),
+        ("steer", "steered", [None], "steered.0"),
+    ],
+)
+def test_a_broken_list_of_latents_is_one_line(
+    make_suite, tmp_path, evaluation, key, listed, message
+):
+    suite = make_suite(sites=SITES)
+    file = add_study(suite, evaluation, SITES)
+    result = json.loads(file.read_text(encoding="utf-8"))
+    result["series"]["layers.0"][key] = listed
+    file.write_text(json.dumps(result), encoding="utf-8")
+    with pytest.raises(UserError, match="run `saeworks") as refused:
+        write_report([suite], tmp_path / "out")
+    assert message in str(refused.value)
+    assert str(file) in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_absurd_numbers_of_latents_change_nothing(make_suite, tmp_path):
+    suite = make_suite(sites=SITES)
+    file = add_study(suite, "concepts", SITES)
+    result = json.loads(file.read_text(encoding="utf-8"))
+    absurd = [{"latent": n, "concept": "</script>", "f1": 1e300} for n in (-1, 10**12, 0, 0)]
+    result["series"]["layers.0"]["of_latents"] = absurd
+    file.write_text(json.dumps(result), encoding="utf-8")
+    write_report([suite], tmp_path / "out")
+    written = (tmp_path / "out" / "data" / "latents-0-0-0.js").read_text(encoding="utf-8")
+    assert "</script>" not in written
+    assert "\\u003c/script\\u003e" in written
