@@ -11,9 +11,17 @@ from saeworks.errors import UserError
 from saeworks.files.access import read_json
 from saeworks.interop import neuronpedia
 from saeworks.interop.measured import export
+from saeworks.measure.concepts import values
 from saeworks.measure.studies import reconstruction, splice
 from saeworks.results.metric import Metric, Value
+from saeworks.results.records import plain
 from saeworks.results.result import Result
+from saeworks.results.series import (
+    KNOWN_CONCEPTS,
+    ConceptCarried,
+    ConceptProbe,
+    KnownConcept,
+)
 
 
 def result(name: str, metrics: dict[str, Metric], **series: Any) -> Result:
@@ -119,11 +127,14 @@ def test_saebench_of_a_suite_that_was_not_spliced(suite: Path, tmp_path: Path) -
 
 
 def test_saebenchs_sparse_probing(suite: Path, tmp_path: Path) -> None:
-    names = ("dense_f1", "probe_1_f1", "probe_1_auroc", "probe_5_f1", "probe_5_auroc")
-    metrics = {name: Metric(name, "") for name in names}
-    probes = [{"k": 5, "latents": [1, 2], "f1": 0.75, "auroc": 0.875}]
-    known = [{"concept": "pos", "value": "noun", "dense": 0.5, "probes": probes}]
-    result("concepts", metrics, known_concepts=known).write(suite / "results" / "concepts.json")
+    metrics = values.METRICS | values.probe_metrics((1, 5))
+    probes = [ConceptProbe(5, [1, 2], 0.75, 0.875)]
+    known = KnownConcept(
+        "pos", "noun", 40, 400, 0.2, 1, 0.0, 0.6, 0.5, 0.7, 0.8, 0.6, probes, [1], 0.5, None, None,
+        None, ConceptCarried(30, 3, 1, 0, [], 1, [1]), [], 0,
+    )  # fmt: skip
+    series = {KNOWN_CONCEPTS: [plain(known)]}
+    result("concepts", metrics, **series).write(suite / "results" / "concepts.json")
     files = export([suite], "saebench", tmp_path / "out", [SITES[0]])
     assert [file.parent.name for file in files] == ["core", "sparse_probing_sae_probes"]
     probing = BenchProbes.model_validate_json(files[1].read_text(encoding="utf-8"))
@@ -133,7 +144,7 @@ def test_saebenchs_sparse_probing(suite: Path, tmp_path: Path) -> None:
     assert sae["sae_top_5_test_f1"] == value(metrics, "probe_5_f1")
     assert sae["sae_top_1_test_auc"] == value(metrics, "probe_1_auroc")
     assert sae["sae_top_2_test_f1"] is None
-    assert probing.eval_result_metrics.llm.model_dump()["llm_test_f1"] == 1 / 16
+    assert probing.eval_result_metrics.llm.model_dump()["llm_test_f1"] == value(metrics, "dense_f1")
     detail = probing.eval_result_details[0].model_dump()
     assert (detail["dataset_name"], detail["sae_top_5_test_f1"]) == ("pos: noun", 0.75)
     assert detail["llm_test_f1"] == 0.5 and detail["sae_top_1_test_f1"] is None

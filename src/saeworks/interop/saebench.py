@@ -25,8 +25,9 @@ from saeworks.results.headlines import (
     LOSS_RECOVERED_ZERO,
 )
 from saeworks.results.names import CONCEPTS
+from saeworks.results.records import parse
 from saeworks.results.result import Result
-from saeworks.results.series import Histogram
+from saeworks.results.series import KNOWN_CONCEPTS, Histogram, KnownConcept
 from saeworks.results.suite_meta import SuiteMeta
 
 CORE, PROBING = "core", "sparse_probing_sae_probes"
@@ -195,7 +196,10 @@ def _frequencies(result: Result, site: str) -> dict[str, float | None]:
 def _probing(meta: SuiteMeta, site: str, concepts: Result) -> dict[str, Any]:
     """`SparseProbingSaeProbesEvalOutput`: a concept is a data set, each token an example."""
     values = {key: _value(concepts, site, key) for key in concepts.sites[site]}
-    known = concepts.series.get(site, {}).get("known_concepts", [])
+    known = [
+        parse(KnownConcept, concept, f"{CONCEPTS}.json", "run `saeworks concepts` again", site)
+        for concept in concepts.series.get(site, {}).get(KNOWN_CONCEPTS, [])
+    ]
     return {
         "eval_type_id": PROBING,
         "eval_config": {
@@ -226,8 +230,8 @@ def _probing(meta: SuiteMeta, site: str, concepts: Result) -> dict[str, Any]:
                 "dataset_name": _named(concept),
                 "llm_test_accuracy": None,
                 "llm_test_auc": None,
-                "llm_test_f1": concept.get("dense"),
-                **_probes({p["k"]: (p["f1"], p["auroc"]) for p in concept.get("probes", ())}),
+                "llm_test_f1": concept.dense,
+                **_probes({probe.k: (probe.f1, probe.auroc) for probe in concept.probes}),
                 "sae_metrics_by_k": None,
             }
             for concept in known
@@ -237,8 +241,8 @@ def _probing(meta: SuiteMeta, site: str, concepts: Result) -> dict[str, Any]:
     }
 
 
-def _named(concept: Mapping[str, Any]) -> str:
-    return f"{concept['concept']}: {concept['value']}"
+def _named(concept: KnownConcept) -> str:
+    return f"{concept.concept}: {concept.value}"
 
 
 def _probes(by_k: Mapping[int, tuple[float | None, float | None]]) -> dict[str, float | None]:
