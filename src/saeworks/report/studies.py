@@ -26,7 +26,7 @@ from saeworks.report.suites import SuiteData
 from saeworks.report.summary import Table
 from saeworks.results.names import question
 from saeworks.results.records import plain
-from saeworks.results.series import GRAPH, CircuitGraph
+from saeworks.results.series import GRAPH, STEERED, CircuitGraph, SteeredConcepts
 
 SHOWN = 4
 """Findings of a suite that are not folded away."""
@@ -63,6 +63,16 @@ VIEWS: tuple[SectionView, ...] = (
         "Each circle is a latent at one position, the larger the more patching it changes m; each "
         "curve is what of that goes through a later latent, by paths that meet no third one, or "
         "straight to the answer. What leaves a latent adds up to its effect.",
+    ),
+    SectionView(
+        "steer",
+        "steer",
+        STEERED,
+        SteeredConcepts,
+        "Concepts pushed up and down",
+        "How often the concept is in what the model writes, against what the push costs in the "
+        "loss of held-out text. The steeper a curve rises, the better the handle; latents must "
+        "beat the mean difference, which needs no SAE.",
     ),
 )
 """A new one is a line here, and its script."""

@@ -560,6 +560,8 @@ class SteeredConcept:
     prompts: int
     norm: float
     """Of a push of strength 1, in the units of x."""
+    cost: float
+    """ΔCE at which pushes are compared."""
     advantage: Value
     """Span of the latents less that of the mean difference."""
     at_cost: list[AtCost]

@@ -214,6 +214,7 @@ class SteeringStudy(Study):
             steered.correlations,
             len(steered.ablated.hits_P),
             steered.norm,
+            config.cost,
             bootstrap.estimate(both, {ADVANTAGE: advantage}, *draws)[ADVANTAGE],
             [at_cost(curve, config.cost, *draws) for curve in curves.values()],
             [points(curve, *draws) for curve in curves.values()],
@@ -222,8 +223,8 @@ class SteeringStudy(Study):
         )
 
     def _texts(self, steered: Steered) -> list[SteeredText]:
-        """What the model wrote after some prompts: untouched, and pushed both ways as hard as the
-        cost allows."""
+        """What the model wrote after some prompts: untouched, and pushed both ways at about the
+        cost."""
         shown: list[tuple[SteeredBy | None, float]] = [(None, 0.0)]
         for by in ("latents", "mean difference"):
             shown += [(by, _nearest(steered.curves[by], way, self.config.cost)) for way in _WAYS]
@@ -249,10 +250,9 @@ _WAYS: tuple[Way, ...] = ("up", "down")
 
 
 def _nearest(curve: PushCurve, way: Way, cost: float) -> float:
-    """The strongest push within the cost; the weakest where none is."""
-    places = curve.way(way)[1:]
-    within = [at for at in places if curve.costs[at] <= cost]
-    return curve.strengths[within[-1] if within else places[0]]
+    """The strength whose cost is nearest to the one asked for."""
+    costs = curve.costs
+    return curve.strengths[min(curve.way(way)[1:], key=lambda at: abs(costs[at] - cost))]
 
 
 def _less(first: bootstrap.Statistic, second: bootstrap.Statistic) -> bootstrap.Statistic:
