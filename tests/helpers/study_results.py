@@ -67,6 +67,7 @@ OF_LATENTS: dict[str, Any] = {
             "correlations": [0.7],
             "prompts": 8,
             "norm": 2.5,
+            "cost": 0.1,
             "advantage": {"value": 0.1},
             "at_cost": [],
             "curves": [
