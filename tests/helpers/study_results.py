@@ -163,7 +163,8 @@ def study_result(
             **(series or {}),
         }
         if evaluation in OF_LATENTS:
-            lists[site][KEYS.get(evaluation, "of_latents")] = OF_LATENTS[evaluation]
+            key = KEYS.get(evaluation, "of_latents")
+            lists[site].setdefault(key, OF_LATENTS[evaluation])
     figures = [
         {"id": "share", "kind": "line", "lines": "suites"}
         | {"traces": [{"metric": f"{evaluation}_share"}]},

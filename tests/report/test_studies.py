@@ -164,7 +164,7 @@ def test_a_circuit_has_its_graph_and_one_that_does_not_fit_is_refused(suites, tm
     add_study(suites[0], "circuits_sva", ("all sites",), series={"graph": GRAPH})
     page = write_report(suites, tmp_path / "with")
     assert page.read_text(encoding="utf-8").count('data-view="circuit"') == 1
-    (file,) = (tmp_path / "with" / "data").glob("view-*")
+    (file,) = (tmp_path / "with" / "data").glob("view-*-0-*-*")  # the first view
     assert '"The"," horses"' in file.read_text(encoding="utf-8")
     beyond = {"source": 0, "target": 9, "weight": 1.0}
     wrongs: list[dict[str, Any]] = [{"varies": []}, {"sites": ["x"]}, {"edges": [beyond]}]
