@@ -29,6 +29,9 @@ class CircuitsCommand:
 
     suites: Suites
     model: OtherModel = None
+    baseline: Path | None = None
+    """A suite beside which the others stand, such as that with an SAE per layer beside one with
+    groups: it is measured, too, and the differences are told with intervals of their own."""
     json: Json = False
     circuits: Annotated[CircuitsConfig, OmitArgPrefixes] = field(default_factory=CircuitsConfig)
 
@@ -39,7 +42,13 @@ class CircuitsCommand:
         from saeworks.suite import find_all_suites
 
         suites = find_all_suites(self.suites)
-        results = circuits(suites, self.circuits, speaker(self.json), model=self.model)
+        results = circuits(
+            suites,
+            self.circuits,
+            speaker(self.json),
+            model=self.model,
+            baseline=self.baseline,
+        )
         if self.json:
             print_json(values_of(results))
             return DONE

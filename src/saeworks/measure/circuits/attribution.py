@@ -137,6 +137,21 @@ def effects(
 
 
 @torch.no_grad()
+def changed_latents(coded: CodedSite, prompts: Prompts) -> Int[Tensor, " n"]:
+    """The latents whose activation differs between a clean and its patched prompt somewhere."""
+    read_R, width = prompts.read_PT.flatten(), coded.sae.width
+    keys, values = [], []
+    for sign, code in ((1.0, coded.patch), (-1.0, coded.clean)):
+        row_n = pair_rows(code.indices, code.offsets)
+        keys.append((row_n * width + code.indices.flatten())[read_R[row_n]])
+        values.append(sign * code.values.flatten()[read_R[row_n]])
+    key_n, place = torch.unique(torch.cat(keys), return_inverse=True)
+    change_n = torch.zeros(len(key_n), device=key_n.device).index_add_(0, place, torch.cat(values))
+    changed_n: Tensor = torch.unique(key_n[change_n != 0] % width)
+    return changed_n
+
+
+@torch.no_grad()
 def patched_alone(
     passes: Passes, coded: CodedSite, latents_S: Int[Tensor, " S"], tick: Tick
 ) -> Float[Tensor, "P S"]:

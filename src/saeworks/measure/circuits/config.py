@@ -31,8 +31,8 @@ class CircuitsConfig:
     steps: int = 10
     """Points at which the gradient is taken on that way."""
     exact: int = 32
-    """Latents of each site, drawn from the active ones, whose effect is also measured by patching
-    each alone; 0 for none."""
+    """Latents of each site, drawn from those that the patch changes, whose effect is also measured
+    by patching each alone; 0 for none."""
     graph: int = 0
     """Also measure how the circuit's latents act on one another, for the graph in the report: of
     so many latents of each site, at their positions; 0 for none."""

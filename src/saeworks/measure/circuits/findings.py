@@ -13,6 +13,7 @@ from saeworks.measure.circuits.metrics import (
     RANDOM_LATENTS,
     RANK,
     ZERO,
+    less_baseline,
     of,
 )
 from saeworks.measure.tasks.skill import Skill
@@ -31,6 +32,7 @@ def findings(task: str, skill: Skill, values: Values, nodes: Sequence[int]) -> t
         *(_left_out(values, known)),
         *(_kept(single) if single else ()),
         *(_enough(single, nodes) if single else ()),
+        *_baseline(known),
         *(_all_sites(known[ALL_SITES]) if ALL_SITES in known else ()),
         *(_controls(single) if single else ()),
         *(_zero(single) if single else ()),
@@ -82,6 +84,26 @@ def _enough(single: Values, nodes: Sequence[int]) -> list[str]:
     ]
 
 
+def _baseline(known: Values) -> list[str]:
+    key = less_baseline(FAITHFUL)
+    differences = {site: v[key] for site, v in known.items() if key in v}
+    if not differences:
+        return []
+    below = [s for s, v in differences.items() if v.high is not None and v.high < 0]
+    above = [s for s, v in differences.items() if v.low is not None and v.low > 0]
+    single = [v for site, v in differences.items() if site != ALL_SITES]
+    told = [
+        f"{words} at {', '.join(sites)}"
+        for words, sites in (("above it", above), ("below it", below))
+        if sites
+    ]
+    where = " and ".join(told) or "not clearly different at any site"
+    return [
+        "Area without error nodes less the baseline's: "
+        f"{_mean(single or differences.values()):+.3f}, mean over sites; {where}."
+    ]
+
+
 def _all_sites(values: Mapping[str, Value]) -> list[str]:
     return [
         f"With all sites replaced at once, all latents keep {_percent(values[LATENTS_KEPT])} of "
@@ -98,14 +120,20 @@ def _controls(single: Values) -> list[str]:
     ):
         key = of(control, FAITHFUL)
         above = [s for s, v in single.items() if _apart(v[FAITHFUL], v.get(key))]
+        below = [s for s, v in single.items() if _apart(v.get(key), v[FAITHFUL])]
         mean = [_mean(v.get(name) for v in single.values()) for name in (FAITHFUL, key)]
-        where = "at every site" if len(above) == len(single) else f"at {', '.join(above)}"
-        more = f"clearly more {where}" if above else "not clearly more at any site"
+        told = [f"clearly more at {_all_or(above, single)}"] if above else []
+        told += [f"clearly less at {_all_or(below, single)}"] if below else []
         sentences.append(
-            f"Than those of {words}, the suite's circuits keep {more} (area without error nodes "
-            f"{mean[0]:.2f} against {mean[1]:.2f}, mean over sites)."
+            f"Than those of {words}, the suite's circuits keep "
+            f"{' and '.join(told) or 'not clearly more or less at any site'} (area without error "
+            f"nodes {mean[0]:.2f} against {mean[1]:.2f}, mean over sites)."
         )
     return sentences
+
+
+def _all_or(some: Sequence[str], single: Values) -> str:
+    return "every site" if len(some) == len(single) else ", ".join(some)
 
 
 def _zero(single: Values) -> list[str]:
@@ -155,9 +183,9 @@ def _mean(values: Iterable[Value | None]) -> float:
     return sum(numbers) / len(numbers) if numbers else float("nan")
 
 
-def _apart(value: Value, other: Value | None) -> bool:
+def _apart(value: Value | None, other: Value | None) -> bool:
     """Whether a value is above another, intervals and all."""
-    if other is None or value.low is None or other.high is None:
+    if value is None or other is None or value.low is None or other.high is None:
         return False
     return value.low > other.high
 
@@ -167,10 +195,10 @@ def _percent(value: Value) -> str:
 
 
 def _count(value: Value) -> str:
-    return _shown(value, 1, "", 0)
+    return _shown(value, 1.0, "", 0)
 
 
-def _shown(value: Value, factor: float = 1, unit: str = "", digits: int = 2) -> str:
+def _shown(value: Value, factor: float = 1.0, unit: str = "", digits: int = 2) -> str:
     """`0.71 [0.68, 0.74]`."""
     if value.value is None:
         return "undefined"

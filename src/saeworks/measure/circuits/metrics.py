@@ -4,6 +4,7 @@ from saeworks.measure.circuits.curves import ENOUGH
 from saeworks.results.metric import Metric
 
 SUITE = "suite"
+BASELINE = "baseline"
 RANDOM_LATENTS = "random_latents"
 RANDOM_DIRECTIONS = "random_directions"
 ZERO = "zero"
@@ -57,6 +58,11 @@ def of(who: str, area: str) -> str:
     return area if who == SUITE else f"{who}_{area}"
 
 
+def less_baseline(area: str) -> str:
+    """The key of an area less the baseline's."""
+    return f"{area}_less_baseline"
+
+
 METRICS: dict[str, Metric] = {
     **AREAS,
     SPLICED_AUC: Metric(
@@ -87,15 +93,26 @@ METRICS: dict[str, Metric] = {
     ),
     RANK: Metric(
         "Attribution against patching",
-        "Spearman's correlation of the effects of sampled active latents by attribution and by "
-        "patching each alone; both mean over prompts.",
+        "Spearman's correlation of the effects of latents, drawn from those that the patch "
+        "changes, by attribution and by patching each alone; both mean over prompts.",
         better="higher",
     ),
     DIFFERENCE: Metric("m(M)", "m of the untouched model, mean over prompts.", "logits"),
     ABLATED: Metric("m(∅)", "m with the site at its mean (of each case and position).", "logits"),
 }
-for _control, _words in CONTROLS.items():
+BESIDE = {BASELINE: "baseline", **CONTROLS}
+"""Key → words of all that stands beside a suite."""
+for _control, _words in BESIDE.items():
     METRICS |= {
         of(_control, _key): Metric(f"{_metric.title}: {_words}", _metric.description)
         for _key, _metric in AREAS.items()
     }
+METRICS |= {
+    less_baseline(_key): Metric(
+        f"{_metric.title} − baseline",
+        f"The suite's less that of the baseline at the same site, on the same prompts. "
+        f"{_metric.description}",
+        better=_metric.better,
+    )
+    for _key, _metric in AREAS.items()
+}

@@ -27,6 +27,7 @@ from saeworks.measure.banks import Bank, sites_of
 from saeworks.measure.circuits.ablation import Means, RankedNodes
 from saeworks.measure.circuits.attribution import (
     NodeEffects,
+    changed_latents,
     effects,
     mean_gradient,
     patched_alone,
@@ -43,6 +44,7 @@ from saeworks.measure.circuits.faithful import (
 )
 from saeworks.measure.circuits.labels import concept_labels
 from saeworks.measure.circuits.metrics import (
+    BASELINE,
     CONTROLS,
     RANDOM_DIRECTIONS,
     RANDOM_LATENTS,
@@ -70,6 +72,7 @@ def circuits(
     say: Callable[[str], None] | None = None,
     *,
     model: ModelConfig | str | None = None,
+    baseline: Path | None = None,
 ) -> dict[Path, list[Result]]:
     """Measure the circuits of tasks in suites, and write `results/circuits_<task>.json` into each.
 
@@ -78,15 +81,23 @@ def circuits(
     Args:
         say: where lines about progress go; None for silence.
         model: another language model than the suites' own; see `saeworks.measure.run.evaluate`.
+        baseline: a suite that is measured with them, and from which each is to differ.
 
     Raises:
         UserError: if a suite is missing or corrupt, its language model is not the one it was
-            trained on, a task does not fit the model's tokens, or the model cannot do it.
+            trained on, the baseline is of another model, a task does not fit the model's tokens, or
+            the model cannot do it.
     """
-    suites = loaded(suite_paths)
+    suites = loaded([*suite_paths, *([] if baseline is None else [baseline])])
     ready_for_results(suites, results_folder(model, None))
     results: dict[Path, list[Result]] = {suite.path: [] for suite in suites}
-    for work in _by_model(suites, model):
+    works = _by_model(suites, model)
+    if baseline is not None and len(works) > 1:
+        raise UserError(
+            f"--baseline {baseline}: the suites are of {len(works)} language models, and only "
+            "those of one can be compared on the same prompts; measure each model's on its own"
+        )
+    for work in works:
         lm = work.language_model(choose_device(config.device), own=model is None)
         banks = work.banks(lm, fingerprinted=model is None)
         posed = [Posed.of(name, lm, config) for name in _names(config.task)]
@@ -97,7 +108,8 @@ def circuits(
             for suite in (work.suites if config.graph else ())
         }
         for each in posed:
-            measured = measure_circuits(lm, banks, each, config, tracker(say), labels)
+            beside = None if baseline is None else str(baseline)
+            measured = measure_circuits(lm, banks, each, config, tracker(say), labels, beside)
             for suite in work.suites:
                 outcome = measured[str(suite.path)]
                 about = measured_on(suite, lm, work.model, suite.run.text)
@@ -161,11 +173,13 @@ def measure_circuits(
     config: CircuitsConfig,
     progress: Tracker = silent,
     labels: Mapping[str, Mapping[tuple[str, int], str]] = MappingProxyType({}),
+    baseline: str | None = None,
 ) -> Mapping[str, Measured]:
     """The circuits of one task in banks: name → result.
 
     Args:
         labels: bank → (site, latent) → what the latent is called in the graph.
+        baseline: the bank beside which the others stand.
 
     Raises:
         UserError: if an activation is NaN or infinite, at no site of a bank anything depends on the
@@ -174,6 +188,8 @@ def measure_circuits(
     measuring = _Measuring(lm, banks, posed, config, labels)
     with progress(f"circuits of {posed.task.name}", measuring.total) as tick:
         numbers = measuring.run(tick)
+    if baseline is not None:
+        _put_beside(numbers, baseline)
     return Circuits(posed.task, posed.skill, config, numbers).results()
 
 
@@ -270,8 +286,9 @@ class _Measuring:
     def _check_effects(
         self, numbers: SiteNumbers, passes: Passes, coded: CodedSite, nodes: NodeEffects, tick: Tick
     ) -> None:
-        """Patch a sample of the active latents alone, too."""
-        sample_S = shuffled(nodes.ranked_n, self.config.seed + 1)[: self.config.exact]
+        """Patch a sample of the latents that differ between the prompts alone, too."""
+        differing_n = changed_latents(coded, self.prompts)
+        sample_S = shuffled(differing_n, self.config.seed + 1)[: self.config.exact]
         if len(sample_S) > 1:
             numbers.sampled_n = sample_S.tolist()
             numbers.attributed_PS = nodes.by_prompt(sample_S).cpu().numpy()
@@ -317,6 +334,14 @@ class _Measuring:
     def _drawn(self, m: Differences) -> Curves:
         config = self.config
         return Curves(m, self.clean_P, config.nodes, config.bootstrap, config.seed)
+
+
+def _put_beside(numbers: Mapping[str, Mapping[str, SiteNumbers]], baseline: str) -> None:
+    """The baseline's curves beside those of every other bank."""
+    for name, sites in numbers.items():
+        for site, of_site in sites.items():
+            if name != baseline and site in numbers[baseline]:
+                of_site.curves[BASELINE] = numbers[baseline][site].curves[SUITE]
 
 
 def _check_difference(name: str, numbers: Mapping[str, SiteNumbers], lm: LanguageModel) -> None:

@@ -5,7 +5,6 @@ twin, at the last position. A node that is not in a circuit is set to its mean o
 the case, at each position.
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar, final
@@ -23,8 +22,9 @@ from saeworks.measure.circuits.findings import findings
 from saeworks.measure.circuits.metrics import (
     ABLATED,
     AREAS,
+    BASELINE,
+    BESIDE,
     COMPLETE,
-    CONTROLS,
     CURVES,
     DIFFERENCE,
     ERROR_KEPT,
@@ -40,6 +40,7 @@ from saeworks.measure.circuits.metrics import (
     SPLICED_AUC,
     SUITE,
     ZERO,
+    less_baseline,
     of,
 )
 from saeworks.measure.engine import Measured, Study
@@ -58,7 +59,7 @@ class SiteNumbers:
     """What was measured of a suite at a site, or at all sites at once.
 
     Attributes:
-        curves: `SUITE` or a control → its curves.
+        curves: `SUITE`, `BASELINE` or a control → its curves.
         effects: of the suite's nodes; None at all sites.
         sampled_n: latents that were also patched alone.
         attributed_PS, patched_PS: their effects both ways.
@@ -75,7 +76,6 @@ class SiteNumbers:
 
 TOP = 64
 """RankedNodes latents that a result names."""
-_NEARLY = 1 - 1e-12
 
 
 @final
@@ -124,7 +124,7 @@ class Circuits(Study):
                     "documents", "pairs of prompts"
                 ),
             },
-            tokens=2 * sum(case.clean_PT.numel() for case in self.task.cases),
+            tokens=0,
             documents=prompts,
             metrics=METRICS,
             sites=values,
@@ -149,6 +149,11 @@ def values_of(numbers: SiteNumbers, config: CircuitsConfig) -> dict[str, Value]:
     for who, curves in numbers.curves.items():
         for key, (error, rest) in CURVES.items():
             values[of(who, key)] = curves.interval(curves.area(error, rest))
+    if BASELINE in numbers.curves:
+        baseline = numbers.curves[BASELINE]
+        for key, (error, rest) in CURVES.items():
+            difference_D = suite.area(error, rest) - baseline.area(error, rest)
+            values[less_baseline(key)] = suite.interval(difference_D)
     if numbers.attributed_PS is not None and numbers.patched_PS is not None:
         values[RANK] = rank_correlation(
             numbers.attributed_PS, numbers.patched_PS, config.bootstrap, config.seed
@@ -159,8 +164,8 @@ def values_of(numbers: SiteNumbers, config: CircuitsConfig) -> dict[str, Value]:
 def rank_correlation(
     a_PS: Float[np.ndarray, "P S"], b_PS: Float[np.ndarray, "P S"], resamples: int, seed: int
 ) -> Value:
-    """Spearman's correlation of two sets of mean effects, with its interval over prompts, on
-    Fisher's scale artanh r, so that its ends are correlations, too."""
+    """Spearman's correlation of two sets of mean effects, with its interval over prompts: the
+    percentiles of the resamples alone, since ranks jump where a prompt is left out."""
     both_P2S = np.concatenate((a_PS, b_PS), axis=1)
     sums_D2S = bootstrap.all_sums(both_P2S, resamples, seed)
     a_DS, b_DS = (
@@ -169,9 +174,8 @@ def rank_correlation(
     with np.errstate(divide="ignore", invalid="ignore"):
         norm_D = np.sqrt((a_DS**2).sum(1) * (b_DS**2).sum(1))
         r_D = (a_DS * b_DS).sum(1) / norm_D
-    z = bootstrap.interval(np.arctanh(np.clip(r_D, -_NEARLY, _NEARLY)), len(a_PS))
-    ends = (None if end is None else math.tanh(end) for end in (z.value, z.low, z.high))
-    return Value(*ends)
+    drawn_D = np.delete(r_D, slice(1, 1 + bootstrap.left_out(len(a_PS))))
+    return bootstrap.interval(drawn_D)
 
 
 def series_of(numbers: SiteNumbers, config: CircuitsConfig) -> dict[str, Any]:
@@ -203,8 +207,8 @@ def series_of(numbers: SiteNumbers, config: CircuitsConfig) -> dict[str, Any]:
 
 def figures(task: str) -> tuple[Figure, ...]:
     """How the results of a task are drawn; ids are of the task, since a page may show several."""
-    names = {SUITE: "the suite", **CONTROLS}
-    inks = {SUITE: 0, RANDOM_LATENTS: 1, RANDOM_DIRECTIONS: 4, ZERO: GREY}
+    names = {SUITE: "the suite", **BESIDE}
+    inks = {SUITE: 0, BASELINE: 2, RANDOM_LATENTS: 1, RANDOM_DIRECTIONS: 4, ZERO: GREY}
     id_ = f"{CIRCUITS}-{task}".lower().replace("_", "-")
     curves = [
         Figure(
