@@ -258,7 +258,7 @@ BAD = {
     ),
     "sparsity of another architecture": (
         ["train", "--set", "saes=[{arch: jumprelu, width: 8, k: 2}]"],
-        "unknown key 'k' (allowed: width, l0_coefficient, target_l0,",
+        "unknown key 'k' (allowed: width, frozen, l0_coefficient,",
     ),
     "no sparsity": (["train", "--set", "saes=[{arch: topk, width: 8}]"], "'k' is missing"),
     "target L0 of M": (

@@ -38,7 +38,9 @@ def keys_of(config: type, prefix: str = "") -> Iterator[Key]:
         if is_dataclass(value):
             yield from keys_of(type(value), f"{prefix}{item.name}.")
         else:
-            default = None if value is MISSING else json.dumps(value, ensure_ascii=False)
+            default = (
+                None if value is MISSING else json.dumps(value, ensure_ascii=False, default=str)
+            )
             words = choices(hints[item.name])
             allowed = f" One of {', '.join(words)}." if words else ""
             yield Key(f"{prefix}{item.name}", default, docs.get(item.name, "") + allowed)
