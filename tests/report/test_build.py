@@ -156,7 +156,13 @@ def test_a_second_report_leaves_no_data_of_the_first(make_suite, tmp_path):
     (out / "data" / "notes.js").write_text("mine")
     write_report([make_suite(k=64, sites=("layers.0",))], out)
     names = sorted(file.name for file in (out / "data").iterdir())
-    assert names == ["latents-0-0-0.js", "latents-0-0.js", "notes.js", "training-0.js"]
+    assert names == [
+        "latents-0-0-0.js",
+        "latents-0-0-index-0.js",
+        "latents-0-0.js",
+        "notes.js",
+        "training-0.js",
+    ]
 
 
 def test_size_stays_sensible(make_suite, tmp_path):

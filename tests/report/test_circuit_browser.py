@@ -78,11 +78,15 @@ def test_a_graph_reads_well(browser: Any, page: str, width: int):
 
 def test_pointing_at_a_node_lights_its_ways_and_tells_of_it(browser: Any, page: str):
     from selenium.webdriver import ActionChains
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    def pointed(_: Any) -> bool:  # again, as charts above it that are drawn later move it away
+        circle = browser.find_elements("css selector", ".circuit .node circle")[3]
+        ActionChains(browser).move_by_offset(0, 0).move_to_element(circle).perform()
+        return lit(browser) == [0, 3]
 
     opened(browser, page)
-    circle = browser.find_elements("css selector", ".circuit .node circle")[3]
-    ActionChains(browser).move_to_element(circle).perform()
-    assert lit(browser) == [0, 3]
+    WebDriverWait(browser, 10).until(pointed)
     told = ask(browser, "document.querySelector('.told').textContent")
     assert "Latent 2 of layers.1" in told and "Patching it changes m by −0.6" in told
     assert "layers.0, “horses”, latent 0: −0.5" in told

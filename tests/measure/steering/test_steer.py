@@ -242,8 +242,9 @@ def test_a_latent_that_never_fires_is_refused_on_any_text(tmp_path: Path) -> Non
 
 
 def test_the_command_prints_findings_and_writes_the_result(
-    suites: Path, capsys: pytest.CaptureFixture[str]
+    suites: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("COLUMNS", "160")
     path = suites / "topk-w32-k8"
     options = ["--concepts", "domain=story", "--sites", "3@resid", "--strengths", "0.5"]
     options += ["--tokens", "8000", "--cost-tokens", "600", "--prompts", "8", "--new-tokens", "6"]
