@@ -18,7 +18,13 @@ NAMES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts): path
     for path in sorted(HERE.rglob("*.py"))
 }
-SETTINGS = dict.fromkeys(("darkmatter", "frontier", "groups"), ("embedded", "real"))
+BOTH = ("embedded", "real")
+SETTINGS: dict[str, tuple[str, ...]] = {
+    "darkmatter": BOTH,
+    "frontier": BOTH,
+    "groups": BOTH,
+    "interp": BOTH[:1],
+}
 STUDIES = [*sorted(path.parent.name for path in HERE.glob("*/__main__.py")), "intervals.coverage"]
 MADE = {"table": "*.md", "figures": "*.svg"}
 """Step of a study → what it writes from the JSON."""

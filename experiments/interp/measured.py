@@ -35,10 +35,10 @@ CONCEPTS = (
 EXPLANATIONS = (
     "program_detection",
     "program_f1",
-    "token_f1",
-    "shuffled_f1",
+    "program_token_f1",
+    "program_shuffled_f1",
     "program_balanced",
-    "explained",
+    "explained_latents",
 )
 FILES = {
     **{f"circuits_{task}": CIRCUITS for task in TASKS},

@@ -160,7 +160,8 @@ def markdown(found: Found, setting: str) -> str:
         f"Made by `{found['command']}`; seeds {', '.join(runs)}. Judged by "
         "[criteria](../criteria.md) committed before. Values are means over seeds; differences are "
         f"taken layer by layer, with {intervals} intervals. Verdicts count layers, and hold at "
-        "the tokens per latent of the first table.",
+        "the tokens per latent of the first table."
+        + (" **One seed: a first look, on which no verdict rests.**" if len(runs) == 1 else ""),
         "",
         *verdicts(runs),
         "",
