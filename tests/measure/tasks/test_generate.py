@@ -175,9 +175,9 @@ def test_a_small_vocabulary_gives_fewer_prompts_and_none_twice():
     model = lm_that_cuts(
         SPACE_BEFORE, f"{few} in the morning, have a were ".replace(" in", " in"), True
     )
-    drawn = task("agreement", model, 5000, seed=0)
+    drawn = task("agreement", model, 600, seed=0)
     rows = [tuple(row) for case in drawn.cases for row in case.clean_PT.tolist()]
-    assert 100 < drawn.prompts < 5000 and len(rows) == drawn.prompts
+    assert 100 < drawn.prompts < 600 and len(rows) == drawn.prompts
 
 
 @pytest.mark.real

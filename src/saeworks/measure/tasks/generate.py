@@ -24,22 +24,22 @@ def generated_task(name: str, lm: LanguageModel, prompts: int, seed: int) -> Tas
     vocabulary = Vocabulary(name, lm)
     draw = GENERATORS[name](vocabulary)
     chance = Chance(seed, list(GENERATORS).index(name))
-    drawn: dict[Prompt, None] = {}
-    misfits = tries = 0
-    while len(drawn) < prompts and tries < _TRIES * prompts:
-        tries += 1
+    fitting: dict[Prompt, bool] = {}
+    kept = 0
+    for _ in range(_TRIES * prompts):
         prompt = draw(chance)
-        if prompt in drawn:
-            continue
-        if fits(prompt, lm):
-            drawn[prompt] = None
-        else:
-            misfits += 1
-    if misfits > tries / 2:
+        if prompt not in fitting:
+            fitting[prompt] = fits(prompt, lm)
+            kept += fitting[prompt]
+        if kept == prompts:
+            break
+    misfits = len(fitting) - kept
+    if misfits > kept:
         raise vocabulary.refusal(
-            f"{misfits} of {tries} prompts have prefixes of unequal length, or answers of several "
-            "tokens"
+            f"{misfits} of {len(fitting)} prompts have prefixes of unequal length, or answers of "
+            "several tokens"
         )
+    drawn = [prompt for prompt, fit in fitting.items() if fit]
     every = [replace(p, where=f"task {name}, prompt {n + 1}") for n, p in enumerate(drawn)]
     left_out = {**vocabulary.left_out, "prompts": misfits}
     return task_of(name, every, lm, "templates", {k: n for k, n in left_out.items() if n})
