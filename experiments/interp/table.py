@@ -115,7 +115,9 @@ def verdicts(runs: Found) -> list[str]:
                 mark = PART
             parts = "; ".join(f"{m}: {counted(of)}" for m, of in answers.items())
             lines.append(f"{number}. *{name}*: {words}: **{mark}** ({parts}).")
-    above = by_layer(differences(runs, "on ℓ", "on u", "explanations", "program_detection"))
+    above = by_layer(
+        differences(runs, ERRORS["l"], ERRORS["u"], "explanations", "program_detection")
+    )
     of_errors = [answer(n, 0.0) for n in above.values()]
     lines.append(
         f"4. ℓ is more interpretable than u: **{claim(of_errors)}** ({counted(of_errors)})."
@@ -210,13 +212,9 @@ def by_measure(runs: Found, name: str, other: str) -> list[str]:
 
 def on_errors(runs: Found) -> list[str]:
     metrics = ("program_detection", "program_f1", "program_balanced")
-    found = {m: differences(runs, *reversed_errors(), "explanations", m) for m in metrics}
+    found = {m: differences(runs, ERRORS["l"], ERRORS["u"], "explanations", m) for m in metrics}
     rows = [[site, *(f"{of[site]:+.3f}" for of in found.values())] for site in found[metrics[0]]]
     return table(["layer", *metrics], rows)
-
-
-def reversed_errors() -> tuple[str, str]:
-    return ERRORS["l"], ERRORS["u"]
 
 
 def questions(runs: Found, names: Sequence[str]) -> list[str]:

@@ -7,9 +7,9 @@ whose files Neuronpedia's `convert-saedashboard-to-neuronpedia-export.py` reads.
 classes for `core` ask for a number.
 """
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, create_model
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, FiniteFloat, create_model
 
 Number = FiniteFloat | None
 
@@ -20,10 +20,17 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
-def numbers(name: str, *keys: str) -> type[Strict]:
-    """A class of numbers, each of which may be null but must be there."""
-    fields: dict[str, Any] = dict.fromkeys(keys, (Number, ...))
-    return create_model(name, __base__=Strict, **fields)
+Numbers = dict[str, Number]
+
+
+def exactly(*keys: str) -> AfterValidator:
+    """Of a mapping of numbers: these keys, and no other; each may be null."""
+
+    def check(values: Numbers) -> Numbers:
+        assert values.keys() == set(keys), values.keys() ^ set(keys)
+        return values
+
+    return AfterValidator(check)
 
 
 class DashboardActivation(Strict):
@@ -108,30 +115,36 @@ class BenchTokens(Strict):
 
 
 class BenchCoreMetrics(Strict):
-    model_behavior_preservation: numbers(  # type: ignore[valid-type]
-        "Behaviour", "kl_div_score", "kl_div_with_ablation", "kl_div_with_sae"
-    )
-    model_performance_preservation: numbers(  # type: ignore[valid-type]
-        "Performance",
-        "ce_loss_score",
-        "ce_loss_with_ablation",
-        "ce_loss_with_sae",
-        "ce_loss_without_sae",
-    )
-    reconstruction_quality: numbers(  # type: ignore[valid-type]
-        "Quality", "explained_variance", "explained_variance_legacy", "mse", "cossim"
-    )
-    shrinkage: numbers(  # type: ignore[valid-type]
-        "Shrinkage", "l2_norm_in", "l2_norm_out", "l2_ratio", "relative_reconstruction_bias"
-    )
-    sparsity: numbers("Sparsity", "l0", "l1")  # type: ignore[valid-type]
+    model_behavior_preservation: Annotated[
+        Numbers, exactly("kl_div_score", "kl_div_with_ablation", "kl_div_with_sae")
+    ]
+    model_performance_preservation: Annotated[
+        Numbers,
+        exactly(
+            "ce_loss_score", "ce_loss_with_ablation", "ce_loss_with_sae", "ce_loss_without_sae"
+        ),
+    ]
+    reconstruction_quality: Annotated[
+        Numbers, exactly("explained_variance", "explained_variance_legacy", "mse", "cossim")
+    ]
+    shrinkage: Annotated[
+        Numbers,
+        exactly("l2_norm_in", "l2_norm_out", "l2_ratio", "relative_reconstruction_bias"),
+    ]
+    sparsity: Annotated[Numbers, exactly("l0", "l1")]
     token_stats: BenchTokens
-    misc_metrics: numbers(  # type: ignore[valid-type]
-        "Misc",
-        "freq_over_1_percent", "freq_over_10_percent",
-        "normalized_freq_over_1_percent", "normalized_freq_over_10_percent",
-        "average_max_encoder_cosine_sim", "average_max_decoder_cosine_sim", "frac_alive",
-    )  # fmt: skip
+    misc_metrics: Annotated[
+        Numbers,
+        exactly(
+            "freq_over_1_percent",
+            "freq_over_10_percent",
+            "normalized_freq_over_1_percent",
+            "normalized_freq_over_10_percent",
+            "average_max_encoder_cosine_sim",
+            "average_max_decoder_cosine_sim",
+            "frac_alive",
+        ),
+    ]
 
 
 class BenchCore(BenchOutput):
@@ -168,13 +181,26 @@ SAE = (
 
 
 class BenchProbesMetrics(Strict):
-    llm: numbers("Llm", *LLM)  # type: ignore[valid-type]
-    sae: numbers("Sae", *SAE)  # type: ignore[valid-type]
+    llm: Annotated[Numbers, exactly(*LLM)]
+    sae: Annotated[Numbers, exactly(*SAE)]
 
 
-class BenchProbesDetail(numbers("Detail", *LLM, *SAE)):  # type: ignore[misc]
-    dataset_name: str
-    sae_metrics_by_k: dict[str, dict[str, float]] | None
+_DETAIL_NUMBERS: dict[str, Any] = dict.fromkeys((*LLM, *SAE), (Number, ...))
+_Detail = create_model(
+    "_Detail",
+    __base__=Strict,
+    dataset_name=(str, ...),
+    sae_metrics_by_k=(dict[str, dict[str, float]] | None, ...),
+    **_DETAIL_NUMBERS,
+)
+
+
+def _detail(values: dict[str, Any]) -> dict[str, Any]:
+    _Detail.model_validate(values)
+    return values
+
+
+BenchProbesDetail = Annotated[dict[str, Any], AfterValidator(_detail)]
 
 
 class BenchProbes(BenchOutput):

@@ -122,7 +122,7 @@ def test_saebench_of_a_suite_that_was_not_spliced(suite: Path, tmp_path: Path) -
     file, _ = export([suite], "saebench", tmp_path / "out")
     core = BenchCore.model_validate_json(file.read_text(encoding="utf-8"))
     assert not core.eval_config.compute_kl
-    kept = core.eval_result_metrics.model_performance_preservation.model_dump()
+    kept = core.eval_result_metrics.model_performance_preservation
     assert set(kept.values()) == {None}
 
 
@@ -140,12 +140,12 @@ def test_saebenchs_sparse_probing(suite: Path, tmp_path: Path) -> None:
     probing = BenchProbes.model_validate_json(files[1].read_text(encoding="utf-8"))
     assert probing.eval_config.ks == [1, 5]
     assert probing.eval_config.dataset_names == ["pos: noun"]
-    sae = probing.eval_result_metrics.sae.model_dump()
+    sae = probing.eval_result_metrics.sae
     assert sae["sae_top_5_test_f1"] == value(metrics, "probe_5_f1")
     assert sae["sae_top_1_test_auc"] == value(metrics, "probe_1_auroc")
     assert sae["sae_top_2_test_f1"] is None
-    assert probing.eval_result_metrics.llm.model_dump()["llm_test_f1"] == value(metrics, "dense_f1")
-    detail = probing.eval_result_details[0].model_dump()
+    assert probing.eval_result_metrics.llm["llm_test_f1"] == value(metrics, "dense_f1")
+    detail = probing.eval_result_details[0]
     assert (detail["dataset_name"], detail["sae_top_5_test_f1"]) == ("pos: noun", 0.75)
     assert detail["llm_test_f1"] == 0.5 and detail["sae_top_1_test_f1"] is None
 

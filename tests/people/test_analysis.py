@@ -79,8 +79,8 @@ def test_shares_and_differences_of_one_rater(study) -> None:
         assert DIFFERENCE not in first.sites[site] and GROUP not in first.sites[site]
     gap = difference([(count(shown, 0, site), count(shown, 1, site)) for site in SITES])
     assert gap.value is not None and gap.low is not None and gap.low > 0
-    assert f": {100 * gap.value:+.0f} ({100 * gap.low:+.0f} to" in first.findings[1]
-    assert "72 of" not in first.findings[0] and "75% (" in first.findings[0]
+    assert f": {100 * gap.value:+.0f} [{100 * gap.low:+.0f}," in first.findings[1]
+    assert "72 of" not in first.findings[0] and "75% [" in first.findings[0]
     assert "of 96 live latents judged interpretable" in first.findings[0]
     assert "; by site from" in first.findings[0]
     assert "One person judged (ann)" in first.findings[2]
@@ -96,7 +96,7 @@ def test_two_raters_count_a_latent_once(study) -> None:
     analysis = read_analysis(folder, shown)
     counted = analysis.count(0, shown.sites)
     assert counted.n == 96 and 48 < counted.x < 96
-    kappa = "Cohen's κ of ann and ben: 0.00 (0.00 to 0.00) on 192 latents, little agreement"
+    kappa = "Cohen's κ of ann and ben: 0.00 [0.00, 0.00] on 192 latents, little agreement"
     assert kappa in results(analysis)[0].findings[2]
 
 

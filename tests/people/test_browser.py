@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from helpers.browsing import MARKS, chromium, errors, resize, texts, wait
+from helpers.browsing import MARKS, errors, resize, texts, wait
 from helpers.studied import SITES, studied
 from saeworks.people.analysis import YES, results
 from saeworks.people.judged import read_analysis
@@ -24,12 +24,6 @@ from saeworks.results.result import Result
 
 pytestmark = MARKS
 KEYS: dict[Verdict, str] = {"yes": "1", "maybe": "2", "no": "3"}
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    with chromium(tmp_path_factory.mktemp("profile")) as driver:
-        yield driver
 
 
 @contextmanager
@@ -130,7 +124,7 @@ def _check_analysis(
     )
     assert done.returncode == 0, done.stderr
     gap = difference([(count(0, site), count(1, site)) for site in SITES])
-    assert gap.value is not None and f"{-100 * gap.value:+.0f} (".replace("-", "−") in done.stdout
+    assert gap.value is not None and f"{-100 * gap.value:+.0f} [".replace("-", "−") in done.stdout
     for suite, path in enumerate(suites):
         result = Result.read(path / "results" / "study.json")
         assert result == results(read_analysis(folder, read_study(folder)))[suite]

@@ -1,13 +1,12 @@
 """The audit's section in a real browser."""
 
 import json
-from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any
 
 import pytest
 
-from helpers.browsing import MARKS, chromium, errors, resize, texts, wait
+from helpers.browsing import MARKS, errors, resize, texts, wait
 from helpers.toy_audits import audit
 from saeworks.report.build import write_report
 
@@ -15,13 +14,6 @@ pytestmark = MARKS
 
 HOSTILE = '<img src=x onerror="document.title=1"><b>layers.1</b>'
 SITES = ("layers.0", HOSTILE)
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    with chromium(tmp_path_factory.mktemp("chromium")) as driver:
-        driver.set_script_timeout(120)
-        yield driver
 
 
 @pytest.fixture(scope="module")

@@ -1,23 +1,16 @@
 """The report in a real browser: read from disk, at a desk and on a telephone."""
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from helpers.browsing import MARKS, chromium, errors, show, texts, wait
+from helpers.browsing import MARKS, errors, show, texts, wait
 from saeworks.report.build import write_report
 
 pytestmark = MARKS
 
 HOSTILE = '<img src=x onerror="document.title=1"><script>document.title=1</script>'
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    with chromium(tmp_path_factory.mktemp("chromium")) as driver:
-        yield driver
 
 
 @pytest.fixture(scope="module")

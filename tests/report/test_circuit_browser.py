@@ -1,23 +1,17 @@
 """A circuit's graph in a real browser: mouse, keyboard, threshold, links, hostile names."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from helpers.browsing import MARKS, chromium, errors, resize, texts, wait
+from helpers.browsing import MARKS, errors, resize, texts, wait
 from helpers.study_results import GRAPH, add_study
 from saeworks.report.build import write_report
 
 pytestmark = MARKS
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    with chromium(tmp_path_factory.mktemp("chromium")) as driver:
-        yield driver
 
 
 @pytest.fixture(scope="module")

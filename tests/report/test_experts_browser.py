@@ -1,13 +1,13 @@
 """The section on experts and the frontier's costs in a real browser."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from helpers.browsing import MARKS, chromium, errors, resize, texts, wait
+from helpers.browsing import MARKS, errors, resize, texts, wait
 from helpers.expert_results import as_switch, cost, write_consistency, write_experts, write_geometry
 from saeworks.report.build import write_report
 
@@ -15,12 +15,6 @@ pytestmark = MARKS
 
 SITES = ("layers.1",)
 HOSTILE = "<img src=x onerror=alert(1)>"
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    with chromium(tmp_path_factory.mktemp("chromium")) as driver:
-        yield driver
 
 
 @pytest.fixture(scope="module")

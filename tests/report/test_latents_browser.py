@@ -1,13 +1,12 @@
 """The browser of latents in a real browser: what studies say, search, filters, address, keys."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from helpers.browsing import MARKS, chromium, errors, show, texts, wait
+from helpers.browsing import MARKS, errors, show, texts, wait
 from helpers.study_results import TITLES, add_studies
 from saeworks.report import latents
 from saeworks.report.build import write_report
@@ -16,12 +15,6 @@ pytestmark = MARKS
 
 SITES = ("layers.0", "layers.1")
 LATENTS = 30
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    with chromium(tmp_path_factory.mktemp("chromium")) as driver:
-        yield driver
 
 
 def with_effects(suite: Path) -> None:

@@ -1,13 +1,13 @@
 """The page of a plan and the comparison of a run in a real browser."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from helpers.browsing import MARKS, chromium, errors, resize, wait
+from helpers.browsing import MARKS, errors, resize, wait
 from helpers.plans import measured
 from helpers.toy_comparisons import SITES, comparison
 from saeworks.groups.plan import make_plan
@@ -15,12 +15,6 @@ from saeworks.report.build import write_report
 from saeworks.report.plan import write_plan_page
 
 pytestmark = MARKS
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    with chromium(tmp_path_factory.mktemp("chromium")) as driver:
-        yield driver
 
 
 @pytest.fixture

@@ -1,12 +1,12 @@
 """Pushed concepts in a real browser: charts, numbers at the same cost, texts, hostile names."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from helpers.browsing import MARKS, chromium, errors, resize, texts, wait
+from helpers.browsing import MARKS, errors, resize, texts, wait
 from helpers.study_results import add_study
 from saeworks.report.build import write_report
 
@@ -44,12 +44,6 @@ def concept(name: str) -> dict[str, Any]:
             for by, s in shown
         ],
     }
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    with chromium(tmp_path_factory.mktemp("chromium")) as driver:
-        yield driver
 
 
 @pytest.fixture(scope="module")

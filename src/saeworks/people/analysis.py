@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from saeworks.files.seals import RESULTS, check_own
-from saeworks.people.findings import NOT_JUDGED, common_findings, percent, points, suite_findings
+from saeworks.people.findings import NOT_JUDGED, common_findings, suite_findings
 from saeworks.people.judged import Analysis, sites_of_group
 from saeworks.people.statistics import VERDICTS, cohen, fleiss, share
 from saeworks.people.study import STUDY
@@ -19,6 +19,7 @@ from saeworks.results.metric import Metric, Value
 from saeworks.results.records import plain
 from saeworks.results.result import Result
 from saeworks.results.series import OF_LATENTS, LatentVerdict
+from saeworks.results.words import percent, points
 
 YES, YES_OR_MAYBE, GROUP, DIFFERENCE, JUDGED = (
     "judged_interpretable",
@@ -147,9 +148,8 @@ def summary_rows(analysis: Analysis) -> tuple[list[str], list[list[str]]]:
             count = analysis.count(number, sites)
             gap = analysis.gap(number, 0, sites) if number else Value(None)
             shares = (share(count), share(analysis.count(number, sites, VERDICTS[:2])))
-            rows.append(
-                [suite.label, place, str(count.n), *map(percent, shares), points(gap, NOT_JUDGED)]
-            )
+            told = [percent(value, NOT_JUDGED) for value in shares]
+            rows.append([suite.label, place, str(count.n), *told, points(gap, NOT_JUDGED)])
     return ["suite", "site", JUDGED, *heads, "Points above the first"], rows
 
 

@@ -6,28 +6,13 @@ from saeworks.people.judged import Analysis
 from saeworks.people.statistics import VERDICTS, Count, cohen, detectable, fleiss, share, wilson
 from saeworks.people.study import HumanStudy
 from saeworks.results.metric import Value
+from saeworks.results.words import decimal, percent, points
 
 _FAIR, _SUBSTANTIAL = 0.4, 0.6
 """Values of κ below which agreement is called slight or fair, and from which substantial (Landis
 and Koch 1977, in three steps)."""
 NOT_JUDGED = "–"
 """In a table: nothing was judged."""
-
-
-def percent(value: Value) -> str:
-    """`61% (51 to 70)`."""
-    if value.value is None or value.low is None or value.high is None:
-        return NOT_JUDGED
-    return f"{100 * value.value:.0f}% ({100 * value.low:.0f} to {100 * value.high:.0f})"
-
-
-def points(value: Value, absent: str = "") -> str:
-    """`+5 (−9 to +19)`."""
-    if value.value is None or value.low is None or value.high is None:
-        return absent
-    numbers = (f"{100 * number:+.0f}" for number in (value.value, value.low, value.high))
-    told = "{} ({} to {})".format(*numbers)
-    return told.replace("-", "−")
 
 
 def suite_findings(analysis: Analysis, suite: int) -> list[str]:
@@ -137,7 +122,4 @@ def _kappa(name: str, kappa: Value, latents: int, who: str) -> str:
         words = "moderate agreement"
     else:
         words = "little agreement: a verdict depends on who gives it"
-    return (
-        f"{name} κ of {who}: {kappa.value:.2f} ({kappa.low:.2f} to {kappa.high:.2f}) on {latents} "
-        f"latents, {words}."
-    )
+    return f"{name} κ of {who}: {decimal(kappa)} on {latents} latents, {words}."

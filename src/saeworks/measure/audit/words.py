@@ -4,10 +4,11 @@ A sentence takes a side only where the whole interval lies on that side. Without
 gives the point estimate, and says neither a side nor that there is no clear difference.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from math import isfinite
 
 from saeworks.results.metric import Value
+from saeworks.results.words import with_interval
 
 Sections = Mapping[str, Mapping[str, Value]]
 """Study → metric → value, at one site."""
@@ -20,27 +21,18 @@ def value_of(sections: Sections, section: str, metric: str) -> Value:
     return value if all(known) else Value(value.value if known[0] else None)
 
 
+_ALONE = " (point estimate)"
+
+
 def shown(value: Value) -> str:
     """`0.530 [0.510, 0.550]`, or `0.530 (point estimate)`."""
-    return _with_interval(value, lambda x: f"{x:.3f}")
+    return with_interval(value, lambda x: f"{x:.3f}", alone=_ALONE)
 
 
 def percent(value: Value) -> str:
     """`53% [51%, 55%]`, with a decimal where it is small."""
     widest = max((abs(x) for x in (value.value, value.low, value.high) if x is not None), default=1)
-    return _with_interval(value, lambda x: f"{x:.1%}" if widest < 0.1 else f"{x:.0%}")
-
-
-def _with_interval(value: Value, text: Callable[[float], str]) -> str:
-    def signed(x: float) -> str:
-        digits = text(x).replace("-", "−")
-        return digits if any(c in "123456789" for c in digits) else digits.removeprefix("−")
-
-    if value.value is None:
-        return "undefined"
-    if value.low is None or value.high is None:
-        return f"{signed(value.value)} (point estimate)"
-    return f"{signed(value.value)} [{signed(value.low)}, {signed(value.high)}]"
+    return with_interval(value, lambda x: f"{x:.1%}" if widest < 0.1 else f"{x:.0%}", alone=_ALONE)
 
 
 def side(value: Value, threshold: float) -> int | None:

@@ -19,6 +19,7 @@ from saeworks.measure.circuits.metrics import (
 from saeworks.measure.tasks.skill import Skill
 from saeworks.results.metric import Value
 from saeworks.results.names import ALL_SITES
+from saeworks.results.words import decimal, percent
 
 Values = Mapping[str, Mapping[str, Value]]
 
@@ -43,8 +44,8 @@ def findings(task: str, skill: Skill, values: Values, nodes: Sequence[int]) -> t
 
 def _skill(task: str, skill: Skill) -> str:
     return (
-        f"The model does {task}: it is right on {_percent(skill.right)} of {skill.prompts} "
-        f"prompts, with a difference m of {_shown(skill.mean)} logits."
+        f"The model does {task}: it is right on {percent(skill.right)} of {skill.prompts} "
+        f"prompts, with a difference m of {decimal(skill.mean)} logits."
     )
 
 
@@ -71,7 +72,7 @@ def _kept(single: Values) -> list[str]:
 def _enough(single: Values, nodes: Sequence[int]) -> list[str]:
     reached = {s: v[LATENTS_ENOUGH] for s, v in single.items() if v[LATENTS_ENOUGH].value}
     never = [site for site in single if site not in reached]
-    said = [f"{_count(value)} at {site}" for site, value in reached.items()]
+    said = [f"{decimal(value, 0)} at {site}" for site, value in reached.items()]
     if never and len(never) < len(single):
         said.append(f"no circuit of up to {nodes[-1]} latents at {', '.join(never)}")
     if not reached:
@@ -106,9 +107,9 @@ def _baseline(known: Values) -> list[str]:
 
 def _all_sites(values: Mapping[str, Value]) -> list[str]:
     return [
-        f"With all sites replaced at once, all latents keep {_percent(values[LATENTS_KEPT])} of "
+        f"With all sites replaced at once, all latents keep {percent(values[LATENTS_KEPT])} of "
         f"the task without error nodes; the area under the curve is "
-        f"{_shown(values[FAITHFUL])} without and {_shown(values[FAITHFUL_ERROR])} with them."
+        f"{decimal(values[FAITHFUL])} without and {decimal(values[FAITHFUL_ERROR])} with them."
     ]
 
 
@@ -156,7 +157,7 @@ def _attribution(values: Values) -> list[str]:
     worst = min(ranks, key=lambda site: ranks[site].value or 0.0)
     return [
         f"Attribution ranks single latents as patching each alone does with a correlation of "
-        f"{_mean(ranks.values()):.2f} (mean over sites; lowest {_shown(ranks[worst])} at {worst})."
+        f"{_mean(ranks.values()):.2f} (mean over sites; lowest {decimal(ranks[worst])} at {worst})."
     ]
 
 
@@ -174,8 +175,8 @@ def _ends(values: Values, key: str) -> tuple[str, str]:
 
 def _between(values: Values, low: str, high: str, key: str) -> str:
     if low == high:
-        return _percent(values[low][key])
-    return f"from {_percent(values[low][key])} at {low} to {_percent(values[high][key])} at {high}"
+        return percent(values[low][key])
+    return f"from {percent(values[low][key])} at {low} to {percent(values[high][key])} at {high}"
 
 
 def _mean(values: Iterable[Value | None]) -> float:
@@ -188,21 +189,3 @@ def _apart(value: Value | None, other: Value | None) -> bool:
     if value is None or other is None or value.low is None or other.high is None:
         return False
     return value.low > other.high
-
-
-def _percent(value: Value) -> str:
-    return _shown(value, 100.0, "%", 0)
-
-
-def _count(value: Value) -> str:
-    return _shown(value, 1.0, "", 0)
-
-
-def _shown(value: Value, factor: float = 1.0, unit: str = "", digits: int = 2) -> str:
-    """`0.71 [0.68, 0.74]`."""
-    if value.value is None:
-        return "undefined"
-    text = f"{factor * value.value:.{digits}f}{unit}"
-    if value.low is None or value.high is None:
-        return text
-    return f"{text} [{factor * value.low:.{digits}f}, {factor * value.high:.{digits}f}]"

@@ -19,6 +19,7 @@ from saeworks.measure.concepts.values import (
 )
 from saeworks.results.metric import Value
 from saeworks.results.names import CONCEPTS
+from saeworks.results.words import decimal, percent
 
 Values = Mapping[str, Mapping[str, Value]]
 
@@ -56,9 +57,9 @@ def _coverage(values: Values) -> Iterator[str]:
     best = max(known, key=lambda site: known[site].value or 0)
     worst = min(known, key=lambda site: known[site].value or 0)
     concepts = values[best][CONCEPTS].value or 0
-    other = "" if best == worst else f", at {worst} {share(known[worst])}"
+    other = "" if best == worst else f", at {worst} {percent(known[worst])}"
     yield (
-        f"A single latent finds {share(known[best])} of {concepts:.0f} known concepts at {best}"
+        f"A single latent finds {percent(known[best])} of {concepts:.0f} known concepts at {best}"
         f"{other} (F1 at least {FOUND} on documents on which nothing was chosen)."
     )
 
@@ -78,7 +79,7 @@ def _rivals(values: Values) -> Iterator[str]:
         latents, other = pairs[site]
         yield (
             f"Latents find more concepts than {words} at {above} of {len(pairs)} sites, fewer at "
-            f"{below} (95% intervals apart); at {site} {share(latents)} against {share(other)}."
+            f"{below} (95% intervals apart); at {site} {percent(latents)} against {percent(other)}."
         )
 
 
@@ -102,10 +103,10 @@ def _absorption(values: Values) -> Iterator[str]:
     worst = max(known, key=lambda site: known[site].value or 0)
     of = values[worst]
     yield (
-        f"Absorption is largest at {worst}: the main latents are silent on {share(of[MISSED])} "
-        f"of the tokens on which the dense probe is right; on {share(of[ABSORPTION])} one other "
+        f"Absorption is largest at {worst}: the main latents are silent on {percent(of[MISSED])} "
+        f"of the tokens on which the dense probe is right; on {percent(of[ABSORPTION])} one other "
         f"latent carries the concept (ablated, it lowers the probe's logit more than any other), "
-        f"and on {share(of[DECISIVE])} the probe fails without it."
+        f"and on {percent(of[DECISIVE])} the probe fails without it."
     )
 
 
@@ -115,9 +116,9 @@ def _splitting(values: Values) -> Iterator[str]:
         site = max(known, key=lambda site: known[site].value or 0)
         of = values[site]
         yield (
-            f"Splitting is largest at {site}: {number(of[NEEDED])} latents must be ablated, on "
+            f"Splitting is largest at {site}: {decimal(of[NEEDED], 1)} latents must be ablated, on "
             f"average, before the dense probe finds half as many tokens; one is not enough for "
-            f"{share(of[SPLIT_SHARE])} of the concepts."
+            f"{percent(of[SPLIT_SHARE])} of the concepts."
         )
 
 
@@ -143,7 +144,7 @@ def _groups(values: Values) -> Iterator[str]:
         yield (
             "Where layers share an SAE, a concept that is found at two of them has the same latent "
             f"in {_mean(values, SAME_LATENT):.0%} of the cases (mean over {len(measured)} sites; "
-            f"least at {lowest}, {share(measured[lowest])})."
+            f"least at {lowest}, {percent(measured[lowest])})."
         )
 
 
@@ -168,19 +169,3 @@ def _mean(values: Values, key: str) -> float:
 def _beyond(a: Value, b: Value) -> bool:
     """Whether the interval of a lies above that of b."""
     return a.low is not None and b.high is not None and a.low > b.high
-
-
-def share(value: Value) -> str:
-    """`62% [58%, 66%]`."""
-    if value.value is None:
-        return "an undefined share"
-    ends = "" if value.low is None else f" [{value.low:.0%}, {value.high:.0%}]"
-    return f"{value.value:.0%}{ends}"
-
-
-def number(value: Value) -> str:
-    """`2.1 [1.9, 2.4]`."""
-    if value.value is None:
-        return "an undefined number of"
-    ends = "" if value.low is None else f" [{value.low:.1f}, {value.high:.1f}]"
-    return f"{value.value:.1f}{ends}"

@@ -209,11 +209,12 @@ class Endpoint:
             _TryAgain: if it failed for a reason that may pass.
         """
         openai = self._openai
+        messages: Any = list(request.messages)  # openai has a type for each role
         with self.bill.request(request.bound()) as charge:
             try:
                 response = self._client.chat.completions.with_raw_response.create(
                     model=request.model,
-                    messages=list(request.messages),  # type: ignore[arg-type]
+                    messages=messages,
                     max_tokens=request.answer_tokens,
                     temperature=0.0,
                 )

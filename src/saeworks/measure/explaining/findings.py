@@ -15,6 +15,7 @@ from saeworks.measure.explaining.metrics import (
 )
 from saeworks.results.metric import Value
 from saeworks.results.series import Drawn
+from saeworks.results.words import decimal
 
 Values = Mapping[str, Mapping[str, Value]]
 
@@ -85,10 +86,4 @@ def _rare(drawn: Mapping[str, Drawn]) -> str:
 
 
 def _in(sites: Values, site: str, key: str) -> str:
-    """`0.52 (0.48 to 0.56)`."""
-    value = sites[site][key]
-    if value.value is None:
-        return "–"
-    if value.low is None or value.high is None:
-        return f"{value.value:.2f}"
-    return f"{value.value:.2f} ({value.low:.2f} to {value.high:.2f})"
+    return decimal(sites[site][key])

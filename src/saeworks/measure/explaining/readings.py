@@ -138,9 +138,9 @@ class Traced(Reading):
                 owner, latents, values = firing(chunk.code(bank[site]))
                 slots = self._slots[name, site][latents]
                 kept = slots >= 0
-                place = chunk.place_N[owner[kept]]
-                parts = (place, slots[kept], values[kept].float())
-                self._seen[name, site].append(tuple(part.cpu().numpy() for part in parts))  # type: ignore[arg-type]
+                parts = (chunk.place_N[owner[kept]], slots[kept], values[kept].float())
+                place, slot, value = (part.cpu().numpy() for part in parts)
+                self._seen[name, site].append((place, slot, value))
 
     def trace(self, name: str, site: str) -> DrawnFirings:
         """Where the drawn latents of an SAE fire."""

@@ -6,6 +6,7 @@ from saeworks.measure.steering.config import SteeringConfig
 from saeworks.measure.steering.metrics import ADVANTAGE, SPANS
 from saeworks.results.metric import Value
 from saeworks.results.series import AtCost, SteeredConcept
+from saeworks.results.words import percent, points
 
 
 def findings(
@@ -17,8 +18,8 @@ def findings(
     cost = f"{config.cost:g} nats of ΔCE per token"
     overall = [
         f"At {site}, pushes that cost {cost} moved the rate of {_count(concepts[site])} by "
-        f"{_shown(values[SPANS['latents']])} with latents and "
-        f"{_shown(values[SPANS['mean difference']])} with the difference of means, which needs no "
+        f"{_points(values[SPANS['latents']])} with latents and "
+        f"{_points(values[SPANS['mean difference']])} with the difference of means, which needs no "
         f"SAE: {_verdict(values[ADVANTAGE])}."
         for site, values in sites.items()
     ]
@@ -38,47 +39,34 @@ def _concept(site: str, concept: SteeredConcept) -> str:
     latents, means = kinds["latents"], kinds["mean difference"]
     named = " + ".join(map(str, concept.latents))
     sentence = (
-        f"{concept.concept} at {site} is {_percent(untouched.rate)} of what the model writes; "
+        f"{concept.concept} at {site} is {percent(untouched.rate)} of what the model writes; "
         f"latent {named} takes it {_range(latents)}, the difference of means {_range(means)}: "
         f"{_verdict(concept.advantage)}."
     )
     controls = [kinds[by].span for by in ("random latents", "random directions") if by in kinds]
     if controls:
-        spans = " and ".join(_shown(span) for span in controls)
+        spans = " and ".join(_points(span) for span in controls)
         sentence += f" Random latents and directions move it by {spans}."
     return sentence
 
 
 def _range(at: AtCost) -> str:
-    return f"down to {_percent(at.down)} and up to {_percent(at.up)}"
+    return f"down to {percent(at.down)} and up to {percent(at.up)}"
 
 
 def _verdict(advantage: Value) -> str:
-    value, low, high = advantage.value, advantage.low, advantage.high
-    if value is None or low is None or high is None:
+    if advantage.value is None or advantage.low is None or advantage.high is None:
         return "there are too few prompts to tell them apart"
-    told = f"{100 * value:+.0f} points [{100 * low:+.0f}, {100 * high:+.0f}]"
-    if low > 0:
+    told = _points(advantage)
+    if advantage.low > 0:
         return f"latents do more ({told})"
-    if high < 0:
+    if advantage.high < 0:
         return f"latents do less ({told})"
     return f"the difference is within its interval ({told})"
 
 
-def _percent(value: Value) -> str:
-    if value.value is None:
-        return "an unknown share"
-    if value.low is None or value.high is None:
-        return f"{100 * value.value:.0f}%"
-    return f"{100 * value.value:.0f}% [{100 * value.low:.0f}, {100 * value.high:.0f}]"
-
-
-def _shown(value: Value) -> str:
-    if value.value is None:
-        return "an unknown number of points"
-    if value.low is None or value.high is None:
-        return f"{100 * value.value:.0f} points"
-    return f"{100 * value.value:.0f} points [{100 * value.low:.0f}, {100 * value.high:.0f}]"
+def _points(value: Value) -> str:
+    return f"{points(value)} points"
 
 
 def _limits(concepts: Mapping[str, Sequence[SteeredConcept]], config: SteeringConfig) -> str:
