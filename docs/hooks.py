@@ -1,6 +1,7 @@
 """Fills the reference pages at build time from what the program itself says."""
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -26,8 +27,12 @@ def on_config(config: Any) -> Any:
     return config
 
 
+OUTSIDE = re.compile(r"\[([^\]]*)\]\((?:\.\./)+((?:benchmarks|experiments|src|tests)/[^)]*)\)")
+
+
 def on_page_markdown(markdown: str, **_: Any) -> str:
     """Replace the markers; called by mkdocs for every page."""
+    markdown = OUTSIDE.sub(path_for_link, markdown)
     if "<!-- commands -->" in markdown:
         markdown = markdown.replace("<!-- commands -->", commands())
     if "<!-- configuration -->" in markdown:
@@ -35,6 +40,12 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
     if "<!-- architectures -->" in markdown:
         markdown = markdown.replace("<!-- architectures -->", architectures())
     return markdown
+
+
+def path_for_link(link: re.Match[str]) -> str:
+    """The site holds docs/ alone: a link to another file of the repository becomes its path."""
+    text, path = link.groups()
+    return f"`{path}`" if path.endswith(text) else f"{text} (`{path}`)"
 
 
 def commands() -> str:
