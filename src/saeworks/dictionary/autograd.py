@@ -20,7 +20,7 @@ from saeworks.dictionary.kernels import (
     segment_outer,
     sort_pairs,
 )
-from saeworks.dictionary.selection import select_topk
+from saeworks.dictionary.selection import Precision, select_topk
 from saeworks.dictionary.stages import stage
 
 
@@ -48,6 +48,7 @@ def encode_topk(
     b_dec_D: Float[Tensor, " D"],
     k: int,
     sort: PairSort | None = None,
+    precision: Precision = "float32",
 ) -> tuple[Float[Tensor, "B K"], Int[Tensor, "B K"]]:
     """TopK_k(ReLU(W_enc(x − b_dec) + b_enc)) as values and latents; differentiable.
 
@@ -56,7 +57,7 @@ def encode_topk(
     """
     weights = (w_enc_MD, b_enc_M, b_dec_D)
     with torch.no_grad():
-        values, indices = select_topk(x_BD, *weights, k)
+        values, indices = select_topk(x_BD, *weights, k, precision)
     z = pre_activations_at(x_BD, *weights, values, indices, None, sort or PairSort())
     return z.relu(), indices
 

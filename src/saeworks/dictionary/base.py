@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from saeworks.dictionary.autograd import decode_sparse
 from saeworks.dictionary.flops import Flops, Phase, StepWork
+from saeworks.dictionary.selection import Precision
 from saeworks.errors import UserError
 
 
@@ -91,10 +92,12 @@ class Context:
         dead: latents that have not fired for a long time, ascending: a list and not a mask, so
             that a step never has to ask the device how many there are.
         progress: share of the run that is done, in [0, 1].
+        precision: of the matmul that finds which latents may be active.
     """
 
     dead: Int[Tensor, " n"]
     progress: float
+    precision: Precision = "float32"
 
 
 @dataclass(frozen=True)

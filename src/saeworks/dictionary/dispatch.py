@@ -18,8 +18,14 @@ from torch.autograd.function import Function, once_differentiable
 
 from saeworks.dictionary.autograd import PairSort, apply
 from saeworks.dictionary.experts import Routing
-from saeworks.dictionary.kernels import gather_sum, segment_outer
-from saeworks.dictionary.selection import padded_width, topk_rows
+from saeworks.dictionary.kernels import gather_dot, gather_sum, segment_outer
+from saeworks.dictionary.selection import (
+    Precision,
+    candidate_margin,
+    in_bf16,
+    padded_width,
+    topk_rows,
+)
 from saeworks.dictionary.stages import stage
 
 _TILE_BYTES = {"cpu": 16 * 2**20, "cuda": 2**30}
@@ -87,9 +93,27 @@ def select_within(
     w_enc_MD: Float[Tensor, "M D"],
     sent: Dispatch,
     k: int,
+    precision: Precision = "float32",
 ) -> tuple[Float[Tensor, "V K"], Int[Tensor, "V K"]]:
     """TopK_k(ReLU(W_enc^e x)) of every visit within its own expert e: values and latents in
     [0, M). x is in the order of `sent`, b_dec taken off."""
+    width = len(w_enc_MD) // (len(sent.bounds) - 1)
+    spare = candidate_margin(k)
+    if in_bf16(x_VD, precision) and k + spare < width:
+        low = (x_VD.bfloat16(), w_enc_MD.bfloat16())
+        _, near_VC = _largest_within(*low, sent, k + spare)
+        with stage("rescore"):
+            z_VC = gather_dot(x_VD, w_enc_MD, near_VC)
+            z_VK, place_VK = z_VC.topk(k, dim=1, sorted=False)
+            return z_VK.relu_(), near_VC.gather(1, place_VK)
+    z_VK, latent_VK = _largest_within(x_VD, w_enc_MD, sent, k)
+    return z_VK.relu_(), latent_VK
+
+
+def _largest_within(
+    x_VD: Tensor, w_enc_MD: Tensor, sent: Dispatch, k: int
+) -> tuple[Tensor, Tensor]:
+    """The k largest W_enc^e x of every visit and their latents, in the precision of the inputs."""
     visits, width = x_VD.shape[0], w_enc_MD.shape[0] // (len(sent.bounds) - 1)
     values = x_VD.new_empty(visits, k)
     indices = torch.empty(visits, k, dtype=torch.int64, device=x_VD.device)
@@ -110,7 +134,7 @@ def select_within(
             values[start:end], indices[start:end] = topk_rows(pre_tP[: end - start], k)
             for expert, first, last in runs:
                 indices[first:last] += expert * width
-    return values.relu_(), indices
+    return values, indices
 
 
 @torch.no_grad()
@@ -120,6 +144,7 @@ def pick(
     routing: Routing,
     sent: Dispatch,
     k: int,
+    precision: Precision = "float32",
 ) -> Picked:
     """The k active latents of each token: TopK of its expert; of several experts, the k largest of
     weight · ReLU(z) over their union.
@@ -128,9 +153,9 @@ def pick(
         x_BD: b_dec taken off; in the order of `sent` where a token has one expert.
     """
     if routing.offsets is None and routing.expert.shape[-1] == 1:
-        z_BK, indices = select_within(x_BD, w_enc_MD, sent, k)
+        z_BK, indices = select_within(x_BD, w_enc_MD, sent, k, precision)
         return Picked(z_BK, indices, sent.visit[:, None], sent.token)
-    z_VK, latent_VK = select_within(x_BD[sent.token], w_enc_MD, sent, k)
+    z_VK, latent_VK = select_within(x_BD[sent.token], w_enc_MD, sent, k, precision)
     with stage("topk"):
         place_V = torch.empty_like(sent.visit)  # of each visit of the routing in the order sent
         place_V[sent.visit] = torch.arange(len(place_V), device=place_V.device)

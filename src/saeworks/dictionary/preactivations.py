@@ -16,7 +16,7 @@ from torch import Tensor
 
 from saeworks.dictionary.autograd import PairSort, decode_sparse, pre_activations_at
 from saeworks.dictionary.base import SparseCode
-from saeworks.dictionary.selection import PROBE_ROWS, select_above
+from saeworks.dictionary.selection import PROBE_ROWS, Precision, select_above
 from saeworks.dictionary.stages import stage
 
 DENSE_SHARE = 1 / 8
@@ -119,6 +119,7 @@ def preactivations(
     b_enc_M: Float[Tensor, " M"],
     floor: Float[Tensor, "*latents"],
     b_dec_D: Float[Tensor, " D"] | None = None,
+    precision: Precision = "float32",
 ) -> Preactivations:
     """z where it is above the floor or NaN; at all latents where that is the faster way.
 
@@ -137,7 +138,7 @@ def preactivations(
                 shifted_BD = x_BD if b_dec_D is None else x_BD - b_dec_D
                 z_BM = torch.addmm(b_enc_M, shifted_BD, w_enc_MD.T)
             return AtAll(z_BM, *z_BM.shape)
-    return preactivations_above(x_BD, w_enc_MD, b_enc_M, floor, b_dec_D)
+    return preactivations_above(x_BD, w_enc_MD, b_enc_M, floor, b_dec_D, precision)
 
 
 def preactivations_above(
@@ -146,10 +147,11 @@ def preactivations_above(
     b_enc_M: Float[Tensor, " M"],
     floor: Float[Tensor, "*latents"],
     b_dec_D: Float[Tensor, " D"] | None = None,
+    precision: Precision = "float32",
 ) -> AtPairs:
     """z at the pairs above the floor (and NaN), however many they are."""
     with torch.no_grad():
-        z, indices, offsets = select_above(x_BD, w_enc_MD, b_enc_M, floor, b_dec_D)
+        z, indices, offsets = select_above(x_BD, w_enc_MD, b_enc_M, floor, b_dec_D, precision)
     return at_pairs(x_BD, w_enc_MD, b_enc_M, b_dec_D, z, indices, offsets)
 
 

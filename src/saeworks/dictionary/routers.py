@@ -17,8 +17,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from saeworks.dictionary.base import Batch
+from saeworks.dictionary.batch_selection import running_threshold
 from saeworks.dictionary.experts import Routing
-from saeworks.dictionary.selection import running_threshold
 from saeworks.errors import UserError
 
 RouterName = Literal[

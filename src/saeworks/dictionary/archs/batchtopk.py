@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from saeworks.config import STRICT
 from saeworks.dictionary.auxk import auxk_terms
 from saeworks.dictionary.base import SAE, Batch, Context, SparseCode, StepOut
+from saeworks.dictionary.batch_selection import running_threshold, select_batch
 from saeworks.dictionary.checks import check_coefficient, check_k, check_width
 from saeworks.dictionary.flops import Phase, StepWork
 from saeworks.dictionary.initial import geometric_median, start_tied, unit_rows
@@ -19,7 +20,7 @@ from saeworks.dictionary.losses import batch_fvu, reconstruction
 from saeworks.dictionary.normaliser import fold
 from saeworks.dictionary.options import Options
 from saeworks.dictionary.preactivations import AtPairs, at_pairs, preactivations_above
-from saeworks.dictionary.selection import PROBE_ROWS, running_threshold, select_batch
+from saeworks.dictionary.selection import PROBE_ROWS, Precision
 from saeworks.dictionary.stages import stage
 
 
@@ -72,13 +73,13 @@ class BatchSelection(SAE):
     def training_code(self, batch: Batch) -> SparseCode:
         """What `step` trains: the B·k largest z of the batch, positive ones only; n·k of the n rows
         of each site."""
-        z, _ = self._selected(batch)
+        z, _ = self._selected(batch, "float32")
         return z.code(z.z)
 
     @final
     def step(self, batch: Batch, context: Context) -> StepOut:
         """On the batch's selection; `auxk` is among the losses while there are dead latents."""
-        z, smallest = self._selected(batch)
+        z, smallest = self._selected(batch, context.precision)
         x_hat, loss_terms = self._reconstruct(batch, z)
         weights = (self.w_enc, self.b_enc, self.w_dec, self.b_dec)
         aux = self.config.aux_coefficient, context.dead
@@ -114,10 +115,10 @@ class BatchSelection(SAE):
         (of x̂) and any others."""
 
     @final
-    def _selected(self, batch: Batch) -> tuple[AtPairs, Tensor]:
+    def _selected(self, batch: Batch, precision: Precision) -> tuple[AtPairs, Tensor]:
         weights = (self.w_enc, self.b_enc, self.b_dec)
         sites = self.sites if self.sites > 1 else None
-        pairs = select_batch(batch.x, *weights, self.config.k, batch.site, sites)
+        pairs = select_batch(batch.x, *weights, self.config.k, batch.site, sites, precision)
         z = at_pairs(batch.x, *weights, pairs.z, pairs.indices, pairs.offsets)
         return z, pairs.smallest
 

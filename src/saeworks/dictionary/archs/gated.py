@@ -84,7 +84,8 @@ class Gated(Penalised):
     def step(self, batch: Batch, context: Context) -> StepOut:
         """Dense while many gates are open, sparse afterwards."""
         closed = self.b_gate.new_zeros(())
-        z = preactivations(batch.x, self.w_enc, self.b_gate, closed, self.b_dec)
+        weights = (self.w_enc, self.b_gate)
+        z = preactivations(batch.x, *weights, closed, self.b_dec, context.precision)
         f, gate = self._activations(z), z.z.relu()
         x_hat = z.decode(f, self.w_dec, self.b_dec)
         frozen = z.decode(gate, self.w_dec.detach(), self.b_dec.detach())

@@ -103,7 +103,8 @@ class JumpReLU(Penalised):
 
     def step(self, batch: Batch, context: Context) -> StepOut:
         """Dense while many latents are active, sparse afterwards."""
-        z = preactivations(batch.x, self.w_enc, self.b_enc, self._floor, self._shift)
+        weights = (self.w_enc, self.b_enc)
+        z = preactivations(batch.x, *weights, self._floor, self._shift, context.precision)
         theta = z.at(self.threshold)
         f = _jump(z.z, theta, self._epsilon)
         x_hat = z.decode(f, self.w_dec, self.b_dec)

@@ -83,7 +83,9 @@ class ReLU(Penalised):
 
     def step(self, batch: Batch, context: Context) -> StepOut:
         """Dense while many latents are active, sparse afterwards."""
-        z = preactivations(batch.x, self.w_enc, self.b_enc, self.b_enc.new_zeros(()), self._shift)
+        zero = self.b_enc.new_zeros(())
+        weights = (self.w_enc, self.b_enc)
+        z = preactivations(batch.x, *weights, zero, self._shift, context.precision)
         f = z.z if isinstance(z, AtPairs) else z.z.relu()
         x_hat = z.decode(f, self.w_dec, self.b_dec)
         with stage("loss"):

@@ -31,6 +31,7 @@ from saeworks.dictionary.losses import batch_fvu, reconstruction
 from saeworks.dictionary.normaliser import fold
 from saeworks.dictionary.options import Options
 from saeworks.dictionary.routers import ROUTERS, Router, RouterName, RouterOptions
+from saeworks.dictionary.selection import Precision
 from saeworks.dictionary.stages import stage
 from saeworks.errors import UserError
 
@@ -237,7 +238,7 @@ class Switch(SAE):
         latents, `balance` and `supervision` where the router has them."""
         with stage("routing"):
             routing = self.router.route(self.logits(batch.x), batch)
-        encoded = self._encoded(batch.x, routing)
+        encoded = self._encoded(batch.x, routing, context.precision)
         with stage("decode"):
             rows_BD = decode_sparse(
                 encoded.values, encoded.picked.indices, self.w_dec, self.b_dec, sort=encoded.sort
@@ -289,13 +290,15 @@ class Switch(SAE):
         folded.b_router.mul_(scale).add_(mean_D)
         return folded
 
-    def _encoded(self, x_BD: Float[Tensor, "B D"], routing: Routing) -> _Encoded:
+    def _encoded(
+        self, x_BD: Float[Tensor, "B D"], routing: Routing, precision: Precision = "float32"
+    ) -> _Encoded:
         with stage("routing"):
             sent = dispatch(routing, self.config.experts)
             single = routing.offsets is None and routing.expert.shape[-1] == 1
             ordered_BD = x_BD[sent.token] if single else x_BD
             shifted_BD = (ordered_BD - self.b_dec).detach()
-        picked = pick(shifted_BD, self.w_enc, routing, sent, self.config.k)
+        picked = pick(shifted_BD, self.w_enc, routing, sent, self.config.k, precision)
         sort = PairSort()
         z_BK = picked_pre_activations(x_BD, shifted_BD, self.w_enc, self.b_dec, picked, sort)
         values_BK = z_BK * routing.weight.flatten()[picked.visit]

@@ -76,7 +76,7 @@ class TopK(SAE):
         dead latents."""
         sort = PairSort()
         encoder = (self.w_enc, self.b_enc, self.b_dec)
-        values, indices = encode_topk(batch.x, *encoder, self.config.k, sort)
+        values, indices = encode_topk(batch.x, *encoder, self.config.k, sort, context.precision)
         with stage("decode"):
             x_hat = decode_sparse(values, indices, self.w_dec, self.b_dec, sort=sort)
         with stage("loss"):
