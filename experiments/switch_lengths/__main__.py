@@ -10,22 +10,16 @@ interrupted. Writes results/SETTING.json, results/SETTING.md and, but for parts,
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments.runs import Found, Given, evaluate, study, train
-from experiments.switch_lengths.arms import LENGTHS, collected, folder
+from experiments.runs import Found, Given, study
+from experiments.switch_lengths.arms import collected, runs
 from experiments.switch_lengths.table import markdown
 
-HERE = Path(__file__).parent
 HELD_OUT = ("--tokens", "100000", "--splice-tokens", "30000", "--no-experts")
 
 
 def train_all(given: Given) -> None:
-    """Every length of every seed, the short ones first."""
-    for length, batch in LENGTHS[given.setting].items():
-        for seed in given.seeds:
-            out = folder(given.setting, length, seed)
-            train(HERE / f"{given.setting}.yaml", seed, out,
-                  [f"train.tokens={length}", f"train.batch={batch}"])  # fmt: skip
-            evaluate(sorted(path.parent for path in out.glob("*/suite.json")), *HELD_OUT)
+    for run in runs(given.setting, given.seeds):
+        run.make(*HELD_OUT)
 
 
 def draw(found: Found, base: Path) -> None:

@@ -8,21 +8,21 @@ from pathlib import Path
 from typing import Any
 
 from experiments.criteria import Number, over_seeds
-from experiments.runs import RUNS, Found, finished, mean_values, read
+from experiments.lengths import LENGTHS, Lengths, Trained, of_seeds, options, over
+from experiments.runs import Found, read
 
-LONG = {1_000_000: 4096, 3_000_000: 4096, 10_000_000: 4096}
-LENGTHS = {
-    "embedded": {300_000: 1024} | LONG,
-    "real": {300_000: 1024} | LONG,
-    "parts": {10_000_000: 4096},
+HERE = Path(__file__).parent
+RUN_LENGTHS: dict[str, Lengths] = {
+    "embedded": LENGTHS,
+    "real": LENGTHS,
+    "parts": {10_000_000: LENGTHS[10_000_000]},
 }
-"""Setting → tokens of a run → its batch."""
 METRICS = ("fvu", "delta_ce", "dead_share")
 DUPLICATES = "duplicate_share"
 
 
-def folder(setting: str, length: int, seed: int) -> Path:
-    return RUNS / "switch_lengths" / f"{setting}-{length}-{seed}"
+def runs(setting: str, seeds: Sequence[int]) -> list[Trained]:
+    return list(over(HERE / f"{setting}.yaml", seeds, RUN_LENGTHS[setting]))
 
 
 @dataclass(frozen=True)
@@ -56,34 +56,27 @@ class Arm:
 
 
 def collected(setting: str, seeds: Sequence[int]) -> Found:
-    """What was measured, an entry per SAE and length, of the seeds that all have been evaluated."""
-    arms = []
-    for length in LENGTHS[setting]:
-        runs = [folder(setting, length, seed) for seed in seeds]
-        runs = [run for run in runs if finished(run) and evaluated(run)]
-        if runs:
-            variants = sorted(path.parent.name for path in runs[0].glob("*/suite.json"))
-            arms += [entry(length, [run / variant for run in runs]) for variant in variants]
-    return {"setting": setting, "seeds": list(seeds), "arms": arms}
-
-
-def evaluated(run: Path) -> bool:
-    suites = [path.parent for path in run.glob("*/suite.json")]
-    return all((suite / "results/splice.json").exists() for suite in suites)
+    """What was measured, an entry per SAE and length, of the seeds that were evaluated."""
+    entries = []
+    for length in RUN_LENGTHS[setting]:
+        done = [run for run in runs(setting, seeds) if run.length == length and run.done]
+        for suites in zip(*(run.suites for run in done), strict=True):
+            entries.append(entry(length, suites))
+    return {"setting": setting, "seeds": list(seeds), "arms": entries}
 
 
 def entry(length: int, suites: Sequence[Path]) -> Found:
-    meta = read(suites[0] / "suite.json")
-    group = next(iter(meta["groups"]))
-    options = read(suites[0] / "groups" / group / "config.json")["options"]
-    width, experts, k = options.pop("width"), options.pop("experts", 1), options.pop("k")
-    values = [mean_values(suite, *METRICS) for suite in suites]
+    meta, of = read(suites[0] / "suite.json"), options(suites[0])
     return {
-        "length": length, "width": width, "experts": experts, "k": k, "options": options,
+        "length": length,
+        "width": of.pop("width"),
+        "experts": of.pop("experts", 1),
+        "k": of.pop("k"),
+        "options": of,
         "flops": meta["cost"]["flops_saes"] / meta["tokens"],
-        **{metric: [of[metric] for of in values] for metric in METRICS},
+        **of_seeds(suites, METRICS),
         DUPLICATES: [duplicates(suite) for suite in suites],
-    }  # fmt: skip
+    }
 
 
 def duplicates(suite: Path) -> float:
