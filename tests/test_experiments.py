@@ -153,3 +153,88 @@ def test_a_claim_is_reproduced_by_all_of_its_parts() -> None:
         Claim(1, "", parts).verdict for parts in ([all_, beside], [all_, none], [less], [none])
     ]
     assert marks == [REPRODUCED, PART, PART, NOT]
+
+
+def seeds_of(value: float) -> list[float]:
+    """Three seeds that differ little."""
+    return [value, value * 1.001, value * 0.999]
+
+
+def write_found(study: str, setting: str, found: dict[str, object], folder: Path) -> str:
+    """A study's Markdown from what it would have measured."""
+    head = {"command": f"python -m experiments.{study} {setting}", "setting": setting}
+    (folder / f"{setting}.json").write_text(json.dumps({**head, "seeds": [0, 1, 2], **found}))
+    main = importlib.import_module(f"experiments.{study}.__main__").main
+    main([setting, "table", "--results", str(folder)])
+    return (folder / f"{setting}.md").read_text()
+
+
+def test_switch_lengths_is_judged_from_its_json(tmp_path: Path) -> None:
+    def arm(length: int, experts: int, fvu: float, **options: object) -> dict[str, object]:
+        sizes = {"length": length, "width": 256 * experts, "experts": experts, "k": 16}
+        metrics = ("fvu", "delta_ce", "dead_share", "duplicate_share")
+        more = {"options": {"aux_coefficient": 0.03} | options, "flops": 1e5 * 4 ** (experts == 1)}
+        return sizes | more | {metric: seeds_of(fvu) for metric in metrics}
+
+    lengths = (300_000, 1_000_000, 3_000_000, 10_000_000)
+    arms = [arm(length, 1, 0.1) for length in lengths]
+    for experts in (2, 8):
+        arms += [
+            arm(length, experts, 0.1 * (1.1, 0.9, 0.8, 0.7)[i]) for i, length in enumerate(lengths)
+        ]
+    text = write_found("switch_lengths", "embedded", {"arms": arms}, tmp_path)
+    assert "1. *At equal FLOPs Switch is better*: **reproduced**" in text
+    # From 1.1 to 0.9 in logarithms of both, at 0.475 of the way from 0.3M to 1M tokens.
+    assert "2 × 256, k 16: 1,038; 8 × 256, k 16: 259; the largest is 4.0 times" in text
+    assert "falls from a length to the next in 6 of 6 steps" in text
+    balances = (0.0, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
+    parts = [
+        arm(10_000_000, 8, 0.12 if balance < 0.01 else 0.1, balance=balance) for balance in balances
+    ]
+    parts.append(arm(10_000_000, 8, 0.13, balance=0.03, aux_coefficient=0.0))
+    text = write_found("switch_lengths", "parts", {"arms": parts}, tmp_path)
+    assert "7. *α matters only below a threshold*: **reproduced**" in text
+    assert "+30.0%" in text and "| 0.001 | +20.0% [+20.0%, +20.0%] |" in text
+
+
+def test_groups_lengths_is_judged_from_its_json(tmp_path: Path) -> None:
+    study = importlib.import_module("experiments.groups_lengths.__main__")
+    fvu = dict.fromkeys([*study.arms("embedded"), study.FEWER], 0.12)
+    fvu |= {"per layer": 0.1, "4 groups": 0.105, "3 groups": 0.11, "1 groups": 0.15}
+    fvu |= {"2 even groups": 0.13, "fewer vectors": 0.11, "smaller SAEs": 0.14}
+    lengths = {
+        str(length): {
+            name: {
+                "fvu": seeds_of(value * (1 if name == "per layer" else grown)),
+                "delta_ce": seeds_of(value),
+                "dead_share": seeds_of(0.0),
+                "tokens": length,
+            }
+            for name, value in fvu.items()
+        }
+        for length, grown in ((300_000, 1.0), (1_000_000, 1.1))
+    }
+    text = write_found("groups_lengths", "embedded", {"lengths": lengths}, tmp_path)
+    assert "*FVU falls with G towards the baseline*: **reproduced** (8 of 8 steps)" in text
+    assert "0.3M: +20.0%" in text and "From a length to the next: **grows**" in text
+    assert "fewer vectors, 2 groups, smaller SAEs. The first study's order: **reproduced**" in text
+
+
+def test_darkmatter_lengths_is_judged_from_its_json(tmp_path: Path) -> None:
+    study = importlib.import_module("experiments.darkmatter_lengths.__main__")
+    metrics = [metric for of in study.METRICS.values() for metric in of]
+
+    def values(fvu: float) -> dict[str, list[float]]:
+        parts = {"fvu": fvu, "fvu_linear": fvu - 0.02, "fvu_nonlinear": 0.02, "r2_error": fvu}
+        return {metric: seeds_of(parts.get(metric, 0.5)) for metric in metrics}
+
+    fvu = [0.5, 0.4, 0.3, 0.2, 0.1, 0.05]
+    lengths = {str(n): values(at) for n, at in zip(study.LENGTHS, fvu, strict=True)}
+    widths = {str(n): values(at) for n, at in zip(study.WIDTHS, fvu, strict=False)}
+    errors = {str(of): {"l": seeds_of(0.5), "u": seeds_of(0.6)} for of in study.OF}
+    found = {"lengths": lengths, "widths": widths, "errors": errors}
+    text = write_found("darkmatter_lengths", "embedded", found, tmp_path)
+    lines = dict(enumerate(line for line in text.splitlines() if line[:2] in ("1.", "3.", "7.")))
+    assert "per latent 75%" in lines[0] and lines[0].endswith("**the linear part**.")
+    assert lines[1].endswith("**reproduced**.")
+    assert "FVU +0.10 [+0.10, +0.10] for u after 10M, **reproduced**" in lines[2]

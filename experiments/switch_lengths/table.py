@@ -139,9 +139,8 @@ def delta_ce(at_longest: Sequence[Pair]) -> tuple[str, str]:
 
 def fewer_flops(found: Found, longest: int) -> tuple[str, str]:
     of = [a for a in arms(found) if a.length == longest]
-    k = 16 if found["setting"] == "embedded" else 32
+    k, expert = (16, 256) if found["setting"] == "embedded" else (32, 128)
     topk = sorted((a for a in of if a.experts == 1 and a.k == k), key=lambda a: a.flops)
-    expert = sorted(a.width for a in topk)[1]
     switch = [a for a in of if a.experts == 8 and a.expert == expert and a.k == k]
     if not switch:
         return NONE, ""
