@@ -20,7 +20,10 @@ $(READY): pyproject.toml constraints.txt
 		|| { echo "saeworks needs Python 3.11 or newer; say which with PYTHON=..."; exit 1; }
 	test -x $(PY) || $(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install --quiet "$$(grep '^torch==' constraints.txt)"
-	$(PY) -m pip install --quiet -c constraints.txt -e '.[dev]'
+	# torch for CUDA has brought the Triton that it needs, which then is the one we test with.
+	if $(PY) -c 'import triton' 2>/dev/null; then grep -v '^triton==' constraints.txt; \
+		else cat constraints.txt; fi > $(VENV)/constraints.txt
+	$(PY) -m pip install --quiet -c $(VENV)/constraints.txt -e '.[dev]'
 	@touch $@
 
 demo: $(READY)  ## SAEs on every layer of the embedded model, and their report

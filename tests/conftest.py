@@ -18,6 +18,9 @@ install_import_hook("saeworks", "helpers.annotations.checked")
 import pytest  # noqa: E402
 import torch  # noqa: E402
 
+if not torch.cuda.is_available():  # before anyone imports triton: its kernels run on the CPU then
+    os.environ["TRITON_INTERPRET"] = "1"
+
 ROOT = Path(__file__).resolve().parent.parent
 
 

@@ -1,13 +1,15 @@
 """The three sparse primitives that carry decoding and every gradient.
 
 Codes are (values, indices) [B, K], or [nnz] with offsets [B + 1]. They carry no gradient of their
-own: `saeworks.dictionary.autograd` builds the autograd functions from them. They are torch's
-embedding bags, which multiply and sum rows of a table without ever writing the gathered rows:
-nothing of size [B·K, D] and no dense [B, M]. The same operators exist on the CPU and on CUDA, and
-nothing here waits for the device.
+own: `saeworks.dictionary.autograd` builds the autograd functions from them. On CUDA they are Triton
+kernels (`saeworks.dictionary.triton`); elsewhere, and where triton is not installed, torch's
+embedding bags. Neither ever writes the gathered rows: nothing of size [B·K, D] and no dense [B, M].
+Nothing here waits for the device.
 """
 
 from dataclasses import dataclass
+from functools import cache
+from importlib.util import find_spec
 
 import torch
 from jaxtyping import Float, Int
@@ -15,6 +17,18 @@ from torch import Tensor
 from torch.nn.functional import embedding_bag
 
 _SUM = 0  # aten's number for embedding_bag's mode="sum"
+TRITON_TYPES = (torch.float32, torch.bfloat16)
+"""What the Triton kernels work on; float64 is torch's everywhere."""
+
+
+@cache
+def _has_triton() -> bool:
+    return find_spec("triton") is not None
+
+
+def triton_runs(tensor: Tensor) -> bool:
+    """Whether work on this tensor is Triton's: the one place where the path is chosen."""
+    return tensor.is_cuda and tensor.dtype in TRITON_TYPES and _has_triton()
 
 
 @dataclass(frozen=True)
@@ -72,6 +86,10 @@ def gather_sum(
     offsets: Int[Tensor, " rows_plus_1"] | None = None,
 ) -> Float[Tensor, "B D"]:
     """out[b] = Σ_j values[b, j] · table[indices[b, j]]: a bag per token."""
+    if triton_runs(table_MD):
+        from saeworks.dictionary.triton import pairs as gpu
+
+        return gpu.gather_sum(values, indices, table_MD, offsets)
     if indices.numel() == 0:
         rows = indices.shape[0] if offsets is None else offsets.shape[0] - 1
         return table_MD.new_zeros(rows, table_MD.shape[1])
@@ -92,6 +110,10 @@ def gather_dot(
     offsets: Int[Tensor, " rows_plus_1"] | None = None,
 ) -> Float[Tensor, "*pairs"]:
     """out[b, j] = rows[b] · table[indices[b, j]]: the gradient of gather_sum's values."""
+    if triton_runs(table_MD):
+        from saeworks.dictionary.triton import pairs as gpu
+
+        return gpu.gather_dot(rows_BD, table_MD, indices, offsets)
     if indices.numel() == 0:
         return rows_BD.new_zeros(indices.shape)
     row = pair_rows(indices, offsets)
@@ -109,6 +131,10 @@ def segment_outer(
 ) -> Float[Tensor, "M D"]:
     """out[m] = Σ over the pairs (b, j) of latent m of values[b, j] · rows[b]: a bag per latent,
     with the tokens' rows as the table."""
+    if triton_runs(rows_BD):
+        from saeworks.dictionary.triton import pairs as gpu
+
+        return gpu.segment_outer(values, rows_BD, pairs.order, pairs.row, pairs.starts)
     if pairs.order.numel() == 0:
         return rows_BD.new_zeros(pairs.starts.shape[0] - 1, rows_BD.shape[1])
     return embedding_bag(
