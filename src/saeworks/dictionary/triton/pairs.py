@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 _PAIRS = 16
-"""Pairs per inner iteration: their rows are loaded together, which hides the latency of a gather."""
+"""Pairs per inner iteration: their rows are loaded together, to hide the latency of a gather."""
 _COLUMNS = 128
 """Columns of D per program of `gather_sum` and `segment_outer`, or per inner iteration: 512 bytes
 of a float32 row, four whole sectors for each of a warp's threads."""
@@ -102,7 +102,7 @@ def _rows_of(indices: Tensor, offsets: Tensor | None) -> tuple[int, int]:
 
 
 def _block(d: int) -> int:
-    return min(triton.next_power_of_2(d), _COLUMNS)
+    return min(int(triton.next_power_of_2(d)), _COLUMNS)
 
 
 @triton.jit
