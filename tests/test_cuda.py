@@ -9,16 +9,16 @@ import os
 import signal
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from helpers import eager_kernels as eager
 from helpers import fakes, toys
+from helpers.host_reads import NoHostReads
 from saeworks import build_sae
 from saeworks.dictionary import kernels
 from saeworks.dictionary.base import SAE, Batch, Context
@@ -144,22 +144,6 @@ def test_the_optimiser_does_what_it_does_on_the_cpu(device: torch.device, size: 
         close(state[name], tensor)
     moved = (plain.w_enc - first.w_enc).abs().max()
     assert (moved == 0) if math.isnan(size) else (moved > 0)
-
-
-class NoHostReads(TorchDispatchMode):
-    """Refuses the operators whose result the host has to wait for."""
-
-    WAIT: ClassVar[set[str]] = {
-        *("_local_scalar_dense", "is_nonzero", "equal", "nonzero", "masked_select", "bincount"),
-        *("_unique2", "unique_dim", "unique_consecutive", "repeat_interleave"),
-    }
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        name = func._schema.name.removeprefix("aten::")
-        assert name not in self.WAIT, f"{name} waits for the device"
-        if name in ("index", "index_put", "index_put_"):
-            assert all(a is None or a.dtype != torch.bool for a in args[1]), f"{name} by mask"
-        return func(*args, **(kwargs or {}))
 
 
 @pytest.mark.filterwarnings("ignore:Synchronization debug mode")

@@ -32,7 +32,7 @@ def dense(x, error, w_enc, b_enc, w_dec, dead, k):
 @pytest.mark.parametrize("tile", [1, 5, 1000])
 @pytest.mark.parametrize(("n", "k"), [(1, 1), (3, 3), (8, 3), (WIDTH, 5)])
 def test_value_and_gradients(monkeypatch, n, k, tile):
-    monkeypatch.setattr(module, "_TILE_BYTES", tile * n * 8)
+    monkeypatch.setitem(module._TILE_BYTES, "cpu", tile * n * 8)
     arguments = inputs()
     dead = torch.randperm(WIDTH, generator=torch.Generator().manual_seed(1))[:n].sort().values
     ours, plain = auxk_of_dead(*arguments, dead, k), dense(*arguments, dead, k)

@@ -12,8 +12,12 @@ docs/decisions.md.) 0 where e does not vary.
 The target is a constant, so the gradient is known as soon as the value is: nothing is kept for a
 backward pass, and memory is one tile of tokens plus the dead rows.
 
-Shapes: B tokens, D model width, M latents, N experts, V visits (of a token to an expert), n dead
-latents.
+Two ways compute the same. Dense matrices [t, n] within a tile of tokens, on the CPU and where most
+dead latents are used; or, on a GPU, the sparse primitives over the K latents of each token, which
+serve all experts at once.
+
+Shapes: B tokens, t tokens of a tile, D model width, M latents, N experts, V visits (of a token to
+an expert), n dead latents, K of them per token.
 """
 
 from collections.abc import Sequence
@@ -26,11 +30,23 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.autograd.function import Function, once_differentiable
 
-from saeworks.dictionary.autograd import apply
+from saeworks.dictionary.autograd import apply, encoder_gradients
+from saeworks.dictionary.dispatch import Dispatch
+from saeworks.dictionary.kernels import (
+    gather_dot,
+    gather_sum,
+    segment_outer,
+    sort_pairs,
+    triton_runs,
+)
 from saeworks.dictionary.losses import total_variation
 from saeworks.dictionary.stages import stage
 
-_TILE_BYTES = 16 * 2**20
+_TILE_BYTES = {"cpu": 16 * 2**20, "cuda": 2**28}
+_DENSE_UP_TO = 32
+"""Dead latents per latent used, up to which a GPU takes dense matrices: in float32 an H100
+multiplies n · D numbers (60 TFLOP/s) about as fast as L2 delivers n/32 rows of D (4 TB/s). From
+those rates; not measured."""
 
 
 def auxk_latents(d: int, dead: int) -> tuple[int, float]:
@@ -119,10 +135,17 @@ def auxk_with_gradients(
     much faster than gathering rows.
     """
     n = w_enc_nD.shape[0]
+    inverse = inverse_variation(error_BD) if inverse is None else inverse
+    if triton_runs(x_BD) and n > _DENSE_UP_TO * k:
+        from saeworks.dictionary.triton.select import encoder_topk
+
+        selected = encoder_topk(x_BD, w_enc_nD, b_enc_n, k)
+        return _sparse(x_BD, error_BD, w_enc_nD, w_dec_nD, *selected, 2 * inverse)
     square = error_BD.new_zeros(())
     grad_enc, grad_bias = torch.zeros_like(w_enc_nD), torch.zeros_like(b_enc_n)
     grad_dec = torch.zeros_like(w_dec_nD)
-    tile = max(1, _TILE_BYTES // (n * x_BD.element_size()))
+    budget = _TILE_BYTES.get(x_BD.device.type, 2**24)
+    tile = max(1, budget // (n * x_BD.element_size()))
     for x_tD, e_tD in zip(torch.split(x_BD, tile), torch.split(error_BD, tile), strict=True):
         f_tn = torch.addmm(b_enc_n, x_tD, w_enc_nD.T).relu_()
         if k < n:
@@ -137,10 +160,36 @@ def auxk_with_gradients(
         grad_tn = (residual_tD @ w_dec_nD.T).mul_(f_tn > 0).mul_(multiple_t1)
         grad_enc.addmm_(grad_tn.T, x_tD)
         grad_bias += grad_tn.sum(0)
-    inverse = inverse_variation(error_BD) if inverse is None else inverse
     for grad in (grad_enc, grad_bias, grad_dec):
         grad.mul_(2 * inverse)
     return AuxK(square * inverse, grad_enc, grad_bias, grad_dec)
+
+
+def _sparse(
+    x_VD: Float[Tensor, "V D"],
+    error_VD: Float[Tensor, "V D"],
+    w_enc_nD: Float[Tensor, "n D"],
+    w_dec_nD: Float[Tensor, "n D"],
+    z_VK: Float[Tensor, "V K"],
+    indices_VK: Int[Tensor, "V K"],
+    slope: Float[Tensor, "*V_1"],
+) -> AuxK:
+    """The same by the sparse primitives, from the pre-activations that were selected.
+
+    Args:
+        slope: twice what ‖e_v − α ê_v‖² counts in the loss, for all or for each visit.
+    """
+    f_VK = z_VK.relu()
+    residual_VD = gather_sum(f_VK, indices_VK, w_dec_nD)
+    multiple_V1 = best_multiple(error_VD, residual_VD)
+    residual_VD.mul_(multiple_V1).sub_(error_VD)
+    grad_VD = residual_VD * slope
+    f_VK.mul_(multiple_V1)
+    grad_VK = gather_dot(grad_VD, w_dec_nD, indices_VK).mul_(f_VK > 0).mul_(multiple_V1)
+    pairs = sort_pairs(indices_VK, len(w_enc_nD))
+    grad_enc, grad_bias, _ = encoder_gradients(grad_VK, x_VD, w_enc_nD, None, pairs)
+    loss = (residual_VD * grad_VD).sum() / 2
+    return AuxK(loss, grad_enc, grad_bias, segment_outer(f_VK, grad_VD, pairs))
 
 
 def auxk_of_experts(
@@ -148,8 +197,7 @@ def auxk_of_experts(
     error_BD: Float[Tensor, "B D"],
     w_enc_MD: Float[Tensor, "M D"],
     w_dec_MD: Float[Tensor, "M D"],
-    token_V: Int[Tensor, " V"],
-    bounds: Sequence[int],
+    sent: Dispatch,
     dead: Int[Tensor, " n"],
 ) -> Float[Tensor, ""]:
     """AuxK inside each expert: its dead latents explain what is missed of the tokens it was sent,
@@ -163,37 +211,64 @@ def auxk_of_experts(
     Args:
         x_VD: the encoder's input by visits in the order of their experts, b_dec taken off; a
             constant here, as is the error.
-        token_V: the token of each visit.
-        bounds: expert e has the visits bounds[e]:bounds[e + 1].
         dead: latents, ascending.
     """
-    width = len(w_enc_MD) // (len(bounds) - 1)
+    width = len(w_enc_MD) // sent.experts
     edges = torch.arange(0, len(w_enc_MD) + 1, width, device=dead.device)
-    owned = pairwise(torch.searchsorted(dead, edges).tolist())
-    rows_per_visit = len(error_BD) / max(len(x_VD), 1)
+    owned = torch.searchsorted(dead, edges)
+    compute = _experts_at_once if triton_runs(x_VD) else _experts_in_turn
     with torch.no_grad():
-        inverse = inverse_variation(error_BD)
-        loss = error_BD.new_zeros(())
-        grad_enc, grad_dec = (w.new_zeros(len(dead), w.shape[1]) for w in (w_enc_MD, w_dec_MD))
-        for (first, last), (start, end) in zip(pairwise(bounds), owned, strict=True):
-            latents = dead[start:end]
-            k, share = auxk_latents(x_VD.shape[1], len(latents))
-            if not k or first == last:
-                continue
-            aux = auxk_with_gradients(
-                x_VD[first:last],
-                error_BD[token_V[first:last]],
-                w_enc_MD[latents],
-                w_enc_MD.new_zeros(len(latents)),
-                w_dec_MD[latents],
-                k,
-                inverse,
-            )
-            scale = share * rows_per_visit
-            loss += scale * aux.loss
-            grad_enc[start:end] = scale * aux.w_enc
-            grad_dec[start:end] = scale * aux.w_dec
-    return _with_gradients(loss, dead, (grad_enc, grad_dec), (w_enc_MD, w_dec_MD))
+        inverse = inverse_variation(error_BD) * (len(error_BD) / max(len(x_VD), 1))
+        aux = compute(x_VD, error_BD, w_enc_MD[dead], w_dec_MD[dead], sent, owned, inverse)
+    return _with_gradients(aux.loss, dead, (aux.w_enc, aux.w_dec), (w_enc_MD, w_dec_MD))
+
+
+def _experts_in_turn(
+    x_VD: Tensor,
+    error_BD: Tensor,
+    w_enc_nD: Tensor,
+    w_dec_nD: Tensor,
+    sent: Dispatch,
+    owned: Tensor,
+    inverse: Tensor,
+) -> AuxK:
+    """A dense computation per expert; its dead latents are owned[e]:owned[e + 1]."""
+    loss, bias_n = x_VD.new_zeros(()), x_VD.new_zeros(len(w_enc_nD))
+    grad_enc, grad_dec = torch.zeros_like(w_enc_nD), torch.zeros_like(w_dec_nD)
+    visits, latents = pairwise(sent.bounds), pairwise(owned.tolist())
+    for (first, last), (start, end) in zip(visits, latents, strict=True):
+        k, share = auxk_latents(x_VD.shape[1], end - start)
+        if not k or first == last:
+            continue
+        rows = (x_VD[first:last], error_BD[sent.token[first:last]])
+        weights = (w_enc_nD[start:end], bias_n[start:end], w_dec_nD[start:end])
+        aux = auxk_with_gradients(*rows, *weights, k, inverse)
+        loss += share * aux.loss
+        grad_enc[start:end] = share * aux.w_enc
+        grad_dec[start:end] = share * aux.w_dec
+    return AuxK(loss, grad_enc, bias_n, grad_dec)
+
+
+def _experts_at_once(
+    x_VD: Tensor,
+    error_BD: Tensor,
+    w_enc_nD: Tensor,
+    w_dec_nD: Tensor,
+    sent: Dispatch,
+    owned: Tensor,
+    inverse: Tensor,
+) -> AuxK:
+    """The same on a GPU, in one launch of each kernel and without the host."""
+    from saeworks.dictionary.triton.select import Groups, encoder_topk
+
+    n, half = len(w_enc_nD), max(x_VD.shape[1] // 2, 1)
+    groups = Groups(sent.starts, owned, n)
+    selected = encoder_topk(x_VD, w_enc_nD, None, min(half, n), groups)
+    visit = torch.arange(len(x_VD), device=x_VD.device)
+    expert_V = torch.searchsorted(sent.starts, visit, right=True).sub_(1)
+    share_N = (owned.diff().to(x_VD.dtype) / half).clamp_max(1)
+    slope_V1 = (2 * inverse * share_N[expert_V])[:, None]
+    return _sparse(x_VD, error_BD[sent.token], w_enc_nD, w_dec_nD, *selected, slope_V1)
 
 
 def _with_gradients(

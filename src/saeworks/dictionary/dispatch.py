@@ -1,13 +1,15 @@
 """Dispatch: visits sorted by expert once, an encoder matmul per expert, TopK inside it.
 
 Nothing of size [B, M] exists, not even a tile of it: pre-activations are [tile, E]. (The public
-Switch code computes all M and masks.)
+Switch code computes all M and masks.) On a GPU, one launch encodes all experts, each tile of visits
+with the latents of its own, and the host never learns how many visits an expert has.
 
 Shapes: B tokens, D model width, M latents, N experts of E = M/N, n experts per token, V visits,
 K active latents per token.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from typing import Any
 
@@ -18,7 +20,7 @@ from torch.autograd.function import Function, once_differentiable
 
 from saeworks.dictionary.autograd import PairSort, apply
 from saeworks.dictionary.experts import Routing
-from saeworks.dictionary.kernels import gather_dot, gather_sum, segment_outer
+from saeworks.dictionary.kernels import gather_dot, gather_sum, segment_outer, triton_runs
 from saeworks.dictionary.selection import (
     Precision,
     candidate_margin,
@@ -38,12 +40,22 @@ class Dispatch:
     Attributes:
         visit: places in the routing's flattened visits.
         token: the token of each.
-        bounds: expert e owns the visits bounds[e]:bounds[e + 1].
+        starts: expert e owns the visits starts[e]:starts[e + 1].
     """
 
     visit: Int[Tensor, " V"]
     token: Int[Tensor, " V"]
-    bounds: tuple[int, ...]
+    starts: Int[Tensor, " N_plus_1"]
+
+    @cached_property
+    def bounds(self) -> tuple[int, ...]:
+        """`starts` for the host, which waits for the device."""
+        return tuple(self.starts.tolist())
+
+    @property
+    def experts(self) -> int:
+        """N."""
+        return len(self.starts) - 1
 
     def runs(self, start: int, end: int) -> list[tuple[int, int, int]]:
         """(expert, first, last + 1) of the visits of each expert among visits start:end."""
@@ -74,7 +86,7 @@ class Picked:
 
 
 def dispatch(routing: Routing, experts: int) -> Dispatch:
-    """Sort the visits by expert; the one place that waits for the device, for N counts."""
+    """Sort the visits by expert."""
     expert_V = routing.expert.flatten()
     sorted_V, visit_V = expert_V.int().sort(stable=True)
     starts = torch.searchsorted(
@@ -84,7 +96,7 @@ def dispatch(routing: Routing, experts: int) -> Dispatch:
         token_V = visit_V.div(routing.expert.shape[-1], rounding_mode="floor")
     else:
         token_V = torch.searchsorted(routing.offsets, visit_V, right=True).sub_(1)
-    return Dispatch(visit_V, token_V, tuple(starts.tolist()))
+    return Dispatch(visit_V, token_V, starts)
 
 
 @torch.no_grad()
@@ -97,7 +109,7 @@ def select_within(
 ) -> tuple[Float[Tensor, "V K"], Int[Tensor, "V K"]]:
     """TopK_k(ReLU(W_enc^e x)) of every visit within its own expert e: values and latents in
     [0, M). x is in the order of `sent`, b_dec taken off."""
-    width = len(w_enc_MD) // (len(sent.bounds) - 1)
+    width = len(w_enc_MD) // sent.experts
     spare = candidate_margin(k)
     if in_bf16(x_VD, precision) and k + spare < width:
         low = (x_VD.bfloat16(), w_enc_MD.bfloat16())
@@ -114,7 +126,13 @@ def _largest_within(
     x_VD: Tensor, w_enc_MD: Tensor, sent: Dispatch, k: int
 ) -> tuple[Tensor, Tensor]:
     """The k largest W_enc^e x of every visit and their latents, in the precision of the inputs."""
-    visits, width = x_VD.shape[0], w_enc_MD.shape[0] // (len(sent.bounds) - 1)
+    visits, width = x_VD.shape[0], w_enc_MD.shape[0] // sent.experts
+    if triton_runs(x_VD):
+        from saeworks.dictionary.triton.select import Groups, encoder_topk
+
+        latents = torch.arange(0, len(w_enc_MD) + 1, width, device=x_VD.device)
+        with stage("encoder"):
+            return encoder_topk(x_VD, w_enc_MD, None, k, Groups(sent.starts, latents, width))
     values = x_VD.new_empty(visits, k)
     indices = torch.empty(visits, k, dtype=torch.int64, device=x_VD.device)
     padded = padded_width(width, k, x_VD.device)

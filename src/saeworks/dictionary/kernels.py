@@ -17,8 +17,10 @@ from torch import Tensor
 from torch.nn.functional import embedding_bag
 
 _SUM = 0  # aten's number for embedding_bag's mode="sum"
-TRITON_TYPES = (torch.float32, torch.bfloat16)
+_TRITON_TYPES = (torch.float32, torch.bfloat16)
 """What the Triton kernels work on; float64 is torch's everywhere."""
+TRITON_DEVICES = frozenset({"cuda"})
+"""Where they do; tests add the CPU, with Triton's interpreter."""
 
 
 @cache
@@ -28,7 +30,8 @@ def _has_triton() -> bool:
 
 def triton_runs(tensor: Tensor) -> bool:
     """Whether work on this tensor is Triton's: the one place where the path is chosen."""
-    return tensor.is_cuda and tensor.dtype in TRITON_TYPES and _has_triton()
+    on_device = tensor.device.type in TRITON_DEVICES and tensor.dtype in _TRITON_TYPES
+    return on_device and _has_triton()
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,14 @@ def pair_rows(
     if offsets is None:
         return place.div_(max(indices.shape[-1], 1), rounding_mode="floor")
     return torch.searchsorted(offsets, place, right=True).sub_(1)
+
+
+def counts(index_n: Int[Tensor, " n"], size: int) -> Int[Tensor, " size"]:
+    """How often each of the first numbers from 0 is there: `bincount`, which waits for a GPU to say
+    which is the largest. Whole numbers are added, so the order does not matter."""
+    return torch.zeros(size, dtype=torch.int64, device=index_n.device).index_add_(
+        0, index_n, torch.ones_like(index_n, dtype=torch.int64)
+    )
 
 
 def sort_pairs(

@@ -8,6 +8,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import mse_loss
 
+from saeworks.dictionary.kernels import counts
+
 
 def reconstruction(
     target_BD: Float[Tensor, "B D"],
@@ -69,7 +71,7 @@ def fvu_by_site(
 ) -> Float[Tensor, " S"]:
     """Σ‖x − x̂‖²/Σ‖x − x̄‖² over the rows of each site, x̄ their own mean; NaN without rows."""
     target_BD, x_hat_BD = target_BD.detach(), x_hat_BD.detach()
-    count_S = torch.bincount(site_B, minlength=sites).to(target_BD.dtype)
+    count_S = counts(site_B, sites).to(target_BD.dtype)
     zero_SD = target_BD.new_zeros(sites, target_BD.shape[1])
     mean_SD = zero_SD.index_add(0, site_B, target_BD) / count_S[:, None].clamp_min(1)
     error_B = (x_hat_BD - target_BD).square().sum(1)

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from saeworks.dictionary.base import Batch
 from saeworks.dictionary.batch_selection import running_threshold
 from saeworks.dictionary.experts import Routing
+from saeworks.dictionary.kernels import counts
 from saeworks.errors import UserError
 
 RouterName = Literal[
@@ -70,8 +71,8 @@ class Router(nn.Module, ABC):
         terms = self.own_losses(routing, batch)
         if self.balanced and self.options.balance:
             first = self.options.experts - routing.p.shape[1]
-            chosen = routing.expert.flatten()
-            loss = balance_loss(routing.p, chosen[chosen >= first] - first)
+            count_N = counts(routing.expert.flatten(), self.options.experts)[first:]
+            loss = balance_loss(routing.p, count_N)
             terms = {"balance": self.options.balance * loss, **terms}
         return terms
 
@@ -86,12 +87,11 @@ class Router(nn.Module, ABC):
         """Update what is not a gradient from `Routing.state`."""
 
 
-def balance_loss(p_BN: Float[Tensor, "B N"], chosen_V: Int[Tensor, " V"]) -> Float[Tensor, ""]:
-    """N · Σ_i f_i P_i, with f_i the share of visits at expert i, a constant, and P_i its mean
-    probability; 1 where both are uniform, N where all tokens go to one expert with p = 1. (Fedus et
-    al. 2022, Switch Transformers, eq. 4–6.)"""
-    count_N = torch.bincount(chosen_V, minlength=p_BN.shape[1]).to(p_BN.dtype)
-    f_N = count_N / max(chosen_V.shape[0], 1)
+def balance_loss(p_BN: Float[Tensor, "B N"], count_N: Int[Tensor, " N"]) -> Float[Tensor, ""]:
+    """N · Σ_i f_i P_i, with f_i the share of visits at expert i (of their numbers), a constant, and
+    P_i its mean probability; 1 where both are uniform, N where all tokens go to one expert with
+    p = 1. (Fedus et al. 2022, Switch Transformers, eq. 4–6.)"""
+    f_N = (count_N / count_N.sum().clamp_min(1)).to(p_BN.dtype)
     return p_BN.shape[1] * (f_N @ (p_BN.sum(0) / max(p_BN.shape[0], 1)))
 
 
@@ -226,7 +226,7 @@ class BiasRouter(Router):
     def route(self, logits_BN: Float[Tensor, "B N"], batch: Batch | None = None) -> Routing:
         p_BN = logits_BN.softmax(1)
         expert_B1 = (p_BN + self.bias).argmax(1, keepdim=True)
-        load_N = torch.bincount(expert_B1.flatten(), minlength=self.options.experts)
+        load_N = counts(expert_B1.flatten(), self.options.experts)
         return Routing(expert_B1, p_BN.gather(1, expert_B1), p_BN, state={"load": load_N})
 
     def initialise(self) -> None:

@@ -20,7 +20,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import pad
 
-from saeworks.dictionary.kernels import gather_dot
+from saeworks.dictionary.kernels import gather_dot, triton_runs
 from saeworks.dictionary.stages import stage
 
 Precision = Literal["float32", "bf16"]
@@ -171,7 +171,12 @@ def keep_pairs(offsets: Int[Tensor, " rows_plus_1"], keep: Tensor) -> Int[Tensor
 
 def _largest(x_BD: Tensor, weight_MD: Tensor, bias_M: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """Values and places of the k largest Wx + b of each row, over tiles of rows in one reused
-    buffer, in the precision of the inputs."""
+    buffer, in the precision of the inputs; on a GPU without a buffer."""
+    if triton_runs(x_BD):
+        from saeworks.dictionary.triton.select import encoder_topk
+
+        with stage("encoder"):
+            return encoder_topk(x_BD, weight_MD, bias_M, k)
     rows, width = x_BD.shape[0], weight_MD.shape[0]
     values = x_BD.new_empty(rows, k)
     indices = torch.empty(rows, k, dtype=torch.int64, device=x_BD.device)

@@ -7,7 +7,7 @@ from helpers import architectures
 from helpers.architectures import draw_weights
 from helpers.toys import auxk_by_angle
 from saeworks import UserError, build_sae
-from saeworks.dictionary import autograd, selection
+from saeworks.dictionary import autograd, auxk, selection
 from saeworks.dictionary.base import Batch, Context
 from saeworks.dictionary.initial import geometric_median
 
@@ -73,7 +73,7 @@ def test_code_and_reconstruction(d, width, k, dtype):
 @pytest.mark.parametrize("tile", [1, 3, 1000])
 def test_losses_and_gradients_with_dead_latents(monkeypatch, dead, tile):
     monkeypatch.setitem(selection._TILE_BYTES, "cpu", tile * WIDTH * 8)
-    monkeypatch.setattr("saeworks.dictionary.auxk._TILE_BYTES", tile * dead * 8)
+    monkeypatch.setitem(auxk._TILE_BYTES, "cpu", tile * dead * 8)
     sae, x, mask = build(), rows(31), dead_mask(dead)
     ours = sae.step(Batch(x, x), context(mask)).loss_terms
     plain = dense_losses(sae, x, mask)

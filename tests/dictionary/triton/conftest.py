@@ -1,9 +1,10 @@
 """The kernels run on a GPU where there is one, and otherwise in Triton's interpreter, which
 `tests/conftest.py` turns on."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
-from torch import Tensor
 
 from saeworks.dictionary import kernels
 
@@ -16,13 +17,13 @@ def device() -> torch.device:
 
 
 @pytest.fixture
-def through_triton(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Everything takes the path of a GPU, in the interpreter too."""
+def through_triton(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """From its call on, everything takes the path of a GPU, in the interpreter too."""
 
-    def runs(tensor: Tensor) -> bool:
-        return tensor.dtype in kernels.TRITON_TYPES
+    def take() -> None:
+        monkeypatch.setattr(kernels, "TRITON_DEVICES", {"cpu", "cuda"})
 
-    monkeypatch.setattr(kernels, "triton_runs", runs)
+    return take
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

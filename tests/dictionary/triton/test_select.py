@@ -67,6 +67,7 @@ def test_random_numbers_in_float32_are_ordered_to_the_last_bit(device):
     assert torch.equal(value_BK, expected[0]) and torch.equal(latent_BK, expected[1])
 
 
+@pytest.mark.filterwarnings("ignore:invalid value")  # numpy's, in the interpreter
 def test_nan_is_selected_and_infinities_have_their_order(device):
     w_MD = torch.tensor([[1.0], [torch.nan], [torch.inf], [-torch.inf], [2.0]], device=device)
     value_BK, latent_BK = encoder_topk(torch.ones(1, 1, device=device), w_MD, None, 3)

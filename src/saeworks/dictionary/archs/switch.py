@@ -215,8 +215,8 @@ class Switch(SAE):
     def encode_within(self, x_BD: Float[Tensor, "B D"], expert: int) -> SparseCode:
         """TopK_k(ReLU(W_enc^i(x − b_dec))) of the expert i given, whichever the router chooses."""
         token_B = torch.arange(len(x_BD), device=x_BD.device)
-        bounds = tuple(0 if i <= expert else len(x_BD) for i in range(self.experts + 1))
-        sent = Dispatch(token_B, token_B, bounds)
+        later = torch.arange(self.experts + 1, device=x_BD.device) > expert
+        sent = Dispatch(token_B, token_B, later * len(x_BD))
         shifted_BD = self.rows(x_BD) - self.b_dec
         values, indices = select_within(shifted_BD, self.w_enc, sent, self.config.k)
         return SparseCode(indices, values, self.width, (len(x_BD),))
@@ -255,7 +255,7 @@ class Switch(SAE):
             values, tokens = encoded.values, max(len(encoded.values), 1)
             total_M = values.new_zeros(self.width)
             total_M.index_add_(0, encoded.picked.indices.view(-1), values.view(-1))
-            load_N = torch.bincount(routing.expert.flatten(), minlength=self.config.experts)
+            load_N = encoded.sent.starts.diff()
             stats = {
                 "fvu": batch_fvu(batch.target, terms["reconstruction"]),
                 "l0": (values > 0).sum() / tokens,
@@ -317,9 +317,7 @@ class Switch(SAE):
     ) -> Float[Tensor, ""]:
         sent, in_order = encoded.sent, encoded.picked.order is not None
         x_VD = encoded.shifted if in_order else encoded.shifted[sent.token]
-        return auxk_of_experts(
-            x_VD, error_BD, self.w_enc, self.w_dec, sent.token, sent.bounds, dead
-        )
+        return auxk_of_experts(x_VD, error_BD, self.w_enc, self.w_dec, sent, dead)
 
 
 def _uniform(

@@ -63,7 +63,8 @@ def encoder_topk(
     """The k largest of each row of Wx + b, within the row's group of latents: values in float32 and
     latents, which ascend; NaN is the largest, and of equal ones the lower latent stays.
 
-    With bfloat16 factors values are compared, and returned, in 20 bits, rounded down. Where a group has fewer than k latents, the remaining values are −∞, at some valid latent.
+    With bfloat16 factors values are compared, and returned, in 20 bits, rounded down. Where a group
+    has fewer than k latents, the remaining values are −∞, at some valid latent.
     """
     rows, d = x_BD.shape
     if groups is None:
