@@ -91,7 +91,7 @@ def balance_loss(p_BN: Float[Tensor, "B N"], count_N: Int[Tensor, " N"]) -> Floa
     """N · Σ_i f_i P_i, with f_i the share of visits at expert i (of their numbers), a constant, and
     P_i its mean probability; 1 where both are uniform, N where all tokens go to one expert with
     p = 1. (Fedus et al. 2022, Switch Transformers, eq. 4–6.)"""
-    f_N = (count_N / count_N.sum().clamp_min(1)).to(p_BN.dtype)
+    f_N = count_N.to(p_BN.dtype) / count_N.sum().clamp_min(1)
     return p_BN.shape[1] * (f_N @ (p_BN.sum(0) / max(p_BN.shape[0], 1)))
 
 
