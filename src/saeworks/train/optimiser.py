@@ -2,12 +2,14 @@
 
 import math
 from collections.abc import Iterator
+from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from saeworks.dictionary.base import Trainable
+from saeworks.dictionary.kernels import triton_runs
 from saeworks.dictionary.stages import stage
 from saeworks.errors import UserError
 
@@ -16,6 +18,8 @@ _CHUNK_BYTES = 2**19
 from the first operation to the last. Small enough, too, for the allocator to reuse the chunk's
 temporary: from 1 MiB on it asks the system for fresh pages, and the projection takes 2.5 times as
 long."""
+Moments = Literal["float32", "bf16"]
+"""What Adam's moments are kept in."""
 
 
 class DictionaryAdam:
@@ -26,6 +30,10 @@ class DictionaryAdam:
     `lr_scales`; w ← w/‖w‖. What is `frozen` needs no gradient, and stays as it is. A step whose
     gradient norm is not finite is skipped (unit rows may be normalised once more); its norm is
     returned, so that the caller sees it.
+
+    Args:
+        moments: `bf16` keeps both moments in half the memory, rounded up or down by chance; the
+            arithmetic is float32 all the same.
     """
 
     def __init__(
@@ -35,6 +43,7 @@ class DictionaryAdam:
         betas: tuple[float, float] | None = None,
         eps: float = 6.25e-10,
         clip: float | None = 0.01,
+        moments: Moments = "float32",
     ) -> None:
         self.lr, self.eps = lr, eps
         self.betas = sae.betas if betas is None else betas
@@ -45,8 +54,9 @@ class DictionaryAdam:
         self.parameters = {n: p for n, p in every.items() if n not in sae.frozen}
         self.unit_norm = frozenset(sae.unit_norm)
         self.lr_scales = sae.lr_scales
-        self.exp_avg = {n: torch.zeros_like(p) for n, p in self.parameters.items()}
-        self.exp_avg_sq = {n: torch.zeros_like(p) for n, p in self.parameters.items()}
+        kept = torch.bfloat16 if moments == "bf16" else None
+        self.exp_avg = {n: torch.zeros_like(p, dtype=kept) for n, p in self.parameters.items()}
+        self.exp_avg_sq = {n: torch.zeros_like(p, dtype=kept) for n, p in self.parameters.items()}
         device = next(iter(self.parameters.values())).device
         self.steps = torch.zeros((), device=device)
 
@@ -98,6 +108,8 @@ class DictionaryAdam:
     def _project(self) -> Tensor:
         """Take the parallel component out of unit-norm rows' gradients; the norm of all that is
         left."""
+        if self._on_gpu():
+            return self._project_on_gpu()
         norms = []
         for name, parameter in self.parameters.items():
             if parameter.grad is None:
@@ -115,6 +127,8 @@ class DictionaryAdam:
         skip = norm.isfinite().logical_not().to(norm.dtype)
         scale = (norm / self.clip).clamp_min(1)
         self.steps += 1 - skip
+        if self._on_gpu():
+            return self._update_on_gpu(lr, scale, skip)
         for name, parameter in self.parameters.items():
             if parameter.grad is None:
                 continue
@@ -124,7 +138,8 @@ class DictionaryAdam:
                 self.exp_avg[name],
                 self.exp_avg_sq[name],
             )
-            for w, g, m, v in zip(*map(_chunks, tensors), strict=True):
+            for w, g, *kept in zip(*map(_chunks, tensors), strict=True):
+                m, v = (moment.to(w.dtype) for moment in kept)
                 torch._fused_adam_(
                     [w],
                     [g],
@@ -144,6 +159,37 @@ class DictionaryAdam:
                 )
                 if name in self.unit_norm:
                     w.div_(torch.linalg.vector_norm(w, dim=1, keepdim=True).clamp_min_(1e-12))
+                if kept[0].dtype == torch.bfloat16:
+                    for moment, new in zip(kept, (m, v), strict=True):
+                        moment.copy_(rounded(new.float(), self.steps))
+        return None
+
+    def _on_gpu(self) -> bool:
+        return triton_runs(next(iter(self.parameters.values())))
+
+    def _trained(self) -> list[tuple[str, Tensor, Tensor]]:
+        """Name, numbers and gradient of each parameter that has one, side by side in memory."""
+        return [
+            (name, p.detach(), p.grad.contiguous())
+            for name, p in self.parameters.items()
+            if p.grad is not None
+        ]
+
+    def _project_on_gpu(self) -> Tensor:
+        from saeworks.dictionary.triton.adam import projected_squares
+
+        squares = [projected_squares(w, g, n in self.unit_norm) for n, w, g in self._trained()]
+        return torch.cat(squares).sum().sqrt() if squares else torch.zeros_like(self.steps)
+
+    def _update_on_gpu(self, lr: float, scale: Tensor, skip: Tensor) -> None:
+        from saeworks.dictionary.triton.adam import update
+
+        rest = [1 - beta ** self.steps.double() for beta in self.betas]
+        told = torch.stack([scale, skip, *(r.float() for r in rest), self.steps])
+        for name, w, g in self._trained():
+            moments = self.exp_avg[name], self.exp_avg_sq[name]
+            rate = lr * self.lr_scales.get(name, 1.0)
+            update(w, g, *moments, told, rate, self.betas, self.eps, name in self.unit_norm)
 
 
 def _chunks(tensor: Tensor) -> Iterator[Tensor]:
@@ -153,3 +199,15 @@ def _chunks(tensor: Tensor) -> Iterator[Tensor]:
         return
     rows = max(1, _CHUNK_BYTES // (tensor.shape[1] * tensor.element_size()))
     yield from torch.split(tensor.detach(), rows)
+
+
+def rounded(x: Float[Tensor, "*of"], step: Float[Tensor, ""]) -> Float[Tensor, "*of"]:
+    """float32 to bfloat16, up or down by chance, so that the mean is kept: with β₂ = 0.999 a
+    second moment moves by a thousandth of itself in a step, and bfloat16 has steps of a
+    hundred-twenty-eighth. The chance is a hash of the number and the step: no state, and the same
+    on a GPU (`triton.adam`)."""
+    bits = x.view(torch.int32)
+    noise = (bits ^ (step.int() * -0x61C8864F)) * -0x7A143595
+    noise = (noise ^ ((noise >> 15) & 0x1FFFF)) * -0x3D4D51CB
+    bits = (bits + ((noise >> 16) & 0xFFFF)) & -0x10000
+    return bits.view(torch.float32).bfloat16()
