@@ -167,6 +167,10 @@ class TrainConfig:
     """Gradient norm, per SAE, above which the gradient is scaled down; `null` for no clipping. The
     loss is near the FVU, so at 0.01 it nearly always is, and every step weighs the same in Adam's
     moments, as it does for a loss that sums over D and a clip at 1."""
+    moments: Literal["float32", "bf16"] = "float32"
+    """What Adam's two moments are kept in: `bf16` halves their memory, and what a GPU's optimiser
+    reads and writes of them; they are rounded up or down by chance, and the arithmetic is float32.
+    The effect on the FVU: docs/notes/kernels.md."""
     dead_tokens: int | None = None
     """Tokens without firing after which a latent is dead: by default 10M, or a thirtieth of the
     run where that is less."""

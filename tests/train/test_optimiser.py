@@ -132,3 +132,40 @@ def test_same_seed_same_bytes():
             train_step(sae, adam, Batch(x, x), Context(dead, 0.0), 0.01)
         ends.append(sae.state_dict())
     assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
+
+
+def test_moments_in_bf16_are_half_as_large_and_continue_to_the_bit():
+    def run(steps):
+        sae = build()
+        adam = DictionaryAdam(sae, 0.01, moments="bf16")
+        for seed in range(steps):
+            set_gradients(sae, seed)
+            adam.step()
+        return sae, adam
+
+    sae, adam = run(3)
+    again, resumed = run(0)
+    again.load_state_dict(sae.state_dict())
+    resumed.load_state_dict(copy.deepcopy(adam.state_dict()))
+    for each, optimiser in ((sae, adam), (again, resumed)):
+        set_gradients(each, 7)
+        optimiser.step()
+    for name, tensor in adam.state_dict().items():
+        assert torch.equal(tensor, resumed.state_dict()[name])
+        assert name == "steps" or tensor.dtype == torch.bfloat16
+    assert torch.equal(sae.w_enc, again.w_enc)
+
+
+def test_moments_in_bf16_decay_where_there_is_no_gradient():
+    """Rounded to the nearest, a second moment of which 0.999 are left would stay as it is."""
+    sae = build()
+    adam = DictionaryAdam(sae, 0.0, moments="bf16")
+    set_gradients(sae, 0)
+    adam.step()
+    before = adam.exp_avg_sq["w_enc"].float().sum()
+    for parameter in sae.parameters():
+        parameter.grad.zero_()
+    for _ in range(500):
+        adam.step()
+    left = adam.exp_avg_sq["w_enc"].float().sum() / before
+    assert abs(left - 0.999**500) < 0.05

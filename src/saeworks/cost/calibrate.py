@@ -93,6 +93,7 @@ def workload(
             bytes=sum(p.numel() * p.element_size() for p in lm.model.parameters()),
         ),
         threads=_threads(lm.device),
+        moment_bytes=2 if train.moments == "bf16" else 4,
     )
 
 

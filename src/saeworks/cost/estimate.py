@@ -145,6 +145,7 @@ class Workload:
         eval_tokens: of each.
         cache_bytes: per token in an activation cache.
         threads: of the processor; 1 where SAEs are stepped one after the other.
+        moment_bytes: of a number of Adam's moments.
     """
 
     parts: tuple[Part, ...]
@@ -158,6 +159,7 @@ class Workload:
     cache_bytes: int
     lm: LMFacts
     threads: int = 1
+    moment_bytes: int = _FLOAT
 
     @property
     def rows(self) -> int:
@@ -444,10 +446,9 @@ def _memory(work: Workload) -> dict[str, int]:
     """Gradients and pre-activations exist only for the SAEs that are stepped at the moment."""
     at_once = work.threads if len(work.parts) >= work.threads else 1
     sizes = sorted((part.parameters for part in work.parts), reverse=True)
-    weights = _FLOAT * sum(sizes)
     return {
-        "weights": weights,
-        "moments": 2 * weights,
+        "weights": _FLOAT * sum(sizes),
+        "moments": 2 * work.moment_bytes * sum(sizes),
         "gradients": _FLOAT * sum(sizes[:at_once]),
         "ring": work.slots * work.slot_bytes,
         "batches": 2 * _FLOAT * work.batch * sum(work.planes.values()),
@@ -456,11 +457,12 @@ def _memory(work: Workload) -> dict[str, int]:
 
 
 def _disk(work: Workload) -> dict[str, int]:
-    weights = _FLOAT * sum(part.parameters for part in work.parts)
+    parameters = sum(part.parameters for part in work.parts)
+    weights, state = _FLOAT * parameters, (_FLOAT + 2 * work.moment_bytes) * parameters
     idle = 8 * sum(part.sae.width for part in work.parts)
     return {
         "suites": weights,
-        "checkpoints": _CHECKPOINTS_KEPT * (3 * weights + idle),
+        "checkpoints": _CHECKPOINTS_KEPT * (state + idle),
         "cache": work.rows * work.cache_bytes,
     }
 

@@ -63,7 +63,8 @@ class Learner:
             sae = SiteAffine(member.sae, len(view.sites))
         config = schedule.variant_config(config, member.train, f"variant {member.variant}")
         lr = schedule.base_lr(config, sae.width)
-        optimiser = DictionaryAdam(sae, lr, config.betas, config.eps, config.clip)
+        adam = (config.betas, config.eps, config.clip, config.moments)
+        optimiser = DictionaryAdam(sae, lr, *adam)
         device = next(sae.parameters()).device
         idle_M = torch.zeros(sae.width, dtype=torch.int64, device=device)
         dead = torch.empty(0, dtype=torch.int64, device=device)

@@ -18,8 +18,6 @@ _CHUNK_BYTES = 2**19
 from the first operation to the last. Small enough, too, for the allocator to reuse the chunk's
 temporary: from 1 MiB on it asks the system for fresh pages, and the projection takes 2.5 times as
 long."""
-Moments = Literal["float32", "bf16"]
-"""What Adam's moments are kept in."""
 
 
 class DictionaryAdam:
@@ -43,7 +41,7 @@ class DictionaryAdam:
         betas: tuple[float, float] | None = None,
         eps: float = 6.25e-10,
         clip: float | None = 0.01,
-        moments: Moments = "float32",
+        moments: Literal["float32", "bf16"] = "float32",
     ) -> None:
         self.lr, self.eps = lr, eps
         self.betas = sae.betas if betas is None else betas
