@@ -186,7 +186,7 @@ def test_switch_lengths_is_judged_from_its_json(tmp_path: Path) -> None:
     assert "1. *At equal FLOPs Switch is better*: **reproduced**" in text
     # From 1.1 to 0.9 in logarithms of both, at 0.475 of the way from 0.3M to 1M tokens.
     assert "2 × 256, k 16: 1,038; 8 × 256, k 16: 259; the largest is 4.0 times" in text
-    assert "falls from a length to the next in 6 of 6 steps" in text
+    assert "falls from one length to the next in 6 of 6 steps" in text
     balances = (0.0, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
     parts = [
         arm(10_000_000, 8, 0.12 if balance < 0.01 else 0.1, balance=balance) for balance in balances
