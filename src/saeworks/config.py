@@ -30,6 +30,7 @@ STRICT = ConfigDict(extra="forbid", strict=True)
 _YAML_BYTES = 2**18
 
 DType = Literal["float32", "bfloat16"]
+PrecisionChoice = Literal["auto", "float32", "bf16"]
 ModelDType = Literal["float32", "bfloat16", "float16"]
 TENSOR = "(tensor)"
 """Stands for the model and the text of a run on activations of the user's own (`sw.train`)."""
@@ -174,6 +175,12 @@ class TrainConfig:
     dead_tokens: int | None = None
     """Tokens without firing after which a latent is dead: by default 10M, or a thirtieth of the
     run where that is less."""
+    precision: PrecisionChoice = "auto"
+    """Of the matmul that finds which latents may be active in a training step: `bf16` finds some
+    more than are wanted, and those to keep are chosen by their float32 values. Values, gradients,
+    weights and every measurement are float32 in any case. `auto`: bf16 where a short probe finds
+    its matmul faster on this machine, and as it was when a run resumes; name one to have the same
+    bytes on another day."""
     log_every: int = 50
     """Steps between lines of metrics.jsonl."""
     eval_every: int = 500

@@ -384,6 +384,7 @@ def write_suite(
     error_maps: Mapping[str, Mapping[str, Tensor]] | None = None,
     norm_limits: Mapping[str, float] | None = None,
     mean_over_std: Mapping[str, float | None] | None = None,
+    precision: str | None = None,
     held_out: Tensor | None = None,
 ) -> None:
     """Write a suite's folder; `suite.json` comes last.
@@ -404,6 +405,7 @@ def write_suite(
         error_maps: site → tensors of its linear map.
         norm_limits: site → the norm above which tokens were left out.
         mean_over_std: site → ‖μ‖/‖σ‖ of the rows that its normaliser was estimated on.
+        precision: in which active latents were looked for in training.
         held_out: the rows that were held out, where it was trained on a tensor.
 
     Raises:
@@ -433,6 +435,7 @@ def write_suite(
         "train": dict(train or {}),
         "grouping": dict(grouping or {}),
         "normaliser": normaliser,
+        "precision": precision,
         "seconds": seconds,
         "cost": dict(cost or {}),
         **({"error": dict(error)} if error else {}),

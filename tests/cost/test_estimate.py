@@ -297,7 +297,7 @@ def test_fewer_saes_than_threads_on_more_sites_than_threads(
     shared = replace(whole.parts[0], sites=tuple(whole.planes))
     work = replace(whole, parts=(shared,), threads=2)
     x = {site: torch.randn(work.batch, 64) for site in work.planes}
-    steps = calibrate._steps(work, x, torch.device("cpu"), 0.01)
+    steps = calibrate._steps(work, x, torch.device("cpu"), "float32", 0.01)
     found = predicted(work, replace(speed(work, threads=2), shapes=steps))
     assert all(row.seconds is not None for row in found.groups)
 

@@ -1,8 +1,11 @@
 """Selection among candidates found in bf16: the sets of float32's, but for ties and near-ties."""
 
+from typing import Any
+
 import pytest
 import torch
 
+from helpers.tiny_saes import TINY, name
 from saeworks.dictionary.base import SAE, Batch, Context
 from saeworks.dictionary.batch_selection import select_batch
 from saeworks.dictionary.registry import build_sae
@@ -14,7 +17,6 @@ from saeworks.dictionary.selection import (
 )
 from saeworks.train.optimiser import DictionaryAdam
 from saeworks.train.step import train_step
-from tests.helpers.tiny_saes import TINY, name
 
 TIE = 1e-4
 """Pre-activations, of deviation 1 here, that are this near count as tied: float32 has 10⁻⁶."""
@@ -131,7 +133,10 @@ def test_a_bad_row_is_seen_and_leaves_the_others_alone(bad):
     assert torch.equal(offsets.diff()[good], counts[good])
 
 
-WIDE = {"switch": {"experts": 2}, "matryoshka": {"sizes": (30, 100, 400)}}
+WIDE: dict[str, dict[str, Any]] = {
+    "switch": {"experts": 2},
+    "matryoshka": {"sizes": (30, 100, 400)},
+}
 """Where TINY has too few latents for candidates to be fewer."""
 
 
@@ -180,5 +185,5 @@ def test_float64_stays_float64():
     x, w, b, b_dec = (t.double() for t in problem(20, 16, 100))
     ours, theirs = (select_topk(x, w, b, b_dec, 5, p) for p in ("bf16", "float32"))
     assert all(map(torch.equal, ours, theirs))
-    ours, theirs = (select_above(x, w, b, b[0], b_dec, p) for p in ("bf16", "float32"))
-    assert all(map(torch.equal, ours, theirs))
+    pairs = [select_above(x, w, b, b[0], b_dec, p) for p in ("bf16", "float32")]
+    assert all(map(torch.equal, *pairs))

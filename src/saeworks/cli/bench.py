@@ -9,7 +9,7 @@ from tyro.conf import OmitSubcommandPrefixes, subcommand
 from saeworks.cli.arguments import Model, SameAs
 from saeworks.cli.fields import Command
 from saeworks.cli.printing import print_json
-from saeworks.config import DEFAULT_SAE, Device, TextConfig
+from saeworks.config import DEFAULT_SAE, Device, PrecisionChoice, TextConfig, TrainConfig
 from saeworks.errors import DONE
 
 Threads = Annotated[int | None, Doc("CPU threads: by default as many as torch chooses.")]
@@ -34,6 +34,7 @@ class Step:
     threads: Threads = None
     dtype: Literal["float32"] = "float32"
     """Precision of the parameters."""
+    precision: Annotated[PrecisionChoice, SameAs(TrainConfig, "precision")] = "float32"
     device: Device = "auto"
     rounds: int = 5
     """Timed steps, after one that is not counted."""

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from saeworks.config import DEFAULT_SAE
+from saeworks.config import DEFAULT_SAE, PrecisionChoice
 from saeworks.cost.machine import (
     Neighbours,
     forget_peak,
@@ -17,6 +17,7 @@ from saeworks.cost.machine import (
     processor,
     resident_bytes,
 )
+from saeworks.cost.precision import choose_precision
 from saeworks.dictionary.base import SAE, Batch, Context
 from saeworks.dictionary.registry import ARCHS, build_sae
 from saeworks.dictionary.stages import measured
@@ -39,6 +40,7 @@ def bench_step(
     dtype: str = "float32",
     device: str = "auto",
     rounds: int = 5,
+    precision: PrecisionChoice = "float32",
 ) -> dict[str, Any]:
     """Time the trainer's own step on random rows; k is 32 where it is an option and not given.
 
@@ -60,7 +62,7 @@ def bench_step(
     torch.set_num_threads(threads or before)
     try:
         bench = _StepBench.build(
-            arch, d, {n: v for n, v in options.items() if v is not None}, batch, target
+            arch, d, {n: v for n, v in options.items() if v is not None}, batch, target, precision
         )
         measures = bench.measure(rounds)
         used = torch.get_num_threads()
@@ -76,6 +78,7 @@ def bench_step(
         "threads": used,
         "device": str(target),
         "dtype": dtype,
+        "precision": bench.context.precision,
         **measures,
         "processor": processor(),
         "torch": torch.__version__,
@@ -93,7 +96,13 @@ class _StepBench:
 
     @classmethod
     def build(
-        cls, arch: str, d: int, options: dict[str, int], rows: int, device: torch.device
+        cls,
+        arch: str,
+        d: int,
+        options: dict[str, int],
+        rows: int,
+        device: torch.device,
+        precision: PrecisionChoice,
     ) -> "_StepBench":
         generator = torch.Generator().manual_seed(0)
         sae = build_sae(arch, d, **options)
@@ -101,7 +110,8 @@ class _StepBench:
         sae.initialise(x_BD[:1024], generator)
         x_BD = x_BD.to(device)
         dead = torch.empty(0, dtype=torch.int64, device=device)
-        return cls(sae.to(device), Batch(x_BD, x_BD), Context(dead, 0.5), device)
+        chosen = choose_precision(precision, [sae], device).precision
+        return cls(sae.to(device), Batch(x_BD, x_BD), Context(dead, 0.5, chosen), device)
 
     def synchronise(self) -> None:
         if self.device.type == "cuda":

@@ -29,10 +29,12 @@ from saeworks.cost.estimate import (
     shapes,
 )
 from saeworks.cost.machine import Neighbours
+from saeworks.cost.precision import choose_precision
 from saeworks.dictionary.base import SAE, Batch, Context
 from saeworks.dictionary.flops import Phase
 from saeworks.dictionary.normaliser import Normaliser
 from saeworks.dictionary.registry import ARCHS, sae_config
+from saeworks.dictionary.selection import Precision
 from saeworks.errors import UserError
 from saeworks.lm.flops import forward_flops
 from saeworks.lm.model import LanguageModel
@@ -110,7 +112,9 @@ def calibrate(
     rows = _TimedSample.read(work, config, lm, corpus, budget / 4)
     draw_seconds, x = rows.draw(work)
     clean, probe = _evaluation(work, lm, corpus, rows, x, budget / 6)
-    steps = _steps(work, x, lm.device, budget / 2)
+    saes = [part.sae for part in work.parts]
+    chosen = choose_precision(config.train.precision, saes, lm.device)
+    steps = _steps(work, x, lm.device, chosen.precision, budget / 2)
     quiet, reason = neighbours.verdict()
     return Calibration(
         threads=work.threads,
@@ -244,7 +248,11 @@ def _evaluation(
 
 
 def _steps(
-    work: Workload, x: Mapping[str, Tensor], device: torch.device, budget: float
+    work: Workload,
+    x: Mapping[str, Tensor],
+    device: torch.device,
+    precision: Precision,
+    budget: float,
 ) -> dict[str, tuple[PhaseSeconds, ...]]:
     """Of every shape and phase, a step by itself and a step beside others."""
     threads = work.threads
@@ -260,11 +268,11 @@ def _steps(
         for phase in part.sae.phases:
             saes = [_built(part, x_BD, phase, device)]
             saes += [deepcopy(saes[0]) for _ in range(min(count, 2) - 1)]  # no cache holds two
-            alone = _step_seconds(saes, x_BD, each, 1) / len(saes)
+            alone = _step_seconds(saes, x_BD, precision, each, 1) / len(saes)
             together = None
             if beside:
                 saes += [deepcopy(saes[0]) for _ in range(rounds * threads - len(saes))]
-                together = _step_seconds(saes, x_BD, each, threads) / rounds
+                together = _step_seconds(saes, x_BD, precision, each, threads) / rounds
             phases.append(PhaseSeconds(phase.share, alone, together))
         seconds[shape] = tuple(phases)
     return seconds
@@ -290,14 +298,18 @@ def _thin(sae: SAE, x_BD: Float[Tensor, "B D"], active: float) -> None:
 
 
 def _step_seconds(
-    saes: Sequence[SAE], x_BD: Float[Tensor, "B D"], budget: float, at_once: int
+    saes: Sequence[SAE],
+    x_BD: Float[Tensor, "B D"],
+    precision: Precision,
+    budget: float,
+    at_once: int,
 ) -> float:
     """One step of each, one by one or on so many threads, as the trainer makes them: the median of
     some rounds after a first one, which counts itself where it has used up the budget."""
     device = x_BD.device
     dead = torch.empty(0, dtype=torch.int64, device=device)
     label_B = torch.zeros(len(x_BD), dtype=torch.int64, device=device)
-    batch, context = Batch(x_BD, x_BD, label=label_B), Context(dead, 0.5)
+    batch, context = Batch(x_BD, x_BD, label=label_B), Context(dead, 0.5, precision)
     jobs = [(sae, DictionaryAdam(sae, _STILL)) for sae in saes]
 
     def step(job: tuple[SAE, DictionaryAdam]) -> None:

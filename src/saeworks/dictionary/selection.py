@@ -158,10 +158,9 @@ def slack(x_BD: Float[Tensor, "B D"], weight_MD: Float[Tensor, "M D"]) -> Float[
     deviation is at most √2 · 2⁻⁸ √(Σ_i x_i² w_i²) ≤ √2 · 2⁻⁸ ‖x‖₄‖w‖₄ (less than half of it, for
     errors spread evenly). The slack is eight times 2⁻⁸ ‖x‖₄ max_m‖w_m‖₄.
     """
+    norm_B1: Tensor = torch.linalg.vector_norm(x_BD, ord=4, dim=1, keepdim=True)
     largest = torch.linalg.vector_norm(weight_MD, ord=4, dim=1).amax()
-    return torch.linalg.vector_norm(x_BD, ord=4, dim=1, keepdim=True) * (
-        DEVIATIONS * ROUNDING * largest
-    )
+    return norm_B1.mul_(DEVIATIONS * ROUNDING * largest)
 
 
 def keep_pairs(offsets: Int[Tensor, " rows_plus_1"], keep: Tensor) -> Int[Tensor, " rows_plus_1"]:
@@ -209,7 +208,8 @@ def _above_in_bf16(
     tile = tile_rows(w_MD, width)
     pre_tM = w_MD.new_empty(min(tile, len(x_BD)), width)
     values, latents, counts = [], [], [torch.zeros(1, dtype=torch.int64, device=x_BD.device)]
-    for x_tD, below_t1 in zip(x_BD.split(tile), below_B1.split(tile), strict=True):
+    tiles = zip(torch.split(x_BD, tile), torch.split(below_B1, tile), strict=True)
+    for x_tD, below_t1 in tiles:
         pre = pre_tM[: len(x_tD)]
         with stage("encoder"):
             torch.addmm(over_M, x_tD.bfloat16(), w_MD.T, out=pre)

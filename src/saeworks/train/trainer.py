@@ -27,9 +27,11 @@ from saeworks.activations.seeds import derive_seed, generator
 from saeworks.config import BufferConfig, NormaliserKind, TrainConfig
 from saeworks.cost.estimate import spent
 from saeworks.cost.machine import resident_bytes
+from saeworks.cost.precision import Chosen, choose_precision
 from saeworks.cost.progress import Progress, duration
 from saeworks.dictionary.base import SAE, Batch, Context
 from saeworks.dictionary.normaliser import Normaliser
+from saeworks.dictionary.selection import Precision
 from saeworks.errors import UserError
 from saeworks.results import regime
 from saeworks.results.names import LOG
@@ -75,6 +77,7 @@ class FinishedVariant:
         norm_limits: site → the norm above which tokens were left out; empty where none were.
         mean_over_std: site → ‖μ‖/‖σ‖ of the rows that its normaliser was estimated on; None where
             they do not vary.
+        precision: in which active latents were looked for.
     """
 
     variant: str
@@ -89,6 +92,7 @@ class FinishedVariant:
     seconds: float
     norm_limits: dict[str, float] = field(default_factory=dict)
     mean_over_std: dict[str, float | None] = field(default_factory=dict)
+    precision: Precision = "float32"
 
     def facts(self) -> dict[str, Any]:
         """All of it by name, as `suite.write_suite` takes it."""
@@ -140,6 +144,7 @@ class Trainer:
         self.steps, self.step = schedule.steps(config), 0
         self.normalisers: dict[NormaliserKind, dict[str, Normaliser]] = {}
         self._mean_over_std: dict[str, float | None] = {}
+        self._precision = Chosen("float32", "nothing was trained")
         self._buffer = buffer
         self._learners = [Learner.of(member, config, buffer.normaliser) for member in members]
         self._run_dir = RunDir(run_dir, suite_dirs, identity)
@@ -235,7 +240,7 @@ class Trainer:
             begun = time.perf_counter()
             if recount:
                 learner.dead = (learner.idle_M >= threshold).nonzero().squeeze(1)
-            context = Context(learner.dead, progress)
+            context = Context(learner.dead, progress, self._precision.precision)
             lr = learner.lr * schedule.lr_factor(learner.config, self.step)
             sites = len(learner.view.sites) if logged else 0
             learner.last = train_step(learner.sae, learner.optimiser, batch, context, lr, sites)
@@ -263,10 +268,12 @@ class Trainer:
         else:
             torch.manual_seed(derive_seed(self.seed, "global"))
             self._initialise()
+            saes = [learner.sae for learner in self._learners]
+            self._precision = choose_precision(self.config.precision, saes, self._device)
         if self.step < self.steps:
             facts = self.source.describe()
             self._say(f"activations: {', '.join(f'{k} {_show(v)}' for k, v in facts.items())}")
-            for line in self._regime():
+            for line in (*self._regime(), str(self._precision)):
                 self._say(line)
         self._position = self.source.state_dict()
         self._loggers = open_loggers(
@@ -353,6 +360,7 @@ class Trainer:
             learner.load(checkpoint.tensors(f"sae-{i:04d}"))
         self.source.load_state_dict(checkpoint.state["source"])
         self._mean_over_std = dict(checkpoint.state["mean_over_std"])
+        self._precision = Chosen(checkpoint.state["precision"], "as before the interruption")
         self._seconds = self._recorded = float(checkpoint.state["seconds"])
         for learner, seconds in zip(self._learners, checkpoint.state["step_seconds"], strict=True):
             learner.seconds = math.nan if seconds is None else float(seconds)
@@ -397,6 +405,7 @@ class Trainer:
             "source": self._position,
             "metrics": {variant: log.length() for variant, log in self._logs.items()},
             "mean_over_std": self._mean_over_std,
+            "precision": self._precision.precision,
             "seconds": self._recorded,
             "step_seconds": [None if math.isnan(x.seconds) else x.seconds for x in self._learners],
         }
@@ -509,6 +518,7 @@ class Trainer:
                 self._recorded,
                 dict(self.source.limits),
                 {site: self._mean_over_std[site] for site in normalisers},
+                self._precision.precision,
             )
             if self._finish:
                 self._finish(trained)

@@ -8,7 +8,7 @@ from helpers.architectures import draw_weights
 from helpers.synthetic import SyntheticSource
 from helpers.toys import auxk_by_angle
 from saeworks import UserError, build_sae
-from saeworks.dictionary import selection
+from saeworks.dictionary import batch_selection, selection
 from saeworks.dictionary.base import Batch, Context
 from saeworks.dictionary.initial import geometric_median
 from saeworks.train.optimiser import DictionaryAdam
@@ -103,29 +103,29 @@ def scaled(sae, scale):
 def test_an_unlucky_floor_costs_time_only(monkeypatch, probed, tile):
     """The rows that the floor is read off are not like the rest."""
     small_tiles(monkeypatch, tile)
-    monkeypatch.setattr(selection, "PROBE_ROWS", 4)
+    monkeypatch.setattr(batch_selection, "PROBE_ROWS", 4)
     scale = torch.full((80,), 1e-3 if probed == "too large" else 1e3, dtype=torch.float64)
     scale[::20] = 1
     sae = build()
     x = scaled(sae, scale)
     passes, pools = [], []
-    select, cut = selection._largest_above, selection._cut
+    select, cut = batch_selection._largest_above, batch_selection._cut
 
     def counted(*args):
-        passes.append(args[-1].item())
+        passes.append(args[-2].item())
         return select(*args)
 
     def weighed(tiles, n):
         pools.append(sum(len(t.z) for t in tiles))
         return cut(tiles, n)
 
-    monkeypatch.setattr(selection, "_largest_above", counted)
-    monkeypatch.setattr(selection, "_cut", weighed)
+    monkeypatch.setattr(batch_selection, "_largest_above", counted)
+    monkeypatch.setattr(batch_selection, "_cut", weighed)
     torch.testing.assert_close(training_code(sae, x).dense(), dense_code(sae, x))
     assert passes[0] > 0
     assert passes[1:] == ([0.0] if probed == "too large" else [])
     # never more than the pool and a tile at a time
-    assert max(pools) <= (selection._POOL * K * 80) + min(tile, 80) * WIDTH
+    assert max(pools) <= (batch_selection._POOL * K * 80) + min(tile, 80) * WIDTH
     if probed == "too small" and tile == 1:
         assert len(pools) > 1
 
