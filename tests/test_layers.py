@@ -39,7 +39,7 @@ ARROWS: dict[str, set[str]] = {
     "measure": LEAVES | {"dictionary", "activations", "lm", "embedded", "suite"},
     "report": {"errors", "config", "files", "results"},
     "people": {"errors", "config", "files", "results", "cost.progress"},
-    "cost.bench_step": LEAVES | {"dictionary", "train"},
+    "cost.bench_step": LEAVES | {"dictionary", "train", "cost"},
     "cost.bench_lm": LEAVES | {"lm"},
     "cost.calibrate": LEAVES | {"dictionary", "lm", "activations", "train", "cost", "measure"},
     "train.error_target": LEAVES | {"dictionary", "lm", "activations", "suite", "measure"},
