@@ -161,7 +161,8 @@ def slack(x_BD: Float[Tensor, "B D"], weight_MD: Float[Tensor, "M D"]) -> Float[
     norm_B, norm_M = (  # torch's norm of order 4 calls pow and takes far longer
         torch.linalg.vector_norm(rows.square(), dim=1).sqrt_() for rows in (x_BD, weight_MD)
     )
-    return (DEVIATIONS * ROUNDING * norm_M.amax() * norm_B).unsqueeze(1)
+    below_B: Tensor = DEVIATIONS * ROUNDING * norm_M.amax() * norm_B
+    return below_B.unsqueeze(1)
 
 
 def keep_pairs(offsets: Int[Tensor, " rows_plus_1"], keep: Tensor) -> Int[Tensor, " rows_plus_1"]:
