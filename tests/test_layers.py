@@ -52,8 +52,21 @@ ARROWS: dict[str, set[str]] = {
     "train.caching": LEAVES
     | {"activations", "suite", "train", "measure", "train.cached_job", "train.live_job"},
     "train.job": LEAVES | {"train", "cost", "cost.calibrate", "train.cached_job", "train.live_job"},
+    "advise": LEAVES
+    | {"lm", "groups", "suite", "cost", "cost.calibrate", "train", "train.live_job"},
     "cli": LEAVES
-    | {"dictionary", "lm", "groups", "suite", "measure", "report", "people", "interop", "cost"}
+    | {
+        "advise",
+        "dictionary",
+        "lm",
+        "groups",
+        "suite",
+        "measure",
+        "report",
+        "people",
+        "interop",
+        "cost",
+    }
     | {"cost.calibrate", "cost.bench_step", "cost.bench_lm"}
     | {"train.job", "train.live_job", "train.cached_job", "train.caching"},
     "__main__": {"cli"},

@@ -38,6 +38,8 @@ _PUBLIC = {
     "latents": "saeworks.measure.looking.latents",
     "evaluate": "saeworks.measure.rows",
     "flops": "saeworks.cost.estimate",
+    "advise": "saeworks.advise.run",
+    "Advice": "saeworks.advise.advice",
     "audit": "saeworks.measure.audit.arrays",
     "Audit": "saeworks.measure.audit.arrays",
     "UserError": "saeworks.errors",

@@ -15,6 +15,7 @@ from itertools import pairwise
 import tyro
 from tyro.conf import DisallowNone, FlagCreatePairsOff
 
+from saeworks.cli.advise import Advise
 from saeworks.cli.audit import Audit
 from saeworks.cli.bench import BENCHES, Bench
 from saeworks.cli.cache import CacheActivations
@@ -41,6 +42,7 @@ from saeworks.results.names import CONCEPTS
 COMMANDS: dict[str, Command] = {
     "demo": Demo,
     "plan": Plan,
+    "advise": Advise,
     "cost": Cost,
     "cache": CacheActivations,
     "train": Train,

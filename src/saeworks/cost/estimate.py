@@ -368,8 +368,14 @@ class Predicted:
         }
 
 
-def predicted(work: Workload, speed: Calibration | None = None) -> Predicted:
-    """A run's cost; seconds only with a calibration of this machine that nobody disturbed."""
+def predicted(
+    work: Workload, speed: Calibration | None = None, *, groups: bool = True
+) -> Predicted:
+    """A run's cost; seconds only with a calibration of this machine that nobody disturbed.
+
+    Args:
+        groups: also what the run would cost with every number of groups.
+    """
     kept = speed.kept if speed else 1.0
     timed = None if speed is None or speed.quiet is False else speed
     first = [part for part in work.parts if part.variant == work.parts[0].variant]
@@ -390,7 +396,7 @@ def predicted(work: Workload, speed: Calibration | None = None) -> Predicted:
         memory=_memory(work),
         disk=_disk(work),
         assumptions=tuple(assumptions),
-        groups=_groups(work, first, kept, timed) if len(work.planes) > 1 else (),
+        groups=_groups(work, first, kept, timed) if groups and len(work.planes) > 1 else (),
     )
 
 

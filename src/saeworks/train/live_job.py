@@ -39,15 +39,22 @@ class LiveJob(Job):
     Attributes:
         work: what the run does, for its cost.
         error: where it is on the error of another suite.
+        read: the text, where it was read before.
     """
 
     lm: LanguageModel
     work: Workload
     error: ErrorTarget | None = None
+    read: Corpus | None = None
 
     @classmethod
-    def prepare(cls, config: RunConfig, lm: LanguageModel | None = None) -> "LiveJob":
+    def prepare(
+        cls, config: RunConfig, lm: LanguageModel | None = None, read: Corpus | None = None
+    ) -> "LiveJob":
         """Load the model, unless it is given, and resolve sites, groups and variants.
+
+        Args:
+            read: the text, where another run with the same seed has read it.
 
         Raises:
             UserError: if any of them is not there, or they do not go together.
@@ -68,7 +75,7 @@ class LiveJob(Job):
             "fingerprint": lm.fingerprint,
             "layers": lm.layers,
         }
-        return cls(config, model, widths, variants, lm.device, lm, work, error)
+        return cls(config, model, widths, variants, lm.device, lm, work, error, read)
 
     @cached_property
     def corpus(self) -> Corpus:
@@ -77,7 +84,7 @@ class LiveJob(Job):
         Raises:
             UserError: if it is not there, or has more labels than an SAE takes.
         """
-        corpus = Corpus(
+        corpus = self.read or Corpus(
             self.config.text,
             self.lm.tokenizer,
             bos_id=self.lm.bos_id,

@@ -1,0 +1,1 @@
+"""What to train for a budget: pilots, the law fitted to them, the run that follows."""

@@ -1,0 +1,490 @@
+"""From a budget to a run: pilots, their law, the best run that it allows. Resumable."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from saeworks.advise.advice import Advice, exponents, proposal, write_yaml
+from saeworks.advise.budget import Budget, Target
+from saeworks.advise.costs import Speeds, calibration_of
+from saeworks.advise.law import LEVEL, fit
+from saeworks.advise.pilot import (
+    EVAL_TOKENS,
+    LEAST_TOKENS,
+    SHORTER,
+    Design,
+    batch_of,
+    readings,
+    run_pilot,
+    seconds_of,
+)
+from saeworks.advise.search import EVALUATIONS, Option, Space
+from saeworks.config import (
+    DEFAULT_SAE,
+    GroupsConfig,
+    ModelConfig,
+    RunConfig,
+    TextConfig,
+    parse_bytes,
+    show_bytes,
+)
+from saeworks.cost.calibrate import calibrate
+from saeworks.cost.progress import duration
+from saeworks.errors import UserError
+from saeworks.files.access import read_json, write_json
+from saeworks.files.folders import make_ready
+from saeworks.lm.device import choose_device
+from saeworks.lm.model import LanguageModel
+from saeworks.lm.text import Corpus
+from saeworks.train.base import Say
+from saeworks.train.live_job import FEW_EPOCHS, LiveJob
+from saeworks.train.run_dir import check_place, plain
+
+STATE, ADVICE = "pilots.json", "advice.json"
+SHARE, AIM = 0.09, 0.06
+"""Of the budget, for the pilots: at most, and as it is planned, for seconds may be more than were
+predicted. At 0.09 they are a tenth of the run that gets the rest."""
+NO_TIME = 600.0
+"""Seconds in the place of the budget's where only memory is bounded, to size the pilots."""
+_CALIBRATION, _LONGEST_CALIBRATION = 0.15, 12.0
+"""Of the pilots' seconds, and in seconds, at most: for measuring how fast the machine is."""
+_SPREAD = 0.15
+"""How far off seconds may be, in logs, at least."""
+_RING = 4
+"""A ring takes at most one so many-th of a memory budget."""
+
+
+def advise(
+    model: str = "embedded",
+    text: str = "embedded",
+    *,
+    budget: str | Sequence[str],
+    target: str | None = None,
+    sites: Sequence[str] = ("*@resid",),
+    k: Sequence[int] = (DEFAULT_SAE["k"],),
+    out: str | Path = "runs/advise",
+    seed: int = 0,
+    device: str = "auto",
+    say: Say = print,
+) -> Advice:
+    """What to train for a budget: `sw.advise("embedded", "embedded", budget="10min")`.
+
+    Trains pilots (at most a tenth of the budget, resumed if they were interrupted), fits the law of
+    `saeworks.advise.law.Law` to them, and leaves the best run in `out/run.yaml`.
+
+    Args:
+        budget: `2h`, `1e17flops`, `10GiB`, or several of different kinds.
+        target: `fvu=0.1` or `delta_ce=0.02`: the cheapest run that reaches it instead of the best.
+        k: latents active per token that are allowed.
+
+    Raises:
+        UserError: if no run is possible, or none reaches the target.
+        KeyboardInterrupt: if it is interrupted; the next call goes on.
+    """
+    config = RunConfig(
+        model=ModelConfig(name=str(model)),
+        text=TextConfig(source=str(text)),
+        sites=tuple(sites),
+        seed=seed,
+        device=device,
+    )
+    limits = Budget.parse([budget] if isinstance(budget, str) else budget)
+    aim = None if target is None else Target.parse(target)
+    advice = advise_run(config, limits, aim, tuple(k), Path(out), say)
+    if advice is None:
+        raise KeyboardInterrupt
+    return advice
+
+
+def advise_run(
+    config: RunConfig,
+    budget: Budget,
+    target: Target | None,
+    k: tuple[int, ...],
+    out: Path,
+    say: Say,
+) -> Advice | None:
+    """As `advise`, for a run with options of its own; None where it was interrupted."""
+    check_place(out)
+    make_ready(out)
+    if config.source.cache is not None or config.error is not None:
+        raise UserError("advise pilots on a language model: leave out source.cache and error.suite")
+    if not k or min(k) < 1:
+        raise UserError(f"k = {list(k)}: give at least one number of active latents, as 32 is")
+    if budget.memory is not None:
+        ring = min(parse_bytes(config.buffer.memory), budget.memory // _RING)
+        config = replace(config, buffer=replace(config.buffer, memory=f"{ring}B"))
+    pilots = Pilots.prepare(config, k, out, say)
+    spent = pilots.run(budget)
+    if spent is None:
+        return None
+    space = pilots.space(budget)
+    options = _chosen(space, spent.left, target)
+    advice = _advice(pilots, space, options, budget, target, spent)
+    write_json(out / ADVICE, advice.to_json())
+    return advice
+
+
+@dataclass(frozen=True)
+class Spent:
+    """What the pilots took, and what is left of the budget."""
+
+    seconds: float
+    flops: float
+    left: Budget
+
+
+@dataclass
+class Pilots:
+    """The pilots in a folder.
+
+    Attributes:
+        state: what is kept in pilots.json: the pilots' sizes and the calibration.
+        jobs: those that are finished, and their folders.
+    """
+
+    design: Design
+    lm: LanguageModel
+    corpus: Corpus
+    out: Path
+    say: Say
+    state: dict[str, Any] = field(default_factory=dict)
+    jobs: dict[str, tuple[LiveJob, Path]] = field(default_factory=dict)
+
+    @classmethod
+    def prepare(cls, config: RunConfig, k: tuple[int, ...], out: Path, say: Say) -> "Pilots":
+        """Load model and text.
+
+        Raises:
+            UserError: if they are not there, or the folder has pilots of something else.
+        """
+        lm = LanguageModel.load(config.model, choose_device(config.device))
+        sites = tuple(lm.sites(config.sites))
+        design = Design(config, sites, k, len({lm.width(site) for site in sites}) == 1)
+        narrowest = min(lm.width(site) for site in sites)
+        if 4 * max(k) > design.narrow * narrowest:
+            raise UserError(
+                f"k = {max(k)}: pilots have {design.narrow * narrowest} latents (D = {narrowest}), "
+                f"which is enough for k up to {design.narrow * narrowest // 4}; lower --k"
+            )
+        corpus = LiveJob.prepare(design.sample(LEAST_BATCH), lm).corpus
+        pilots = cls(design, lm, corpus, out, say)
+        if (out / STATE).exists():
+            pilots.state = read_json(out / STATE, "pilots")
+            if pilots.state.get("identity") != pilots.identity:
+                raise UserError(
+                    f"{out / STATE} is of pilots with another model, text, sites or k; choose "
+                    "another --out"
+                )
+        return pilots
+
+    @property
+    def identity(self) -> Any:
+        """On what the pilots' numbers depend; budget and target may change from call to call."""
+        config = replace(self.design.config, device="auto", log=())
+        return plain({**asdict(config), "k": self.design.k, "model": self.lm.fingerprint})
+
+    def run(self, budget: Budget) -> Spent | None:
+        """Train what is not trained; None where it was interrupted."""
+        if not self.state:
+            self._plan(budget)
+        for name in self._configs():
+            if name == "long" and self.state["longest"] is None:
+                self._size_longest(budget)
+            self.say(f"pilot {len(self.jobs) + 1} of {len(self._configs())}: {name}")
+            folder = self.out / "pilots" / name
+            job = run_pilot(self._configs()[name], self.lm, self.corpus, folder, self.say)
+            if job is None:
+                return None
+            self.jobs[name] = (job, folder)
+        return self._spent(budget)
+
+    @property
+    def speeds(self) -> Speeds:
+        """As they were measured, and corrected by the pilots that are finished."""
+        state, sample = self.state, self._job(self.design.sample(self.state["timed_batch"]))
+        plain_speeds = Speeds(calibration_of(state["speed"]), sample.work)
+        ratios = [
+            seconds_of(job, folder) / plain_speeds.seconds(job.work)
+            for job, folder in self.jobs.values()
+        ]
+        if not ratios:
+            return plain_speeds
+        logs = [math.log(ratio) for ratio in ratios]
+        spread = max(_SPREAD, 2 * (max(logs) - min(logs)) / math.sqrt(12))
+        weights = [job.work.rows for job, _ in self.jobs.values()]
+        mean = sum(w * x for w, x in zip(weights, logs, strict=True)) / sum(weights)
+        return replace(plain_speeds, factor=math.exp(mean), slower=math.exp(spread))
+
+    def space(self, budget: Budget) -> Space:
+        """The runs that could be made, by what the pilots measured."""
+        design, sites = self.design, self.design.sites
+        work = self._job(replace(design.sample(self.state["batch"]), train=self.train)).work
+        count = len(sites)
+        groups = {count, -(-count // 2), -(-count // 3), 1} if design.one_width else {count}
+        law = fit(readings(self.jobs, sites), count)
+        most = self.text_tokens
+        if most == math.inf and budget.seconds is None and budget.flops is None:
+            raise UserError(
+                f"budget {budget}: memory does not bound a text without end; also give a time or "
+                "operations, such as --budget 2h 10GiB"
+            )
+        short = self._configs()["short"].train.tokens
+        return Space(law, self.speeds, work, sorted(groups), design.k, most, short)
+
+    @property
+    def train(self) -> Any:
+        """The run's training, but for its length."""
+        return replace(self.design.config.train, batch=self.state["batch"])
+
+    @property
+    def text_tokens(self) -> float:
+        """That the text has to train on, read as often as a run reads it without a warning."""
+        tokens = self.corpus.describe()["tokens"]["train"]
+        return math.inf if tokens is None else FEW_EPOCHS * tokens * self.state["speed"]["kept"]
+
+    def _configs(self) -> dict[str, RunConfig]:
+        state = self.state
+        longest = state["longest"] or state["tokens"]
+        return self.design.runs(state["tokens"], state["batch"], state["eval_tokens"], longest)
+
+    def _job(self, config: RunConfig) -> LiveJob:
+        return LiveJob.prepare(config, self.lm, self.corpus)
+
+    def _plan(self, budget: Budget) -> None:
+        """Measure how fast the machine is, and decide how long the pilots are."""
+        limit = AIM * (budget.seconds or NO_TIME)
+        bounded = budget.seconds is not None
+        batch = 512
+        sample = self._job(self.design.sample(batch))
+        seconds = min(_LONGEST_CALIBRATION, _CALIBRATION * limit)
+        self.say(f"measuring how fast this machine is: about {seconds:.0f} s")
+        measured = calibrate(sample.work, sample.config, self.lm, self.corpus, seconds)
+        self.state = {"identity": self.identity, "timed_batch": batch, "speed": asdict(measured)}
+        left = Budget(
+            limit - measured.took if bounded or budget.flops is None else None,
+            None if budget.flops is None else SHARE * budget.flops,
+            budget.memory,
+        )
+        self.state |= self._sizes(left, budget)
+        write_json(self.out / STATE, self.state)
+        cost, flops = self._cost(self.state)
+        self.say(
+            f"pilots: {self.state['tokens']:,} tokens at most, about {duration(cost)} and "
+            f"{flops:.2g} FLOPs, of a budget of {budget}"
+        )
+
+    def _sizes(self, left: Budget, budget: Budget) -> dict[str, Any]:
+        """The longest pilots that fit."""
+        enough = self.text_tokens
+        if enough < LEAST_TOKENS:
+            raise UserError(
+                f"the text has {enough / FEW_EPOCHS:,.0f} tokens to train on; pilots need "
+                f"{LEAST_TOKENS / FEW_EPOCHS:,.0f} at least: give more text"
+            )
+        for eval_tokens in EVAL_TOKENS:
+            longest = None
+            tokens = LEAST_TOKENS
+            while tokens <= enough:
+                sizes = _planned(tokens, eval_tokens)
+                if not self._fits(sizes, left):
+                    break
+                longest, tokens = sizes, round(tokens * 2**0.25)
+            if longest is not None:
+                return longest
+        seconds, flops = self._cost(_planned(LEAST_TOKENS, EVAL_TOKENS[-1]))
+        short = self._too_small(budget, left, seconds, flops)
+        raise UserError(f"budget {budget}: {short}")
+
+    def _too_small(self, budget: Budget, left: Budget, seconds: float, flops: float) -> str:
+        """Why not even the shortest pilots fit."""
+        if left.seconds is not None and seconds > left.seconds:
+            took = float(self.state["speed"]["took"])
+            return (
+                f"too short for pilots, which take {duration(seconds + took)} at least on this "
+                f"machine; give {duration((seconds + took) / AIM)} or more"
+            )
+        if left.flops is not None and flops > left.flops:
+            return (
+                f"too small for pilots, which take {flops:.2g} FLOPs at least; give "
+                f"{flops / SHARE:.2g}flops or more"
+            )
+        memory = max(
+            sum(self._predicted(config).memory.values())
+            for config in self._sized(_planned(LEAST_TOKENS, EVAL_TOKENS[-1])).values()
+        )
+        return f"too small for pilots, which need {show_bytes(memory)} of memory; give more"
+
+    def _fits(self, sizes: dict[str, Any], left: Budget) -> bool:
+        seconds, flops = self._cost(sizes)
+        memory = max(
+            sum(self._predicted(config).memory.values()) for config in self._sized(sizes).values()
+        )
+        return not (
+            (left.seconds is not None and seconds > left.seconds)
+            or (left.flops is not None and flops > left.flops)
+            or (left.memory is not None and memory > left.memory)
+        )
+
+    def _sized(self, sizes: dict[str, Any]) -> dict[str, RunConfig]:
+        return self.design.runs(
+            sizes["tokens"],
+            sizes["batch"],
+            sizes["eval_tokens"],
+            sizes["longest"] or sizes["tokens"],
+        )
+
+    def _predicted(self, config: RunConfig) -> Any:
+        return self.speeds.predict(self._job(config).work)
+
+    def _cost(self, sizes: dict[str, Any]) -> tuple[float, float]:
+        """Seconds and FLOPs of all pilots of such sizes."""
+        costs = [self._predicted(config) for config in self._sized(sizes).values()]
+        return (
+            sum(cost.seconds.total for cost in costs),
+            sum(sum(cost.flops.values()) for cost in costs),
+        )
+
+    def _size_longest(self, budget: Budget) -> None:
+        """Shorten the longest pilot where the others took longer than was predicted."""
+        tokens = least = self.state["tokens"]
+        if budget.seconds is not None:
+            least = max(tokens // 2, tokens // SHORTER)
+            left = SHARE * budget.seconds - self._seconds()
+            config = self._configs()["long"]
+            needs = self.speeds.seconds(self._job(config).work)
+            tokens = round(min(tokens, max(least, tokens * left / needs)))
+        self.state["longest"] = tokens
+        write_json(self.out / STATE, self.state)
+
+    def _seconds(self) -> float:
+        """That the finished pilots and the calibration took."""
+        took = sum(seconds_of(job, folder) for job, folder in self.jobs.values())
+        return took + float(self.state["speed"]["took"])
+
+    def _spent(self, budget: Budget) -> Spent:
+        seconds, flops = self._seconds(), self._cost(self.state)[1]
+        left = replace(
+            budget,
+            seconds=None if budget.seconds is None else budget.seconds - seconds,
+            flops=None if budget.flops is None else budget.flops - flops,
+        )
+        return Spent(seconds, flops, left)
+
+
+LEAST_BATCH = batch_of(LEAST_TOKENS)
+
+
+def _planned(tokens: int, eval_tokens: int) -> dict[str, Any]:
+    batch = batch_of(tokens)
+    return {"tokens": tokens, "batch": batch, "eval_tokens": eval_tokens, "longest": None}
+
+
+def _chosen(space: Space, left: Budget, target: Target | None) -> list[Option]:
+    """The run to make, and the runner-up where there is one.
+
+    Raises:
+        UserError: if there is none.
+    """
+    best = space.best(left)
+    if not best:
+        raise UserError(
+            f"nothing as long as a pilot fits into what the pilots left of the budget ({left}); "
+            "give more"
+        )
+    if target is None:
+        return best
+    cheapest = space.cheapest(left, target)
+    if cheapest:
+        return cheapest
+    _, limit, _ = space.limit().mean(target.metric)
+    middle, low, high = best[0].mean(target.metric)
+    if limit > target.value:
+        raise UserError(
+            f"target {target} is below what k = {max(space.k)} allows: the widest SAEs, trained "
+            f"without end, are predicted at {limit:.3g} at best; allow more with --k, or raise it"
+        )
+    raise UserError(
+        f"target {target}: no run within {left} is predicted to reach it; the best is at "
+        f"{middle:.3g} ({low:.3g} to {high:.3g}). Give a larger budget, allow more with --k, or "
+        "raise it; the pilots are kept, so that asking again takes seconds"
+    )
+
+
+def _advice(
+    pilots: Pilots,
+    space: Space,
+    options: Sequence[Option],
+    budget: Budget,
+    target: Target | None,
+    spent: Spent,
+) -> Advice:
+    """The record of what was chosen, and its YAML files."""
+    widths = {site: pilots.lm.width(site) for site in pilots.design.sites}
+    proposals = []
+    for option, name in zip(options, ("run.yaml", "runner-up.yaml"), strict=False):
+        path = pilots.out / name
+        made = proposal(option, widths, space, path)
+        write_yaml(path, _config(pilots, option), made)
+        proposals.append(made)
+    longest = pilots.jobs["long"][0].work.rows
+    return Advice(
+        budget=str(budget),
+        target=None if target is None else str(target),
+        level=LEVEL,
+        pilots={
+            "seconds": spent.seconds,
+            "flops": spent.flops,
+            "tokens": longest,
+            "share_of_budget": _share(spent, budget),
+        },
+        law=exponents(space.law),
+        scatter=float(space.law.scatter.mean()),
+        best=proposals[0],
+        runner_up=proposals[1] if len(proposals) > 1 else None,
+        caveats=_caveats(pilots, proposals[0].tokens, longest),
+    )
+
+
+def _share(spent: Spent, budget: Budget) -> float | None:
+    """Of the budget that the pilots took, where time or operations are bounded."""
+    shares = [
+        taken / limit
+        for taken, limit in ((spent.seconds, budget.seconds), (spent.flops, budget.flops))
+        if limit is not None
+    ]
+    return max(shares, default=None)
+
+
+def _config(pilots: Pilots, option: Option) -> RunConfig:
+    """The run, as `saeworks train` reads it."""
+    kind, config = option.kind, pilots.design.config
+    steps = -(-option.tokens // pilots.state["batch"])
+    every = -(-steps // EVALUATIONS) if config.train.eval_every else 0
+    train = replace(pilots.train, tokens=option.tokens, eval_every=every)
+    groups = GroupsConfig(method="even", groups=kind.groups)
+    per_site = kind.groups == len(pilots.design.sites)
+    return replace(
+        config,
+        saes=(kind.sae,),
+        groups=("per-site",) if per_site else (groups,),
+        train=train,
+    )
+
+
+def _caveats(pilots: Pilots, tokens: int, longest: int) -> tuple[str, ...]:
+    speed, lines = pilots.state["speed"], []
+    if speed["quiet"] is False:
+        lines.append(
+            f"{speed['reason']} while this machine was measured: seconds hold as long as they do"
+        )
+    if tokens > 16 * longest:
+        lines.append(
+            f"the run is {tokens / longest:.0f} times as long as the longest pilot, so its FVU is "
+            "known less well; a larger budget buys longer pilots"
+        )
+    if tokens >= 0.99 * pilots.text_tokens:
+        lines.append("the text, read twice, is what bounds the run: more text would allow more")
+    return tuple(lines)
