@@ -99,8 +99,8 @@ def test_asking_again_uses_the_pilots(advised: Path, capsys: pytest.CaptureFixtu
     ("more", "said"),
     [
         (["--budget", "1e6flops"], "too small for pilots, which take"),
-        (["--budget", "0.01s"], "too short for pilots, which take"),
-        (["--budget", "1MiB"], "too small for pilots, which need"),
+        (["--budget", "0.01s"], "too small for pilots, which take"),
+        (["--budget", "1MiB"], "too small for pilots, which take"),
         (["--budget", BUDGET, "--k", "4096"], "enough for k up to 64; lower --k"),
         (["--budget", BUDGET, "--k", "0"], "k = [0]"),
         (["--budget", BUDGET, "--set", "text.max_documents=2"], "give more text"),

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -34,16 +35,20 @@ class Speeds:
     factor: float = 1.0
     slower: float = 1.0
 
+    @cached_property
+    def steps(self) -> "StepLaw":
+        """Seconds of a step of any SAE, before they are corrected."""
+        return StepLaw.of(self.work.parts, self.measured, self.work.batch)
+
     def predict(self, work: Workload) -> Predicted:
         """The cost of a run, its seconds in the middle of what is expected."""
         speed, f = self.measured, self.factor
-        steps = StepLaw.of(self.work.parts, speed, self.work.batch)
         batches, evaluated = work.batch / self.work.batch, work.eval_tokens / self.work.eval_tokens
         scaled = replace(
             speed,
             row_seconds=f * speed.row_seconds * work.lm.flops / self.work.lm.flops,
             draw_seconds=f * speed.draw_seconds * batches,
-            shapes={p.shape: steps.seconds(p, work.batch, f) for p in work.parts},
+            shapes={p.shape: self.steps.seconds(p, work.batch, f) for p in work.parts},
             clean_seconds=f * speed.clean_seconds * evaluated,
             probe_seconds=f * speed.probe_seconds * evaluated,
             quiet=None,  # whatever else was busy: seconds are asked for, with a caveat

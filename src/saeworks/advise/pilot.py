@@ -145,9 +145,18 @@ def batch_of(tokens: int) -> int:
 def run_pilot(
     config: RunConfig, lm: LanguageModel, corpus: Corpus, out: Path, say: Say
 ) -> LiveJob | None:
-    """Train one of the runs, or what is left of it; None where it was interrupted."""
+    """Train one of the runs, or what is left of it; None where it was interrupted.
+
+    Of what a run says, only how far it is and that it was interrupted: its warnings are of a run as
+    short as a pilot must be.
+    """
+
+    def briefly(line: str) -> None:
+        if line.startswith(("training", "interrupted")):
+            say(line)
+
     job = LiveJob.prepare(config, lm, corpus)
-    outcome, _ = job.run(out, say)
+    outcome, _ = job.run(out, briefly)
     return job if outcome == "finished" else None
 
 

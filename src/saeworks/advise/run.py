@@ -1,9 +1,11 @@
 """From a budget to a run: pilots, their law, the best run that it allows. Resumable."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
+from statistics import pstdev
 from typing import Any
 
 from saeworks.advise.advice import Advice, exponents, proposal, write_yaml
@@ -13,7 +15,6 @@ from saeworks.advise.law import LEVEL, fit
 from saeworks.advise.pilot import (
     EVAL_TOKENS,
     LEAST_TOKENS,
-    SHORTER,
     Design,
     batch_of,
     readings,
@@ -52,8 +53,10 @@ _CALIBRATION, _LONGEST_CALIBRATION = 0.15, 12.0
 """Of the pilots' seconds, and in seconds, at most: for measuring how fast the machine is."""
 _SPREAD = 0.15
 """How far off seconds may be, in logs, at least."""
-_RING = 4
-"""A ring takes at most one so many-th of a memory budget."""
+_FINER = 2**0.25
+"""Between the lengths of pilots that are tried."""
+_RING, _LEAST_RING = 4, 64 * 2**20
+"""A ring takes at most one so many-th of a memory budget, or so many bytes."""
 
 
 def advise(
@@ -114,7 +117,8 @@ def advise_run(
     if not k or min(k) < 1:
         raise UserError(f"k = {list(k)}: give at least one number of active latents, as 32 is")
     if budget.memory is not None:
-        ring = min(parse_bytes(config.buffer.memory), budget.memory // _RING)
+        ring = max(_LEAST_RING, budget.memory // _RING)
+        ring = min(parse_bytes(config.buffer.memory), ring)
         config = replace(config, buffer=replace(config.buffer, memory=f"{ring}B"))
     pilots = Pilots.prepare(config, k, out, say)
     spent = pilots.run(budget)
@@ -134,6 +138,15 @@ class Spent:
     seconds: float
     flops: float
     left: Budget
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What the pilots will take: the sum of seconds and operations, the most memory."""
+
+    seconds: float
+    flops: float
+    memory: int
 
 
 @dataclass
@@ -201,22 +214,21 @@ class Pilots:
             self.jobs[name] = (job, folder)
         return self._spent(budget)
 
-    @property
+    @cached_property
+    def measured(self) -> Speeds:
+        """How fast the machine is, as it was measured before the pilots."""
+        sample = self._job(self.design.sample(self.state["timed_batch"]))
+        return Speeds(calibration_of(self.state["speed"]), sample.work)
+
     def speeds(self) -> Speeds:
-        """As they were measured, and corrected by the pilots that are finished."""
-        state, sample = self.state, self._job(self.design.sample(self.state["timed_batch"]))
-        plain_speeds = Speeds(calibration_of(state["speed"]), sample.work)
-        ratios = [
-            seconds_of(job, folder) / plain_speeds.seconds(job.work)
-            for job, folder in self.jobs.values()
-        ]
-        if not ratios:
-            return plain_speeds
-        logs = [math.log(ratio) for ratio in ratios]
-        spread = max(_SPREAD, 2 * (max(logs) - min(logs)) / math.sqrt(12))
-        weights = [job.work.rows for job, _ in self.jobs.values()]
-        mean = sum(w * x for w, x in zip(weights, logs, strict=True)) / sum(weights)
-        return replace(plain_speeds, factor=math.exp(mean), slower=math.exp(spread))
+        """Corrected by the pilots that are finished, each as long as it is."""
+        ratios, rows = [], []
+        for job, folder in self.jobs.values():
+            ratios.append(math.log(seconds_of(job, folder) / self.measured.seconds(job.work)))
+            rows.append(job.work.rows)
+        mean = sum(r * x for r, x in zip(rows, ratios, strict=True)) / sum(rows)
+        spread = max(_SPREAD, 2 * pstdev(ratios))
+        return replace(self.measured, factor=math.exp(mean), slower=math.exp(spread))
 
     def space(self, budget: Budget) -> Space:
         """The runs that could be made, by what the pilots measured."""
@@ -232,7 +244,7 @@ class Pilots:
                 "operations, such as --budget 2h 10GiB"
             )
         short = self._configs()["short"].train.tokens
-        return Space(law, self.speeds, work, sorted(groups), design.k, most, short)
+        return Space(law, self.speeds(), work, sorted(groups), design.k, most, short)
 
     @property
     def train(self) -> Any:
@@ -270,92 +282,63 @@ class Pilots:
         )
         self.state |= self._sizes(left, budget)
         write_json(self.out / STATE, self.state)
-        cost, flops = self._cost(self.state)
+        needs = self._cost(self.state)
         self.say(
-            f"pilots: {self.state['tokens']:,} tokens at most, about {duration(cost)} and "
-            f"{flops:.2g} FLOPs, of a budget of {budget}"
+            f"pilots: {self.state['tokens']:,} tokens at most, about {duration(needs.seconds)} and "
+            f"{needs.flops:.2g} FLOPs, of a budget of {budget}"
         )
 
     def _sizes(self, left: Budget, budget: Budget) -> dict[str, Any]:
-        """The longest pilots that fit."""
-        enough = self.text_tokens
+        """Of the longest pilots that fit.
+
+        Raises:
+            UserError: if not even the shortest do, or the text is too short for them.
+        """
+        enough, grid = self.text_tokens, []
         if enough < LEAST_TOKENS:
             raise UserError(
                 f"the text has {enough / FEW_EPOCHS:,.0f} tokens to train on; pilots need "
                 f"{LEAST_TOKENS / FEW_EPOCHS:,.0f} at least: give more text"
             )
         for eval_tokens in EVAL_TOKENS:
-            longest = None
             tokens = LEAST_TOKENS
-            while tokens <= enough:
-                sizes = _planned(tokens, eval_tokens)
-                if not self._fits(sizes, left):
-                    break
-                longest, tokens = sizes, round(tokens * 2**0.25)
-            if longest is not None:
-                return longest
-        seconds, flops = self._cost(_planned(LEAST_TOKENS, EVAL_TOKENS[-1]))
-        short = self._too_small(budget, left, seconds, flops)
-        raise UserError(f"budget {budget}: {short}")
+            while (
+                tokens <= enough
+                and _excess(self._cost(sizes := _sized(tokens, eval_tokens)), left) is None
+            ):
+                grid.append(sizes)
+                tokens = round(tokens * _FINER)
+            if grid:
+                return grid[-1]
+        least = self._cost(_sized(LEAST_TOKENS, EVAL_TOKENS[-1]))
+        kind = _excess(least, left)
+        if kind == "seconds":
+            took = least.seconds + float(self.state["speed"]["took"])
+            why = f"{duration(took)}, so that {duration(took / AIM)} is enough"
+        elif kind == "flops":
+            why = f"{least.flops:.2g} FLOPs, so that {least.flops / SHARE:.2g}flops is enough"
+        else:
+            why = f"{show_bytes(least.memory)}; give as much"
+        raise UserError(f"budget {budget} is too small for pilots, which take at least {why}")
 
-    def _too_small(self, budget: Budget, left: Budget, seconds: float, flops: float) -> str:
-        """Why not even the shortest pilots fit."""
-        if left.seconds is not None and seconds > left.seconds:
-            took = float(self.state["speed"]["took"])
-            return (
-                f"too short for pilots, which take {duration(seconds + took)} at least on this "
-                f"machine; give {duration((seconds + took) / AIM)} or more"
-            )
-        if left.flops is not None and flops > left.flops:
-            return (
-                f"too small for pilots, which take {flops:.2g} FLOPs at least; give "
-                f"{flops / SHARE:.2g}flops or more"
-            )
-        memory = max(
-            sum(self._predicted(config).memory.values())
-            for config in self._sized(_planned(LEAST_TOKENS, EVAL_TOKENS[-1])).values()
-        )
-        return f"too small for pilots, which need {show_bytes(memory)} of memory; give more"
-
-    def _fits(self, sizes: dict[str, Any], left: Budget) -> bool:
-        seconds, flops = self._cost(sizes)
-        memory = max(
-            sum(self._predicted(config).memory.values()) for config in self._sized(sizes).values()
-        )
-        return not (
-            (left.seconds is not None and seconds > left.seconds)
-            or (left.flops is not None and flops > left.flops)
-            or (left.memory is not None and memory > left.memory)
-        )
-
-    def _sized(self, sizes: dict[str, Any]) -> dict[str, RunConfig]:
-        return self.design.runs(
-            sizes["tokens"],
-            sizes["batch"],
-            sizes["eval_tokens"],
-            sizes["longest"] or sizes["tokens"],
-        )
-
-    def _predicted(self, config: RunConfig) -> Any:
-        return self.speeds.predict(self._job(config).work)
-
-    def _cost(self, sizes: dict[str, Any]) -> tuple[float, float]:
-        """Seconds and FLOPs of all pilots of such sizes."""
-        costs = [self._predicted(config) for config in self._sized(sizes).values()]
-        return (
-            sum(cost.seconds.total for cost in costs),
+    def _cost(self, sizes: Mapping[str, Any]) -> "Needs":
+        """Of all pilots, if they have these sizes."""
+        longest = sizes["longest"] or sizes["tokens"]
+        configs = self.design.runs(sizes["tokens"], sizes["batch"], sizes["eval_tokens"], longest)
+        costs = [self.measured.predict(self._job(config).work) for config in configs.values()]
+        return Needs(
+            sum(cost.seconds.total for cost in costs if cost.seconds),
             sum(sum(cost.flops.values()) for cost in costs),
+            max(sum(cost.memory.values()) for cost in costs),
         )
 
     def _size_longest(self, budget: Budget) -> None:
         """Shorten the longest pilot where the others took longer than was predicted."""
-        tokens = least = self.state["tokens"]
-        if budget.seconds is not None:
-            least = max(tokens // 2, tokens // SHORTER)
+        tokens = self.state["tokens"]
+        if budget.seconds is not None and self.jobs:
             left = SHARE * budget.seconds - self._seconds()
-            config = self._configs()["long"]
-            needs = self.speeds.seconds(self._job(config).work)
-            tokens = round(min(tokens, max(least, tokens * left / needs)))
+            needs = self.speeds().seconds(self._job(self._configs()["long"]).work)
+            tokens = round(tokens * min(1.0, max(0.5, left / needs)))
         self.state["longest"] = tokens
         write_json(self.out / STATE, self.state)
 
@@ -365,7 +348,7 @@ class Pilots:
         return took + float(self.state["speed"]["took"])
 
     def _spent(self, budget: Budget) -> Spent:
-        seconds, flops = self._seconds(), self._cost(self.state)[1]
+        seconds, flops = self._seconds(), self._cost(self.state).flops
         left = replace(
             budget,
             seconds=None if budget.seconds is None else budget.seconds - seconds,
@@ -377,9 +360,18 @@ class Pilots:
 LEAST_BATCH = batch_of(LEAST_TOKENS)
 
 
-def _planned(tokens: int, eval_tokens: int) -> dict[str, Any]:
+def _sized(tokens: int, eval_tokens: int) -> dict[str, Any]:
     batch = batch_of(tokens)
     return {"tokens": tokens, "batch": batch, "eval_tokens": eval_tokens, "longest": None}
+
+
+def _excess(needs: Needs, left: Budget) -> str | None:
+    """What of a budget does not suffice."""
+    for kind in ("memory", "seconds", "flops"):
+        limit = getattr(left, kind)
+        if limit is not None and getattr(needs, kind) > limit:
+            return kind
+    return None
 
 
 def _chosen(space: Space, left: Budget, target: Target | None) -> list[Option]:
