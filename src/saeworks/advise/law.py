@@ -113,7 +113,7 @@ class Law:
 
     @property
     def sites(self) -> int:
-        return self.ce.shape[1] - 1
+        return int(self.ce.shape[1]) - 1
 
     def common(self, sizes: Sizes, seed: int = 0) -> Array:
         """[C, R]: the part of ln FVU that is the same at all sites, with the scatter that they have
@@ -158,7 +158,7 @@ def interval(draws: Array, axis: int = 0) -> tuple[Array, Array, Array]:
     """The median and the ends between which the share LEVEL of the draws lies."""
     ends = [0.5, (1 - LEVEL) / 2, (1 + LEVEL) / 2]
     middle, low, high = np.quantile(draws, ends, axis=axis)
-    return middle, low, high
+    return np.asarray(middle), np.asarray(low), np.asarray(high)
 
 
 def fit(readings: Readings, sites: int, draws: int = DRAWS, seed: int = 0) -> Law:

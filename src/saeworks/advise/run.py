@@ -462,6 +462,7 @@ def _config(pilots: Pilots, option: Option) -> RunConfig:
         config,
         saes=(kind.sae,),
         groups=("per-site",) if per_site else (groups,),
+        buffer=replace(config.buffer, memory=f"{option.ring}B"),
         train=train,
     )
 

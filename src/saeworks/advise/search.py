@@ -51,12 +51,14 @@ class Option:
 
     Attributes:
         tokens: rows that every SAE is trained on.
+        ring: bytes of the run's ring.
         cost: its seconds are in the middle of what is expected.
         fvu_RS, delta_ce_RS: draws, by site.
     """
 
     kind: Kind
     tokens: int
+    ring: int
     cost: Predicted
     fvu_RS: Array
     delta_ce_RS: Array
@@ -87,7 +89,7 @@ class Space:
     work: Workload
     numbers_of_groups: Sequence[int]
     k: Sequence[int]
-    most_tokens: float
+    most_tokens: float | int
     least_tokens: int
 
     @cached_property
@@ -106,18 +108,20 @@ class Space:
             sharing_S[group] = len(group)
         return sharing_S
 
-    def work_of(self, kind: Kind, tokens: float) -> Workload:
-        """What the run does."""
-        steps = max(1, math.ceil(tokens / self.work.batch))
+    def work_of(self, kind: Kind, tokens: float | int) -> Workload:
+        """What the run does; its ring is such that the last fill is used up like the others."""
+        batch = self.work.batch
+        steps = max(1, math.ceil(tokens / batch))
+        fills = math.ceil(steps * batch / self.work.slots)
         return replace(
             self.work,
             parts=self._parts(kind),
             steps=steps,
-            slots=min(self.work.slots, steps * self.work.batch),
+            slots=math.ceil(steps / fills) * batch,
             evaluations=EVALUATIONS if self.work.evaluations else 0,
         )
 
-    def cost(self, kind: Kind, tokens: float) -> Predicted:
+    def cost(self, kind: Kind, tokens: float | int) -> Predicted:
         """With seconds in the middle of what is expected."""
         return self.speeds.predict(self.work_of(kind, tokens))
 
@@ -143,10 +147,8 @@ class Space:
 
         Operations and seconds grow linearly with the tokens, but for whole fills of the ring.
         """
-        short, long = (
-            self.cost(kind, self.least_tokens),
-            self.cost(kind, _LONGEST * self.least_tokens),
-        )
+        least = self.least_tokens
+        short, long = self.cost(kind, least), self.cost(kind, _LONGER * least)
         if budget.memory is not None and sum(long.memory.values()) > budget.memory:
             return 0.0
         most = self.most_tokens
@@ -164,13 +166,21 @@ class Space:
         assert cost.seconds is not None
         return self.speeds.slower * cost.seconds.total
 
-    def option(self, kind: Kind, tokens: float) -> Option:
+    def option(self, kind: Kind, tokens: float | int) -> Option:
         """With its predictions."""
-        steps = max(1, int(tokens // self.work.batch))
-        size = Sizes.of([(kind.expansion, kind.experts, kind.k, steps * self.work.batch)])
-        fvu_RS = self.law.fvu(size, self.sharing(kind))
-        cost = self.cost(kind, steps * self.work.batch)
-        return Option(kind, steps * self.work.batch, cost, fvu_RS, self.law.delta_ce(fvu_RS))
+        rows = max(1, int(tokens // self.work.batch)) * self.work.batch
+        work = self.work_of(kind, rows)
+        fvu_RS = self.law.fvu(
+            Sizes.of([(kind.expansion, kind.experts, kind.k, rows)]), self.sharing(kind)
+        )
+        return Option(
+            kind,
+            rows,
+            work.slots * work.slot_bytes,
+            self.speeds.predict(work),
+            fvu_RS,
+            self.law.delta_ce(fvu_RS),
+        )
 
     def best(self, budget: Budget) -> list[Option]:
         """The run whose FVU is lowest at the upper end of its interval, so that of two with one
@@ -182,7 +192,7 @@ class Space:
         ranked = [(kind, tokens) for _, kind, tokens in sorted(highs, key=lambda row: row[0])]
         return [self.option(*each) for each in _first_two(ranked)]
 
-    def _high(self, kind: Kind, tokens: float) -> float:
+    def _high(self, kind: Kind, tokens: float | int) -> float:
         size = Sizes.of([(kind.expansion, kind.experts, kind.k, tokens)])
         return float(interval(self.law.mean_fvu(size, self.sharing(kind)), axis=1)[2][0])
 
