@@ -118,15 +118,15 @@ class Law:
     def common(self, sizes: Sizes, seed: int = 0) -> Array:
         """[C, R]: the part of ln FVU that is the same at all sites, with the scatter that they have
         in common, which grows beyond what the pilots span."""
-        noise_R = np.random.default_rng(seed).standard_normal((2, len(self.parameters)))
+        noise_2R = np.random.default_rng(seed).standard_normal((2, len(self.parameters)))
         logs = np.log([sizes.width, sizes.experts, sizes.tokens])  # [3, C]
         beyond = np.maximum(self.span[:, :1] - logs, logs - self.span[:, 1:])
         further_C = np.maximum(beyond, 0.0).sum(axis=0)
-        scatter_R = np.sqrt(_SHARED) * self.scatter * noise_R[0]
-        return (
+        scatter_R = np.sqrt(_SHARED) * self.scatter * noise_2R[0]
+        return np.asarray(
             _law(self.parameters, sizes, self.origin)[0].T
             + scatter_R
-            + _BEYOND * further_C[:, None] * noise_R[1]
+            + _BEYOND * further_C[:, None] * noise_2R[1]
         )
 
     def of_sites(self, sharing_S: Array) -> Array:
