@@ -1,5 +1,7 @@
 """The law: derivatives, data made by a known law, coverage over seeds."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -18,7 +20,7 @@ def truth(random: np.random.Generator) -> Array:
     return np.array([*theta, *sharing, *level])
 
 
-def log_fvu(theta: Array, sizes: Sizes, site: Array, sharing: Array, origin: Array) -> Array:
+def log_fvu(theta: Array, sizes: Sizes, site: Any, sharing: Array, origin: Array) -> Array:
     """Written out again, by the equation in the docstring of `Law`."""
     gamma, log_beta, eps, log_b, log_delta, mu, nu, eta = theta[:8]
     m, t = sizes.width / origin[0], origin[2] / sizes.tokens

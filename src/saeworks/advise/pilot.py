@@ -1,8 +1,8 @@
 """Pilots: short runs of a few small SAEs on the user's model, and what they measured.
 
 One run reads all sites, with an SAE for each and SAEs that all of them, or some, share. Two runs of
-different lengths vary width, k and experts at one or two sites. In each, one pass of the language
-model feeds all SAEs, as in any run.
+different lengths vary width, k and experts at one or two sites (the shorter one lacks the SAE that
+the first run has already). In each, one pass of the language model feeds all SAEs.
 """
 
 import json
@@ -56,11 +56,6 @@ class Design:
     one_width: bool
 
     @property
-    def narrow(self) -> int:
-        """Width of the narrow pilots, in times D."""
-        return NARROW
-
-    @property
     def few(self) -> tuple[str, ...]:
         """The sites at which width, k and experts vary: two, a quarter from either end."""
         count = len(self.sites)
@@ -109,14 +104,11 @@ class Design:
         grouped = [{"method": "even", "groups": n} for n in self.groupings]
         layers = ({**base, "groups": ["per-site", *grouped]},)
         varied, short = tuple(self.varied), -(-tokens // SHORTER)
-        runs = {
+        return {
             "layers": self._run(self.sites, layers, short, batch, eval_tokens),
-            "short": self._run(self.few, varied, short, batch, eval_tokens),
+            "short": self._run(self.few, varied[1:], short, batch, eval_tokens),
             "long": self._run(self.few, varied, longest, batch, eval_tokens),
         }
-        if len(self.sites) == 1:
-            del runs["layers"]
-        return runs
 
     def _run(
         self,
