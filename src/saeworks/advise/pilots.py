@@ -1,6 +1,7 @@
 """The pilots of a folder: how long they are, that they are trained, what they took. Resumable."""
 
 import math
+from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
@@ -48,8 +49,8 @@ _SPREAD = 0.15
 """How far off seconds may be, in logs, at least."""
 _RING, _LEAST_RING = 4, 64 * 2**20
 """The run's ring takes at most one so many-th of a memory budget, or so many bytes."""
-_FINER = 2**0.25
-"""Between the lengths of pilots that are tried."""
+_FINER, _LONGEST = 2**0.25, 1e9
+"""Factor between the lengths of pilots that are tried, and the last of them."""
 
 
 @dataclass(frozen=True)
@@ -216,22 +217,24 @@ class Pilots:
         Raises:
             UserError: if not even the shortest do, or the text is too short for them.
         """
-        enough, grid = self.text_tokens, []
+        enough = self.text_tokens
         if enough < LEAST_TOKENS:
             raise UserError(
                 f"the text has {enough / FEW_EPOCHS:,.0f} tokens to train on; pilots need "
                 f"{LEAST_TOKENS / FEW_EPOCHS:,.0f} at least: give more text"
             )
+        tries = [
+            round(LEAST_TOKENS * _FINER**i)
+            for i in range(int(math.log(min(enough, _LONGEST) / LEAST_TOKENS, _FINER)) + 1)
+        ]
         for eval_tokens in EVAL_TOKENS:
-            tokens = LEAST_TOKENS
-            while (
-                tokens <= enough
-                and _excess(self._cost(sizes := _sized(tokens, eval_tokens)), left) is None
-            ):
-                grid.append(sizes)
-                tokens = round(tokens * _FINER)
-            if grid:
-                return grid[-1]
+
+            def too_much(tokens: int, eval_tokens: int = eval_tokens) -> bool:
+                return _excess(self._cost(_sized(tokens, eval_tokens)), left) is not None
+
+            fitting = bisect_left(tries, True, key=too_much)
+            if fitting:
+                return _sized(tries[fitting - 1], eval_tokens)
         least = self._cost(_sized(LEAST_TOKENS, EVAL_TOKENS[-1]))
         kind = _excess(least, left)
         if kind == "seconds":
