@@ -16,7 +16,8 @@ BUDGET = "1.5e11flops"
 TINY = [
     "--set", "sites=[0@resid, 1@resid, 2@resid]", "--set", "text.max_documents=300",
     "--set", "buffer.memory=4MiB", "--set", "buffer.lm_batch=1024",
-    "--set", "buffer.normaliser_tokens=1024", "--set", "text.context=32", "--set", "train.eval_tokens=256",
+    "--set", "buffer.normaliser_tokens=1024", "--set", "text.context=32",
+    "--set", "train.eval_tokens=256",
 ]  # fmt: skip
 
 
