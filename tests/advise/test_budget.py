@@ -2,7 +2,7 @@
 
 import pytest
 
-from saeworks.advise.budget import Budget, Target
+from saeworks.advise.budget import Budget, Goal
 from saeworks.errors import UserError
 
 
@@ -43,11 +43,11 @@ def test_bad_budgets(texts: list[str], said: str) -> None:
 
 
 def test_targets() -> None:
-    assert Target.parse("fvu = 0.1") == Target("fvu", 0.1)
-    assert str(Target.parse("delta_ce=1.5")) == "delta_ce=1.5"
+    assert Goal.parse("fvu = 0.1") == Goal("fvu", 0.1)
+    assert str(Goal.parse("delta_ce=1.5")) == "delta_ce=1.5"
 
 
 @pytest.mark.parametrize("text", ["fvu", "fvu=1", "fvu=0", "fvu=nan", "delta_ce=-1", "l0=3"])
 def test_bad_targets(text: str) -> None:
     with pytest.raises(UserError, match=r"write fvu=0\.1"):
-        Target.parse(text)
+        Goal.parse(text)

@@ -21,7 +21,7 @@ def truth(random: np.random.Generator) -> Array:
 
 
 def log_fvu(theta: Array, sizes: Sizes, site: Any, sharing: Array, origin: Array) -> Array:
-    """Written out again, by the equation in the docstring of `Law`."""
+    """Written out again, by the equation in the docstring of `FVULaw`."""
     gamma, log_beta, eps, log_b, log_delta, mu, nu, eta = theta[:8]
     m, t = sizes.width / origin[0], origin[2] / sizes.tokens
     size = (m * sizes.experts**-eps) ** -np.exp(log_beta)

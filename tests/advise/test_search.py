@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from advise.test_law import SITES, pilots, truth
-from saeworks.advise.budget import Budget, Target
+from saeworks.advise.budget import Budget, Goal
 from saeworks.advise.costs import Speeds
-from saeworks.advise.law import Law, fit
+from saeworks.advise.law import FVULaw, fit
 from saeworks.advise.search import Kind, Space
 from saeworks.cost.estimate import Calibration, LMFacts, Part, PhaseSeconds, Workload
 
@@ -41,13 +41,13 @@ def speeds() -> Speeds:
 
 
 @pytest.fixture(scope="module")
-def law() -> Law:
+def law() -> FVULaw:
     random = np.random.default_rng(5)
     return fit(pilots(truth(random), random, 0.02)[0], SITES, draws=60)
 
 
 @pytest.fixture(scope="module")
-def space(law: Law, speeds: Speeds) -> Space:
+def space(law: FVULaw, speeds: Speeds) -> Space:
     return Space(law, speeds, speeds.work, (1, 2, SITES), (32,), 1e9, 50_000)
 
 
@@ -97,18 +97,18 @@ def test_an_expert_has_two_latents_for_each_active_one(space: Space) -> None:
 def test_a_target_is_reached_for_less(space: Space) -> None:
     budget = Budget(seconds=3600.0)
     best = space.best(budget)[0]
-    target = Target("fvu", 1.15 * best.mean("fvu")[2])
+    target = Goal("fvu", 1.15 * best.mean("fvu")[2])
     cheapest = space.cheapest(budget, target)[0]
     assert cheapest.mean("fvu")[2] <= 1.05 * target.value
     assert cheapest.cost.seconds is not None and best.cost.seconds is not None
     assert cheapest.cost.seconds.total < best.cost.seconds.total
-    assert space.cheapest(budget, Target("fvu", 1e-9)) == []
+    assert space.cheapest(budget, Goal("fvu", 1e-9)) == []
 
 
 def test_a_target_in_delta_ce(space: Space) -> None:
     budget = Budget(flops=1e14)
     best = space.best(budget)[0]
-    target = Target("delta_ce", 2 * best.mean("delta_ce")[2])
+    target = Goal("delta_ce", 2 * best.mean("delta_ce")[2])
     assert space.cheapest(budget, target)[0].mean("delta_ce")[2] <= 1.05 * target.value
 
 

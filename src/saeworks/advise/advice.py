@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from saeworks.advise.law import LEVEL, PRIORS, Law, interval
+from saeworks.advise.law import LEVEL, PRIORS, FVULaw, interval
 from saeworks.advise.search import Option, Space
 from saeworks.config import RunConfig, default_of, show_bytes
 from saeworks.cost.progress import duration
@@ -157,7 +157,7 @@ def _how_sure(best: Proposal, other: Proposal) -> str:
     return "Their intervals overlap: if the runner-up suits you better, take it."
 
 
-def exponents(law: Law) -> dict[str, Expected]:
+def exponents(law: FVULaw) -> dict[str, Expected]:
     """The parameters that the sites have in common, by name, those that are logs as what they stand
     for."""
     values = {}

@@ -54,14 +54,14 @@ class Budget:
 
 
 @dataclass(frozen=True)
-class Target:
+class Goal:
     """What a run must reach: a metric's mean over the sites, at most `value`."""
 
     metric: str
     value: float
 
     @classmethod
-    def parse(cls, text: str) -> "Target":
+    def parse(cls, text: str) -> "Goal":
         """Of `fvu=0.1` or `delta_ce=0.02`.
 
         Raises:

@@ -83,7 +83,7 @@ class Readings:
 
 
 @dataclass(frozen=True)
-class Law:
+class FVULaw:
     """FVU at site s of an SAE with M latents in N experts, k active, that g sites share and that is
     trained on T rows:
 
@@ -161,7 +161,7 @@ def interval(draws: Array, axis: int = 0) -> tuple[Array, Array, Array]:
     return np.asarray(middle), np.asarray(low), np.asarray(high)
 
 
-def fit(readings: Readings, sites: int, draws: int = DRAWS, seed: int = 0) -> Law:
+def fit(readings: Readings, sites: int, draws: int = DRAWS, seed: int = 0) -> FVULaw:
     """The law of some pilots' readings, at least one for each site."""
     random, sizes = np.random.default_rng(seed), readings.sizes
     width0, k0 = (float(np.exp(np.log(x).mean())) for x in (sizes.width, sizes.k))
@@ -183,7 +183,7 @@ def fit(readings: Readings, sites: int, draws: int = DRAWS, seed: int = 0) -> La
     logs = np.log([sizes.width, sizes.experts, sizes.tokens])
     span = np.stack([logs.min(axis=1), logs.max(axis=1)], axis=1)
     ce, ce_scatter = _fit_ce(readings, sites, draws, random)
-    return Law(parameters, scatter_R, origin, span, ce, ce_scatter)
+    return FVULaw(parameters, scatter_R, origin, span, ce, ce_scatter)
 
 
 @dataclass(frozen=True)

@@ -54,7 +54,7 @@ _FINER, _LONGEST = 2**0.25, 1e9
 
 
 @dataclass(frozen=True)
-class Spent:
+class Taken:
     """What the pilots took, and what is left of the budget."""
 
     seconds: float
@@ -118,7 +118,7 @@ class Pilots:
         config = replace(self.design.config, device="auto", log=())
         return plain({**asdict(config), "k": self.design.k, "model": self.lm.fingerprint})
 
-    def run(self, budget: Budget) -> Spent | None:
+    def run(self, budget: Budget) -> Taken | None:
         """Train what is not trained; None where it was interrupted."""
         if not self.state:
             self._plan(budget)
@@ -272,14 +272,14 @@ class Pilots:
         took = sum(seconds_of(job, folder) for job, folder in self.jobs.values())
         return took + float(self.state["speed"]["took"])
 
-    def _spent(self, budget: Budget) -> Spent:
+    def _spent(self, budget: Budget) -> Taken:
         seconds, flops = self._seconds(), self._cost(self.state).flops
         left = replace(
             budget,
             seconds=None if budget.seconds is None else budget.seconds - seconds,
             flops=None if budget.flops is None else budget.flops - flops,
         )
-        return Spent(seconds, flops, left)
+        return Taken(seconds, flops, left)
 
 
 def _sized(tokens: int, eval_tokens: int) -> dict[str, Any]:

@@ -5,9 +5,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from saeworks.advise.advice import Advice, exponents, proposal, write_yaml
-from saeworks.advise.budget import Budget, Target
+from saeworks.advise.budget import Budget, Goal
 from saeworks.advise.law import LEVEL
-from saeworks.advise.pilots import Pilots, Spent
+from saeworks.advise.pilots import Pilots, Taken
 from saeworks.advise.search import EVALUATIONS, Option, Space
 from saeworks.config import (
     DEFAULT_SAE,
@@ -41,7 +41,7 @@ def advise(
     """What to train for a budget: `sw.advise("embedded", "embedded", budget="10min")`.
 
     Trains pilots (at most a tenth of the budget, resumed if they were interrupted), fits the law of
-    `saeworks.advise.law.Law` to them, and leaves the best run in `out/run.yaml`.
+    `saeworks.advise.law.FVULaw` to them, and leaves the best run in `out/run.yaml`.
 
     Args:
         budget: `2h`, `1e17flops`, `10GiB`, or several of different kinds.
@@ -60,7 +60,7 @@ def advise(
         device=device,
     )
     limits = Budget.parse([budget] if isinstance(budget, str) else budget)
-    aim = None if target is None else Target.parse(target)
+    aim = None if target is None else Goal.parse(target)
     advice = advise_run(config, limits, aim, tuple(k), Path(out), say)
     if advice is None:
         raise KeyboardInterrupt
@@ -70,7 +70,7 @@ def advise(
 def advise_run(
     config: RunConfig,
     budget: Budget,
-    target: Target | None,
+    target: Goal | None,
     k: tuple[int, ...],
     out: Path,
     say: Say,
@@ -93,7 +93,7 @@ def advise_run(
     return advice
 
 
-def _chosen(space: Space, left: Budget, target: Target | None) -> list[Option]:
+def _chosen(space: Space, left: Budget, target: Goal | None) -> list[Option]:
     """The run to make, and the runner-up where there is one.
 
     Raises:
@@ -129,8 +129,8 @@ def _advice(
     space: Space,
     options: Sequence[Option],
     budget: Budget,
-    target: Target | None,
-    spent: Spent,
+    target: Goal | None,
+    spent: Taken,
 ) -> Advice:
     """The record of what was chosen, and its YAML files."""
     widths = {site: pilots.lm.width(site) for site in pilots.design.sites}
@@ -159,7 +159,7 @@ def _advice(
     )
 
 
-def _share(spent: Spent, budget: Budget) -> float | None:
+def _share(spent: Taken, budget: Budget) -> float | None:
     """Of the budget that the pilots took, where time or operations are bounded."""
     shares = [
         taken / limit

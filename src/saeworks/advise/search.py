@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from saeworks.advise.budget import Budget, Target
+from saeworks.advise.budget import Budget, Goal
 from saeworks.advise.costs import Speeds
-from saeworks.advise.law import Array, Law, Sizes, interval
+from saeworks.advise.law import Array, FVULaw, Sizes, interval
 from saeworks.advise.pilot import DENSE, EXPERTS
 from saeworks.cost.estimate import Part, Predicted, Workload
 from saeworks.groups.partition import even
@@ -84,7 +84,7 @@ class Space:
         least_tokens: of the shortest pilot.
     """
 
-    law: Law
+    law: FVULaw
     speeds: Speeds
     work: Workload
     numbers_of_groups: Sequence[int]
@@ -196,7 +196,7 @@ class Space:
         size = Sizes.of([(kind.expansion, kind.experts, kind.k, tokens)])
         return float(interval(self.law.mean_fvu(size, self.sharing(kind)), axis=1)[2][0])
 
-    def cheapest(self, budget: Budget, target: Target) -> list[Option]:
+    def cheapest(self, budget: Budget, target: Goal) -> list[Option]:
         """The cheapest run that reaches the target at the upper end of its interval, and the
         cheapest of another G or N. By seconds, or by operations where only these are bounded."""
         by_flops = budget.seconds is None and budget.flops is not None
@@ -214,7 +214,7 @@ class Space:
         ranked = [(kind, tokens) for _, kind, tokens in sorted(reaching, key=lambda row: row[0])]
         return [self.option(*each) for each in _first_two(ranked)]
 
-    def _enough(self, kind: Kind, lengths_C: Array, target: Target) -> float | None:
+    def _enough(self, kind: Kind, lengths_C: Array, target: Goal) -> float | None:
         """The first of these lengths that reaches the target."""
         sizes = [(kind.expansion, kind.experts, kind.k, tokens) for tokens in lengths_C]
         mean_CR = self.law.mean_fvu(Sizes.of(sizes), self.sharing(kind))

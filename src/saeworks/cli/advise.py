@@ -40,11 +40,11 @@ class Advise(RunOptions):
 
     def __call__(self) -> int:
         """Run it."""
-        from saeworks.advise.budget import Budget, Target
+        from saeworks.advise.budget import Budget, Goal
         from saeworks.advise.run import advise_run
 
         budget = Budget.parse(self.budget)
-        target = None if self.target is None else Target.parse(self.target)
+        target = None if self.target is None else Goal.parse(self.target)
         config = self.config(seed=self.seed)
         out = self.out or Path("runs") / f"advise-{self.name(config)}"
         advice = advise_run(config, budget, target, self.k, out, speaker(self.json))
