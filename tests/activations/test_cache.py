@@ -43,8 +43,10 @@ def written(path: Path, dtype: str = "float32", shards: int = SHARDS) -> Path:
     writer, slots = CacheWriter(path, index), Slots(rows, SHARD, index.dtype)
     path.mkdir()
     for _ in range(shards):
-        slots.fill()
-        writer.add(slots.planes, slots.document, slots.position, rows.epoch, rows.position())
+        fill = slots.straight()
+        slots.fill(fill)
+        end = slots.feed.position()
+        writer.add(slots.planes, slots.document, slots.position, fill.epoch, end)
     if shards == SHARDS:
         writer.finish()
     return path

@@ -29,7 +29,7 @@ def bank() -> dict[str, SAE]:
 
 
 def fitted(tick: Callable[[float], None] = lambda share: None) -> dict[str, LinearError]:
-    return fit_linear_errors(FakeLM(), FakeStream(), bank(), 400, 160, tick)
+    return fit_linear_errors(FakeLM(), FakeStream(), bank(), 400, tick)
 
 
 def error_source(name: Any, inner: Any = None) -> ErrorSource:
@@ -95,16 +95,16 @@ def test_a_resumed_run_on_an_error_has_the_same_bytes(tmp_path: Path) -> None:
 
 def test_bad_input(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match=r"error.tokens = 10: too few.*at least 34"):
-        fit_linear_errors(FakeLM(), FakeStream(), bank(), 10, 160, lambda share: None)
+        fit_linear_errors(FakeLM(), FakeStream(), bank(), 10, lambda share: None)
     broken = bank()
     broken["layers.1"].b_dec.data.fill_(torch.nan)
     with pytest.raises(UserError, match=r"site layers.1: NaN or infinity in the error"):
-        fit_linear_errors(FakeLM(), FakeStream(), broken, 400, 160, lambda share: None)
+        fit_linear_errors(FakeLM(), FakeStream(), broken, 400, lambda share: None)
     lm = FakeLM()
     lm.tables["layers.0"].fill_(2.0)
     monkeypatch.setattr(lm, "run", _constant)
     with pytest.raises(UserError, match=r"site layers.0: the activations are constant"):
-        fit_linear_errors(lm, FakeStream(), bank(), 400, 160, lambda share: None)
+        fit_linear_errors(lm, FakeStream(), bank(), 400, lambda share: None)
     assert folds.PER_PARAMETER == 2
 
 

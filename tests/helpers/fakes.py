@@ -35,6 +35,7 @@ class FakeLM:
     """Sites `layers.0` (D = 16), `layers.1` (D = 12), `layers.2` (D = 16)."""
 
     name, revision, fingerprint, layers = "fake", None, "fake-1", 3
+    concurrent = True
 
     def __init__(self, dtype: torch.dtype = torch.float32) -> None:
         random = generator("fake language model")

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from saeworks.activations.feed import Reading
 from saeworks.errors import UserError
 
 
@@ -53,6 +54,9 @@ class ActivationSource(ABC):
     """Called with the share that is done while the source is long at work (filling its ring); it
     may raise to break off, which leaves the state as it was."""
 
+    def read_in(self, reading: Reading) -> None:  # noqa: B027
+        """Read there from now on; a source that reads nothing has no use for it."""
+
     def __iter__(self) -> "ActivationSource":
         return self
 
@@ -89,6 +93,13 @@ class ActivationSource(ABC):
     @abstractmethod
     def describe(self) -> dict[str, Any]:
         """What a user wants to know: sizes and, measured, how well the rows are mixed."""
+
+
+def moved(x: Tensor, device: torch.device) -> Tensor:
+    """The same on a device, to which it is copied without waiting for what that is at."""
+    if device.type != "cuda" or x.device.type != "cpu":
+        return x.to(device)
+    return x.pin_memory().to(device, non_blocking=True)
 
 
 def finite(x: Float[Tensor, "*any"]) -> Tensor:

@@ -9,6 +9,7 @@ shard, so that a writer that was killed goes on behind the last one.
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, final
@@ -18,7 +19,9 @@ from jaxtyping import Float, Int
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from saeworks.activations.ring import DTYPES, INDEX_BYTES, RowStream
+from saeworks.activations.base import moved
+from saeworks.activations.feed import Passage, Rows, RowStream
+from saeworks.activations.ring import DTYPES, INDEX_BYTES
 from saeworks.config import STRICT, DType, from_mapping
 from saeworks.errors import UserError
 from saeworks.files.access import inside, is_file, read_tensors, sha256, write_tensors
@@ -27,6 +30,8 @@ from saeworks.files.seals import read_sealed, write_sealed
 CACHE_SCHEMA = 1
 INDEX = "cache.json"
 COMMAND = "saeworks cache"
+PASSAGE = 4096
+"""Rows that are read at once."""
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -220,39 +225,29 @@ class CachedRows(RowStream):
         self._ends = list(accumulate(shard.rows for shard in cache.index.shards))
         self._open: tuple[int, dict[str, Tensor]] | None = None
 
-    @property
-    def epoch(self) -> int:
-        return self._cache.index.shards[bisect_right(self._ends, max(0, self._row - 1))].epoch
-
     def position(self) -> dict[str, Any]:
         return {"row": self._row}
 
     def seek(self, position: Mapping[str, Any]) -> None:
         self._row = int(position["row"])
 
-    def read(
-        self,
-        planes: Mapping[str, Float[Tensor, "N _"]],
-        document: Int[Tensor, " N"],
-        position: Int[Tensor, " N"],
-    ) -> int:
-        number = bisect_right(self._ends, self._row)
+    def next(self, dtype: torch.dtype) -> Passage:
+        shards, number = self._cache.index.shards, bisect_right(self._ends, self._row)
         if number == len(self._ends):
             raise UserError(
                 f"cache {self._cache.path} ends after {self._row:,} tokens; lower train.tokens"
             )
-        shard = self._tensors(number)
-        begin = self._row - (self._ends[number] - self._cache.index.shards[number].rows)
-        count = min(len(document), self._ends[number] - self._row)
-        part = slice(begin, begin + count)
-        for site, plane in planes.items():
-            plane[:count] = shard[f"x/{site}"][part]
-        document[:count], position[:count] = shard["document"][part], shard["position"][part]
-        self._row += count
-        return count
+        begin, first = self._ends[number] - shards[number].rows, self._row
+        self._row = min(first + PASSAGE, self._ends[number])
+        part = slice(first - begin, self._row - begin)
+        read = partial(self._read, self._tensors(number), part, dtype)
+        return Passage({"row": first}, shards[number].epoch, number, self._row - first, read)
 
-    def check(self) -> None:
-        """Nothing to refuse: what is written was checked, and so were the bytes."""
+    def _read(self, shard: Mapping[str, Tensor], part: slice, dtype: torch.dtype) -> Rows:
+        """Some rows of a shard; they were checked when they were written, and so were the bytes."""
+        planes = {site: moved(shard[f"x/{site}"][part], self.device) for site in self.planes}
+        planes = {site: x_nD.to(dtype) for site, x_nD in planes.items()}
+        return Rows(planes, shard["document"][part], shard["position"][part])
 
     def _tensors(self, number: int) -> dict[str, Tensor]:
         if self._open is None or self._open[0] != number:

@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from saeworks.activations.base import ActivationBatch, ActivationSource
+from saeworks.activations.feed import Reading
 
 
 class Labelled(ActivationSource):
@@ -27,6 +28,9 @@ class Labelled(ActivationSource):
         if name == "tick":  # it is the inner source that is long at work
             self.source.tick = value
         super().__setattr__(name, value)
+
+    def read_in(self, reading: Reading) -> None:
+        self.source.read_in(reading)
 
     def __next__(self) -> ActivationBatch:
         batch = next(self.source)

@@ -1,22 +1,25 @@
 """One ring of token slots between whatever reads rows in the order of a text and the trainers.
 
 The ring is filled whole, every slot is drawn exactly once in a random order, and it is filled
-anew: so each batch draws on all documents in the ring, and no row is seen twice or lost. What is
-recorded for a resume is where the text stood when the fill began, not the ring: the rows are read
-again, which costs seconds and keeps checkpoints small.
+anew: so each batch draws on all documents in the ring, and no row is seen twice or lost. A slot
+whose row was drawn is free, and the next fill's rows go there while the others are still drawn;
+which slot a row lies in changes nothing of the order in which rows are drawn. What is recorded for
+a resume is where the text stood when the fill began, not the ring: the rows are read again, which
+costs seconds and keeps checkpoints small.
 
-Shapes: N rows, D width of a site.
+Shapes: N rows, D width of a site, B rows of a batch.
 """
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, final
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from saeworks.activations.base import ActivationBatch, ActivationSource, mixing, no_tick
+from saeworks.activations.base import ActivationBatch, ActivationSource, mixing, moved, no_tick
+from saeworks.activations.feed import Feed, Reading, Rows, RowStream
 from saeworks.activations.outliers import norms
 from saeworks.activations.seeds import generator
 from saeworks.config import BufferConfig, DType, parse_bytes
@@ -28,57 +31,34 @@ INDEX_BYTES = 8 + 4
 _SLOT_OVERHEAD = INDEX_BYTES + 8  # and its place in the order of drawing
 _NORM_ROWS = 16_384  # that a site's median norm is taken of
 _EMPTY_READS = 1000  # so many in a row without one kept position: there will never be one
+_WAITING = 8  # rows that were read and have no slot yet: at most a slot in so many
 
 
-class RowStream(ABC):
-    """The rows of some sites in the order of a text, read from a position that can be kept.
+@dataclass
+class Fill:
+    """One filling of slots.
 
     Attributes:
-        planes: site → D.
-        device: where the rows are made.
-        limits: site → norm; a token above one of them is left out at all sites.
-        left_out: tokens left out so far.
+        index: fills before it.
+        start: where the text stood when it began.
+        slot_N: where each row goes, in the order of the text.
+        place_N: the same on the device of the rows.
+        done: rows that are there.
+        epoch: whole passes over the text at the last of them.
+        left_out: tokens left out among them.
     """
 
-    planes: Mapping[str, int]
-    device: torch.device
-    limits: dict[str, float]
+    index: int
+    start: dict[str, Any]
+    slot_N: Int[Tensor, " N"]
+    place_N: Int[Tensor, " N"]
+    done: int = 0
+    epoch: int = 0
     left_out: int = 0
-    name: str
-    """What kind of rows they are, for `describe`."""
 
     @property
-    @abstractmethod
-    def epoch(self) -> int:
-        """Whole passes over the text so far."""
-
-    @abstractmethod
-    def position(self) -> dict[str, Any]:
-        """Plain JSON values from which `seek` goes on."""
-
-    @abstractmethod
-    def seek(self, position: Mapping[str, Any]) -> None:
-        """Go to a position; the next row is the one that came next there."""
-
-    @abstractmethod
-    def read(
-        self,
-        planes: Mapping[str, Float[Tensor, "N _"]],
-        document: Int[Tensor, " N"],
-        position: Int[Tensor, " N"],
-    ) -> int:
-        """Fill the planes from their beginning with some of the next rows; → how many.
-
-        The rows that do not fit stay for the next call. May be 0 (no position kept).
-        """
-
-    @abstractmethod
-    def check(self) -> None:
-        """Refuse what was read since the last check if some of it is NaN or Inf.
-
-        Raises:
-            UserError: naming the site and the batch.
-        """
+    def number(self) -> int:
+        return len(self.slot_N)
 
 
 @final
@@ -86,13 +66,14 @@ class Slots:
     """Rows of some sites in memory.
 
     Attributes:
+        feed: where they come from.
         planes: site → its rows [N, D].
         document: of each row.
         position: of each row, in its context.
     """
 
     def __init__(self, rows: RowStream, number: int, dtype: DType) -> None:
-        self._rows, self.number = rows, number
+        self.feed, self.number = Feed(rows, DTYPES[dtype]), number
         self.planes = {
             site: torch.empty(number, d, dtype=DTYPES[dtype], device=rows.device)
             for site, d in rows.planes.items()
@@ -105,38 +86,70 @@ class Slots:
         widths = sum(plane.element_size() * plane.shape[1] for plane in self.planes.values())
         return self.number * (widths + _SLOT_OVERHEAD)
 
-    def fill(self, number: int | None = None, tick: Callable[[float], None] = no_tick) -> None:
-        """The next rows, in the first slots; in all of them by default.
+    def fill(self, fill: Fill, tick: Callable[[float], None] = no_tick) -> None:
+        """Read all rows of a fill.
 
         Raises:
             UserError: if a row is NaN or Inf, or no position is ever kept.
         """
-        number = self.number if number is None else number
-        filled, empty = 0, 0
-        while filled < number:
-            free = slice(filled, number)
-            planes = {site: plane[free] for site, plane in self.planes.items()}
-            n = self._rows.read(planes, self.document[free], self.position[free])
+        empty = 0
+        while fill.done < fill.number:
+            n = self._take(fill, fill.number)
             empty = 0 if n else empty + 1
             if empty > _EMPTY_READS:
                 raise UserError(
                     "no position of the text is kept for training; lower text.exclude_first, raise "
                     "buffer.exclude_norm_above, or give other text"
                 )
-            filled += n
-            tick(filled / number)
-        self._rows.check()
+            tick(fill.done / fill.number)
+        self.feed.check()
+
+    def read_on(self, fill: Fill, free: int) -> None:
+        """Put rows that were read in the first `free` slots of a fill, and have more read."""
+        self._ask(fill)
+        while fill.done < free and self.feed.ready:
+            self._take(fill, free)
+
+    def _ask(self, fill: Fill) -> None:
+        self.feed.ask(fill.number - fill.done, max(1, self.number // _WAITING))
+
+    def _take(self, fill: Fill, free: int) -> int:
+        """Put some of the next rows in a fill's slots, at most up to `free`; → how many."""
+        self._ask(fill)
+        before = self.feed.left_out
+        rows = self.feed.take(free - fill.done)
+        fill.left_out += self.feed.left_out - before
+        fill.epoch = self.feed.epoch
+        slots = slice(fill.done, fill.done + len(rows))
+        self._put(rows, fill.slot_N[slots], fill.place_N[slots])
+        fill.done += len(rows)
+        return len(rows)
+
+    def _put(self, rows: Rows, slot_n: Int[Tensor, " n"], place_n: Int[Tensor, " n"]) -> None:
+        for site, x_nD in rows.planes.items():
+            self.planes[site].index_copy_(0, place_n, x_nD)
+        self.document[slot_n], self.position[slot_n] = rows.document, rows.position
 
     def set_limits(self, times: float, tick: Callable[[float], None] = no_tick) -> None:
         """Leave out tokens above so many times each site's median norm from now on.
 
         The medians are of the next rows, to whose beginning it goes back.
         """
-        begin, number = self._rows.position(), min(self.number, _NORM_ROWS)
-        self.fill(number, tick)
+        begin, number = self.feed.position(), min(self.number, _NORM_ROWS)
+        try:
+            self.fill(self.straight(number), tick)
+        finally:
+            self.feed.seek(begin)
         medians = {site: float(norms(x_ND[:number]).median()) for site, x_ND in self.planes.items()}
-        self._rows.limits = {site: times * median for site, median in medians.items()}
-        self._rows.seek(begin)
+        self.feed.rows.limits = {site: times * median for site, median in medians.items()}
+
+    def straight(
+        self, number: int | None = None, index: int = 0, start: dict[str, Any] | None = None
+    ) -> Fill:
+        """A fill of the first slots in their order: by default of all, with the next rows."""
+        slot_N = torch.arange(self.number if number is None else number)
+        place_N = moved(slot_N, self.feed.rows.device)
+        return Fill(index, start or self.feed.position(), slot_N, place_N)
 
 
 @final
@@ -145,7 +158,8 @@ class RingSource(ActivationSource):
 
     Args:
         rows: where they come from; endless.
-        buffer: memory budget of the ring and precision of its planes.
+        buffer: memory budget of the ring and precision of its planes. Rows that were read ahead
+            and wait for a slot take up to an eighth of it more, or one passage.
         batch: rows in a batch.
         seed: fixes the order in which slots are drawn.
         tokens: rows the run will draw in all; the ring is made no larger than that.
@@ -168,25 +182,30 @@ class RingSource(ActivationSource):
         self.planes, self.batch, self._seed = rows.planes, batch, seed
         self._rows, self._exclude = rows, buffer.exclude_norm_above
         self.slots = ring_slots(buffer, self.planes, batch, tokens)
+        self._fills = None if tokens is None else -(-(-(-tokens // batch) * batch) // self.slots)
         self._ring = Slots(rows, self.slots, buffer.dtype)
-        self._order = torch.empty(0, dtype=torch.int64)
-        self._start = rows.position()
-        self._fill_number, self._drawn, self._epoch = 0, 0, 0
-        self._filled, self._astray = False, False
+        self._now = self._ring.straight()
+        self._next: Fill | None = None
+        """Known when the fill at hand is whole; its slots are those in the order of drawing."""
+        self._drawn, self._epoch = 0, 0
+        self._in_place = True  # whether the feed is where the fill at hand goes on
         self._mixing: dict[str, int] | None = None
-        self._left_out = 0  # of the fill at hand
+
+    def read_in(self, reading: Reading) -> None:
+        if self._rows.concurrent:
+            self._ring.feed.reading = reading
 
     def __next__(self) -> ActivationBatch:
-        self._fill()
-        slot_B = self._order[self._drawn : self._drawn + self.batch]
+        after = self._whole()
+        drawn = slice(self._drawn, self._drawn + self.batch)
         self._drawn += self.batch
-        on_device = slot_B.to(self._rows.device)
-        x = {site: plane[on_device].float() for site, plane in self._ring.planes.items()}
+        slot_B, place_B = after.slot_N[drawn], after.place_N[drawn]
+        x = {site: plane[place_B].float() for site, plane in self._ring.planes.items()}
         batch = ActivationBatch(x, self._ring.document[slot_B], self._ring.position[slot_B])
         if self._drawn == self.slots:
-            self._start = self._rows.position()
-            self._fill_number += 1
-            self._drawn, self._filled = 0, False
+            self._now, self._next, self._drawn = after, None, 0
+        elif self._ring.feed.reading.ahead and after.index != self._fills:
+            self._ring.read_on(after, self._drawn)
         return batch
 
     @property
@@ -199,13 +218,12 @@ class RingSource(ActivationSource):
         return self._rows.limits
 
     def head(self, plane: str, tokens: int) -> Float[Tensor, "N D"]:
-        self._fill()
-        return self._ring.planes[plane][self._order[:tokens].to(self._rows.device)].float()
+        return self._ring.planes[plane][self._whole().place_N[:tokens]].float()
 
     def state_dict(self) -> dict[str, Any]:
         return {
-            "start": self._start,
-            "fill": self._fill_number,
+            "start": self._now.start,
+            "fill": self._now.index,
             "drawn": self._drawn,
             "epoch": self._epoch,
             **({"limits": dict(self.limits)} if self._exclude is not None else {}),
@@ -213,15 +231,15 @@ class RingSource(ActivationSource):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self._rows.limits = dict(state.get("limits", {}))
-        self._start = dict(state["start"])
-        self._fill_number, self._drawn = int(state["fill"]), int(state["drawn"])
+        self._now = self._ring.straight(index=int(state["fill"]), start=dict(state["start"]))
+        self._next, self._drawn = None, int(state["drawn"])
         self._epoch = int(state["epoch"])  # the text is sought only when a batch is asked for
-        self._filled, self._astray = False, True
+        self._in_place = False
 
     def describe(self) -> dict[str, Any]:
         """Slots, bytes, epoch of the text, documents in the ring and in a batch (measured)."""
-        self._fill()
-        self._mixing = self._mixing or mixing(self._ring.document[self._order], self.batch)
+        document_N = self._ring.document[self._whole().slot_N]
+        self._mixing = self._mixing or mixing(document_N, self.batch)
         return {
             "source": self._rows.name,
             "slots": self.slots,
@@ -229,25 +247,26 @@ class RingSource(ActivationSource):
             "batch": self.batch,
             "epoch": self.epoch,
             **self._mixing,
-            **({"outliers_left_out": self._left_out} if self._exclude is not None else {}),
+            **({"outliers_left_out": self._now.left_out} if self._exclude is not None else {}),
         }
 
-    def _fill(self) -> None:
-        """Fill the ring from `_start`, unless it is full. Breaking off leaves the state good."""
-        if self._filled:
-            return
-        if self._astray:
-            self._rows.seek(self._start)
-        self._astray = True  # until this fill is whole
+    def _whole(self) -> Fill:
+        """Fill the ring unless it is whole; → the next fill. Broken off, its state is good."""
+        if self._next is not None:
+            return self._next
+        now, feed = self._now, self._ring.feed
+        if not self._in_place:
+            feed.seek(now.start)
+            now.done = now.left_out = 0
+        self._in_place = False  # until this fill is whole
         if self._exclude is not None and not self.limits:
             self._ring.set_limits(self._exclude, self.tick)
-        self._rows.left_out = 0
-        self._ring.fill(tick=self.tick)
-        self._order = torch.randperm(
-            self.slots, generator=generator(self._seed, "ring", self._fill_number)
-        )
-        self._epoch, self._left_out = self._rows.epoch, self._rows.left_out
-        self._filled, self._astray = True, False
+        self._ring.fill(now, self.tick)
+        order_N = torch.randperm(self.slots, generator=generator(self._seed, "ring", now.index))
+        slot_N, place_N = now.slot_N[order_N], now.place_N[moved(order_N, self._rows.device)]
+        self._next = Fill(now.index + 1, feed.position(), slot_N, place_N)
+        self._epoch, self._in_place = now.epoch, True
+        return self._next
 
 
 def ring_slots(

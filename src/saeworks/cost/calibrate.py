@@ -17,6 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from saeworks.activations.feed import Feed
 from saeworks.activations.live import RowReader
 from saeworks.activations.ring import DTYPES, INDEX_BYTES, ring_slots
 from saeworks.config import RunConfig
@@ -156,20 +157,18 @@ class _TimedSample:
             site: torch.zeros(pool, d, dtype=dtype, device=device)
             for site, d in work.planes.items()
         }
-        document = torch.zeros(pool, dtype=torch.int64)
-        position = torch.zeros(pool, dtype=torch.int32)
-        reader = RowReader(lm, corpus.stream("train", sequences), sites)
+        feed = Feed(RowReader(lm, corpus.stream("train", sequences), sites), dtype)
         filled = 0
 
         def read_one() -> int:
             nonlocal filled
+            rows = feed.take(batch)
             begin = 0 if filled + batch > pool else filled
-            here = slice(begin, begin + batch)
-            free = {site: plane[here] for site, plane in planes.items()}
-            n = reader.read(free, document[here], position[here])
-            reader.check()
-            filled = begin + n
-            return n
+            filled = begin + len(rows)
+            for site, x_nD in rows.planes.items():
+                planes[site][begin:filled] = x_nD
+            feed.check()
+            return len(rows)
 
         started = perf_counter()
         counts: list[int] = []

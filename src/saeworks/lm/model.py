@@ -1,5 +1,6 @@
 """The language model: capture at any sites, stop early, splice replacements in."""
 
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -173,6 +174,16 @@ class LanguageModel:
         """The base model's name within `model` (`gpt_neox`), empty where they are the same."""
         names = {module: name for name, module in self.model.named_modules()}
         return str(names[self.base])
+
+    @property
+    def concurrent(self) -> bool:
+        """Whether several threads may run the model at once: all its modules are of torch or
+        transformers, whose forward passes leave nothing in them, and nobody replaced a forward."""
+        return all(
+            type(module).__module__.partition(".")[0] in ("torch", "transformers")
+            and "forward" not in vars(module)
+            for module in self.model.modules()
+        )
 
     @property
     def blocks(self) -> list[str]:
@@ -496,7 +507,11 @@ class LanguageModel:
     ) -> Any:
         module = self._sites.module(site)
 
+        thread = threading.get_ident()
+
         def apply(x: Any) -> Tensor | None:
+            if threading.get_ident() != thread:
+                return None  # another thread's pass through the same module
             if site not in waiting:
                 raise UserError(f"site {site!r}: its module runs more than once in one pass")
             if not is_site(x, tokens):

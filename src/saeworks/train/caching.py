@@ -16,7 +16,6 @@ from saeworks.activations.cache import (
     is_intact,
     read_index,
 )
-from saeworks.activations.live import RowReader
 from saeworks.activations.ring import DTYPES, Slots, ring_slots
 from saeworks.config import RunConfig, show_bytes
 from saeworks.errors import UserError
@@ -162,20 +161,22 @@ def _write(job: LiveJob, writer: CacheWriter, stop: StopRequest, say: Say) -> No
             slots.set_limits(config.buffer.exclude_norm_above, lambda share: stop.check())
             writer.index = replace(index, limits=rows.limits)
         if writer.index.shards:
-            _go_on(rows, writer.index)
+            _go_on(slots, writer.index)
         while writer.index.written < index.tokens:
             told = 0
-            slots.fill(tick=filling)
-            writer.add(slots.planes, slots.document, slots.position, rows.epoch, rows.position())
+            fill = slots.straight()
+            slots.fill(fill, filling)
+            end = slots.feed.position()
+            writer.add(slots.planes, slots.document, slots.position, fill.epoch, end)
     if config.train.eval_every and writer.index.held_out is None:
         writer.hold_out(*_held_out(job, writer.index))
     writer.finish()
 
 
-def _go_on(rows: RowReader, index: CacheIndex) -> None:
+def _go_on(slots: Slots, index: CacheIndex) -> None:
     """To where the last shard ends."""
-    rows.limits = dict(index.limits)
-    rows.seek(index.shards[-1].end or {})
+    slots.feed.rows.limits = dict(index.limits)
+    slots.feed.seek(index.shards[-1].end or {})
 
 
 def _held_out(job: LiveJob, index: CacheIndex) -> tuple[dict[str, Tensor], Tensor, Tensor]:

@@ -5,11 +5,14 @@ not a tensor and the SHA-256 of each file, and `state.sha256`, that of `state.js
 """
 
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from saeworks.errors import UserError
@@ -27,6 +30,8 @@ from saeworks.files.access import (
 from saeworks.train.run_dir import UNFINISHED
 
 KEEP = 2
+TEXTS = "logs"
+"""Name in a checkpoint of the compressed texts that it keeps."""
 
 
 @dataclass(frozen=True)
@@ -35,10 +40,6 @@ class Checkpoint:
 
     folder: Path
     state: dict[str, Any]
-
-    def has(self, name: str) -> bool:
-        """Whether tensors were saved under a name."""
-        return f"{name}.safetensors" in self.state["files"]
 
     def tensors(self, name: str) -> dict[str, Tensor]:
         """The tensors saved under a name.
@@ -50,6 +51,71 @@ class Checkpoint:
         tensors = read_tensors(file)
         check_finite(file, tensors)
         return tensors
+
+    def texts(self) -> dict[str, bytes]:
+        """The texts it keeps, by name."""
+        kept = self.tensors(TEXTS)
+        return {name: zlib.decompress(packed.numpy().tobytes()) for name, packed in kept.items()}
+
+
+class Saver:
+    """Saves a run's states in a thread while the run goes on.
+
+    What is saved is a copy that was taken when `save` was called. One state is written at a time.
+
+    Args:
+        root: the folder of the run's checkpoints.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._thread = ThreadPoolExecutor(1, "checkpoint")
+        self._writing: Future[Path] | None = None
+
+    def save(
+        self,
+        step: int,
+        state: Mapping[str, Any],
+        tensors: Mapping[str, Mapping[str, Tensor]],
+        texts: Mapping[str, bytes],
+    ) -> None:
+        """Begin to write a checkpoint, once the one before is there.
+
+        Args:
+            state: JSON values.
+            tensors: by the names of files and their own.
+
+        Raises:
+            UserError: as `wait`, of the one before.
+        """
+        self.wait()
+        copied = {
+            file: {name: x.detach().to("cpu", copy=True) for name, x in values.items()}
+            for file, values in tensors.items()
+        }
+        files = _files(copied, texts)
+        self._writing = self._thread.submit(save, self.root, step, dict(state), files)
+
+    def wait(self) -> None:
+        """Until what was handed over is on the disk.
+
+        Raises:
+            UserError: if it could not be written, as `save` below; older checkpoints are untouched.
+        """
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.result()
+
+    def close(self) -> None:
+        self._thread.shutdown()
+
+
+def _files(
+    tensors: Mapping[str, Mapping[str, Tensor]], texts: Mapping[str, bytes]
+) -> Iterator[tuple[str, Mapping[str, Tensor]]]:
+    yield from tensors.items()
+    packed = {name: bytearray(zlib.compress(text)) for name, text in texts.items()}
+    yield TEXTS, {name: torch.frombuffer(x, dtype=torch.uint8) for name, x in packed.items()}
 
 
 def save(

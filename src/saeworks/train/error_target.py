@@ -61,17 +61,16 @@ class ErrorTarget:
             check_tokens(config.tokens, bank)
         return cls(config, suite, suite.digest(), bank)
 
-    def source(self, inner: ActivationSource, lm: Reader, stream: Stream, rows: int) -> ErrorSource:
+    def source(self, inner: ActivationSource, lm: Reader, stream: Stream) -> ErrorSource:
         """The error of the inner source's rows.
 
         Args:
             stream: the training text from its beginning, to fit ℓ on.
-            rows: of a batch of the stream, at most.
         """
 
         def fit(tick: Callable[[float], None]) -> Mapping[str, Linear]:
             self.fitted = fit_linear_errors(
-                lm, stream, self.bank, self.config.tokens, rows, tick, inner.limits
+                lm, stream, self.bank, self.config.tokens, tick, inner.limits
             )
             return {site: error.map for site, error in self.fitted.items()}
 

@@ -18,6 +18,34 @@ from saeworks.train.step import Stepped
 from saeworks.train.variants import RunSAE
 
 
+@dataclass(frozen=True)
+class Numbers:
+    """A step's numbers on the device.
+
+    Attributes:
+        dead: share of the latents that were dead.
+        sites: how many the SAE serves.
+    """
+
+    step: Stepped
+    dead: Tensor
+    sites: int
+
+    def by_site(self) -> list[dict[str, Any]]:
+        """As plain numbers, for each site; those that are not measured per site are the same for
+        all. Waits for the device."""
+        shared = {
+            "loss": {name: term.item() for name, term in self.step.losses.items()},
+            "dead": self.dead.item(),
+            "grad_norm": self.step.grad_norm.item(),
+        }
+        stats = {name: number.tolist() for name, number in self.step.stats.items()}
+        return [
+            {**{k: v[i] if isinstance(v, list) else v for k, v in stats.items()}, **shared}
+            for i in range(self.sites)
+        ]
+
+
 @dataclass
 class Learner:
     """An SAE in training.
@@ -99,24 +127,15 @@ class Learner:
             for index, site in enumerate(self.view.sites)
         }
 
-    def numbers(self, threshold: int) -> list[dict[str, Any]]:
-        """The last step as plain numbers, for each site; those that are not measured per site are
-        the same for all.
+    def numbers(self, threshold: int) -> "Numbers":
+        """Those of the last step, wherever they are; does not wait for the device.
 
         Args:
             threshold: tokens without firing from which a latent is dead.
         """
         assert self.last is not None  # a step was made before it is logged
-        shared = {
-            "loss": {name: term.item() for name, term in self.last.losses.items()},
-            "dead": (self.idle_M >= threshold).float().mean().item(),
-            "grad_norm": self.last.grad_norm.item(),
-        }
-        stats = {name: number.tolist() for name, number in self.last.stats.items()}
-        return [
-            {**{k: v[i] if isinstance(v, list) else v for k, v in stats.items()}, **shared}
-            for i in range(len(self.view.sites))
-        ]
+        dead = (self.idle_M >= threshold).float().mean()
+        return Numbers(self.last, dead, len(self.view.sites))
 
 
 def _under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

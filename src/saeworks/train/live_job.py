@@ -114,7 +114,7 @@ class LiveJob(Job):
             source = Labelled(source, torch.from_numpy(self.corpus.labels.number))
         if self.error is not None:
             again = self.corpus.stream("train", self.sequences)
-            source = self.error.source(source, self.lm, again, self.sequences * config.text.context)
+            source = self.error.source(source, self.lm, again)
         return source
 
     def probe(self, source: ActivationSource) -> Probe | None:

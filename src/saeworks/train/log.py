@@ -10,7 +10,6 @@ from typing import Any, Protocol, runtime_checkable
 
 from saeworks.errors import UserError
 from saeworks.files.access import open_own, replacing
-from saeworks.files.folders import sync
 from saeworks.train.run_dir import fixed
 
 
@@ -50,13 +49,6 @@ class MetricsLog:
             for logger in self._loggers:
                 logger.write(name, _numbers(record), int(record["step"]))
 
-    def length(self) -> int:
-        """Bytes, after they are safely on the disk."""
-        if not self._path.exists():
-            return 0
-        sync(self._path)
-        return self._path.stat().st_size
-
     def content(self) -> bytes:
         """The whole file."""
         return self._path.read_bytes() if self._path.exists() else b""
@@ -64,28 +56,14 @@ class MetricsLog:
     def restore(self, content: bytes, say: Callable[[str], None]) -> None:
         """Make the file what it was at a checkpoint; say so if it was changed since, other than by
         more lines."""
+        if self.content() == content:
+            return
         if not self.content().startswith(content):
             say(
                 f"note: {self._path} was cut or changed since the checkpoint; it is as it was again"
             )
         with replacing(self._path) as temporary:
             temporary.write_bytes(content)
-
-    def truncate(self, length: int) -> None:
-        """Forget what was written after the file had `length` bytes.
-
-        Raises:
-            UserError: if it has fewer.
-        """
-        content = self.content()
-        if len(content) < length:
-            raise UserError(
-                f"{self._path} has {len(content):,} bytes, but had {length:,} at the checkpoint; "
-                "restore it from a copy, or delete the run's checkpoints to train it again"
-            )
-        if len(content) > length:
-            with replacing(self._path) as temporary:
-                temporary.write_bytes(content[:length])
 
 
 def _plain(value: Any) -> Any:

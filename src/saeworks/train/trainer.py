@@ -5,28 +5,20 @@ Shapes: B tokens in a batch, D width of a plane, M latents.
 
 import math
 import time
-import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
 
-from saeworks.activations import outliers
 from saeworks.activations.base import (
     ActivationBatch,
     ActivationSource,
     finite,
     refuse_nonfinite,
 )
-from saeworks.activations.offset import mean_over_std, offset_warning
-from saeworks.activations.outliers import Outliers
-from saeworks.activations.seeds import derive_seed, generator
 from saeworks.config import BufferConfig, NormaliserKind, TrainConfig
-from saeworks.cost.estimate import spent
-from saeworks.cost.machine import resident_bytes
 from saeworks.cost.precision import Chosen, choose_precision
 from saeworks.cost.progress import Progress, duration
 from saeworks.dictionary.base import SAE, Batch, Context
@@ -34,27 +26,21 @@ from saeworks.dictionary.normaliser import Normaliser
 from saeworks.dictionary.selection import Precision
 from saeworks.errors import UserError
 from saeworks.results import regime
-from saeworks.results.names import LOG
 from saeworks.train import checkpoints, schedule
 from saeworks.train.interrupt import Stopped, StopRequest
+from saeworks.train.journal import Journal
 from saeworks.train.learner import Learner
-from saeworks.train.log import (
-    MetricsLog,
-    RunLogger,
-    close_all,
-    open_loggers,
-)
+from saeworks.train.log import RunLogger, close_all, open_loggers
 from saeworks.train.mixing import View
 from saeworks.train.run_dir import RunDir, differences, plain
+from saeworks.train.state import RunState
 from saeworks.train.step import train_step
 from saeworks.train.variants import RunSAE
 from saeworks.train.workers import Workers
 
-LOGS = "logs"
-"""Name in a checkpoint of the compressed metrics.jsonl of every variant."""
 DEAD_EVERY = 16
 """Steps between recounts of the dead latents on a GPU, where each one waits for the device; so do
-checks that steps were finite."""
+checks that steps were finite, and the log is written then."""
 
 Outcome = Literal["finished", "interrupted"]
 Bank = Mapping[str, SAE]
@@ -140,25 +126,31 @@ class Trainer:
         say: Callable[[str], None] = print,
         log: Sequence[str] = (),
     ) -> None:
-        self.config, self.source, self.seed = config, source, seed
-        self.steps, self.step = schedule.steps(config), 0
-        self.normalisers: dict[NormaliserKind, dict[str, Normaliser]] = {}
-        self._mean_over_std: dict[str, float | None] = {}
+        self.config, self.source = config, source
+        self.steps = schedule.steps(config)
+        self._learners = [Learner.of(member, config, buffer.normaliser) for member in members]
+        self.state = RunState(self._learners, source, seed)
         self._precision = Chosen("float32", "nothing was trained")
         self._buffer = buffer
-        self._learners = [Learner.of(member, config, buffer.normaliser) for member in members]
         self._run_dir = RunDir(run_dir, suite_dirs, identity)
         self._suite_dirs = dict(suite_dirs)
-        self._checkpoints = run_dir / "checkpoints"
+        self._saver = checkpoints.Saver(run_dir / "checkpoints")
         self._identity, self._log_names = identity, log
         self._probe, self._finish, self._say = probe, finish, say
-        self._logs: dict[str, MetricsLog] = {}
+        self._journal = Journal(self._learners, config, suite_dirs, say)
         self._loggers: list[RunLogger] = []
-        self._position: dict[str, Any] = {}
         self._seconds, self._begun = 0.0, time.monotonic()
         self._recorded = 0.0
-        self._logged = (0, self._begun)
-        self._numbers = ""
+
+    @property
+    def step(self) -> int:
+        """Steps done."""
+        return self.state.step
+
+    @property
+    def normalisers(self) -> Mapping[NormaliserKind, Mapping[str, Normaliser]]:
+        """Those of the run, by kind and site."""
+        return self.state.normalisers
 
     def run(self) -> Outcome:
         """Train to the end, or until a signal asks to stop; resumes by itself.
@@ -177,6 +169,7 @@ class Trainer:
             try:
                 return self._run()
             finally:
+                self._saver.close()
                 close_all(self._loggers)
 
     def _run(self) -> Outcome:
@@ -184,31 +177,35 @@ class Trainer:
         workers = Workers(len(self._learners), self._device)
         with StopRequest() as stop, progress, workers:
             self.source.tick = _both(progress, stop)
+            self.source.read_in(workers.reading)
             try:
                 self._begin()
                 progress.begin(self.step)
                 self._loop(stop, progress, workers)
             except Stopped:
                 self._checkpoint()
+                self._saver.wait()
                 return self._interrupted()
         self._end()
         return "finished"
 
     def _loop(self, stop: StopRequest, progress: Progress, workers: Workers) -> None:
-        config = self.config
+        config, state, journal = self.config, self.state, self._journal
         while self.step < self.steps:
             self._train(self._next(), workers)
-            self.step, self._position = self.step + 1, self.source.state_dict()
+            state.step, state.position = self.step + 1, self.source.state_dict()
             last = self.step == self.steps
-            if self._device.type == "cpu" or self._due(DEAD_EVERY):
-                self._refuse_nonfinite()
             if last or self._due(config.log_every):
-                self._log()
+                journal.note(self.step, self.steps, self._elapsed())
+            if last or self._device.type == "cpu" or self._due(DEAD_EVERY):
+                self._refuse_nonfinite()
+                journal.write()
             if self._probe and config.eval_every and (last or self._due(config.eval_every)):
+                workers.rest()  # what is measured may change how the language model runs
                 self._evaluate(self._probe)
             if last or self._due(config.checkpoint_every):
                 self._checkpoint()
-            progress.advance(self.step, self._note)
+            progress.advance(self.step, lambda: journal.at_step(self.step, self.steps))
             if not last:
                 stop.check()
 
@@ -220,6 +217,7 @@ class Trainer:
                 refuse_nonfinite(rows, self.step + 1)
         except UserError:
             self._checkpoint()
+            self._saver.wait()
             raise
         return rows
 
@@ -233,7 +231,7 @@ class Trainer:
         batches: dict[View, Batch] = {}
 
         def make(view: View) -> None:
-            batches[view] = self._batch(view, rows.x, self.step, rows.label)
+            batches[view] = self.state.batch(view, rows.x, self.step, rows.label)
 
         def step(job: tuple[Learner, Batch]) -> None:
             learner, batch = job
@@ -251,23 +249,14 @@ class Trainer:
         workers.run(make, dict.fromkeys(learner.view for learner in self._learners))
         workers.run(step, [(learner, batches[learner.view]) for learner in self._learners])
 
-    def _batch(
-        self, view: View, x: Mapping[str, Tensor], step: int, label: Tensor | None = None
-    ) -> Batch:
-        """What an SAE sees at a step; −1 for its initialisation."""
-        on_device = {site: x[site].to(self._device) for site in view.sites}
-        normalisers = self.normalisers[view.normaliser]
-        return view.batch(on_device, normalisers, self.seed, step, label=label)
-
     def _begin(self) -> None:
         """Resume from the newest good checkpoint, or initialise normalisers and SAEs."""
         self._begun = time.monotonic()  # the reading of the first text counts
-        checkpoint = checkpoints.newest(self._checkpoints, self._say)
+        checkpoint = checkpoints.newest(self._saver.root, self._say)
         if checkpoint is not None:
             self._restore(checkpoint)
         else:
-            torch.manual_seed(derive_seed(self.seed, "global"))
-            self._initialise()
+            self.state.initialise(self._buffer, self.config.batch, self._say)
             saes = [learner.sae for learner in self._learners]
             self._precision = choose_precision(self.config.precision, saes, self._device)
         if self.step < self.steps:
@@ -275,20 +264,24 @@ class Trainer:
             self._say(f"activations: {', '.join(f'{k} {_show(v)}' for k, v in facts.items())}")
             for line in (*self._regime(), str(self._precision)):
                 self._say(line)
-        self._position = self.source.state_dict()
+        self.state.position = self.source.state_dict()
         self._loggers = open_loggers(
             self._log_names, self._run_dir.path, dict(self._identity), self.step
         )
-        lengths = checkpoint.state["metrics"] if checkpoint is not None else {}
-        kept = checkpoint.tensors(LOGS) if checkpoint is not None and checkpoint.has(LOGS) else {}
-        for variant, path in self._suite_dirs.items():
-            self._logs[variant] = MetricsLog(path / LOG, variant, self._loggers)
-            if variant in kept:
-                content = zlib.decompress(kept[variant].numpy().tobytes())
-                self._logs[variant].restore(content, self._say)
-            else:  # nothing trained, or a checkpoint of before the log was in it
-                self._logs[variant].truncate(int(lengths.get(variant, 0)))
-        self._logged = (self.step, time.monotonic())
+        kept = checkpoint.texts() if checkpoint is not None else {}
+        self._journal.open(self._loggers, kept, self.step)
+
+    def _restore(self, checkpoint: checkpoints.Checkpoint) -> None:
+        different = differences(checkpoint.state["identity"], plain(self._identity))
+        if different:
+            raise UserError(
+                f"{checkpoint.folder} is of another configuration ({'; '.join(different)}); choose "
+                "another --out or delete that folder"
+            )
+        self.state.restore(checkpoint)
+        self._precision = Chosen(checkpoint.state["precision"], "as before the interruption")
+        self._seconds = self._recorded = float(checkpoint.state["seconds"])
+        self._say(f"resuming {self._run_dir.path} at step {self.step:,} of {self.steps:,}")
 
     def _regime(self) -> list[str]:
         """Tokens per latent, and warnings where they are few or the run has one step."""
@@ -303,68 +296,6 @@ class Trainer:
                 "other"
             )
         return lines
-
-    def _initialise(self) -> None:
-        """Normalisers first, then SAEs, on the first rows of the run."""
-        kinds = self._kinds()
-        head: dict[str, Tensor] = {}
-        far: dict[str, Outliers] = {}
-        for site in dict.fromkeys(site for sites in kinds.values() for site in sites):
-            x_ND = self.source.head(site, max(self._buffer.normaliser_tokens, self.config.batch))
-            first_ND = x_ND[: self._buffer.normaliser_tokens].to(self._device)
-            head[site] = x_ND[: self.config.batch].clone()
-            far[site] = Outliers.of(first_ND)
-            self._mean_over_std[site] = mean_over_std(first_ND)
-            for kind, sites in kinds.items():
-                if site in sites:
-                    frozen = "centre-scale" if kind == "learnable" else kind
-                    normaliser = Normaliser.estimate(first_ND, frozen)
-                    self.normalisers.setdefault(kind, {})[site] = normaliser
-        raw = {site for kind in ("scale-only", "none") for site in kinds.get(kind, ())}
-        off_centre = {site: self._mean_over_std[site] for site in raw}
-        for warning in (outliers.warning(far), offset_warning(off_centre)):
-            if warning:
-                self._say(f"warning: {warning}")
-        for view in dict.fromkeys(learner.view for learner in self._learners):
-            x_BD = self._batch(view, head, -1).x
-            for learner in self._learners:
-                if learner.view == view:
-                    member = learner.member
-                    random = generator(self.seed, member.group, member.variant)
-                    learner.sae.initialise(x_BD, random)
-
-    def _kinds(self) -> dict[NormaliserKind, list[str]]:
-        """The sites of each kind of normaliser."""
-        kinds: dict[NormaliserKind, list[str]] = {}
-        for view in dict.fromkeys(learner.view for learner in self._learners):
-            sites = kinds.setdefault(view.normaliser, [])
-            sites += [site for site in view.sites if site not in sites]
-        return kinds
-
-    def _restore(self, checkpoint: checkpoints.Checkpoint) -> None:
-        different = differences(checkpoint.state["identity"], plain(self._identity))
-        if different:
-            raise UserError(
-                f"{checkpoint.folder} is of another configuration ({'; '.join(different)}); choose "
-                "another --out or delete that folder"
-            )
-        self.step = int(checkpoint.state["step"])
-        shared = checkpoint.tensors("run")
-        for kind, sites in self._kinds().items():
-            for site in sites:
-                mean, scale = (shared[f"{kind}:{site}.{name}"] for name in ("mean", "scale"))
-                normaliser = Normaliser(mean, scale).to(self._device)
-                self.normalisers.setdefault(kind, {})[site] = normaliser
-        torch.set_rng_state(shared["rng"])
-        for i, learner in enumerate(self._learners):
-            learner.load(checkpoint.tensors(f"sae-{i:04d}"))
-        self.source.load_state_dict(checkpoint.state["source"])
-        self._mean_over_std = dict(checkpoint.state["mean_over_std"])
-        self._precision = Chosen(checkpoint.state["precision"], "as before the interruption")
-        self._seconds = self._recorded = float(checkpoint.state["seconds"])
-        for learner, seconds in zip(self._learners, checkpoint.state["step_seconds"], strict=True):
-            learner.seconds = math.nan if seconds is None else float(seconds)
-        self._say(f"resuming {self._run_dir.path} at step {self.step:,} of {self.steps:,}")
 
     def _refuse_nonfinite(self) -> None:
         """End the run at a step whose losses or gradient were not finite."""
@@ -385,7 +316,8 @@ class Trainer:
                     raise self._diverged(self.step, what)
 
     def _diverged(self, step: int, what: str) -> UserError:
-        kept = next(iter(checkpoints.folders(self._checkpoints)), None)
+        self._saver.wait()
+        kept = next(iter(checkpoints.folders(self._saver.root)), None)
         why = (
             f"training stopped at step {step:,} of {self.steps:,}: {what}; "
             + (f"the last good state is kept in {kept}; " if kept else "nothing was kept; ")
@@ -395,114 +327,36 @@ class Trainer:
         return UserError(why)
 
     def _checkpoint(self) -> None:
-        """Write the present state, unless nothing is trained, or nothing since a resume."""
-        if self.step == 0 or not self._logs:
+        """Begin to save the state, unless nothing is trained, or nothing since a resume."""
+        if self.step == 0 or not self._journal.is_open:
             return
         self._refuse_bad_weights()
         self._recorded = self._elapsed()
-        state = {
+        facts = {
             "identity": plain(self._identity),
-            "source": self._position,
-            "metrics": {variant: log.length() for variant, log in self._logs.items()},
-            "mean_over_std": self._mean_over_std,
-            "precision": self._precision.precision,
             "seconds": self._recorded,
-            "step_seconds": [None if math.isnan(x.seconds) else x.seconds for x in self._learners],
+            "precision": self._precision.precision,
+            **self.state.facts(),
         }
-        checkpoints.save(self._checkpoints, self.step, state, self._tensors())
-
-    def _tensors(self) -> Iterator[tuple[str, dict[str, Tensor]]]:
-        shared = {"rng": torch.get_rng_state()}
-        for kind, by_site in self.normalisers.items():
-            for site, normaliser in by_site.items():
-                shared[f"{kind}:{site}.mean"] = normaliser.mean
-                shared[f"{kind}:{site}.scale"] = normaliser.scale
-        yield "run", shared
-        yield (
-            LOGS,
-            {
-                variant: torch.frombuffer(
-                    bytearray(zlib.compress(log.content())), dtype=torch.uint8
-                )
-                for variant, log in self._logs.items()
-            },
-        )
-        for i, learner in enumerate(self._learners):
-            yield f"sae-{i:04d}", learner.tensors()
-
-    def _log(self) -> None:
-        """A line per SAE; reading its numbers waits for the device."""
-        self._refuse_nonfinite()
-        now, (step, then) = time.monotonic(), self._logged
-        self._logged = (self.step, now)
-        shared = {
-            "step": self.step,
-            "tokens": self.step * self.config.batch,
-            "tokens_per_second": (self.step - step) * self.config.batch / max(now - then, 1e-9),
-            "seconds": self._elapsed(),
-            "rss_bytes": resident_bytes(),
-        }
-        threshold = schedule.dead_threshold(self.config)
-        records: dict[str, list[dict[str, Any]]] = {variant: [] for variant in self._logs}
-        for learner in self._learners:
-            by_site = learner.numbers(threshold)
-            self._warn(learner, by_site[0])
-            lr = learner.lr * schedule.lr_factor(learner.config, self.step - 1)
-            per_sae = {
-                "lr": lr,
-                "tokens_per_latent": shared["tokens"] / learner.sae.width,
-                "flops": spent(learner.sae, self.config.batch, self.step, self.steps),
-                "step_seconds": learner.seconds,
-            }
-            for site, numbers in zip(learner.view.sites, by_site, strict=True):
-                record = {"kind": "train", "site": site, **shared, **numbers, **per_sae}
-                records[learner.member.variant].append(record)
-        for variant, lines in records.items():
-            self._logs[variant].write(lines)
-        self._numbers = _shortly([line for lines in records.values() for line in lines])
-
-    def _note(self) -> str:
-        """The step and its numbers, for who watches."""
-        threshold = schedule.dead_threshold(self.config)
-        numbers = [site for learner in self._learners for site in learner.numbers(threshold)]
-        return f"step {self.step:,} of {self.steps:,}, {_shortly(numbers)}"
-
-    def _warn(self, learner: Learner, stats: Mapping[str, Any]) -> None:
-        """Pass on an SAE's warning about its step, once."""
-        warning = learner.sae.warning(stats)
-        if warning is not None and not learner.warned:
-            learner.warned = True
-            self._say(f"warning: {learner.name}, step {self.step:,}: {warning}")
+        self._saver.save(self.step, facts, self.state.tensors(), self._journal.contents())
 
     def _evaluate(self, probe: Probe) -> None:
         """Held-out numbers of every variant, without a trace in the random state."""
-        tokens = self.step * self.config.batch
         devices = [self._device] if self._device.type == "cuda" else []  # not every GPU there is
         with torch.random.fork_rng(devices), torch.no_grad():
             for variant in self._suite_dirs:
-                held_out = probe(self._bank(variant))
-                about = {"step": self.step, "tokens": tokens}
-                self._logs[variant].write(
-                    [
-                        {"kind": "held_out", "site": site, **about, **held_out[site]}
-                        for site in held_out
-                    ]
-                )
-
-    def _bank(self, variant: str) -> dict[str, SAE]:
-        """site → SAE on raw activations."""
-        return {
-            site: learner.at(index, self.normalisers[learner.view.normaliser][site])
-            for learner in self._of(variant)
-            for index, site in enumerate(learner.view.sites)
-        }
+                numbers = probe(self.state.bank(variant))
+                self._journal.held_out(variant, self.step, numbers)
 
     def _end(self) -> None:
+        """Write the suites, when the last checkpoint is on the disk."""
+        self._saver.wait()
+        state = self.state
         for variant, path in self._suite_dirs.items():
             groups: dict[str, tuple[SAE, tuple[str, ...]]] = {}
             normalisers: dict[str, Normaliser] = {}
-            for learner in self._of(variant):
-                sae, by_site = learner.shared(self.normalisers[learner.view.normaliser])
+            for learner in state.of(variant):
+                sae, by_site = learner.shared(state.normalisers[learner.view.normaliser])
                 groups[learner.member.group] = (sae, learner.view.sites)
                 normalisers |= by_site
             trained = FinishedVariant(
@@ -513,11 +367,11 @@ class Trainer:
                 self.steps * self.config.batch,
                 self.steps,
                 self.source.epoch,
-                self._of(variant)[0].member.train,
-                self._of(variant)[0].view.normaliser,
+                state.of(variant)[0].member.train,
+                state.of(variant)[0].view.normaliser,
                 self._recorded,
                 dict(self.source.limits),
-                {site: self._mean_over_std[site] for site in normalisers},
+                {site: state.mean_over_std[site] for site in normalisers},
                 self._precision.precision,
             )
             if self._finish:
@@ -528,7 +382,7 @@ class Trainer:
     def _made(self) -> str:
         """The last line of a run: what was made."""
         saes, suites = len(self._learners), len(self._suite_dirs)
-        last = f"; {self._numbers} at the end" if self._numbers else ""
+        last = f"; {self._journal.last} at the end" if self._journal.last else ""
         return (
             f"made {self._run_dir.path}: {saes} SAE{'s' * (saes > 1)} in {suites} "
             f"suite{'s' * (suites > 1)}, {self.steps * self.config.batch:,} tokens each, in "
@@ -542,10 +396,7 @@ class Trainer:
 
     @property
     def _device(self) -> torch.device:
-        return self._learners[0].idle_M.device
-
-    def _of(self, variant: str) -> list[Learner]:
-        return [learner for learner in self._learners if learner.member.variant == variant]
+        return self.state.device
 
     def _due(self, every: int) -> bool:
         return every > 0 and self.step % every == 0
@@ -553,14 +404,6 @@ class Trainer:
     def _elapsed(self) -> float:
         """Seconds of training, those before a resume included."""
         return self._seconds + time.monotonic() - self._begun
-
-
-def _shortly(lines: Sequence[Mapping[str, Any]]) -> str:
-    """Loss and FVU of the last step, the means of all SAEs and sites."""
-    count = len(lines)
-    loss = sum(sum(line["loss"].values()) for line in lines) / count
-    fvu = sum(line["fvu"] for line in lines) / count
-    return f"{'mean ' * (count > 1)}loss {loss:.4g}, FVU {fvu:.4g}"
 
 
 def _both(progress: Progress, stop: StopRequest) -> Callable[[float], None]:

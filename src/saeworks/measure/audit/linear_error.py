@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from saeworks.activations.error import component
+from saeworks.activations.feed import Feed
 from saeworks.activations.live import Reader, RowReader, Stream
 from saeworks.dictionary.base import SAE
 from saeworks.errors import UserError
@@ -66,7 +67,6 @@ def fit_linear_errors(
     stream: Stream,
     bank: Mapping[str, SAE],
     tokens: int,
-    rows: int,
     tick: Callable[[float], None],
     limits: Mapping[str, float] | None = None,
 ) -> dict[str, LinearError]:
@@ -75,7 +75,6 @@ def fit_linear_errors(
     Deterministic: the same model, text, SAEs and threads give the same bytes.
 
     Args:
-        rows: of a batch of the stream, at most.
         tick: told the share that is done; it may raise to break off.
         limits: site → norm; tokens beyond one are left out.
 
@@ -83,20 +82,18 @@ def fit_linear_errors(
         UserError: as `check_tokens`; if x is constant at a site, or a value is NaN or infinite.
     """
     check_tokens(tokens, bank)
-    reader, device = RowReader(lm, stream, list(bank), limits), lm.device
-    planes = {site: torch.empty(rows, sae.d, device=device) for site, sae in bank.items()}
-    grams = {site: Gram(sae.d, device) for site, sae in bank.items()}
-    crosses = {site: Cross(sae.d, sae.d, device) for site, sae in bank.items()}
-    document, position = torch.empty(rows, dtype=torch.int64), torch.empty(rows, dtype=torch.int32)
+    feed = Feed(RowReader(lm, stream, list(bank), limits), torch.float32)
+    grams = {site: Gram(sae.d, lm.device) for site, sae in bank.items()}
+    crosses = {site: Cross(sae.d, sae.d, lm.device) for site, sae in bank.items()}
     done = 0
     while done < tokens:
-        n = min(reader.read(planes, document, position), tokens - done)
-        reader.check()
+        rows = feed.take(tokens - done)
+        feed.check()
         for site, sae in bank.items():
-            x_ND = planes[site][:n]
-            e_ND = component("e", x_ND, sae, None).double() if n else x_ND.double()
+            x_ND = rows.planes[site]
+            e_ND = component("e", x_ND, sae, None).double() if len(rows) else x_ND.double()
             crosses[site].add(grams[site].add(x_ND.double()), e_ND)
-        done += n
+        done += len(rows)
         tick(done / tokens)
     return {site: _solved(site, grams[site], crosses[site]) for site in bank}
 

@@ -1,0 +1,136 @@
+"""Rows are the same wherever and whenever they are read."""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+
+import pytest
+import torch
+
+from helpers.fakes import FakeLM, FakeStream, fake_source
+from saeworks.activations.base import ActivationBatch
+from saeworks.activations.feed import Pending, Rows
+from saeworks.activations.ring import RingSource
+from saeworks.config import BufferConfig
+from saeworks.errors import UserError
+from saeworks.lm.model import LanguageModel
+from saeworks.train.workers import Workers
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def _three_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    yield
+    torch.set_num_threads(before)
+
+
+class Late:
+    """Begins when it is asked for, which is as late as it can be; counts."""
+
+    at_once, ahead = 4, True
+
+    def __init__(self) -> None:
+        self.begun = self.taken = 0
+
+    def submit(self, read: Callable[[], Rows]) -> Pending:
+        self.begun += 1
+        return _Late(self, read)
+
+
+class _Late:
+    def __init__(self, place: Late, read: Callable[[], Rows]) -> None:
+        self.place, self.read, self.rows = place, read, list[Rows]()
+
+    def done(self) -> bool:
+        return self.place.begun % 2 == 0  # now and then
+
+    def result(self) -> Rows:
+        self.rows = self.rows or [self.read()]
+        return self.rows[0]
+
+
+def same(a: ActivationBatch, b: ActivationBatch) -> bool:
+    planes = all(torch.equal(a.x[site], b.x[site]) for site in a.x)
+    return planes and torch.equal(a.document, b.document) and torch.equal(a.position, b.position)
+
+
+@pytest.mark.parametrize("options", [{}, {"exclude_norm_above": 1.2}, {"dtype": "bfloat16"}])
+def test_reading_ahead_changes_no_row_and_no_state(options: dict[str, object]) -> None:
+    plain, late, beside = (fake_source(**options) for _ in range(3))
+    late.read_in(Late())
+    with Workers(3, CPU) as workers:
+        beside.read_in(workers.reading)
+        assert workers.reading.ahead
+        for _ in range(40):
+            batch = next(plain)
+            assert same(batch, next(late)) and same(batch, next(beside))
+            assert plain.state_dict() == late.state_dict() == beside.state_dict()
+            assert plain.epoch == late.epoch == beside.epoch
+
+
+@pytest.mark.parametrize("drawn", [3, 8, 20])
+def test_a_source_that_reads_ahead_resumes_to_the_bit(drawn: int) -> None:
+    source, resumed = fake_source(), fake_source()
+    source.read_in(Late())
+    for _ in range(drawn):
+        next(source)
+    resumed.load_state_dict(source.state_dict())
+    resumed.read_in(Late())
+    assert all(same(next(source), next(resumed)) for _ in range(20))
+
+
+def test_rows_are_read_while_others_are_drawn_and_not_beyond_the_run() -> None:
+    place = Late()
+    whole = fake_source()
+    source = RingSource(whole._rows, BufferConfig(memory="60KiB"), 64, 0, tokens=64 * 14)
+    source.read_in(place)
+    fill = source.slots // 64
+    next(source)
+    at_first = place.begun
+    for _ in range(fill - 2):
+        next(source)
+    assert place.begun > at_first  # of the second fill, before the first is drawn
+    for _ in range(14 - fill + 1):
+        next(source)
+    assert place.begun <= -(-2 * source.slots // 150)  # 150 rows in a passage
+
+
+def test_the_end_of_the_text_is_told_when_its_rows_are_wanted() -> None:
+    source = fake_source(stream=FakeStream(0, end=4))
+    source.read_in(Late())
+    for _ in range(source.slots // 64):
+        next(source)
+    with pytest.raises(UserError, match="the text ended after 4 batches"):
+        next(source)
+
+
+def test_a_model_that_is_not_for_several_threads_is_read_in_turn() -> None:
+    lm, place = FakeLM(), Late()
+    lm.concurrent = False
+    source = fake_source(lm=lm)
+    source.read_in(place)
+    next(source)
+    assert place.begun == 0
+
+
+def test_passes_side_by_side_give_the_rows_of_passes_in_turn() -> None:
+    """On a real architecture, whose modules and hooks all threads share."""
+    lm = LanguageModel.load("embedded")
+    assert lm.concurrent
+    sites = lm.sites(["*@resid", "1@mlp"])
+    random = torch.Generator().manual_seed(0)
+    tokens = [torch.randint(lm.vocabulary, (4, 32), generator=random) for _ in range(12)]
+
+    def read(tokens_BT: torch.Tensor) -> Rows:
+        planes = {site: x_BTD.flatten(0, 1) for site, x_BTD in lm.capture(tokens_BT, sites).items()}
+        return Rows(planes, tokens_BT.flatten(), tokens_BT.flatten().int())
+
+    with Workers(3, CPU) as workers:
+        coming = [workers.reading.submit(partial(read, tokens_BT)) for tokens_BT in tokens]
+        beside = [pending.result() for pending in coming]
+    torch.set_num_threads(1)
+    for rows, tokens_BT in zip(beside, tokens, strict=True):
+        again = read(tokens_BT)
+        assert all(torch.equal(again.planes[site], x_nD) for site, x_nD in rows.planes.items())
