@@ -123,8 +123,9 @@ class BufferConfig:
     """Memory budget of the ring, over all sites (for example `512MiB`, `4GiB`)."""
     dtype: DType = "float32"
     """Precision in which activations are stored (not float16: outlying tokens exceed its range)."""
-    lm_batch: int = 8192
-    """Tokens per forward pass of the language model."""
+    lm_batch: int | None = None
+    """Tokens per forward pass of the language model: by default 1024 on a CPU, where every thread
+    makes passes of its own, and 16384 on a GPU."""
     normaliser: NormaliserKind = "centre-scale"
     """The per-site affine map: mean 0 and E‖x‖² = d; scale alone; the identity; or `learnable`,
     mean and scale of every site trained with the SAE, from those of `centre-scale`."""
@@ -140,7 +141,8 @@ class BufferConfig:
         if above is not None and not 1 < above < math.inf:
             raise UserError(f"buffer.exclude_norm_above = {above}: a number above 1, as 10 is")
         parse_bytes(self.memory)
-        _at_least(1, "buffer.lm_batch", self.lm_batch)
+        if self.lm_batch is not None:
+            _at_least(1, "buffer.lm_batch", self.lm_batch)
         _at_least(1, "buffer.normaliser_tokens", self.normaliser_tokens)
 
 

@@ -1,14 +1,15 @@
 """Small runs, each in a process of its own: reads `OUT SEED` lines, forks, prints the pid.
 
 When the process has ended, its exit status is printed. One import for many processes: torch is
-slow to start. Steps are slowed a little, so that a kill can fall on any of them.
+slow to start. Steps are slowed a little, and so is each file of a checkpoint, which are written
+beside the steps: a kill can fall on any of them.
 """
 
 import os
 import sys
 import time
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 import torch
 
@@ -16,6 +17,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from helpers.fakes import CONFIG, Relay, fake_source, fake_trainer, shorter
 from saeworks.activations.base import ActivationBatch
+from saeworks.train import checkpoints
 
 
 class Slow(Relay):
@@ -24,6 +26,17 @@ class Slow(Relay):
     def change(self, batch: ActivationBatch) -> ActivationBatch:
         time.sleep(0.01)
         return batch
+
+
+def slow_writing() -> None:
+    """Have each of a checkpoint's files take as long as a step."""
+    write = checkpoints.write_tensors
+
+    def slowly(*args: Any) -> str:
+        time.sleep(0.01)
+        return write(*args)
+
+    checkpoints.write_tensors = slowly
 
 
 def train(out: Path, seed: int) -> None:
@@ -40,6 +53,7 @@ def _say(file: TextIO, line: str) -> None:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
+    slow_writing()
     print("ready", flush=True)
     for line in sys.stdin:
         folder, number = line.split()

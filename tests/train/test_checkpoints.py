@@ -2,6 +2,8 @@ import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
+from threading import Event
+from typing import Any
 
 import pytest
 import torch
@@ -101,3 +103,48 @@ def test_what_a_killed_process_left_is_no_checkpoint(tmp_path: Path):
     assert newest is not None and newest.state["step"] == 1
     save(tmp_path, 2)
     assert not (tmp_path / ".unfinished").exists()
+
+
+def test_what_is_saved_is_the_state_that_was_handed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """However long the writing takes, and whatever becomes of the tensors."""
+    go_on, write = Event(), checkpoints.write_tensors
+
+    def wait_and_write(*args: Any) -> str:
+        go_on.wait()
+        return write(*args)
+
+    monkeypatch.setattr(checkpoints, "write_tensors", wait_and_write)
+    saver, weight = checkpoints.Saver(tmp_path), torch.zeros(4)
+    saver.save(1, {"at": 1}, {"sae-0000": {"w": weight}}, {"topk": b"a line\n", "empty": b""})
+    weight += 1  # the run goes on
+    assert checkpoints.newest(tmp_path, say=pytest.fail) is None
+    go_on.set()
+    saver.save(2, {"at": 2}, {"sae-0000": {"w": weight}}, {})  # after the first, which is whole
+    saver.wait()
+    newest = checkpoints.newest(tmp_path, say=pytest.fail)
+    assert newest is not None and newest.state["at"] == 2
+    assert torch.equal(newest.tensors("sae-0000")["w"], torch.ones(4))
+    oldest = checkpoints.Checkpoint(tmp_path / "step-00000001", {"files": {}})
+    assert torch.equal(oldest.tensors("sae-0000")["w"], torch.zeros(4))
+    assert oldest.texts() == {"topk": b"a line\n", "empty": b""}
+    saver.close()
+
+
+def test_a_checkpoint_that_could_not_be_written_is_told_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def full(*args: Any) -> str:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    saver = checkpoints.Saver(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints, "write_tensors", full)
+        saver.save(1, {}, {"run": {"rng": torch.arange(3)}}, {})
+        with pytest.raises(UserError, match="No space left on device; free some space"):
+            saver.wait()
+    saver.save(1, {}, {"run": {"rng": torch.arange(3)}}, {})
+    saver.wait()
+    assert checkpoints.newest(tmp_path, say=pytest.fail) is not None
+    saver.close()

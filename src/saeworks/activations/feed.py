@@ -164,7 +164,7 @@ class SideStream:
     at_once, ahead = 2, True
 
     def __init__(self, device: torch.device) -> None:
-        self._stream = torch.cuda.Stream(device)
+        self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
     def submit(self, read: Callable[[], Rows]) -> Pending:
         with torch.cuda.stream(self._stream):
@@ -179,7 +179,7 @@ class _OnStream:
     event: torch.cuda.Event
 
     def done(self) -> bool:
-        return bool(self.event.query())
+        return bool(self.event.query())  # type: ignore[no-untyped-call]
 
     def result(self) -> Rows:
         finite = [] if self.rows.finite is None else [self.rows.finite]

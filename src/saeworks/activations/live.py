@@ -11,9 +11,13 @@ from torch import Tensor
 from saeworks.activations.base import finite, moved
 from saeworks.activations.feed import Passage, Rows, RowStream
 from saeworks.activations.outliers import beyond
+from saeworks.config import BufferConfig
 from saeworks.errors import UserError
 
 Hook = Callable[[Tensor], Tensor | None]
+PASS_TOKENS = {"cpu": 1024, "cuda": 16384}
+"""Tokens of a forward pass where nobody says how many. On a CPU what a block holds of so many stays
+in its caches."""
 
 
 @runtime_checkable
@@ -57,6 +61,11 @@ class Stream(Protocol):
     def state_dict(self) -> dict[str, Any]: ...
 
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+
+def pass_sequences(buffer: BufferConfig, context: int, device: torch.device) -> int:
+    """Sequences of a forward pass."""
+    return max(1, (buffer.lm_batch or PASS_TOKENS[device.type]) // context)
 
 
 @final

@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from saeworks.activations.feed import Feed
-from saeworks.activations.live import RowReader
+from saeworks.activations.live import RowReader, pass_sequences
 from saeworks.activations.ring import DTYPES, INDEX_BYTES, ring_slots
 from saeworks.config import RunConfig
 from saeworks.cost.estimate import (
@@ -147,7 +147,7 @@ class _TimedSample:
     ) -> "_TimedSample":
         """Batches of the run's size, or smaller ones where those would not fit the budget."""
         context, device = config.text.context, lm.device
-        full = max(1, config.buffer.lm_batch // context)
+        full = pass_sequences(config.buffer, context, device)
         sites = list(work.planes)
         sequences = _affordable(lm, sites, context, full, budget)
         batch = sequences * context

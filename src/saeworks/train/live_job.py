@@ -10,7 +10,7 @@ import torch
 from saeworks.activations.base import ActivationSource
 from saeworks.activations.error import ErrorSource
 from saeworks.activations.labelled import Labelled
-from saeworks.activations.live import RowReader
+from saeworks.activations.live import RowReader, pass_sequences
 from saeworks.activations.ring import RingSource
 from saeworks.config import RunConfig
 from saeworks.cost.calibrate import parts_of, workload
@@ -98,7 +98,7 @@ class LiveJob(Job):
     @property
     def sequences(self) -> int:
         """Of a forward pass of the language model."""
-        return max(1, self.config.buffer.lm_batch // self.config.text.context)
+        return pass_sequences(self.config.buffer, self.config.text.context, self.lm.device)
 
     def rows(self) -> RowReader:
         """The rows of the training text from its beginning."""
