@@ -98,7 +98,11 @@ def test_ten_kills_change_no_byte(runs: Runs, tmp_path: Path):
 def test_a_terminated_process_leaves_a_checkpoint_and_says_how_to_resume(
     runs: Runs, tmp_path: Path
 ):
-    assert runs.struck(tmp_path / "run", 0.5, signal.SIGTERM) == "0"
+    process = runs.start(tmp_path / "run")
+    while not (tmp_path / "run" / "checkpoints").is_dir():  # it is at work
+        time.sleep(0.02)
+    os.kill(process, signal.SIGTERM)
+    assert runs.line() == "0"
     assert "run the same command again to resume\ninterrupted\n" in said(tmp_path / "run")
     assert list((tmp_path / "run" / "checkpoints").glob("step-*"))
     runs.whole(tmp_path / "run")

@@ -150,7 +150,8 @@ class _TimedSample:
         full = pass_sequences(config.buffer, context, device)
         sites = list(work.planes)
         sequences = _affordable(lm, sites, context, full, budget)
-        batch = sequences * context
+        together = work.threads if lm.concurrent else 1  # passes, as the run makes them
+        batch = sequences * context * together
         pool = max(batch, min(work.slots, _POOL_BYTES // work.slot_bytes))
         dtype = DTYPES[config.buffer.dtype]
         planes = {
@@ -160,24 +161,32 @@ class _TimedSample:
         feed = Feed(RowReader(lm, corpus.stream("train", sequences), sites), dtype)
         filled = 0
 
-        def read_one() -> int:
+        def read_some() -> int:
             nonlocal filled
-            rows = feed.take(batch)
-            begin = 0 if filled + batch > pool else filled
-            filled = begin + len(rows)
-            for site, x_nD in rows.planes.items():
-                planes[site][begin:filled] = x_nD
+            begin = filled = 0 if filled + batch > pool else filled
+            feed.ask(batch, batch)
+            for _ in range(together):
+                rows = feed.take(batch)
+                here = slice(filled, filled + len(rows))
+                filled = here.stop
+                for site, x_nD in rows.planes.items():
+                    planes[site][here] = x_nD
             feed.check()
-            return len(rows)
+            return filled - begin
 
         started = perf_counter()
         counts: list[int] = []
         times: list[float] = []
-        while len(times) < 2 or (perf_counter() - started < budget and len(times) < _MOST_ROUNDS):
-            clock = perf_counter()
-            counts.append(read_one())
-            _wait(device)
-            times.append(perf_counter() - clock)
+        with Workers(1, device) as workers:
+            if together > 1:
+                feed.reading = workers.reading
+            while len(times) < 2 or (
+                perf_counter() - started < budget and len(times) < _MOST_ROUNDS
+            ):
+                clock = perf_counter()
+                counts.append(read_some())
+                _wait(device)
+                times.append(perf_counter() - clock)
         if not sum(counts):
             raise UserError(
                 "no position of the text is kept for training; lower text.exclude_first or give "
