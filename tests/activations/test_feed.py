@@ -1,6 +1,6 @@
 """Rows are the same wherever and whenever they are read."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 
 import pytest
@@ -37,6 +37,10 @@ class Late:
     def submit(self, read: Callable[[], Rows]) -> Pending:
         self.begun += 1
         return _Late(self, read)
+
+    def each(self, work: Callable[[str], None], sites: Iterable[str]) -> None:
+        for site in reversed(list(sites)):
+            work(site)
 
 
 class _Late:

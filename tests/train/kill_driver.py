@@ -17,6 +17,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from helpers.fakes import CONFIG, Relay, fake_source, fake_trainer, shorter
 from saeworks.activations.base import ActivationBatch
+from saeworks.files import access
 from saeworks.train import checkpoints
 
 
@@ -30,13 +31,13 @@ class Slow(Relay):
 
 def slow_writing() -> None:
     """Have each of a checkpoint's files take as long as a step."""
-    write = checkpoints.write_tensors
+    write = access.write_tensors
 
     def slowly(*args: Any) -> str:
         time.sleep(0.01)
         return write(*args)
 
-    checkpoints.write_tensors = slowly
+    checkpoints.write_tensors = slowly  # type: ignore[attr-defined]
 
 
 def train(out: Path, seed: int) -> None:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from saeworks.errors import UserError
+from saeworks.files import access
 from saeworks.train import checkpoints
 
 
@@ -109,7 +110,7 @@ def test_what_is_saved_is_the_state_that_was_handed_over(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     """However long the writing takes, and whatever becomes of the tensors."""
-    go_on, write = Event(), checkpoints.write_tensors
+    go_on, write = Event(), access.write_tensors
 
     def wait_and_write(*args: Any) -> str:
         go_on.wait()

@@ -9,7 +9,7 @@ Shapes: n rows, D width of a site.
 
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, final, runtime_checkable
 
@@ -132,6 +132,10 @@ class Reading(Protocol):
         """Begin to read."""
         ...
 
+    def each(self, work: Callable[[str], None], sites: Iterable[str]) -> None:
+        """Do something at once that is the same for every site, where it stops no reading."""
+        ...
+
 
 @dataclass(frozen=True)
 class _Read:
@@ -153,6 +157,10 @@ class InTurn:
     def submit(self, read: Callable[[], Rows]) -> Pending:
         return _Read(read())
 
+    def each(self, work: Callable[[str], None], sites: Iterable[str]) -> None:
+        for site in sites:
+            work(site)
+
 
 @final
 class SideStream:
@@ -170,6 +178,10 @@ class SideStream:
         with torch.cuda.stream(self._stream):
             rows = read()
         return _OnStream(rows, self._stream.record_event())
+
+    def each(self, work: Callable[[str], None], sites: Iterable[str]) -> None:
+        for site in sites:
+            work(site)
 
 
 @final

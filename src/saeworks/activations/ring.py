@@ -126,9 +126,21 @@ class Slots:
         return len(rows)
 
     def _put(self, rows: Rows, slot_n: Int[Tensor, " n"], place_n: Int[Tensor, " n"]) -> None:
-        for site, x_nD in rows.planes.items():
-            self.planes[site].index_copy_(0, place_n, x_nD)
+        def put(site: str) -> None:
+            self.planes[site].index_copy_(0, place_n, rows.planes[site])
+
+        self.feed.reading.each(put, self.planes)
         self.document[slot_n], self.position[slot_n] = rows.document, rows.position
+
+    def get(self, place_B: Int[Tensor, " B"]) -> dict[str, Float[Tensor, "B _"]]:
+        """Rows in float32, by site."""
+        x = dict.fromkeys(self.planes, place_B)
+
+        def get(site: str) -> None:
+            x[site] = self.planes[site][place_B].float()
+
+        self.feed.reading.each(get, self.planes)
+        return x
 
     def set_limits(self, times: float, tick: Callable[[float], None] = no_tick) -> None:
         """Leave out tokens above so many times each site's median norm from now on.
@@ -200,7 +212,7 @@ class RingSource(ActivationSource):
         drawn = slice(self._drawn, self._drawn + self.batch)
         self._drawn += self.batch
         slot_B, place_B = after.slot_N[drawn], after.place_N[drawn]
-        x = {site: plane[place_B].float() for site, plane in self._ring.planes.items()}
+        x = self._ring.get(place_B)
         batch = ActivationBatch(x, self._ring.document[slot_B], self._ring.position[slot_B])
         if self._drawn == self.slots:
             self._now, self._next, self._drawn = after, None, 0

@@ -50,11 +50,7 @@ class Workers:
             for job in jobs:
                 work(job)
             return
-        futures = [self._pool.submit(_STEP, work, job) for job in jobs]
-        errors = [future.exception() for future in futures]
-        for error in errors:
-            if error is not None:
-                raise error
+        self._pool.run(work, jobs)
 
     def rest(self) -> None:
         """Wait until nothing is read: who runs the language model otherwise may change it."""
@@ -105,6 +101,14 @@ class _Pool:
         self._waiting.put((order, next(self._count), do))
         return future
 
+    def run(self, work: Callable[[Task], None], jobs: Iterable[Task]) -> None:
+        """Do every job before anything is read; as `Workers.run`."""
+        futures = [self.submit(_STEP, work, job) for job in jobs]
+        errors = [future.exception() for future in futures]
+        for error in errors:
+            if error is not None:
+                raise error
+
     def rest(self) -> None:
         wait(self._open)
 
@@ -139,3 +143,10 @@ class _PoolReading:
 
     def submit(self, read: Callable[[], Rows]) -> Pending:
         return self._pool.submit(_READ, read)
+
+    def each(self, work: Callable[[str], None], sites: Iterable[str]) -> None:
+        if self.ahead:  # the threads are at work: operations of several would wait for them
+            self._pool.run(work, sites)
+        else:
+            for site in sites:
+                work(site)
