@@ -18,6 +18,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from time import perf_counter, process_time
 from typing import Any
@@ -69,7 +70,7 @@ def cycle(trainer: Trainer, workers: Workers, device: torch.device) -> Cycle:
     begin, used = perf_counter(), process_time()
     for _ in range(source.describe()["slots"] // source.batch):
         rows = timed("draw", lambda: next(source))
-        timed("step", lambda rows=rows: trainer._train(rows, workers))
+        timed("step", partial(trainer._train, rows, workers))
         state.step += 1
         trainer._refuse_nonfinite()
     timed("read", source.describe)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -61,7 +62,7 @@ def same(a: ActivationBatch, b: ActivationBatch) -> bool:
 
 
 @pytest.mark.parametrize("options", [{}, {"exclude_norm_above": 1.2}, {"dtype": "bfloat16"}])
-def test_reading_ahead_changes_no_row_and_no_state(options: dict[str, object]) -> None:
+def test_reading_ahead_changes_no_row_and_no_state(options: dict[str, Any]) -> None:
     plain, late, beside = (fake_source(**options) for _ in range(3))
     late.read_in(Late())
     with Workers(3, CPU) as workers:

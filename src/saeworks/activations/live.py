@@ -25,7 +25,9 @@ class Reader(Protocol):
     """What a source needs of a language model (`saeworks.lm.model.LanguageModel`)."""
 
     device: torch.device
-    concurrent: bool
+
+    @property
+    def concurrent(self) -> bool: ...
 
     def width(self, site: str) -> int: ...
 

@@ -134,7 +134,7 @@ class Slots:
 
     def get(self, place_B: Int[Tensor, " B"]) -> dict[str, Float[Tensor, "B _"]]:
         """Rows in float32, by site."""
-        x = dict.fromkeys(self.planes, place_B)
+        x = dict.fromkeys(self.planes, place_B)  # the sites keep their order
 
         def get(site: str) -> None:
             x[site] = self.planes[site][place_B].float()
@@ -160,8 +160,9 @@ class Slots:
     ) -> Fill:
         """A fill of the first slots in their order: by default of all, with the next rows."""
         slot_N = torch.arange(self.number if number is None else number)
-        place_N = moved(slot_N, self.feed.rows.device)
-        return Fill(index, start or self.feed.position(), slot_N, place_N)
+        return Fill(
+            index, start or self.feed.position(), slot_N, moved(slot_N, self.feed.rows.device)
+        )
 
 
 @final
