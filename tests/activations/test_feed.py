@@ -9,7 +9,7 @@ import torch
 
 from helpers.fakes import FakeLM, FakeStream, fake_source
 from saeworks.activations.base import ActivationBatch
-from saeworks.activations.feed import Pending, Rows
+from saeworks.activations.feed import Pending, TextRows
 from saeworks.activations.ring import RingSource
 from saeworks.config import BufferConfig
 from saeworks.errors import UserError
@@ -35,7 +35,7 @@ class Late:
     def __init__(self) -> None:
         self.begun = self.taken = 0
 
-    def submit(self, read: Callable[[], Rows]) -> Pending:
+    def submit(self, read: Callable[[], TextRows]) -> Pending:
         self.begun += 1
         return _Late(self, read)
 
@@ -45,13 +45,13 @@ class Late:
 
 
 class _Late:
-    def __init__(self, place: Late, read: Callable[[], Rows]) -> None:
-        self.place, self.read, self.rows = place, read, list[Rows]()
+    def __init__(self, place: Late, read: Callable[[], TextRows]) -> None:
+        self.place, self.read, self.rows = place, read, list[TextRows]()
 
     def done(self) -> bool:
         return self.place.begun % 2 == 0  # now and then
 
-    def result(self) -> Rows:
+    def result(self) -> TextRows:
         self.rows = self.rows or [self.read()]
         return self.rows[0]
 
@@ -128,9 +128,9 @@ def test_passes_side_by_side_give_the_rows_of_passes_in_turn() -> None:
     random = torch.Generator().manual_seed(0)
     tokens = [torch.randint(lm.vocabulary, (4, 32), generator=random) for _ in range(12)]
 
-    def read(tokens_BT: torch.Tensor) -> Rows:
+    def read(tokens_BT: torch.Tensor) -> TextRows:
         planes = {site: x_BTD.flatten(0, 1) for site, x_BTD in lm.capture(tokens_BT, sites).items()}
-        return Rows(planes, tokens_BT.flatten(), tokens_BT.flatten().int())
+        return TextRows(planes, tokens_BT.flatten(), tokens_BT.flatten().int())
 
     with Workers(3, CPU) as workers:
         coming = [workers.reading.submit(partial(read, tokens_BT)) for tokens_BT in tokens]

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from saeworks.activations.feed import Reading
+from saeworks.activations.feed import PassageReader
 from saeworks.errors import UserError
 
 
@@ -54,7 +54,7 @@ class ActivationSource(ABC):
     """Called with the share that is done while the source is long at work (filling its ring); it
     may raise to break off, which leaves the state as it was."""
 
-    def read_in(self, reading: Reading) -> None:  # noqa: B027
+    def read_in(self, reading: PassageReader) -> None:  # noqa: B027
         """Read there from now on; a source that reads nothing has no use for it."""
 
     def __iter__(self) -> "ActivationSource":

@@ -20,7 +20,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from saeworks.activations.base import moved
-from saeworks.activations.feed import Passage, Rows, RowStream
+from saeworks.activations.feed import Passage, RowStream, TextRows
 from saeworks.activations.ring import DTYPES, INDEX_BYTES
 from saeworks.config import STRICT, DType, from_mapping
 from saeworks.errors import UserError
@@ -243,11 +243,11 @@ class CachedRows(RowStream):
         read = partial(self._read, self._tensors(number), part, dtype)
         return Passage({"row": first}, shards[number].epoch, number, self._row - first, read)
 
-    def _read(self, shard: Mapping[str, Tensor], part: slice, dtype: torch.dtype) -> Rows:
+    def _read(self, shard: Mapping[str, Tensor], part: slice, dtype: torch.dtype) -> TextRows:
         """Some rows of a shard; they were checked when they were written, and so were the bytes."""
         planes = {site: moved(shard[f"x/{site}"][part], self.device) for site in self.planes}
         planes = {site: x_nD.to(dtype) for site, x_nD in planes.items()}
-        return Rows(planes, shard["document"][part], shard["position"][part])
+        return TextRows(planes, shard["document"][part], shard["position"][part])
 
     def _tensors(self, number: int) -> dict[str, Tensor]:
         if self._open is None or self._open[0] != number:

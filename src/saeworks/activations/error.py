@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from saeworks.activations.base import ActivationBatch, ActivationSource
-from saeworks.activations.feed import Reading
+from saeworks.activations.feed import PassageReader
 from saeworks.dictionary.base import SAE
 
 Component = Literal["e", "l", "u"]
@@ -70,7 +70,7 @@ class ErrorSource(ActivationSource):
             self.source.tick = value
         super().__setattr__(name, value)
 
-    def read_in(self, reading: Reading) -> None:
+    def read_in(self, reading: PassageReader) -> None:
         self.source.read_in(reading)
 
     def __next__(self) -> ActivationBatch:

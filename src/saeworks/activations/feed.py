@@ -21,7 +21,7 @@ from saeworks.errors import UserError
 
 
 @dataclass(frozen=True)
-class Rows:
+class TextRows:
     """Consecutive rows of a text.
 
     Attributes:
@@ -41,11 +41,11 @@ class Rows:
     def __len__(self) -> int:
         return len(self.document)
 
-    def part(self, first: int, last: int) -> "Rows":
+    def part(self, first: int, last: int) -> "TextRows":
         """The rows from `first` up to `last`, as views."""
         here = slice(first, last)
         planes = {site: x_nD[here] for site, x_nD in self.planes.items()}
-        return Rows(planes, self.document[here], self.position[here])
+        return TextRows(planes, self.document[here], self.position[here])
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Passage:
     epoch: int
     number: int
     size: int
-    read: Callable[[], Rows]
+    read: Callable[[], TextRows]
 
 
 class RowStream(ABC):
@@ -109,13 +109,13 @@ class Pending(Protocol):
         """Whether `result` returns without waiting."""
         ...
 
-    def result(self) -> Rows:
+    def result(self) -> TextRows:
         """The rows, or the exception that reading them raised."""
         ...
 
 
 @runtime_checkable
-class Reading(Protocol):
+class PassageReader(Protocol):
     """A place where passages are read."""
 
     @property
@@ -128,7 +128,7 @@ class Reading(Protocol):
         """Whether to read the rows of the next fill while those of this one are drawn."""
         ...
 
-    def submit(self, read: Callable[[], Rows]) -> Pending:
+    def submit(self, read: Callable[[], TextRows]) -> Pending:
         """Begin to read."""
         ...
 
@@ -139,12 +139,12 @@ class Reading(Protocol):
 
 @dataclass(frozen=True)
 class _Read:
-    rows: Rows
+    rows: TextRows
 
     def done(self) -> bool:
         return True
 
-    def result(self) -> Rows:
+    def result(self) -> TextRows:
         return self.rows
 
 
@@ -154,7 +154,7 @@ class InTurn:
 
     at_once, ahead = 1, False
 
-    def submit(self, read: Callable[[], Rows]) -> Pending:
+    def submit(self, read: Callable[[], TextRows]) -> Pending:
         return _Read(read())
 
     def each(self, work: Callable[[str], None], sites: Iterable[str]) -> None:
@@ -174,7 +174,7 @@ class SideStream:
     def __init__(self, device: torch.device) -> None:
         self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
-    def submit(self, read: Callable[[], Rows]) -> Pending:
+    def submit(self, read: Callable[[], TextRows]) -> Pending:
         with torch.cuda.stream(self._stream):
             rows = read()
         return _OnStream(rows, self._stream.record_event())
@@ -187,13 +187,13 @@ class SideStream:
 @final
 @dataclass(frozen=True)
 class _OnStream:
-    rows: Rows
+    rows: TextRows
     event: torch.cuda.Event
 
     def done(self) -> bool:
         return bool(self.event.query())  # type: ignore[no-untyped-call]
 
-    def result(self) -> Rows:
+    def result(self) -> TextRows:
         finite = [] if self.rows.finite is None else [self.rows.finite]
         for tensor in (*self.rows.planes.values(), *finite):
             here = torch.cuda.current_stream(tensor.device)
@@ -214,7 +214,7 @@ class Feed:
 
     def __init__(self, rows: RowStream, dtype: torch.dtype) -> None:
         self.rows = rows
-        self.reading: Reading = InTurn()
+        self.reading: PassageReader = InTurn()
         self.epoch, self.left_out = 0, 0
         self._dtype = dtype
         self._coming: deque[tuple[Passage, Pending]] = deque()
@@ -257,7 +257,7 @@ class Feed:
                 self._coming.append((passage, self.reading.submit(passage.read)))
                 waiting += passage.size
 
-    def take(self, most: int) -> Rows:
+    def take(self, most: int) -> TextRows:
         """The next rows of a passage, at most so many; waits for them. May be none.
 
         Raises:

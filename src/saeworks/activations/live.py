@@ -9,7 +9,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from saeworks.activations.base import finite, moved
-from saeworks.activations.feed import Passage, Rows, RowStream
+from saeworks.activations.feed import Passage, RowStream, TextRows
 from saeworks.activations.outliers import beyond
 from saeworks.config import BufferConfig
 from saeworks.errors import UserError
@@ -114,7 +114,7 @@ class RowReader(RowStream):
         read = partial(self._read, batch, kept_n, dtype)
         return Passage(position, self._stream.epoch, number, len(kept_n), read)
 
-    def _read(self, batch: PackedTokens, kept_n: Int[Tensor, " n"], dtype: torch.dtype) -> Rows:
+    def _read(self, batch: PackedTokens, kept_n: Int[Tensor, " n"], dtype: torch.dtype) -> TextRows:
         """The kept rows of a batch, by one forward pass."""
         sizes = self.planes.items()
         planes = {
@@ -126,10 +126,10 @@ class RowReader(RowStream):
             with torch.no_grad():
                 self._lm.run(moved(batch.tokens, self.device), hooks)
         document, position = batch.document.flatten()[kept_n], batch.position.flatten()[kept_n]
-        rows = Rows(planes, document, position.int())
+        rows = TextRows(planes, document, position.int())
         return self._without_outliers(rows) if len(rows) else rows
 
-    def _without_outliers(self, rows: Rows) -> Rows:
+    def _without_outliers(self, rows: TextRows) -> TextRows:
         """Rows that are beyond no limit, checked for what is not finite."""
         planes, document, position = rows.planes, rows.document, rows.position
         if self.limits:
@@ -140,9 +140,9 @@ class RowReader(RowStream):
             document, position = document[usual_m], position[usual_m]
         left_out = len(rows) - len(document)
         if not len(document):
-            return Rows(planes, document, position, left_out)
+            return TextRows(planes, document, position, left_out)
         flags = torch.stack([finite(x_nD) for x_nD in planes.values()])
-        return Rows(planes, document, position, left_out, flags)
+        return TextRows(planes, document, position, left_out, flags)
 
 
 def _into(plane_nD: Tensor, rows: Int[Tensor, " n"]) -> Hook:

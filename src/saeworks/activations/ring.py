@@ -19,7 +19,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from saeworks.activations.base import ActivationBatch, ActivationSource, mixing, moved, no_tick
-from saeworks.activations.feed import Feed, Reading, Rows, RowStream
+from saeworks.activations.feed import Feed, PassageReader, RowStream, TextRows
 from saeworks.activations.outliers import norms
 from saeworks.activations.seeds import generator
 from saeworks.config import BufferConfig, DType, parse_bytes
@@ -125,7 +125,7 @@ class Slots:
         fill.done += len(rows)
         return len(rows)
 
-    def _put(self, rows: Rows, slot_n: Int[Tensor, " n"], place_n: Int[Tensor, " n"]) -> None:
+    def _put(self, rows: TextRows, slot_n: Int[Tensor, " n"], place_n: Int[Tensor, " n"]) -> None:
         def put(site: str) -> None:
             self.planes[site].index_copy_(0, place_n, rows.planes[site])
 
@@ -204,7 +204,7 @@ class RingSource(ActivationSource):
         self._in_place = True  # whether the feed is where the fill at hand goes on
         self._mixing: dict[str, int] | None = None
 
-    def read_in(self, reading: Reading) -> None:
+    def read_in(self, reading: PassageReader) -> None:
         if self._rows.concurrent:
             self._ring.feed.reading = reading
 

@@ -28,11 +28,11 @@ from saeworks.errors import UserError
 from saeworks.results import regime
 from saeworks.train import checkpoints, schedule
 from saeworks.train.interrupt import Stopped, StopRequest
-from saeworks.train.journal import Journal
 from saeworks.train.learner import Learner
 from saeworks.train.log import RunLogger, close_all, open_loggers
 from saeworks.train.mixing import View
 from saeworks.train.run_dir import RunDir, differences, plain
+from saeworks.train.run_log import RunLog
 from saeworks.train.state import RunState
 from saeworks.train.step import train_step
 from saeworks.train.variants import RunSAE
@@ -137,7 +137,7 @@ class Trainer:
         self._saver = checkpoints.Saver(run_dir / "checkpoints")
         self._identity, self._log_names = identity, log
         self._probe, self._finish, self._say = probe, finish, say
-        self._journal = Journal(self._learners, config, suite_dirs, say)
+        self._log = RunLog(self._learners, config, suite_dirs, say)
         self._loggers: list[RunLogger] = []
         self._seconds, self._begun = 0.0, time.monotonic()
         self._recorded = 0.0
@@ -190,22 +190,22 @@ class Trainer:
         return "finished"
 
     def _loop(self, stop: StopRequest, progress: Progress, workers: Workers) -> None:
-        config, state, journal = self.config, self.state, self._journal
+        config, state, log = self.config, self.state, self._log
         while self.step < self.steps:
             self._train(self._next(), workers)
             state.step, state.position = self.step + 1, self.source.state_dict()
             last = self.step == self.steps
             if last or self._due(config.log_every):
-                journal.note(self.step, self.steps, self._elapsed())
+                log.note(self.step, self.steps, self._elapsed())
             if last or self._device.type == "cpu" or self._due(DEAD_EVERY):
                 self._refuse_nonfinite()
-                journal.write()
+                log.write()
             if self._probe and config.eval_every and (last or self._due(config.eval_every)):
                 workers.rest()  # what is measured may change how the language model runs
                 self._evaluate(self._probe)
             if last or self._due(config.checkpoint_every):
                 self._checkpoint()
-            progress.advance(self.step, lambda: journal.at_step(self.step, self.steps))
+            progress.advance(self.step, lambda: log.at_step(self.step, self.steps))
             if not last:
                 stop.check()
 
@@ -269,7 +269,7 @@ class Trainer:
             self._log_names, self._run_dir.path, dict(self._identity), self.step
         )
         kept = checkpoint.texts() if checkpoint is not None else {}
-        self._journal.open(self._loggers, kept, self.step)
+        self._log.open(self._loggers, kept, self.step)
 
     def _restore(self, checkpoint: checkpoints.Checkpoint) -> None:
         different = differences(checkpoint.state["identity"], plain(self._identity))
@@ -328,7 +328,7 @@ class Trainer:
 
     def _checkpoint(self) -> None:
         """Begin to save the state, unless nothing is trained, or nothing since a resume."""
-        if self.step == 0 or not self._journal.is_open:
+        if self.step == 0 or not self._log.is_open:
             return
         self._refuse_bad_weights()
         self._recorded = self._elapsed()
@@ -338,7 +338,7 @@ class Trainer:
             "precision": self._precision.precision,
             **self.state.facts(),
         }
-        self._saver.save(self.step, facts, self.state.tensors(), self._journal.contents())
+        self._saver.save(self.step, facts, self.state.tensors(), self._log.contents())
 
     def _evaluate(self, probe: Probe) -> None:
         """Held-out numbers of every variant, without a trace in the random state."""
@@ -346,7 +346,7 @@ class Trainer:
         with torch.random.fork_rng(devices), torch.no_grad():
             for variant in self._suite_dirs:
                 numbers = probe(self.state.bank(variant))
-                self._journal.held_out(variant, self.step, numbers)
+                self._log.held_out(variant, self.step, numbers)
 
     def _end(self) -> None:
         """Write the suites, when the last checkpoint is on the disk."""
@@ -382,7 +382,7 @@ class Trainer:
     def _made(self) -> str:
         """The last line of a run: what was made."""
         saes, suites = len(self._learners), len(self._suite_dirs)
-        last = f"; {self._journal.last} at the end" if self._journal.last else ""
+        last = f"; {self._log.last} at the end" if self._log.last else ""
         return (
             f"made {self._run_dir.path}: {saes} SAE{'s' * (saes > 1)} in {suites} "
             f"suite{'s' * (suites > 1)}, {self.steps * self.config.batch:,} tokens each, in "

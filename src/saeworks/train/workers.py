@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from saeworks.activations.feed import InTurn, Pending, Reading, Rows, SideStream
+from saeworks.activations.feed import InTurn, PassageReader, Pending, SideStream, TextRows
 
 Task = TypeVar("Task")
 _END, _STEP, _READ = range(3)  # what goes first
@@ -37,7 +37,7 @@ class Workers:
         threads = torch.get_num_threads()
         self._pool = _Pool(threads) if device.type == "cpu" and threads > 1 else None
         self._beside = self._pool is not None and jobs >= threads
-        self.reading: Reading = InTurn()
+        self.reading: PassageReader = InTurn()
         """Where a source may read."""
         if device.type == "cuda":
             self.reading = SideStream(device)
@@ -141,7 +141,7 @@ class _PoolReading:
         self._pool, self.ahead = pool, ahead
         self.at_once = 2 * pool.threads  # so that no thread waits for the next to be begun
 
-    def submit(self, read: Callable[[], Rows]) -> Pending:
+    def submit(self, read: Callable[[], TextRows]) -> Pending:
         return self._pool.submit(_READ, read)
 
     def each(self, work: Callable[[str], None], sites: Iterable[str]) -> None:

@@ -24,7 +24,7 @@ class _Noted:
     facts: dict[str, Any]
 
 
-class Journal:
+class RunLog:
     """The metrics.jsonl of every variant, and the loggers beside them.
 
     A step is noted when it was asked for and written when somebody has waited for the device
