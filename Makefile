@@ -9,7 +9,7 @@ INTEROP := .venv-interop/.ready
 PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -n auto --maxprocesses 8 --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-interop coverage lint types docs bench golden peers clean
+.PHONY: help demo test test-interop coverage lint types docs bench golden peers bench-peers clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -59,8 +59,8 @@ types: $(READY)  ## mypy, strict: the package, its tests and tools
 docs: $(READY)  ## the documentation, into site/
 	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --strict --quiet
 
-bench: $(READY)  ## one training step, by stage, at a small size
-	$(PY) -m saeworks bench step --arch topk --d 288 --width 4608 --k 32 --batch 4096
+bench: $(READY)  ## one training step, by stage, beside what the machine allows
+	$(PY) -m saeworks bench
 
 # The peers need other versions of the same packages, so they live in an environment of their own.
 $(PEERS): benchmarks/peers.txt
@@ -71,6 +71,9 @@ $(PEERS): benchmarks/peers.txt
 	@touch $@
 
 peers: $(PEERS)  ## the environment of the packages we compare with
+
+bench-peers: $(READY) $(PEERS)  ## saeworks beside its peers: steps and pipelines (PEERS_ARGS="--quick")
+	$(PY) benchmarks/peers.py $(PEERS_ARGS)
 
 clean:  ## remove what the targets made, but not runs/
 	rm -rf $(VENV) .venv-peers .venv-interop site build dist src/*.egg-info

@@ -7,7 +7,7 @@
 Parts, the most telling first: `step` (TopK at d 768, M 24576, k 32, B 8192), `pipeline` (TopK on
 every block of a language model, from its passes to the SAEs on disk), `switch` (16 experts beside
 our fastest TopK), then `batchtopk`, `jumprelu`, `gated`, `matryoshka` at the size of `step`. Ours
-run in float32 and with bf16 selection; of the peers, every setting that may be the fastest. All take
+run in float32 and with bf16 selection; of the peers, each setting that may be the fastest. All take
 turns, and what each computes is checked first. A round waits for an idle machine and is run again
 where others disturbed it; one that stays disturbed is marked. The output is written after every
 part, and keeps parts that are not asked for: an interrupted benchmark goes on with `--parts`.
@@ -132,7 +132,14 @@ def train(name: str, options: Pipeline, threads: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as out:
         began = perf_counter()
         done = subprocess.run(
-            [python_of(name), script, name, json.dumps(asdict(options)), str(threads), f"{out}/run"],
+            [
+                python_of(name),
+                script,
+                name,
+                json.dumps(asdict(options)),
+                str(threads),
+                f"{out}/run",
+            ],
             capture_output=True,
             text=True,
             check=False,

@@ -16,6 +16,7 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from time import perf_counter, sleep
@@ -51,6 +52,10 @@ def environment(threads: int, device: str) -> dict[str, str]:
     }
 
 
+class Failed(SystemExit):
+    """A trainer could not be measured."""
+
+
 class Worker:
     """A trainer's process."""
 
@@ -67,8 +72,11 @@ class Worker:
             env=environment(threads, device),
         )
         self.name = name
+
+    def await_ready(self) -> None:
+        """Wait until it has imported its package and made its SAE."""
         if self._line() != "ready":
-            raise SystemExit(f"{name} did not start")
+            raise Failed(f"{self.name} did not start")
 
     def step(self, steps: int) -> dict[str, Any]:
         """Seconds per step of so many, and how the machine was."""
@@ -89,12 +97,13 @@ class Worker:
         assert self.process.stdout is not None
         line = self.process.stdout.readline().strip()
         if not line:
-            raise SystemExit(f"{self.name} ended with {self.process.wait()}")
+            raise Failed(f"{self.name} ended with {self.process.wait()}")
         return line
 
     def close(self) -> None:
         assert self.process.stdin is not None
-        self.process.stdin.close()
+        with suppress(OSError):  # it may have ended by itself
+            self.process.stdin.close()
         self.process.wait(timeout=60)
 
 
@@ -131,34 +140,59 @@ def measure(
     device: str = "cpu",
     patience: float = 0.0,
     retries: int = 0,
+    lenient: bool = False,
 ) -> dict[str, Any]:
-    """All rounds of all trainers; first each is checked to compute what its architecture is."""
-    workers = [Worker(name, options, threads, arch, device) for name in names]
+    """All rounds of all trainers; first each is checked to compute what its architecture is.
+
+    Args:
+        lenient: leave out who fails, with the reason in the place of results.
+
+    Raises:
+        Failed: with the trainer and the reason, if one fails.
+    """
+    workers = {name: Worker(name, options, threads, arch, device) for name in names}
     answers: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
-    steps, differences = {}, {}
+    steps, differences, failed = {}, {}, {}
+
+    def each(work: Callable[[Worker], None]) -> None:
+        for name, worker in workers.items():
+            if name in failed:
+                continue
+            try:
+                work(worker)
+            except Failed as failure:
+                if not lenient:
+                    raise
+                failed[name] = {"failed": str(failure)}
+                print(failure, file=sys.stderr)
+
+    def prepare(worker: Worker) -> None:
+        first = worker.step(1)["seconds"]
+        once = first if first > 20 * ROUND_SECONDS else worker.step(WARM_UP_STEPS)["seconds"]
+        steps[worker.name] = max(1, round(ROUND_SECONDS / once))
+        differences[worker.name] = difference = worker.check()
+        low = worker.name.endswith(("bf16", "autocast")) or device.startswith("cuda")
+        if not difference <= (BF16_DIFFERENCE if low else LARGEST_DIFFERENCE):
+            raise Failed(f"{worker.name} is no {arch}: x̂ differs by {difference:.2g}")
+
+    def round_of(worker: Worker) -> None:
+        answer = undisturbed(lambda: worker.step(steps[worker.name]), patience, retries)
+        answers[worker.name].append(answer)
+        quiet = "" if answer["quiet"] else f"  ({answer['quiet_reason']})"
+        print(f"{worker.name:20} {answer['seconds']:.4f} s{quiet}", file=sys.stderr, flush=True)
+
     try:
-        for worker in workers:
-            first = worker.step(1)["seconds"]
-            once = first if first > 20 * ROUND_SECONDS else worker.step(WARM_UP_STEPS)["seconds"]
-            steps[worker.name] = max(1, round(ROUND_SECONDS / once))
-            differences[worker.name] = difference = worker.check()
-            low = worker.name.endswith(("bf16", "autocast")) or device.startswith("cuda")
-            if not difference <= (BF16_DIFFERENCE if low else LARGEST_DIFFERENCE):
-                raise SystemExit(f"{worker.name} is no {arch}: x̂ differs by {difference:.2g}")
+        each(Worker.await_ready)
+        each(prepare)
         for number in range(rounds):
-            for worker in workers:
-                answer = undisturbed(lambda w=worker: w.step(steps[w.name]), patience, retries)
-                answers[worker.name].append(answer)
-                quiet = "" if answer["quiet"] else f"  ({answer['quiet_reason']})"
-                print(
-                    f"round {number + 1}  {worker.name:20} {answer['seconds']:.3f} s{quiet}",
-                    file=sys.stderr,
-                )
+            print(f"round {number + 1}", file=sys.stderr)
+            each(round_of)
     finally:
-        for worker in workers:
+        for worker in workers.values():
             worker.close()
     return {
-        name: summary(answers[name], options.batch) | {"difference": differences[name]}
+        name: failed.get(name)
+        or summary(answers[name], options.batch) | {"difference": differences[name]}
         for name in names
     }
 
@@ -188,12 +222,12 @@ def summary(rounds: list[dict[str, Any]], batch: int) -> dict[str, Any]:
 
 def ratios(results: dict[str, Any], ours: str = "saeworks") -> dict[str, Any]:
     """How many times faster `ours` is than each peer: of the medians, and round by round."""
-    if ours not in results:
+    if "seconds_per_step" not in results.get(ours, {}):
         return {}
     own = results[ours]["seconds_per_step"]["rounds"]
     out = {}
     for name, result in results.items():
-        if not name.startswith("saeworks"):
+        if not name.startswith("saeworks") and "failed" not in result:
             theirs = result["seconds_per_step"]["rounds"]
             by_round = [t / o for t, o in zip(theirs, own, strict=True)]
             out[name] = {

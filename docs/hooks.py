@@ -12,6 +12,7 @@ from markdown import Markdown
 from markdown.extensions import Extension
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "src"))
+sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 
 class NoUnderscoreEmphasis(Extension):
@@ -39,6 +40,10 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
         markdown = markdown.replace("<!-- configuration -->", configuration())
     if "<!-- architectures -->" in markdown:
         markdown = markdown.replace("<!-- architectures -->", architectures())
+    if "<!-- peers -->" in markdown:
+        from performance import filled
+
+        markdown = filled(markdown)
     return markdown
 
 

@@ -1,14 +1,15 @@
-"""`saeworks bench`: measurements of this machine, one JSON line each."""
+"""`saeworks bench`: measurements of this machine, as a table or as one JSON line."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from typing_extensions import Doc
 from tyro.conf import OmitSubcommandPrefixes, subcommand
 
-from saeworks.cli.arguments import Model, SameAs
+from saeworks.cli.arguments import Json, Model, SameAs
 from saeworks.cli.fields import Command
-from saeworks.cli.printing import print_json
+from saeworks.cli.printing import print_json, say
 from saeworks.config import DEFAULT_SAE, Device, PrecisionChoice, TextConfig, TrainConfig
 from saeworks.errors import DONE
 
@@ -71,16 +72,86 @@ class LM:
 
 
 @dataclass(frozen=True)
+class Floor:
+    """Time a training step beside what this machine allows: its matmul and its memory, measured."""
+
+    arch: str = DEFAULT_SAE["arch"]
+    """An architecture's name."""
+    d: int = 768
+    """Width of the activations."""
+    width: int = 24576
+    """Latents, M."""
+    k: int | None = None
+    """Active latents per token: 32 by default, where the architecture has k."""
+    batch: int = 8192
+    """Tokens per step."""
+    experts: int | None = None
+    """Experts, where the architecture has them."""
+    precision: Annotated[PrecisionChoice, SameAs(TrainConfig, "precision")] = "auto"
+    threads: Threads = None
+    device: Device = "auto"
+    rounds: int = 3
+    """Timed steps, after one that is not counted."""
+    json: Json = False
+
+    def __call__(self) -> int:
+        """Run it."""
+        from saeworks.cost.bench_floor import bench_floor
+
+        measured = bench_floor(**{n: v for n, v in asdict(self).items() if n != "json"})
+        if self.json:
+            print_json(measured)
+        else:
+            print_floor(measured)
+        return DONE
+
+
+def print_floor(measured: Mapping[str, Any]) -> None:
+    """A row per stage: its seconds, its share of the step, what the machine would need for it."""
+    from saeworks.cli.tables import number, print_table
+
+    machine, bounds = measured["machine"], measured["bounds"]
+    total = sum(measured["stages"].values())
+    rows = [
+        [name, number(seconds), f"{seconds / total:.0%}", number(bounds.get(name))]
+        for name, seconds in measured["stages"].items()
+    ]
+    step, floor = measured["seconds_per_step"]["median"], measured["floor_seconds"]
+    rows += [[], ["step", number(step), "", f"{floor:.4g} (floor)"]]
+    say(
+        f"{measured['arch']}, d {measured['d']}, {measured['width']:,} latents, "
+        f"{measured['batch']:,} tokens per step, {measured['precision']}, on {measured['device']} "
+        f"({measured['processor']}, {measured['threads']} threads)"
+    )
+    print_table(["stage", "seconds", "share", "at the machine's speed"], rows)
+    rates = {name: machine[f"matmul_{name}_flops_per_second"] / 1e9 for name in ("float32", "bf16")}
+    say(
+        f"This machine multiplies {rates['float32']:,.0f} GFLOP/s in float32 and "
+        f"{rates['bf16']:,.0f} in bf16, and copies {machine['bytes_per_second'] / 1e9:,.0f} GB/s."
+    )
+    say(
+        f"The step takes {measured['times_floor']:.2f} times its floor, which is the encoder's "
+        f"matmul ({bounds['encoder']:.3g} s) and one pass of Adam over memory "
+        f"({bounds['adam']:.3g} s). {measured['tokens_per_second']:,.0f} tokens/s."
+    )
+    if not measured["quiet"]:
+        say(f"Not a quiet machine: {measured['quiet_reason']}; run it again for a number to keep.")
+
+
+@dataclass(frozen=True)
 class Bench:
-    """Benchmarks: one JSON line per measurement on stdout."""
+    """A training step beside what this machine allows, as a table; `bench step` and `bench lm`
+    print one JSON line each."""
 
     what: OmitSubcommandPrefixes[
-        Annotated[Step, subcommand("step")] | Annotated[LM, subcommand("lm")]
-    ]
+        Annotated[Floor, subcommand("floor")]
+        | Annotated[Step, subcommand("step")]
+        | Annotated[LM, subcommand("lm")]
+    ] = Floor()
 
     def __call__(self) -> int:
         """Run it."""
         return self.what()
 
 
-BENCHES: dict[str, Command] = {"step": Step, "lm": LM}
+BENCHES: dict[str, Command] = {"floor": Floor, "step": Step, "lm": LM}

@@ -48,12 +48,17 @@ def partition(
         raise UserError(f"groups = {groups!r}: it must be a whole number from 1 to {sites}")
     if not 1 <= groups <= sites:
         raise UserError(f"groups = {groups}: it must be from 1 to {sites}, the number of sites")
+    return _partitions(d_LL, int(groups), method, objective)[-1]
+
+
+def _partitions(d_LL: Matrix, most: int, method: str, objective: str | None) -> list[Partition]:
+    """The partitions in 1, 2, … `most` groups."""
     check_method(method, objective)
     if method == "complete":
-        return _complete(d_LL, int(groups))
+        return _complete(d_LL, most)
     if method == "even":
-        return even(sites, int(groups))
-    return _contiguous(d_LL, int(groups), objective or "amad")
+        return [even(len(d_LL), groups) for groups in range(1, most + 1)]
+    return _contiguous(d_LL, most, objective or "amad")
 
 
 def even(sites: int, groups: int) -> Partition:
@@ -85,34 +90,44 @@ def linkage(distances: Cells) -> Matrix:
     return np.asarray(scipy_linkage(squareform(check_distances(distances)), "complete"))
 
 
-def _complete(d_LL: Matrix, groups: int) -> Partition:
+def _complete(d_LL: Matrix, most: int) -> list[Partition]:
     from scipy.cluster.hierarchy import cut_tree  # exactly G clusters, also where merges tie
 
-    label_L = cut_tree(linkage(d_LL), n_clusters=groups)[:, 0]
-    members: dict[int, list[int]] = {}
-    for site, label in enumerate(label_L.tolist()):
-        members.setdefault(label, []).append(site)
-    return list(members.values())
+    labels_LG = cut_tree(linkage(d_LL))[:, ::-1]  # from all in one group to each in its own
+    out = []
+    for label_L in labels_LG.T[:most].tolist():
+        members: dict[int, list[int]] = {}
+        for site, label in enumerate(label_L):
+            members.setdefault(label, []).append(site)
+        out.append(list(members.values()))
+    return out
 
 
-def _contiguous(d_LL: Matrix, groups: int, objective: str) -> Partition:
-    """best[g][j]: the least cost of the first j sites in g groups; the last group is i … j − 1."""
+def _contiguous(d_LL: Matrix, most: int, objective: str) -> list[Partition]:
+    """best[g][j]: the least cost of the first j sites in g groups; the last group is i … j − 1. One
+    table serves every number of groups: O(L³) for all of them."""
     sites = len(d_LL)
     cost = [[0.0] * (sites + 1) for _ in range(sites)]
     for i in range(sites):
+        diameter = 0.0
         for j in range(i + 1, sites + 1):
-            diameter = float(d_LL[i:j, i:j].max())
+            diameter = max(diameter, float(d_LL[i:j, j - 1].max()))
             cost[i][j] = diameter * (j - i) if objective == "weighted" else diameter
-    best = [[math.inf] * (sites + 1) for _ in range(groups + 1)]
-    start = [[0] * (sites + 1) for _ in range(groups + 1)]
+    best = [[math.inf] * (sites + 1) for _ in range(most + 1)]
+    start = [[0] * (sites + 1) for _ in range(most + 1)]
     best[0][0] = 0.0
-    for g in range(1, groups + 1):
+    for g in range(1, most + 1):
         for j in range(g, sites + 1):
             for i in range(g - 1, j):
                 before, cost_ij = best[g - 1][i], cost[i][j]
                 total = max(before, cost_ij) if objective == "max" else before + cost_ij
                 if total < best[g][j]:
                     best[g][j], start[g][j] = total, i
+    return [_ends(start, groups, sites) for groups in range(1, most + 1)]
+
+
+def _ends(start: list[list[int]], groups: int, sites: int) -> Partition:
+    """The groups, from the last to the first, by where each of them starts."""
     out: Partition = []
     end = sites
     for g in range(groups, 0, -1):
@@ -128,10 +143,7 @@ def curve(distances: Cells, method: str = "complete", objective: str | None = No
         UserError: as `partition` does.
     """
     d_LL = check_distances(distances)
-    return [
-        measure(d_LL, partition(d_LL, groups, method, objective))
-        for groups in range(1, len(d_LL) + 1)
-    ]
+    return [measure(d_LL, made) for made in _partitions(d_LL, len(d_LL), method, objective)]
 
 
 def smallest_under(values: Sequence[float], threshold: float) -> int:

@@ -13,7 +13,7 @@ from saeworks.dictionary import cosines
 from saeworks.dictionary.base import SAE
 from saeworks.dictionary.registry import build_sae
 from saeworks.measure.held_out import HeldOut
-from saeworks.measure.studies.geometry import blocks_of, similarity
+from saeworks.measure.studies.geometry import blocks_of, distinct_share, similarity
 from saeworks.results.result import Result
 
 SITE = "layers.1"
@@ -54,6 +54,41 @@ def test_similarity_in_tiles_is_the_direct_one(
     assert torch.allclose(got.matrix.float(), expected, atol=1e-5, equal_nan=True)
     nearest = (found @ found.T).fill_diagonal_(-1).amax(1)
     assert torch.allclose(got.nearest, nearest, atol=1e-6)
+
+
+def test_a_sample_is_compared_with_all_rows() -> None:
+    """Of all rows, in any order, it is the whole; of some, theirs."""
+    found, block_L = rows(60, 4), torch.arange(60) % 5
+    whole = similarity(found, block_L, 5)
+    order = torch.randperm(60, generator=torch.Generator().manual_seed(2))
+    assert torch.allclose(similarity(found, block_L, 5, order).matrix, whole.matrix)
+    part = similarity(found, block_L, 5, order[:30])
+    assert torch.equal(part.nearest, whole.nearest[order[:30]])
+    first = order[:30][block_L[order[:30]] == 0]
+    best = (found @ found.T).fill_diagonal_(-1)[first][:, block_L == 3].amax(1)
+    assert part.matrix[0, 3] == pytest.approx(float(best.mean()), abs=1e-6)
+
+
+def test_distinct_rows_of_a_sample() -> None:
+    """Pairs of copies: the one of each that fires less is left out."""
+    found, fired = rows(40, 16).repeat(2, 1), torch.arange(80, 0, -1)
+    assert distinct_share(found, fired) == distinct_share(found, fired, torch.arange(80)) == 0.5
+    assert distinct_share(found, fired, torch.arange(40)) == 1
+    assert distinct_share(found, fired, torch.tensor([70, 3, 50, 60])) == 0.25
+
+
+def test_above_so_many_live_latents_a_sample_is_said(
+    sample: HeldOut, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sae = topk()
+    whole = measured(sae, sample)
+    monkeypatch.setattr("saeworks.measure.studies.geometry.SAMPLED", 48)
+    part = measured(sae, sample)
+    assert whole.findings == () and "random sample of 48" in part.findings[0]
+    found, exact = part.sites[SITE], whole.sites[SITE]
+    assert found["distinct"].value == exact["distinct"].value == 64
+    assert found["nearest_cosine"].value == pytest.approx(exact["nearest_cosine"].value, abs=0.05)
+    assert sum(part.series[SITE]["nearest"]["counts"]) == 48
 
 
 def test_identical_experts() -> None:

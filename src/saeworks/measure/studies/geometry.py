@@ -1,11 +1,14 @@
 """How the directions of a dictionary lie: duplicates, neighbours, similarity of experts, maps.
 
-Only latents that fire on the held-out tokens count, and each counts once.
+Only latents that fire on the held-out tokens count, and each counts once. Up to `SAMPLED` of them
+are compared each with each; of more, a random sample of so many with all.
 
-Shapes: M latents, L live ones, D model width, N blocks (experts), t rows of a tile.
+Shapes: M latents, L live ones, S those whose neighbours are looked for, D model width, N blocks
+(experts), t rows of a tile.
 """
 
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, final
 
@@ -38,6 +41,9 @@ DUPLICATE = 0.9
 THRESHOLDS = (0.7, 0.75, 0.8, 0.85, DUPLICATE, 0.95, 0.99)
 LARGEST_MATRIX = 64
 """Blocks up to which a matrix of them is put into the result."""
+SAMPLED = 2**15
+"""Live latents of which neighbours are looked for: all pairs of more would take longer than it
+takes to encode the tokens."""
 _EDGES = np.round(np.linspace(-0.2, 1.0, 49), 3)
 _RANDOM = 2048
 """Random rows whose nearest neighbour is looked for."""
@@ -96,41 +102,77 @@ class BlockCosines:
 
     Attributes:
         matrix: S_ij, NaN where i has no row or j none but the row itself.
-        nearest: each row's largest cosine with another, in the order given; −1 where it is alone.
+        nearest: of each row that was looked at, its largest cosine with another, in the order
+            given; −1 where it is alone.
     """
 
     matrix: Float[Tensor, "N N"]
-    nearest: Float[Tensor, " L"]
+    nearest: Float[Tensor, " S"]
 
 
 def similarity(
-    unit_LD: Float[Tensor, "L D"], block_L: Int[Tensor, " L"], blocks: int
+    unit_LD: Float[Tensor, "L D"],
+    block_L: Int[Tensor, " L"],
+    blocks: int,
+    sample_S: Int[Tensor, " S"] | None = None,
 ) -> BlockCosines:
     """S_ij = mean over a in i of max over b in j, b ≠ a, of cos(a, b), in one pass over tiles of
     all cosines (Mudide et al. 2025, Efficient Dictionary Learning with Switch Sparse Autoencoders,
-    §4.4)."""
+    §4.4).
+
+    Args:
+        sample_S: the rows a; all by default. The rows b are all in any case.
+    """
     order_L = block_L.argsort(stable=True)
     rows_LD, owner_L = unit_LD[order_L], block_L[order_L]
     size_N = torch.bincount(owner_L, minlength=blocks)
     ends = size_N.cumsum(0).tolist()
+    place_S = order_L.argsort() if sample_S is None else order_L.argsort()[sample_S]
+    at_S, given_S = place_S.sort()
     sums_NN = torch.zeros(blocks, blocks, dtype=torch.float64, device=unit_LD.device)
-    sorted_L = unit_LD.new_full((len(unit_LD),), -1.0)
-    for part in tiles(len(rows_LD), len(rows_LD)):
-        cosine_tL = rows_LD[part] @ rows_LD.T
-        cosine_tL.diagonal(part.start).fill_(-1.0)
+    sorted_S = unit_LD.new_full((len(at_S),), -1.0)
+    for part in tiles(len(at_S), len(rows_LD)):
+        at_t = at_S[part]
+        cosine_tL = rows_LD[at_t] @ rows_LD.T
+        cosine_tL.scatter_(1, at_t[:, None], -1.0)
         best_tN = cosine_tL.new_full((len(cosine_tL), blocks), -1.0)
         for block, (start, end) in enumerate(zip([0, *ends], ends, strict=False)):
             if start < end:
                 best_tN[:, block] = cosine_tL[:, start:end].amax(1)
         best_tN.clamp_(-1.0, 1.0)
-        sums_NN.index_add_(0, owner_L[part], best_tN.double())
-        sorted_L[part] = best_tN.amax(1)
-    matrix_NN = sums_NN / size_N[:, None]
+        sums_NN.index_add_(0, owner_L[at_t], best_tN.double())
+        sorted_S[part] = best_tN.amax(1)
+    matrix_NN = sums_NN / torch.bincount(owner_L[at_S], minlength=blocks)[:, None]
     matrix_NN[:, size_N == 0] = torch.nan
     matrix_NN.diagonal()[size_N < 2] = torch.nan
-    nearest_L = torch.empty_like(sorted_L)
-    nearest_L[order_L] = sorted_L
-    return BlockCosines(matrix_NN, nearest_L)
+    nearest_S = torch.empty_like(sorted_S)
+    nearest_S[given_S] = sorted_S
+    return BlockCosines(matrix_NN, nearest_S)
+
+
+def distinct_share(
+    unit_LD: Float[Tensor, "L D"],
+    fired_L: Int[Tensor, " L"],
+    sample_S: Int[Tensor, " S"] | None = None,
+) -> float:
+    """Share of the rows that are left when duplicates of those that fire more are left out.
+
+    Of all rows, one after another, a duplicate of a row that was kept. Of a sample, a duplicate of
+    any row that fires more: the same, but for chains of rows whose ends are no duplicates.
+    """
+    most_first_L = fired_L.argsort(descending=True, stable=True)
+    if sample_S is None:
+        return len(set(leaders(unit_LD, most_first_L, DUPLICATE).tolist())) / max(len(unit_LD), 1)
+    rows_LD = unit_LD[most_first_L]
+    at_S = most_first_L.argsort()[sample_S].sort().values
+    kept = 0
+    for part in tiles(len(at_S), len(rows_LD)):
+        at_t = at_S[part]
+        before = int(at_t[-1])
+        cosine_tL = rows_LD[at_t] @ rows_LD[:before].T
+        later_tL = torch.arange(before, device=at_t.device) >= at_t[:, None]
+        kept += int((cosine_tL.masked_fill_(later_tL, -1.0) <= DUPLICATE).all(1).sum())
+    return kept / len(at_S)
 
 
 def blocks_of(sae: SAE, blocks: int) -> tuple[BlockKind, Int[Tensor, " M"], int]:
@@ -181,7 +223,14 @@ class Geometry(Study):
             }
             values = {site: values for site, (values, _) in by_site.items()}
             series = {site: series for site, (_, series) in by_site.items()}
-            result = self.result(config, held_out, values, series, about={"duplicate": DUPLICATE})
+            result = self.result(
+                config,
+                held_out,
+                values,
+                series,
+                about={"duplicate": DUPLICATE},
+                findings=_sampled(values),
+            )
             out[name] = Measured(result)
         return out
 
@@ -193,12 +242,12 @@ def _site(
     live_L = (sums.fired > 0).nonzero().squeeze(1)
     rows_LD = unit(sae.w_dec[live_L])
     generator = torch.Generator().manual_seed((config.seed + salt) % 2**63)
-    actual = similarity(rows_LD, block_M[live_L], blocks)
     shuffled_L = torch.randperm(len(live_L), generator=generator).to(live_L.device)
-    control = similarity(rows_LD, block_M[live_L][shuffled_L], blocks)
+    sample_S = shuffled_L[:SAMPLED] if len(live_L) > SAMPLED else None
+    actual = similarity(rows_LD, block_M[live_L], blocks, sample_S)
+    control = similarity(rows_LD, block_M[live_L][shuffled_L], blocks, sample_S)
     random_R = _random_nearest(len(live_L), sae.d, generator)
-    most_first_L = sums.fired[live_L].argsort(descending=True, stable=True)
-    distinct = len(set(leaders(rows_LD, most_first_L, DUPLICATE).tolist()))
+    distinct = round(len(live_L) * distinct_share(rows_LD, sums.fired[live_L], sample_S))
     near_L = actual.nearest.cpu().double().numpy()
     values = {
         LIVE: Value(float(len(live_L))),
@@ -227,6 +276,17 @@ def _site(
     if config.tsne and len(live_L) > 3:
         series["tsne"] = _maps(sae, live_L, block_M, config, generator)
     return values, {name: plain(record) for name, record in series.items()}
+
+
+def _sampled(values: Mapping[str, Mapping[str, Value]]) -> list[str]:
+    """What to know of sites with more live latents than are compared each with each."""
+    live = {site: of_site[LIVE].value or 0 for site, of_site in values.items()}
+    return [
+        f"{site}: of {number:,.0f} live latents a random sample of {SAMPLED:,} was compared with "
+        "all; shares and means are the sample's, and the number of distinct ones is estimated."
+        for site, number in live.items()
+        if number > SAMPLED
+    ]
 
 
 def _random_nearest(rows: int, d: int, generator: torch.Generator) -> Float[np.ndarray, " R"]:
