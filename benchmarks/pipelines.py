@@ -192,7 +192,7 @@ def saelens(o: Pipeline, autocast: bool, out: Path) -> Ready:
             context_size=o.context,
             training_tokens=o.tokens,
             store_batch_size_prompts=prompts,
-            n_batches_in_buffer=max(2, o.buffer // o.batch),
+            n_batches_in_buffer=o.buffer // o.context,  # contexts, whatever the name
             train_batch_size_tokens=o.batch,
             prepend_bos=False,
             device=o.device,
