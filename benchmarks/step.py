@@ -88,8 +88,9 @@ class Worker:
 
     def _ask(self, line: str) -> dict[str, Any]:
         assert self.process.stdin is not None
-        self.process.stdin.write(line + "\n")
-        self.process.stdin.flush()
+        with suppress(BrokenPipeError):  # the answer says that it has ended
+            self.process.stdin.write(line + "\n")
+            self.process.stdin.flush()
         answer: dict[str, Any] = json.loads(self._line())
         return answer
 
@@ -101,9 +102,10 @@ class Worker:
         return line
 
     def close(self) -> None:
-        assert self.process.stdin is not None
-        with suppress(OSError):  # it may have ended by itself
+        assert self.process.stdin is not None and self.process.stdout is not None
+        with suppress(BrokenPipeError):  # it may have ended by itself
             self.process.stdin.close()
+        self.process.stdout.close()
         self.process.wait(timeout=60)
 
 
