@@ -163,10 +163,10 @@ def test_the_page_is_made_from_the_results(tmp_path: Path, monkeypatch: pytest.M
     markers = "<!-- peers --> <!-- growth --> <!-- gpu -->"
     assert page.filled(markers) == " ".join(["*Not measured yet.*"] * 3)
     seconds = {"median": 2.0, "min": 1.0, "max": 3.0, "rounds": [1.0, 2.0, 3.0]}
-    ours = {"tokens_per_second": 4096.0, "seconds_per_step": seconds}
+    ours: dict[str, Any] = {"tokens_per_second": 4096.0, "seconds_per_step": seconds}
     ours["peak_rss_above_start_bytes"] = 2**30
     ratio = {"of_medians": 2.5, "min": 2.0, "max": 3.0}
-    part = {"d": 768, "width": 24576, "k": 32, "batch": 8192, "quiet": False}
+    part: dict[str, Any] = {"d": 768, "width": 24576, "k": 32, "batch": 8192, "quiet": False}
     part["results"] = {"saeworks": ours, "saelens": {**ours, "tokens_per_second": 1024.0}}
     part["faster_by"] = {"saeworks": {"saelens": ratio}}
     part["faster_than_the_fastest_peer"] = {"saeworks": {"peer": "saelens", **ratio}}
