@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from saeworks.config import PrecisionChoice
+from saeworks.config import DEFAULT_SAE, PrecisionChoice
 from saeworks.cost.bench_step import bench_step
 from saeworks.cost.estimate import meta_sae
 from saeworks.lm.device import choose_device
@@ -26,7 +26,7 @@ _FLOAT = 4
 
 
 def bench_floor(
-    arch: str = "topk",
+    arch: str = DEFAULT_SAE["arch"],
     d: int = 768,
     width: int = 24576,
     k: int | None = None,
