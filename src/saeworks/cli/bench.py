@@ -131,8 +131,8 @@ def print_floor(measured: Mapping[str, Any]) -> None:
     )
     say(
         f"The step takes {measured['times_floor']:.2f} times its floor, which is the encoder's "
-        f"matmul ({bounds['encoder']:.3g} s) and one pass of Adam over memory "
-        f"({bounds['adam']:.3g} s). {measured['tokens_per_second']:,.0f} tokens/s."
+        f"matmul ({measured['floor_matmul_seconds']:.3g} s) and one pass of Adam over memory "
+        f"({measured['floor_memory_seconds']:.3g} s). {measured['tokens_per_second']:,.0f} tokens/s."
     )
     if not measured["quiet"]:
         say(f"Not a quiet machine: {measured['quiet_reason']}; run it again for a number to keep.")

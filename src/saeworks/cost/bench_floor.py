@@ -78,6 +78,8 @@ def bench_floor(
         "work": work,
         "bounds": bounds,
         "floor_seconds": floor,
+        "floor_matmul_seconds": bounds["encoder"],
+        "floor_memory_seconds": bounds["adam"],
         "times_floor": seconds / floor,
         "share_of_floor": floor / seconds,
     }
