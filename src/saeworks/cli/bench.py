@@ -121,7 +121,8 @@ def print_floor(measured: Mapping[str, Any]) -> None:
     say(
         f"{measured['arch']}, d {measured['d']}, {measured['width']:,} latents, "
         f"{measured['batch']:,} tokens per step, {measured['precision']}, on {measured['device']} "
-        f"({measured['processor']}, {measured['threads']} threads)"
+        f"({measured['processor']}, {measured['threads']} threads): "
+        f"{measured['tokens_per_second']:,.0f} tokens/s"
     )
     print_table(["stage", "seconds", "share", "at the machine's speed"], rows)
     rates = {name: machine[f"matmul_{name}_flops_per_second"] / 1e9 for name in ("float32", "bf16")}
@@ -132,7 +133,7 @@ def print_floor(measured: Mapping[str, Any]) -> None:
     say(
         f"The step takes {measured['times_floor']:.2f} times its floor, which is the encoder's "
         f"matmul ({measured['floor_matmul_seconds']:.3g} s) and one pass of Adam over memory "
-        f"({measured['floor_memory_seconds']:.3g} s). {measured['tokens_per_second']:,.0f} tokens/s."
+        f"({measured['floor_memory_seconds']:.3g} s)."
     )
     if not measured["quiet"]:
         say(f"Not a quiet machine: {measured['quiet_reason']}; run it again for a number to keep.")

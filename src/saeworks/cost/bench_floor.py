@@ -9,20 +9,18 @@ from time import perf_counter
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from saeworks.config import DEFAULT_SAE, PrecisionChoice
 from saeworks.cost.bench_step import bench_step
 from saeworks.cost.estimate import meta_sae
+from saeworks.cost.precision import COLUMNS, ROWS, matmul
 from saeworks.lm.device import choose_device
 
-_ROWS, _COLUMNS = 1024, 8192
-"""At most so large is the matmul that is timed: larger ones are no faster."""
 _COPIED_BYTES = 2**28
-_ROUNDS = 5
+_TIMINGS = 5
+_NUMBER = torch.float32.itemsize
 _ADAM_PASSES = 7
 """Adam reads weight, gradient and both moments, and writes all but the gradient."""
-_FLOAT = 4
 
 
 def bench_floor(
@@ -89,14 +87,14 @@ def measure_machine(d: int, width: int, batch: int, device: torch.device) -> dic
     """Operations per second of an encoder's matmul in each precision, bytes per second of a copy
     (read and written)."""
     generator = torch.Generator().manual_seed(0)
-    x_BD = torch.randn(min(batch, _ROWS), d, generator=generator).to(device)
-    w_MD = torch.randn(min(width, _COLUMNS), d, generator=generator).to(device)
+    x_BD = torch.randn(min(batch, ROWS), d, generator=generator).to(device)
+    w_MD = torch.randn(min(width, COLUMNS), d, generator=generator).to(device)
     work = 2.0 * x_BD.shape[0] * w_MD.shape[0] * d
     rates = {}
     for name, dtype in {"float32": torch.float32, "bf16": torch.bfloat16}.items():
-        job = _matmul(x_BD.to(dtype), w_MD.to(dtype))
+        job = matmul(x_BD.to(dtype), w_MD.to(dtype))
         rates[f"matmul_{name}_flops_per_second"] = work / _seconds(job, device)
-    source = torch.zeros(_COPIED_BYTES // _FLOAT, device=device)
+    source = torch.zeros(_COPIED_BYTES // _NUMBER, device=device)
     copy = torch.empty_like(source)
     moved = 2 * _COPIED_BYTES / _seconds(lambda: copy.copy_(source), device)
     return {**rates, "bytes_per_second": moved}
@@ -114,29 +112,24 @@ def needed(arch: str, d: int, options: dict[str, Any], batch: int) -> dict[str, 
     active = sae.phases[-1].active
     forward = sae.flops(active, batch).forward
     parameters = sum(p.numel() for p in sae.parameters())
-    pairs, weights = batch * active * d * _FLOAT, sae.width * d * _FLOAT
+    pairs, weights = batch * active * d * _NUMBER, sae.width * d * _NUMBER
     return {
         "encoder_flops": batch * (forward["encoder"] + forward.get("router", 0.0)),
         "parameters": parameters,
         "active": active,
         "bytes": {
-            "decode": pairs + batch * d * _FLOAT,
+            "decode": pairs + batch * d * _NUMBER,
             "sparse backward": 3 * pairs + 2 * weights,
             "projection": 3 * weights,
-            "adam": _ADAM_PASSES * _FLOAT * parameters,
+            "adam": _ADAM_PASSES * _NUMBER * parameters,
         },
     }
-
-
-def _matmul(x: Tensor, w: Tensor) -> Callable[[], Tensor]:
-    out = x.new_empty(len(x), len(w))
-    return lambda: torch.mm(x, w.T, out=out)
 
 
 def _seconds(job: Callable[[], object], device: torch.device) -> float:
     """The median of some rounds of at least 20 ms each, after one to warm up."""
     rounds = []
-    for _ in range(_ROUNDS + 1):
+    for _ in range(_TIMINGS + 1):
         start, times = perf_counter(), 0
         while times == 0 or perf_counter() - start < 0.02:
             job()
