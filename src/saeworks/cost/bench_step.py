@@ -13,6 +13,7 @@ from saeworks.config import DEFAULT_SAE, PrecisionChoice
 from saeworks.cost.machine import (
     Neighbours,
     forget_peak,
+    memory_kept,
     peak_bytes,
     processor,
     resident_bytes,
@@ -64,7 +65,8 @@ def bench_step(
         bench = _StepBench.build(
             arch, d, {n: v for n, v in options.items() if v is not None}, batch, target, precision
         )
-        measures = bench.measure(rounds)
+        with memory_kept():
+            measures = bench.measure(rounds)
         used = torch.get_num_threads()
     finally:
         torch.set_num_threads(before)

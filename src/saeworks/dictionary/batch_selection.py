@@ -13,6 +13,8 @@ from torch.nn.functional import pad
 from saeworks.dictionary.selection import (
     PROBE_ROWS,
     Precision,
+    Rounded,
+    in_bf16,
     keep_pairs,
     select_above,
     tile_rows,
@@ -134,8 +136,10 @@ def _largest_above(
     n = x.shape[0] * k
     tiles: list[_Pairs] = []
     candidates = 0
+    rounded = Rounded.of(w_enc) if in_bf16(x, precision) else None
     for x_tD in torch.split(x, tile_rows(x, w_enc.shape[0])):
-        tiles.append(_Pairs(*select_above(x_tD, w_enc, b_enc, floor, b_dec, precision)))
+        pairs = select_above(x_tD, w_enc, b_enc, floor, b_dec, precision, rounded)
+        tiles.append(_Pairs(*pairs))
         candidates += tiles[-1].z.shape[0]
         if candidates > _POOL * n:
             tiles = [_cut(tiles, n)]

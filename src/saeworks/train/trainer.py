@@ -19,6 +19,7 @@ from saeworks.activations.base import (
     refuse_nonfinite,
 )
 from saeworks.config import BufferConfig, NormaliserKind, TrainConfig
+from saeworks.cost.machine import memory_kept
 from saeworks.cost.precision import Chosen, choose_precision
 from saeworks.cost.progress import Progress, duration
 from saeworks.dictionary.base import SAE, Batch, Context
@@ -175,7 +176,7 @@ class Trainer:
     def _run(self) -> Outcome:
         progress = Progress("training", self.steps, self._say, each=self.config.batch)
         workers = Workers(len(self._learners), self._device)
-        with StopRequest() as stop, progress, workers:
+        with StopRequest() as stop, progress, workers, memory_kept():
             self.source.tick = _both(progress, stop)
             self.source.read_in(workers.reading)
             try:
