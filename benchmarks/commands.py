@@ -1,6 +1,7 @@
-"""What the commands on latents cost: seconds, processor seconds, memory, on the suite of the demo.
+"""What the commands on latents cost: seconds, processor seconds, memory, on a quick suite.
 
-    make demo && .venv/bin/python benchmarks/commands.py runs/demo
+    saeworks train --preset quick --model embedded --text embedded --out runs/quick
+    python benchmarks/commands.py runs/quick
 
 Each command is a fresh process on a copy of the suite, with its defaults but for what is named;
 `study` is timed until its page can be opened, and ended. What the commands find is kept beside.
@@ -101,7 +102,7 @@ def main() -> None:
     write_json(
         given.out,
         {
-            "benchmark": "python benchmarks/commands.py runs/demo",
+            "benchmark": "python benchmarks/commands.py runs/quick",
             "at": datetime.now(UTC).isoformat(timespec="seconds"),
             "processor": processor(),
             "cores": os.cpu_count(),

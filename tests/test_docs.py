@@ -162,24 +162,6 @@ def test_a_claim_quotes_its_results(row: list[str]) -> None:
         assert value in text, f"{claim}: {value} is not in {path}"
 
 
-def test_the_tutorials_python_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    saved_llama(tmp_path)
-    (tmp_path / "text.txt").write_text(random_text(30))
-    suite = written_suite(tmp_path / "suite", tmp_path, {"layers.1": ["layers.1"]})
-    tutorial = (ROOT / "docs" / "tutorial.md").read_text()
-    code = "\n".join(re.findall(r"```python\n(.*?)```", tutorial, re.DOTALL))
-    for shown, here in (
-        ("runs/mine", str(suite)),
-        ("EleutherAI/pythia-70m", str(tmp_path)),
-        ("The cat sat on the mat", "w5 w9 w40 w3 w17 w60"),
-        ("layers.3", "layers.1"),
-    ):
-        assert shown in code
-        code = code.replace(shown, here)
-    exec(code, {})
-    assert "layers.1" in capsys.readouterr().out
-
-
 def test_underscores_are_subscripts_not_emphasis(hooks: ModuleType) -> None:
     markdown = Markdown(extensions=[hooks.NoUnderscoreEmphasis()])
     text = "x̂_j = Σ_{m < m_j} f_m, and **this** is *so*"

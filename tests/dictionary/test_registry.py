@@ -17,8 +17,8 @@ from saeworks.dictionary.registry import ARCHS
 
 OURS = len(ARCHS)
 
-HOW_TO = Path(__file__).resolve().parents[2] / "docs" / "how-to.md"
-(SCRIPT,) = re.findall(r"```python\n(# absolute.py\n.*?)```", HOW_TO.read_text(), re.DOTALL)
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "tutorials" / "architecture.md"
+(SCRIPT,) = re.findall(r"```python\n(# absolute.py\n.*?)```", PAGE.read_text(), re.DOTALL)
 
 
 @pytest.fixture
