@@ -26,7 +26,7 @@ $(READY): pyproject.toml constraints.txt
 	$(PY) -m pip install --quiet -c $(VENV)/constraints.txt -e '.[dev]'
 	@touch $@
 
-demo: $(READY)  ## SAEs on every layer of the embedded model, and their report
+demo: $(READY)  ## groups, experts and their audit on the embedded model, in minutes, and the report
 	$(PY) -m saeworks demo
 
 test: $(READY)  ## all tests (PYTEST_ARGS="-k name" for some)

@@ -430,11 +430,21 @@ PRESETS: dict[str, dict[str, Any]] = {
         "train": {"tokens": 500_000, "batch": 2048, "log_every": 20, "eval_every": 100},
         "buffer": {"memory": "512MiB", "normaliser_tokens": 50_000},
     },
+    "demo": {
+        "text": {"max_documents": 15_000, "held_out": 0.06},
+        "saes": [
+            {"arch": "topk", "width": 256, "k": 16},
+            {"arch": "switch", "width": 1024, "k": 16, "experts": 4},
+        ],
+        "train": {"tokens": 1_050_000, "batch": 2048, "log_every": 20, "eval_every": 0},
+        "buffer": {"memory": "256MiB", "normaliser_tokens": 50_000},
+    },
     "error": {"saes": [{**DEFAULT_SAE, "expansion": 16}]},
 }
 """Named starting points for `saeworks train --preset NAME`. `quick`: every layer, minutes on a
-CPU, whatever the model. `error`: the SAEs that Engels et al. 2024 train on the error of others
-(give `error.suite`)."""
+CPU, whatever the model. `demo`: a small TopK SAE, and a Switch SAE whose four experts are each as
+wide. `error`: the SAEs that Engels et al. 2024 train on the error of others (give
+`error.suite`)."""
 
 
 def from_mapping(cls: type[T], data: Mapping[str, Any], where: str) -> T:

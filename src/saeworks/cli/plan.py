@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from saeworks.results.plan import Plan as GroupPlan
 
 
+PREPARED = 200
+"""Documents of the run whose operations are counted; its text changes none of them."""
+
+
 @dataclass(frozen=True)
 class Plan:
     """Measure which sites are alike and group them: plan.json, and a page with heat maps.
@@ -47,6 +51,7 @@ class Plan:
     matrix: Literal["raw", "centred"] = "raw"
     """The distances that the groups follow from."""
     context: Annotated[int, SameAs(TextConfig, "context")] = 128
+    max_documents: Annotated[int | None, SameAs(TextConfig, "max_documents")] = None
     seed: int = 0
     """Fixes the order of the text."""
     device: Device = "auto"
@@ -114,7 +119,7 @@ class Plan:
             tell(left_out)
         distances = angular_distances(
             lm,
-            TextConfig(source=self.text, context=self.context),
+            TextConfig(source=self.text, context=self.context, max_documents=self.max_documents),
             self.sites,
             self.tokens,
             last=self.last,
@@ -130,7 +135,10 @@ def _with_savings(plan: "GroupPlan", lm: "LanguageModel") -> "GroupPlan":
     from saeworks.train.live_job import LiveJob
 
     config = RunConfig(
-        model=ModelConfig(name=lm.name), sites=plan.sites, train=TrainConfig(eval_every=0)
+        model=ModelConfig(name=lm.name),
+        text=TextConfig(max_documents=PREPARED),
+        sites=plan.sites,
+        train=TrainConfig(eval_every=0),
     )
     try:
         work = LiveJob.prepare(config, lm).work
