@@ -74,7 +74,7 @@ def test_it_ends_with_the_report(
         ("AUDIT", (*demo.AUDIT, "--tokens", 3000, "--pursuit", 0, "--codes", 0, "--downstream", 0)),
         ("COMPARE", ("--tokens", 1000)),
         ("CIRCUITS", (*demo.CIRCUITS, "--prompts", 8, "--nodes", 1, 10)),
-        ("CONCEPTS", ("--tokens", 2000, "--k", 1, "--no-baselines")),
+        ("KNOWN", ("--tokens", 2000, "--k", 1, "--no-baselines")),
     ):
         monkeypatch.setattr(demo, name, value)
     assert main(["demo", "--tokens", "4096", "--out", str(tmp_path / "demo"), "--json"]) == 0

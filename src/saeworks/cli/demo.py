@@ -17,7 +17,7 @@ from saeworks.files.access import is_file, read_json, write_json
 from saeworks.files.folders import make_ready
 from saeworks.files.seals import RESULTS
 from saeworks.results.headlines import DELTA_CE, FVU
-from saeworks.results.names import COMPARISON
+from saeworks.results.names import COMPARISON, CONCEPTS
 
 RECORD = "demo.json"
 """In the demo's folder: the command lines that are over, with the seconds of each."""
@@ -31,7 +31,7 @@ AUDIT = ("--tokens", 20_000, "--pursuit", 1024, "--mlp", 0, "--zeroing", 0, "--c
          "--downstream", 4000)  # fmt: skip
 COMPARE = ("--tokens", 20_000)
 CIRCUITS = ("--task", "ioi", "--prompts", 32, "--attribution", "plain", "--exact", 0)
-CONCEPTS = ("--tokens", 15_000, "--k", 1)
+KNOWN = ("--tokens", 15_000, "--k", 1)
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ class Demo:
             Phase("What they miss", 30, ("audit", out, *AUDIT, *on)),
             Phase("Suites beside the baseline", 10, ("compare", out, *beside, *COMPARE, *on)),
             Phase("A circuit", 15, ("circuits", together, *beside, *CIRCUITS, *on)),
-            Phase("Known concepts", 45, ("concepts", together, out / BASELINE, *CONCEPTS, *on)),
+            Phase("Known concepts", 45, (CONCEPTS, together, out / BASELINE, *KNOWN, *on)),
             Phase("Report", 12, ("report", out)),
         ]  # fmt: skip
 
