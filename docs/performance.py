@@ -30,7 +30,8 @@ ROW, LEFT, RIGHT, BAR = 22, 170, 150, 380
 
 def filled(markdown: str) -> str:
     """The page with its markers replaced."""
-    for name, part in {"peers": peers, "growth": growth, "gpu": gpu}.items():
+    parts = {"peers": peers, "stages": stages, "growth": growth, "gpu": gpu}
+    for name, part in parts.items():
         path = RESULTS / f"{name}.json"
         shown = part(json.loads(path.read_text())) if path.exists() else "*Not measured yet.*"
         markdown = markdown.replace(f"<!-- {name} -->", shown)
@@ -51,6 +52,24 @@ def peers(found: Mapping[str, Any]) -> str:
             lines += ["", f"### {title}", "", *_table(found[part], unit)]
     if "switch" in found:
         lines += ["", "### Switch, 16 experts", "", *_switch(found["switch"])]
+    return "\n".join(lines)
+
+
+def stages(found: Mapping[str, Any]) -> str:
+    """A row for reading and steps in turns, and one for both together."""
+    quiet = "" if found["quiet"] else " Other processes were at work: read the processor seconds."
+    heads = ["", "waiting for rows", "drawing", "steps", "all", "processor seconds", "of the parts"]
+    lines = [
+        f"`{found['benchmark']}` on {found['processor']}, {found['threads']} threads; seconds for "
+        f"{found['slots']:,} tokens.{quiet}",
+        "",
+        *_head(heads),
+    ]
+    for name, seconds in found["seconds"].items():
+        parts = ("read", "draw", "step", "whole", "processor")
+        cells = [f"{seconds[part]['median']:.2f}" for part in parts]
+        share = f"{found['together_of_alone'][name]:.2f}×"
+        lines.append(f"| {name} | {' | '.join([*cells, share])} |")
     return "\n".join(lines)
 
 

@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 import torch
 
+from saeworks.config import RunConfig, from_mapping
+
 ROOT = Path(__file__).resolve().parent.parent
 BENCHMARKS = ROOT / "benchmarks"
 SIZES = {"d": 16, "width": 64, "k": 4, "batch": 32, "rounds": 2, "threads": 1}
@@ -154,14 +156,46 @@ def test_exponents_are_fitted_and_judged(monkeypatch: pytest.MonkeyPatch) -> Non
     assert not growth.grown("eval/latents", replace(row, demanded=2), 2, tiny=True)["too_fast"]
 
 
-def test_the_page_is_made_from_the_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    spec = importlib.util.spec_from_file_location("performance", ROOT / "docs/performance.py")
+def test_stages_are_timed_in_turns_and_together() -> None:
+    stages = benchmark("stages")
+    run = {
+        "text": {"max_documents": 60},
+        "sites": ["layers.0", "layers.1"],
+        "saes": [{"arch": "topk", "width": 64, "k": 4}],
+        "buffer": {"memory": "1MiB"},
+        "train": {"tokens": 100_000, "batch": 128, "eval_every": 0, "precision": "float32"},
+        "device": "cpu",
+    }
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        found = stages.measured(from_mapping(RunConfig, run, "test"), rounds=1)
+    finally:
+        torch.set_num_threads(before)
+    turns, together = (found["seconds"][name] for name in ("in turns", "together"))
+    parts = sum(turns[part]["median"] for part in ("read", "draw", "step"))
+    assert parts == pytest.approx(turns["whole"]["median"], rel=0.5)
+    assert found["together_of_alone"]["in turns"] >= 1 and together["whole"]["median"] > 0
+    shown = page("performance").stages(
+        {**found, "benchmark": "stages.py", "processor": "Abacus", "threads": 2}
+    )
+    assert "| together |" in shown and f"{found['slots']:,} tokens" in shown
+
+
+def page(name: str) -> ModuleType:
+    """A module of the documentation, which is no package."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / f"docs/{name}.py")
     assert spec is not None and spec.loader is not None
-    page = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(page)
-    monkeypatch.setattr(page, "RESULTS", tmp_path)
-    markers = "<!-- peers --> <!-- growth --> <!-- gpu -->"
-    assert page.filled(markers) == " ".join(["*Not measured yet.*"] * 3)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_page_is_made_from_the_results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    performance = page("performance")
+    monkeypatch.setattr(performance, "RESULTS", tmp_path)
+    markers = "<!-- peers --> <!-- stages --> <!-- growth --> <!-- gpu -->"
+    assert performance.filled(markers) == " ".join(["*Not measured yet.*"] * 4)
     seconds = {"median": 2.0, "min": 1.0, "max": 3.0, "rounds": [1.0, 2.0, 3.0]}
     ours: dict[str, Any] = {"tokens_per_second": 4096.0, "seconds_per_step": seconds}
     ours["peak_rss_above_start_bytes"] = 2**30
@@ -172,7 +206,7 @@ def test_the_page_is_made_from_the_results(tmp_path: Path, monkeypatch: pytest.M
     part["faster_than_the_fastest_peer"] = {"saeworks": {"peer": "saelens", **ratio}}
     found = {"processor": "Abacus", "threads": 4, "python": "3", "versions": {"torch": "2"}}
     (tmp_path / "peers.json").write_text(json.dumps(found | {"step": part}))
-    shown = page.filled("<!-- peers -->")
+    shown = performance.filled("<!-- peers -->")
     assert "| SAELens | 1,024 | 2 | 1–3 | 1.00 GiB | 2.50× (2.00–3.00) |" in shown
     assert "Other processes were at work" in shown
     assert shown.count("<rect") == 2 and 'width="95.0"' in shown  # a quarter of the longest bar

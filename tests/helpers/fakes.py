@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from saeworks.activations.base import ActivationBatch, ActivationSource
+from saeworks.activations.feed import PassageReader
 from saeworks.activations.live import RowReader
 from saeworks.activations.ring import RingSource
 from saeworks.activations.seeds import generator
@@ -112,6 +113,9 @@ class Relay(ActivationSource):
     def __init__(self, inner: ActivationSource) -> None:
         self.inner, self.planes, self.batch = inner, inner.planes, inner.batch
         self.drawn = 0
+
+    def read_in(self, reading: PassageReader) -> None:
+        self.inner.read_in(reading)
 
     def __next__(self) -> ActivationBatch:
         self.drawn += 1

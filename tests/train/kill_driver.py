@@ -8,8 +8,9 @@ beside the steps: a kill can fall on any of them.
 import os
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 import torch
 
@@ -33,9 +34,9 @@ def slow_writing() -> None:
     """Have each of a checkpoint's files take as long as a step."""
     write = access.write_tensors
 
-    def slowly(*args: Any) -> str:
+    def slowly(path: Path, tensors: Mapping[str, torch.Tensor]) -> str:
         time.sleep(0.01)
-        return write(*args)
+        return write(path, tensors)
 
     checkpoints.write_tensors = slowly  # type: ignore[attr-defined]
 

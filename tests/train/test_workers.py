@@ -1,10 +1,13 @@
 """Steps side by side: a thread each where there are enough of them, and every error is told."""
 
+import signal
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
 
+from helpers.fakes import StopAt, fake_source, fake_trainer, weights
 from saeworks.train.workers import Workers
 
 CPU = torch.device("cpu")
@@ -54,3 +57,14 @@ def test_the_first_error_is_raised_when_all_jobs_have_ended():
     with Workers(5, CPU) as workers, pytest.raises(ValueError, match="job 1"):
         workers.run(work, range(5))
     assert sorted(done) == [0, 2, 3, 4]
+
+
+@pytest.mark.parametrize("at", [9, 26])
+def test_a_run_that_reads_beside_its_steps_is_resumed_to_the_bytes(tmp_path: Path, at: int) -> None:
+    """Four SAEs on three threads, so that passages are read in between."""
+    fake_trainer(tmp_path / "whole").run()
+    part = tmp_path / "part"
+    stopped = StopAt(fake_source(), at, signal.SIGINT)
+    assert fake_trainer(part, source=stopped).run() == "interrupted"
+    assert fake_trainer(part).run() == "finished"
+    assert weights(part) == weights(tmp_path / "whole")

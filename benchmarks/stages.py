@@ -1,6 +1,6 @@
 """Where a whole run's time goes: the language model alone, the SAEs' steps alone, both together.
 
-    .venv/bin/python benchmarks/pipeline.py --model ../shared/models/tinystories-neox-6L256 \\
+    .venv/bin/python benchmarks/stages.py --model ../shared/models/tinystories-neox-6L256 \\
         --text ../shared/models/text/tinystories_valid.txt
 
 One process with the trainer's own parts. A cycle reads as many tokens as the ring holds and steps
@@ -13,6 +13,7 @@ import argparse
 import json
 import os
 import statistics
+import sys
 import tempfile
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -151,7 +152,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/results/pipeline.json")
+    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks/results/stages.json")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     buffer = {"memory": given.memory}
@@ -169,13 +170,12 @@ def main() -> None:
     write_json(
         given.out,
         {
-            "benchmark": "python benchmarks/pipeline.py",
+            "benchmark": " ".join(["python benchmarks/stages.py", *sys.argv[1:]]),
             "at": datetime.now(UTC).isoformat(timespec="seconds"),
             "processor": processor(),
             "cores": os.cpu_count(),
             "threads": given.threads,
             "torch": torch.__version__,
-            "options": {k: str(v) for k, v in vars(given).items() if k != "out"},
             **results,
         },
     )
