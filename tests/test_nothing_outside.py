@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from helpers.editing import edit
+from helpers.reports import text_of
 from helpers.whole_suites import evaluated, write
 from saeworks.cli.tables import print_table
 from saeworks.dictionary.registry import ARCHS
@@ -209,7 +210,7 @@ def test_no_table_obeys_what_is_in_a_cell(
 def test_a_suite_whose_names_are_escapes_is_shown_and_reported(tmp_path: Path, path: Path):
     edit(path / "suite.json", lambda meta: meta.update(variant="\x1b[2J<b>x</b>"))
     assert read_suites([path])[0].label == "\\x1b[2J<b>x</b>"
-    page = write_report([path], tmp_path / "out").read_text()
+    page = text_of(write_report([path], tmp_path / "out"))
     assert "\x1b" not in page and "<b>x</b>" not in page
 
 

@@ -66,7 +66,7 @@ def _results(folder: Path) -> dict[str, Any]:
 def _pages(folder: Path) -> dict[str, Any]:
     """The data of the report's and the plan's page, and of the files that the report loads."""
     found = {}
-    for path in (folder / "report" / "index.html", folder / "plan" / "index.html"):
+    for path in (*(folder / "report").glob("*.html"), folder / "plan" / "index.html"):
         embedded = re.search(r'<script [^>]*id="data">(.*?)</script>', path.read_text(), re.DOTALL)
         assert embedded is not None
         found[path.relative_to(folder).as_posix()] = json.loads(embedded[1])

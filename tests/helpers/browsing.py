@@ -61,10 +61,24 @@ def wait(browser: Any, condition: str) -> None:
     WebDriverWait(browser, 30).until(lambda b: b.execute_script(ask), message=condition)
 
 
-def show(browser: Any, page: str, width: int = 1280) -> None:
+def visit(browser: Any, index: str, name: str, width: int = 1280, place: str = "") -> None:
+    """A page of the report whose overview is at `index`; `place` is the end of its address."""
     resize(browser, width)
     browser.get("about:blank")
-    browser.get(page)
+    browser.get(index.replace("index.html", f"{name}.html") + place)
+
+
+def unfold(browser: Any) -> None:
+    """Opens all that is folded, and draws all charts."""
+    browser.execute_script("document.querySelectorAll('details').forEach(d => { d.open = true })")
+    browser.execute_script(
+        "for (const e of ['beforeprint', 'afterprint']) window.dispatchEvent(new Event(e))"
+    )
+
+
+def show(browser: Any, page: str, width: int = 1280, place: str = "") -> None:
+    """The page on latents, once one is there."""
+    visit(browser, page, "latents", width, place)
     wait(browser, "document.querySelector('.latent h3')")
 
 

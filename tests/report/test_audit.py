@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 
 from helpers.editing import edit
+from helpers.reports import pages_of, text_of
 from helpers.toy_audits import audit
 from saeworks.errors import UserError
-from saeworks.report import audit as section
 from saeworks.report import audit_widths as widths
 from saeworks.report.build import write_report
 from saeworks.report.figures import FigureSource
+from saeworks.report.pages import missed as section
 from saeworks.report.suites import read_suites
 from saeworks.report.summary import Table
 
@@ -38,14 +39,14 @@ def sources(run: list[Path]) -> list[FigureSource]:
 
 def shown(run: list[Path], figure: str) -> list[dict[str, Any]]:
     """The charts of a figure on the page."""
-    made = section.section(read_suites(run))
+    made = section.audited(read_suites(run))
     assert made is not None
     every = [chart for group in made.data().values() for chart in group]
     return [chart for chart in every if re.fullmatch(rf"{figure}(-\d+)*", chart["id"])]
 
 
 def table(run: list[Path], caption: str) -> Table:
-    made = section.section(read_suites(run))
+    made = section.audited(read_suites(run))
     assert made is not None
     every = [table for block in made.blocks for table in block.tables]
     return next(table for table in every if table.caption.startswith(caption))
@@ -79,7 +80,7 @@ def test_suites_of_one_layer_stand_beside_each_other(make_suite: Callable[..., P
 
 def test_only_audited_suites_are_shown(run: list[Path]) -> None:
     assert [source.index for source in sources(run)] == [0, 1]
-    assert section.section(read_suites(run[2:])) is None
+    assert section.audited(read_suites(run[2:])) is None
 
 
 def test_the_parts_add_up_to_the_fvu(run: list[Path]) -> None:
@@ -129,7 +130,7 @@ def test_of_many_scatters_each_has_fewer_points(make_suite: Callable[..., Path])
 
 
 def test_every_figure_has_a_table(run: list[Path]) -> None:
-    found = section.section(read_suites(run))
+    found = section.audited(read_suites(run))
     assert found is not None
     for block in found.blocks:
         assert block.figures and block.tables, block.title
@@ -145,7 +146,7 @@ def test_every_figure_has_a_table(run: list[Path]) -> None:
 
 
 def test_every_metric_is_in_a_table_once(run: list[Path]) -> None:
-    found = section.section(read_suites(run))
+    found = section.audited(read_suites(run))
     assert found is not None
     tables = [table for block in found.blocks for table in block.tables]
     for part in sources(run)[1].sections.values():
@@ -155,7 +156,7 @@ def test_every_metric_is_in_a_table_once(run: list[Path]) -> None:
 
 
 def test_neighbours_with_one_legend_share_it(run: list[Path]) -> None:
-    found = section.section(read_suites(run))
+    found = section.audited(read_suites(run))
     assert found is not None
     names = {block.title: [g.id for g in block.figures] for block in found.blocks}
     assert names["How large the error is"] == ["audit_scatter", "audit_baselines", "audit_ladder"]
@@ -206,12 +207,12 @@ def test_an_audit_of_the_core_alone_is_shown(run: list[Path], tmp_path: Path) ->
 
     for path in run[:2]:
         edit(path / "results" / "audit.json", core)
-    found = section.section(read_suites(run))
+    found = section.audited(read_suites(run))
     assert found is not None
     titles = [block.title for block in found.blocks]
     assert "Over the widths" not in titles
     assert "What it does, and where it could be found" not in titles
-    assert 'id="audit"' in write_report(run, tmp_path / "out").read_text(encoding="utf-8")
+    assert "missed" in pages_of(write_report(run, tmp_path / "out"))
 
 
 def test_what_takes_the_error_away_adds_up(run: list[Path]) -> None:
@@ -249,9 +250,9 @@ def test_capacity_curves(run: list[Path]) -> None:
 
 
 def test_the_page(run: list[Path], tmp_path: Path) -> None:
-    text = write_report(run, tmp_path / "out").read_text(encoding="utf-8")
+    text = text_of(write_report(run, tmp_path / "out"), "missed")
     for words in (
-        'href="#audit"',
+        'href="#verdicts"',
         "is linear in x",
         "What this rests on",
         "which may be false",
@@ -260,8 +261,7 @@ def test_the_page(run: list[Path], tmp_path: Path) -> None:
     ):
         assert words in text
     assert text.count("which may be false") == 1
-    alone = write_report(run[2:], tmp_path / "alone").read_text(encoding="utf-8")
-    assert 'id="audit"' not in alone
+    assert "missed" not in pages_of(write_report(run[2:], tmp_path / "alone"))
 
 
 def test_of_many_suites_a_line_is_chosen(make_suite: Callable[..., Path], tmp_path: Path) -> None:
@@ -272,12 +272,12 @@ def test_of_many_suites_a_line_is_chosen(make_suite: Callable[..., Path], tmp_pa
     ]
     for path in paths:
         audit(SITES[:1]).write(path / "results" / "audit.json")
-    text = write_report(paths, tmp_path / "out").read_text(encoding="utf-8")
+    text = text_of(write_report(paths, tmp_path / "out"), "missed")
     assert '<select data-lines="audit_vector">' in text
     assert text.count("the verdict at 1 site<") == 9
-    found = section.section(read_suites(paths))
+    found = section.audited(read_suites(paths))
     assert found is not None
-    assert found.choice_at == 1  # the first block shows one suite at a time, too
+    assert found.blocks[0].panels  # the first block shows one suite at a time, too
     assert found.blocks[0].figures[0].charts[8]["panel"] == 8
 
 
@@ -287,7 +287,7 @@ def test_a_degenerate_sae_is_flagged(run: list[Path], tmp_path: Path) -> None:
         one |= {"degenerate": "trivially linear", "sentences": ["Degenerate: trivially linear."]}
 
     edit(run[0] / "results" / "audit.json", spoil)
-    text = write_report(run[:1], tmp_path / "out").read_text(encoding="utf-8")
+    text = text_of(write_report(run[:1], tmp_path / "out"), "missed")
     assert text.count('<article class="degenerate">') == 1
     assert "<small>degenerate</small>" in text
 
@@ -310,8 +310,8 @@ def test_everything_from_outside_is_escaped(run: list[Path], tmp_path: Path) -> 
 
     edit(run[1] / "results" / "audit.json", spoil)
     page = write_report(run[1:2], tmp_path / "out")
-    assert "alert(1)</script>" not in page.read_text(encoding="utf-8")
-    assert "alert(1)" in page.read_text(encoding="utf-8")
+    assert "alert(1)</script>" not in text_of(page)
+    assert "alert(1)" in text_of(page, "missed")
 
 
 @pytest.mark.parametrize(

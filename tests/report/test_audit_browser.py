@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from helpers.browsing import MARKS, errors, resize, texts, wait
+from helpers.browsing import MARKS, errors, texts, unfold, visit, wait
 from helpers.toy_audits import audit
 from saeworks.report.build import write_report
 
@@ -30,20 +30,17 @@ def page(tmp_path_factory: pytest.TempPathFactory, fake_suite: Any) -> str:
 def show(browser: Any, page: str, width: int, theme: str = "light") -> None:
     media = {"features": [{"name": "prefers-color-scheme", "value": theme}]}
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
-    resize(browser, width)
-    browser.get("about:blank")
-    browser.get(page)
+    visit(browser, page, "missed", width)
 
 
 @pytest.mark.parametrize(("width", "theme"), [(1280, "light"), (390, "dark")])
 def test_it_reads_well(browser: Any, page: str, width: int, theme: str) -> None:
     show(browser, page, width, theme)
-    browser.execute_script("document.querySelectorAll('details').forEach(d => { d.open = true })")
-    browser.execute_script("window.dispatchEvent(new Event('beforeprint'))")
-    shown = "[...document.querySelectorAll('#audit figure:not([hidden]) .plot')]"
+    unfold(browser)
+    shown = "[...document.querySelectorAll('main figure:not([hidden]) .plot')]"
     wait(browser, f"{shown}.every(p => p.querySelector('.trace'))")
     assert browser.execute_script(f"return {shown}.length") > 20
-    broken = "[...document.querySelectorAll('#audit .js-line, #audit .point, #audit .point path')]"
+    broken = "[...document.querySelectorAll('main .js-line, main .point, main .point path')]"
     broken += ".some(p => /NaN/.test(p.getAttribute('d')))"
     assert not browser.execute_script(f"return {broken}")
     root = "document.documentElement"
@@ -53,7 +50,7 @@ def test_it_reads_well(browser: Any, page: str, width: int, theme: str) -> None:
 
 def test_bars_stand_on_one_another_and_whiskers_on_their_tops(browser: Any, page: str) -> None:
     show(browser, page, 1280)
-    first = "document.querySelector('#audit [data-chart=audit_parts]')"
+    first = "document.querySelector('main [data-chart=audit_parts]')"
     browser.execute_script(f"{first}.scrollIntoView({{behavior: 'instant'}})")
     wait(browser, f"{first}.querySelectorAll('.trace').length >= 8")
     tops = "p => p.getBoundingClientRect()"
@@ -72,13 +69,13 @@ def test_bars_stand_on_one_another_and_whiskers_on_their_tops(browser: Any, page
 
 def test_one_suite_is_shown_at_a_time(browser: Any, page: str) -> None:
     show(browser, page, 1280)
-    shown = "#audit figure[data-panel]:not([hidden]) .plot"
+    shown = "main figure[data-panel]:not([hidden]) .plot"
     labels = "return [...new Set([...document.querySelectorAll(arguments[0])]"
     labels += ".map(p => p.parentElement.dataset.panel))]"
     assert browser.execute_script(labels, shown) == ["0"]
     browser.execute_script(
-        "const e = document.querySelector('#audit [data-panels]'); e.value = '1';"
-        "e.dispatchEvent(new Event('change', {bubbles: true}))"
+        "for (const e of document.querySelectorAll('main [data-panels]')) {e.value = '1';"
+        "e.dispatchEvent(new Event('change', {bubbles: true})) }"
     )
     assert browser.execute_script(labels, shown) == ["1"]
     assert errors(browser) == []
@@ -88,11 +85,11 @@ def test_verdicts_come_first_and_text_is_never_code(browser: Any, page: str) -> 
     browser.get_log("performance")
     show(browser, page, 1280)
     assert browser.title.endswith("saeworks report")
-    assert browser.execute_script("return document.querySelectorAll('img, #audit b').length") == 0
-    assert texts(browser, "#audit article h3") == [*SITES, *SITES]
-    assert "linear in x" in texts(browser, "#audit article strong")[0]
-    first = "document.querySelector('#audit article').getBoundingClientRect().top"
-    figure = "document.querySelector('#audit figure').getBoundingClientRect().top"
+    assert browser.execute_script("return document.querySelectorAll('img, main b').length") == 0
+    assert texts(browser, "main article h3") == [*SITES, *SITES]
+    assert "linear in x" in texts(browser, "main article strong")[0]
+    first = "document.querySelector('main article').getBoundingClientRect().top"
+    figure = "document.querySelector('main figure').getBoundingClientRect().top"
     assert browser.execute_script(f"return {first} < {figure}")
     events = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
     asked = [e["params"]["request"]["url"] for e in events if e["method"].endswith("BeSent")]

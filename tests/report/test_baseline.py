@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from helpers.editing import edit
+from helpers.reports import pages_of, text_of
 from helpers.toy_comparisons import SITES, comparison
 from saeworks.errors import UserError
 from saeworks.report import baseline, frontier
@@ -122,16 +123,14 @@ def test_a_heat_map_for_every_shared_sae(run: list[Path]) -> None:
 
 def test_the_page(run: list[Path], tmp_path: Path) -> None:
     page = write_report(run, tmp_path / "out")
-    text = page.read_text(encoding="utf-8")
+    text = text_of(page, "compare")
     assert 'id="baseline"' in text
-    assert 'id="spread"' in text
+    assert 'id="spread"' in text_of(page, "groups")
     assert "against topk-x8-k16, on the same" in text
     assert "mean over sites" in text
     assert (page.parent / "assets" / "spread.js").is_file()
-    alone = write_report(run[:1], tmp_path / "alone").read_text(encoding="utf-8")
-    assert 'id="baseline"' not in alone
-    assert 'id="spread"' not in alone
-    without = write_report(run[1:], tmp_path / "without").read_text(encoding="utf-8")
+    assert not {"compare", "groups"} & pages_of(write_report(run[:1], tmp_path / "alone"))
+    without = text_of(write_report(run[1:], tmp_path / "without"))
     assert "topk-x8-k16 (baseline)" in without  # it is named by the comparisons
 
 
@@ -171,7 +170,7 @@ def test_everything_from_outside_is_escaped(run: list[Path], tmp_path: Path) -> 
     edit(run[2] / "results" / COMPARISON, spoil)
     edit(run[2] / "results" / COMPARISON, lambda data: data["baseline"].update(path="../gone"))
     page = write_report(run, tmp_path / "out")
-    assert "alert(1)</script>" not in page.read_text(encoding="utf-8")
+    assert "alert(1)</script>" not in text_of(page)
 
 
 def _spread(data: Any) -> Any:
@@ -209,6 +208,6 @@ def test_what_else_differs_is_said_in_words(run: list[Path], tmp_path: Path) -> 
     edit(run[1] / "results" / COMPARISON, note)
     for path in run[:2]:
         edit(path / "suite.json", short)
-    text = write_report(run, tmp_path / "out").read_text(encoding="utf-8")
+    text = text_of(write_report(run, tmp_path / "out"), "layers")
     assert "is also of this: trained on 1,000 and 2,000 tokens; L0 is 4 and 8." in text
     assert "It was trained on 64 tokens per latent, fewer than 1,000" in text

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from helpers.browsing import MARKS, errors, show, texts, wait
+from helpers.browsing import MARKS, errors, show, texts, unfold, visit, wait
 from saeworks.report.build import write_report
 
 pytestmark = MARKS
@@ -20,15 +20,14 @@ def page(tmp_path_factory: pytest.TempPathFactory, fake_suite: Any) -> str:
     return write_report(suites, root / "out").as_uri()
 
 
+@pytest.mark.parametrize("name", ["index", "compare", "layers", "latents", "cost", "reproduce"])
 @pytest.mark.parametrize(("width", "theme"), [(1280, "light"), (390, "dark")])
-def test_it_reads_well(browser, page, width, theme):
+def test_it_reads_well(browser, page, name, width, theme):
     media = {"features": [{"name": "prefers-color-scheme", "value": theme}]}
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
-    show(browser, page, width)
-    browser.execute_script("document.querySelectorAll('details').forEach(d => { d.open = true })")
-    browser.execute_script("window.dispatchEvent(new Event('beforeprint'))")
+    visit(browser, page, name, width)
+    unfold(browser)
     wait(browser, "[...document.querySelectorAll('.plot')].every(p => p.querySelector('.trace'))")
-    assert browser.execute_script("return document.querySelectorAll('.plot').length") > 20
     empty = "[...document.querySelectorAll('.plot .js-line, .plot .point')]"
     empty += ".some(p => /NaN/.test(p.getAttribute('d')))"
     assert not browser.execute_script(f"return {empty}")
@@ -40,8 +39,9 @@ def test_it_reads_well(browser, page, width, theme):
 
 def test_it_asks_for_nothing_from_the_network(browser, page):
     browser.get_log("performance")
-    show(browser, page)
-    wait(browser, "document.querySelector('.plot .trace')")
+    for name in ("layers", "latents"):
+        visit(browser, page, name)
+        wait(browser, "document.querySelector('.plot .trace')")
     events = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
     asked = [e["params"]["request"]["url"] for e in events if e["method"].endswith("BeSent")]
     assert sum(url.startswith("file://") for url in asked) > 5
@@ -56,14 +56,14 @@ def test_text_is_never_code(browser, page):
 
 
 def test_a_heading_sorts_the_table_and_then_turns_it(browser, page):
-    show(browser, page)
+    visit(browser, page, "layers")
 
     def column() -> list[float]:
-        cells = texts(browser, "#summary tbody td:nth-child(3)")
+        cells = texts(browser, "#numbers tbody td:nth-child(3)")
         return [float(cell.split()[0].split("\n")[0]) for cell in cells]
 
     def press() -> str:
-        code = "const h = document.querySelector('#summary thead th:nth-child(3)');"
+        code = "const h = document.querySelector('#numbers thead th:nth-child(3)');"
         code += "h.querySelector('button').click(); return h.getAttribute('aria-sort')"
         found: str = browser.execute_script(code)
         return found
@@ -76,7 +76,7 @@ def test_a_heading_sorts_the_table_and_then_turns_it(browser, page):
 
 
 def test_curves_follow_the_choice(browser, page):
-    show(browser, page)
+    visit(browser, page, "cost")
     wait(browser, "document.querySelectorAll('#training-figures figure').length")
     assert texts(browser, "#training-legend > span") == [f"● layers.{i}" for i in range(4)]
     choose(browser, "#training [name=suite]", "all")
@@ -173,7 +173,7 @@ def test_of_many_latents_some_are_listed_and_any_can_be_opened(browser, long):
         browser.execute_script("document.querySelector('.more').click()")
         assert len(texts(browser, ".list b")) == total
     assert browser.execute_script("return document.querySelector('.more').hidden")
-    show(browser, long + "#latents/0/1/1347")
+    show(browser, long, place="#0/1/1347")
     assert texts(browser, ".latent h3") == ["Latent 1347 layers.1"]
     assert texts(browser, ".contexts .top") == ["w449"] * 8
     scripts = "return [...document.scripts].filter(s => s.src.includes('latents-')).length"
@@ -229,8 +229,8 @@ return [...document.querySelectorAll('.plot')].filter(p => p.data).map(plot => {
     t => [t.type, t.mode, t.line && t.line.color, t.marker.color, t.marker.symbol]);
   const figure = plot.closest('figure, article');
   return {
-    title: figure.querySelector('h3').textContent,
-    section: plot.closest('section').id,
+    title: figure.querySelector('h3, figcaption').textContent,
+    section: (plot.closest('section') || {}).id,
     alike: looks.length - new Set(looks.map(String)).size,
     ticks: plot.querySelectorAll('.ytick').length
   };
@@ -239,20 +239,31 @@ return [...document.querySelectorAll('.plot')].filter(p => p.data).map(plot => {
 
 
 def test_every_chart_has_ticks_a_title_and_series_that_differ(browser, page):
-    show(browser, page)
-    browser.execute_script("window.dispatchEvent(new Event('beforeprint'))")
-    wait(browser, "[...document.querySelectorAll('.plot')].every(p => p.querySelector('.trace'))")
+    for name in ("index", "compare", "layers"):
+        visit(browser, page, name)
+        unfold(browser)
+        wait(
+            browser, "[...document.querySelectorAll('.plot')].every(p => p.querySelector('.trace'))"
+        )
+        assert_charts_differ(browser)
+    visit(browser, page, "layers")
+    assert "L0 latents" not in texts(browser, "#losses h3")
+    assert "L0 (16 or 64 at every site)" in texts(browser, "#losses > .caption")[0]
+    visit(browser, page, "cost")
     choose(browser, "#training [name=suite]", "all")
     site = "document.querySelector('#training [name=site]')"
     wait(browser, f"{site}.value === '3' && {site}.querySelector('[value=all]').disabled")
-    browser.execute_script("window.dispatchEvent(new Event('beforeprint'))")
+    unfold(browser)
+    assert_charts_differ(browser)
+    assert "L0 (16 or 64 throughout)" in texts(browser, "#training .left-out")[0]
+
+
+def assert_charts_differ(browser: Any) -> None:
     found = browser.execute_script(LOOKS)
+    assert found
     assert [one for one in found if one["alike"] or one["ticks"] < 2] == []
     titles = [(one["section"], one["title"]) for one in found]
     assert len(titles) == len(set(titles))
-    assert "L0 latents" not in texts(browser, "#layers h3")
-    assert "L0 (16 or 64 at every site)" in texts(browser, "#layers > .caption")[0]
-    assert "L0 (16 or 64 throughout)" in texts(browser, "#training .left-out")[0]
 
 
 def test_logarithmic_axes_have_round_ticks_wherever_they_lie(browser, page):
@@ -284,17 +295,17 @@ def test_logarithmic_axes_have_round_ticks_wherever_they_lie(browser, page):
 
 @pytest.mark.parametrize("width", [1280, 390])
 def test_tables_are_whole(browser, page, width):
-    show(browser, page, width)
-    browser.execute_script("document.querySelectorAll('details').forEach(d => { d.open = true })")
+    visit(browser, page, "layers", width)
+    unfold(browser)
     cut = "return [...document.querySelectorAll('.scroll:not(pre)')]"
     cut += ".filter(t => t.scrollWidth > t.clientWidth + 1).map(t => t.ariaLabel)"
     assert browser.execute_script(cut) == []
     tables = (
-        "return [...document.querySelectorAll('#layers thead')].map(h => h.rows[0].cells.length)"
+        "return [...document.querySelectorAll('#numbers thead')].map(h => h.rows[0].cells.length)"
     )
     assert max(browser.execute_script(tables)) <= 8
     label = (
-        "return getComputedStyle(document.querySelector('#summary td.numeric'), '::before').content"
+        "return getComputedStyle(document.querySelector('#numbers td.numeric'), '::before').content"
     )
     assert browser.execute_script(label) == ('"FVU"' if width == 390 else "none")
 
@@ -330,7 +341,7 @@ def test_what_was_chosen_last_is_shown_whatever_comes_last(browser, page):
 
 
 def test_an_address_leads_to_its_latent(browser, page):
-    show(browser, page + "#latents/1/3/6")
+    show(browser, page, place="#1/3/6")
     assert texts(browser, ".latent h3") == ["Latent 6 layers.3, topk-x8-k64"]
 
 
@@ -346,11 +357,11 @@ def test_a_token_tells_its_value(browser, page):
 def test_charts_follow_the_theme(browser, page):
     light = {"features": [{"name": "prefers-color-scheme", "value": "light"}]}
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", light)
-    show(browser, page)
-    line = "document.querySelector('#layers .js-line').style.stroke"
-    code = "document.querySelector('#layers').scrollIntoView({behavior: 'instant'})"
+    visit(browser, page, "layers")
+    line = "document.querySelector('#losses .js-line').style.stroke"
+    code = "document.querySelector('#losses').scrollIntoView({behavior: 'instant'})"
     browser.execute_script(code)
-    wait(browser, "document.querySelector('#layers .js-line')")
+    wait(browser, "document.querySelector('#losses .js-line')")
     colours: set[str] = set()
     for theme in ("light", "dark"):
         media = {"features": [{"name": "prefers-color-scheme", "value": theme}]}
@@ -375,20 +386,20 @@ def many(tmp_path_factory: pytest.TempPathFactory, fake_suite: Any) -> str:
 
 
 def test_of_many_suites_one_line_is_shown_at_a_time(browser, many):
-    show(browser, many)
+    visit(browser, many, "layers")
     legend = "[data-legend=by_layer] > span"
     assert texts(browser, legend) == ["● topk-x8-k16", "■ topk-x8-k32", "◆ topk-x8-k64"]
-    browser.execute_script("document.querySelector('#layers').scrollIntoView()")
-    wait(browser, "document.querySelectorAll('#layers .plot .trace').length >= 3")
+    browser.execute_script("document.querySelector('#losses').scrollIntoView()")
+    wait(browser, "document.querySelectorAll('#losses .plot .trace').length >= 3")
     choose(browser, "[data-lines=by_layer]", "2")
     assert texts(browser, legend) == ["● relu-x8-k16", "■ relu-x8-k32", "◆ relu-x8-k64"]
-    first = "document.querySelector('#layers .plot')"
+    first = "document.querySelector('#losses .plot')"
     wait(browser, f"{first}.data.length === 3 && {first}.data[0].name === 'relu-x8-k16'")
     assert errors(browser) == []
 
 
 def test_of_many_sites_one_frontier_is_shown_at_a_time(browser, many):
-    show(browser, many)
+    visit(browser, many, "compare")
     shown = "#frontier figure:not([hidden]) h3"
     assert texts(browser, "[data-legend=frontier] > span") == ["● topk", "■ gated", "◆ relu"]
     assert [text.split(" ")[0] for text in texts(browser, shown)] == ["FVU,", "ΔCE,"]

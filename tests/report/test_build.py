@@ -9,18 +9,12 @@ from typing import Any
 import pytest
 
 from helpers.editing import edit
+from helpers.reports import data_of, pages_of, text_of
 from saeworks.errors import UserError
-from saeworks.report.build import embedded_json, write_report
+from saeworks.report.build import write_report
+from saeworks.report.page import embedded_json
 
 HOSTILE = '</script><script>alert(1)</script><!--<b onload="x">'
-
-
-def shown(page: Path) -> dict[str, Any]:
-    text = page.read_text(encoding="utf-8")
-    found = re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.S)
-    assert found
-    data: dict[str, Any] = json.loads(found[1])
-    return data
 
 
 def received(file: Path) -> Any:
@@ -31,18 +25,19 @@ def received(file: Path) -> Any:
 
 def test_one_suite(make_suite, tmp_path):
     page = write_report([make_suite(k=32)], tmp_path / "out")
-    text = page.read_text(encoding="utf-8")
+    text = text_of(page)
     assert page == tmp_path / "out" / "index.html"
     assert "layers.3" in text
     assert "0.0600" in text  # FVU of the first site, with the decimals of its interval
     assert "saeworks train run.yaml" in text
-    data = shown(page)
+    data = data_of(page)
     assert data["suites"] == ["topk-x8-k32"]
-    assert [chart["title"] for chart in data["by_layer"]][:2] == ["FVU", "MSE"]
-    assert data["frontier"] == []
+    assert [chart["title"] for chart in data["by_layer"]][:2] == ["FVU", "ΔCE"]
+    assert "MSE" in [chart["title"] for chart in data["more"]]
+    assert pages_of(page) == {"index", "layers", "latents", "cost", "reproduce"}
     for name in data["files"]:
         assert received(page.parent / "data" / f"{name}.js")
-    for name in re.findall(r'(?:src|href)="(assets/[^"]+)"', text):
+    for name in re.findall(r'(?:src|href)="((?:assets/)?[\w.]+)"', text):
         assert (page.parent / name).stat().st_size > 0
 
 
@@ -60,7 +55,7 @@ def test_what_outliers_do_to_the_fvu_is_said(make_suite, tmp_path):
             values["fvu_without_outliers"] = values["fvu"]
 
     edit(suite / "results" / "reconstruction.json", far)
-    text = write_report([suite], tmp_path / "out").read_text(encoding="utf-8")
+    text = text_of(write_report([suite], tmp_path / "out"), "layers")
     said = re.search(
         r"\((\S+) of the tokens\): FVU there is (\S+) with them and (\S+) without", text
     )
@@ -69,14 +64,14 @@ def test_what_outliers_do_to_the_fvu_is_said(make_suite, tmp_path):
 
 def test_nothing_outside_is_named(make_suite, tmp_path):
     page = write_report([make_suite()], tmp_path / "out")
-    assert not re.search(r'(src|href)="(https?:)?//', page.read_text(encoding="utf-8"))
+    assert not re.search(r'(src|href)="(https?:)?//', text_of(page))
 
 
 def test_several_suites(make_suite, tmp_path):
     suites = [make_suite(k=k) for k in (64, 16)]
     page = write_report(suites, tmp_path / "out")
-    text = " ".join(page.read_text(encoding="utf-8").split())
-    data = shown(page)
+    text = " ".join(text_of(page, "compare").split())
+    data = data_of(page)
     assert data["suites"] == ["topk-x8-k64", "topk-x8-k16"]
     assert [series["x"] for series in data["frontier"][0]["series"]] == [[16, 64]] * 4
     assert (
@@ -91,7 +86,7 @@ def test_suites_of_one_name_get_labels_of_their_own(make_suite, tmp_path):
     one.rename(tmp_path / "first")
     make_suite(k=32).rename(other)
     page = write_report([tmp_path / "first", other], tmp_path / "out")
-    assert shown(page)["suites"] == ["topk-x8-k32 (first)", "topk-x8-k32 (other)"]
+    assert data_of(page)["suites"] == ["topk-x8-k32 (first)", "topk-x8-k32 (other)"]
 
 
 @pytest.mark.parametrize(
@@ -99,13 +94,13 @@ def test_suites_of_one_name_get_labels_of_their_own(make_suite, tmp_path):
 )
 def test_missing_parts_are_left_out(make_suite, tmp_path, parts):
     page = write_report([make_suite(parts=parts)], tmp_path / "out")
-    text = page.read_text(encoding="utf-8")
-    measured = bool({"reconstruction", "splice"} & set(parts))
-    assert ('id="layers"' in text) == measured
-    assert ("Not evaluated yet" in text) != measured
-    assert ('id="training"' in text) == ("log" in parts)
-    assert ('id="latents"' in text) == ("latents" in parts)
-    assert ('id="frequencies"' in text) == ("reconstruction" in parts)
+    pages, measured = pages_of(page), bool({"reconstruction", "splice"} & set(parts))
+    assert ("layers" in pages) == measured
+    assert ("Not evaluated yet" in text_of(page, "index")) != measured
+    assert ("cost" in pages) == ("log" in parts)
+    assert ("latents" in pages) == ("latents" in parts)
+    assert ('id="frequencies"' in text_of(page)) == ("reconstruction" in parts)
+    assert {"index", "reproduce"} <= pages
 
 
 def test_numbers_that_are_missing_are_dashes(make_suite, tmp_path):
@@ -117,8 +112,8 @@ def test_numbers_that_are_missing_are_dashes(make_suite, tmp_path):
 
     edit(suite / "results" / "reconstruction.json", undefined)
     page = write_report([suite], tmp_path / "out")
-    assert "–" in page.read_text(encoding="utf-8")
-    assert shown(page)["by_layer"][0]["series"][0]["text"] == ["layers.0", "layers.3"]
+    assert "–" in text_of(page, "layers")
+    assert data_of(page)["by_layer"][0]["series"][0]["text"] == ["layers.0", "layers.3"]
 
 
 def test_everything_from_outside_is_escaped(make_suite, tmp_path):
@@ -135,10 +130,10 @@ def test_everything_from_outside_is_escaped(make_suite, tmp_path):
     edit(suite / "suite.json", name)
     edit(suite / "results" / "reconstruction.json", describe)
     page = write_report([suite], tmp_path / "out")
-    for file in (page, *(page.parent / "data").iterdir()):
+    for file in (*page.parent.glob("*.html"), *(page.parent / "data").iterdir()):
         assert "alert(1)</script>" not in file.read_text(encoding="utf-8")
         assert "<!--" not in file.read_text(encoding="utf-8")
-    assert shown(page)["sites"] == ["layers.0", HOSTILE]
+    assert data_of(page)["sites"] == ["layers.0", HOSTILE]
     latent = received(page.parent / "data" / "latents-0-1-0.js")[0]
     assert HOSTILE in latent["contexts"][0]["tokens"]
 
@@ -150,10 +145,12 @@ def test_embedded_json_is_the_value_without_marks_of_html():
     assert not set("<>&\u2028") & set(text)
 
 
-def test_a_second_report_leaves_no_data_of_the_first(make_suite, tmp_path):
+def test_a_second_report_leaves_nothing_of_the_first(make_suite, tmp_path):
     out = tmp_path / "out"
-    write_report([make_suite(k=16), make_suite(k=32)], out)
+    page = write_report([make_suite(k=16), make_suite(k=32)], out)
+    assert "compare" in pages_of(page)
     (out / "data" / "notes.js").write_text("mine")
+    (out / "groups.html").write_text("mine, too")
     write_report([make_suite(k=64, sites=("layers.0",))], out)
     names = sorted(file.name for file in (out / "data").iterdir())
     assert names == [
@@ -163,12 +160,13 @@ def test_a_second_report_leaves_no_data_of_the_first(make_suite, tmp_path):
         "notes.js",
         "training-0.js",
     ]
+    assert pages_of(page) == {"index", "layers", "latents", "cost", "reproduce", "groups"}
 
 
 def test_size_stays_sensible(make_suite, tmp_path):
     sites = [f"layers.{i}" for i in range(8)]
     page = write_report([make_suite(sites=sites, latents=64)], tmp_path / "out")
-    files = [page, *(page.parent / "data").iterdir()]
+    files = [*page.parent.glob("*.html"), *(page.parent / "data").iterdir()]
     assert sum(file.stat().st_size for file in files) < 4 * 2**20
 
 

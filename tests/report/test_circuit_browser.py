@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from helpers.browsing import MARKS, errors, resize, texts, wait
+from helpers.browsing import MARKS, errors, texts, visit, wait
 from helpers.study_results import GRAPH, add_study
 from saeworks.report.build import write_report
 
@@ -23,9 +23,7 @@ def page(fake_suite: Callable[..., Path], tmp_path_factory: pytest.TempPathFacto
 
 
 def opened(browser: Any, page: str, width: int = 1280) -> None:
-    resize(browser, width)
-    browser.get("about:blank")
-    browser.get(page)
+    visit(browser, page, "circuits", width)
     browser.execute_script("document.querySelector('[data-view=circuit]').scrollIntoView()")
     wait(browser, "document.querySelector('.circuit .node')")
 
@@ -119,7 +117,7 @@ def test_arrows_lead_from_node_to_node_and_enter_opens_the_latent(browser: Any, 
     tags = ask(browser, "[...document.querySelectorAll('.circuit .node')].map(n => n.tagName)")
     assert tags == ["a"] * 5
     browser.switch_to.active_element.send_keys(Keys.ENTER)
-    wait(browser, "location.hash === '#latents/0/0/1'")
+    wait(browser, "location.href.endsWith('latents.html#0/0/1')")
     assert not errors(browser)
 
 

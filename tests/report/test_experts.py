@@ -1,7 +1,6 @@
 """The section on experts, and the frontier against what SAEs cost, as data."""
 
 import json
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,10 +15,12 @@ from helpers.expert_results import (
     write_experts,
     write_geometry,
 )
+from helpers.reports import data_of
 from saeworks.errors import UserError
 from saeworks.files.access import write_tensors
-from saeworks.report import experts, frontier
+from saeworks.report import frontier
 from saeworks.report.build import write_report
+from saeworks.report.pages import experts
 from saeworks.report.suites import read_suites
 
 MakeSuite = Callable[..., Path]
@@ -98,9 +99,9 @@ def test_every_number_is_in_a_table_and_none_among_the_layers(paths: list[Path],
         ("How alike live latents are", 12),
         ("Known concepts in different experts", 2),
     ]
-    page = write_report(paths, tmp_path / "page").read_text()
-    data = json.loads(re.findall(r'id="data">(.*?)</script>', page)[0])
-    assert "metric-duplicate_share" not in {chart["id"] for chart in data["by_layer"]}
+    page = write_report(paths, tmp_path / "page")
+    data = data_of(page)
+    assert "metric-duplicate_share" not in {c["id"] for c in data["by_layer"] + data["more"]}
     assert "metric-duplicate_share" in {chart["id"] for chart in data["experts_depth"]}
 
 

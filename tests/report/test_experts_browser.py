@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from helpers.browsing import MARKS, errors, resize, texts, wait
+from helpers.browsing import MARKS, errors, texts, unfold, visit, wait
 from helpers.expert_results import as_switch, cost, write_consistency, write_experts, write_geometry
 from saeworks.report.build import write_report
 
@@ -35,12 +35,9 @@ def page(fake_suite: Callable[..., Path], tmp_path_factory: pytest.TempPathFacto
 
 
 def opened(browser: Any, page: str, width: int = 1280) -> None:
-    resize(browser, width)
-    browser.get("about:blank")
-    browser.get(page)
+    visit(browser, page, "experts", width)
     wait(browser, "document.querySelectorAll('#experts-figures figure').length")
-    browser.execute_script("document.querySelectorAll('details').forEach(d => { d.open = true })")
-    browser.execute_script("window.dispatchEvent(new Event('beforeprint'))")
+    unfold(browser)
     wait(browser, "[...document.querySelectorAll('.plot')].every(p => p.children.length)")
 
 
@@ -105,8 +102,10 @@ def test_the_heat_map_follows_the_threshold(browser: Any, page: str):
 
 
 def test_the_frontier_against_another_cost(browser: Any, page: str):
-    opened(browser, page)
+    visit(browser, page, "compare")
+    unfold(browser)
     title = "#frontier .xtitle"
+    wait(browser, "document.querySelectorAll('#frontier .xtitle').length")
     assert set(texts(browser, title)) == {"active latents per token"}
     browser.execute_script(
         "const s = document.querySelector('#frontier select[name=axis]'); s.value = 'flops';"

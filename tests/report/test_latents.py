@@ -13,7 +13,7 @@ import pytest
 from saeworks.errors import UserError
 from saeworks.files import streaming
 from saeworks.files.streaming import read_long
-from saeworks.report import latents
+from saeworks.report.pages import latents
 from saeworks.report.suites import read_suites
 from saeworks.results.series import Choice
 from saeworks.results.tokens import legible

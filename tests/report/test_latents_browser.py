@@ -1,15 +1,17 @@
 """The browser of latents in a real browser: what studies say, search, filters, address, keys."""
 
 import json
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from helpers.browsing import MARKS, errors, show, texts, wait
+from helpers.browsing import MARKS, errors, show, texts, unfold, visit, wait
 from helpers.study_results import TITLES, add_studies
-from saeworks.report import latents
 from saeworks.report.build import write_report
+from saeworks.report.pages import latents
+from saeworks.report.pages.studies import PAGES
 
 pytestmark = MARKS
 
@@ -77,7 +79,7 @@ def hash_of(browser: Any) -> str:
 
 
 def test_all_that_is_known_of_a_latent_is_on_its_page(browser, page):
-    show(browser, page + "#latents/0/1/0")
+    show(browser, page, place="#0/1/0")
     assert texts(browser, ".explanations .text") == ["fires on dog, cat or horse", "animals"]
     assert texts(browser, ".explanations .scores")[0] == "by a programShare 0.88"
     assert texts(browser, ".verdict-list li") == ["interpretable: animals A"]
@@ -167,28 +169,28 @@ def test_a_link_holds_all_of_the_state(browser, page):
     browser.execute_script("document.querySelectorAll('.list a')[2].click()")
     open_latent(browser, 39)
     sent = hash_of(browser)
-    assert sent.startswith("#latents/1/1/39?")
-    show(browser, page + sent)
+    assert sent.startswith("#1/1/39?")
+    show(browser, page, place=sent)
     wait(browser, "document.querySelectorAll('.list b').length === 4")
     assert numbers(browser) == shown
     assert texts(browser, ".latent h3") == ["Latent 39 layers.1, topk-x8-k64"]
     assert browser.execute_script("return document.querySelector('.filters').open")
     fill(browser, "find", "")
     fill(browser, "expert", "")
-    assert hash_of(browser) == "#latents/1/1/39?sort=rare&in=promoted"
+    assert hash_of(browser) == "#1/1/39?sort=rare&in=promoted"
 
 
 @pytest.mark.parametrize(
     "address",
     [
-        "#latents/9/9/9",
-        "#latents/0/0/99999999999999999999",
-        "#latents/0/0/0?sort=x&in=y&f1=z&to=<b>",
+        "#9/9/9",
+        "#0/0/99999999999999999999",
+        "#0/0/0?sort=x&in=y&f1=z&to=<b>",
     ],
 )
 def test_an_absurd_address_breaks_nothing(browser, page, address):
     browser.get("about:blank")
-    browser.get(page + address)
+    browser.get(page.replace("index", "latents") + address)
     wait(browser, "document.querySelector('.latent').textContent")
     assert errors(browser) == []
 
@@ -202,7 +204,7 @@ def test_the_list_is_walked_by_keys(browser, page):
     for key, number in (("j", 3), ("j", 6), ("k", 3)):
         press(browser, key)
         open_latent(browser, number)
-    assert hash_of(browser) == "#latents/0/0/3"
+    assert hash_of(browser) == "#0/0/3"
     press(browser, "/")
     assert browser.execute_script("return document.activeElement.name") == "find"
     press(browser, "j")
@@ -223,16 +225,20 @@ def test_it_prints_the_latent_without_the_list(browser, page):
 
 
 @pytest.mark.parametrize(("width", "theme"), [(1280, "light"), (390, "dark")])
-def test_the_sections_of_studies_read_well(browser, page, width, theme):
+@pytest.mark.parametrize("name", ["circuits", "meaning", "steering"])
+def test_the_pages_of_studies_read_well(browser, page, width, theme, name):
     media = {"features": [{"name": "prefers-color-scheme", "value": theme}]}
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
-    show(browser, page, width)
-    assert texts(browser, ".study h2") == list(TITLES.values())
-    browser.execute_script("document.querySelectorAll('details').forEach(d => { d.open = true })")
-    browser.execute_script("window.dispatchEvent(new Event('beforeprint'))")
+    visit(browser, page, name, width)
+    evaluations = PAGES[name][2]
+    sections = [
+        title for one, title in TITLES.items() if any(fnmatchcase(one, e) for e in evaluations)
+    ]
+    assert texts(browser, ".study h2") == sections
+    unfold(browser)
     plots = "[...document.querySelectorAll('.study .plot')]"
     wait(browser, f"{plots}.every(p => p.querySelector('.trace'))")
-    assert browser.execute_script(f"return {plots}.length") == 5 * len(TITLES)
+    assert browser.execute_script(f"return {plots}.length") == 5 * len(sections)
     root = "document.documentElement"
     assert browser.execute_script(f"return {root}.scrollWidth <= {root}.clientWidth")
     assert errors(browser) == []

@@ -8,6 +8,7 @@ import pytest
 from scipy import stats
 
 from helpers.editing import edit
+from helpers.reports import text_of
 from helpers.toy_comparisons import SITES, comparison
 from saeworks.report import over_seeds
 from saeworks.report.build import write_report
@@ -38,7 +39,7 @@ def test_mean_and_students_interval(seeds: list[Path], tmp_path: Path) -> None:
         assert row.cells[at].key == pytest.approx(0.03)
         low, high = (float(x.replace("−", "-")) for x in row.cells[at].interval.split(" to "))
         assert (low, high) == pytest.approx((expected.low, expected.high), abs=0.01)
-    page = write_report(seeds, tmp_path / "out").read_text(encoding="utf-8")
+    page = text_of(write_report(seeds, tmp_path / "out"), "compare")
     assert "Means over seeds" in page
 
 
@@ -46,5 +47,5 @@ def test_one_seed_or_the_same_twice_is_no_mean(seeds: list[Path], tmp_path: Path
     assert over_seeds.table(read_suites(seeds[:1])) == ([], [])
     edit(seeds[1] / "suite.json", lambda meta: meta.update(seed=0))
     assert over_seeds.table(read_suites(seeds[:2])) == ([], [])
-    page = write_report(seeds[:1], tmp_path / "out").read_text(encoding="utf-8")
+    page = text_of(write_report(seeds[:1], tmp_path / "out"))
     assert "Means over seeds" not in page

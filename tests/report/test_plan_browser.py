@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from helpers.browsing import MARKS, errors, resize, wait
+from helpers.browsing import MARKS, errors, resize, unfold, visit, wait
 from helpers.plans import measured
 from helpers.toy_comparisons import SITES, comparison
 from saeworks.groups.plan import make_plan
@@ -63,10 +63,8 @@ def test_a_heat_map_of_a_plan_is_drawn_with_its_groups(browser: Any, plan_page: 
 
 @pytest.mark.parametrize("width", [1280, 390])
 def test_a_comparison_reads_well(browser: Any, comparison_page: str, width: int) -> None:
-    resize(browser, width)
-    browser.get(comparison_page)
-    browser.execute_script("document.querySelectorAll('details').forEach(d => { d.open = true })")
-    browser.execute_script("window.dispatchEvent(new Event('beforeprint'))")
+    visit(browser, comparison_page, "compare", width)
+    unfold(browser)
     wait(browser, "[...document.querySelectorAll('.plot')].every(p => p.children.length)")
     bars = "document.querySelectorAll('.barlayer .point path, .bars .point path').length"
     assert browser.execute_script(f"return {bars}") >= 2 * len(SITES)

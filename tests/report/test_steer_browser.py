@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from helpers.browsing import MARKS, errors, resize, texts, wait
+from helpers.browsing import MARKS, errors, texts, visit, wait
 from helpers.study_results import add_study
 from saeworks.report.build import write_report
 
@@ -57,9 +57,7 @@ def page(fake_suite: Callable[..., Path], tmp_path_factory: pytest.TempPathFacto
 
 @pytest.mark.parametrize("width", [1280, 390])
 def test_pushed_concepts_read_well(browser: Any, page: str, width: int) -> None:
-    resize(browser, width)
-    browser.get("about:blank")
-    browser.get(page)
+    visit(browser, page, "steering", width)
     browser.execute_script("document.querySelector('[data-view=steer]').scrollIntoView()")
     wait(browser, "document.querySelectorAll('.pushes .plot .main-svg').length")
     assert texts(browser, ".pushes h4") == ["mood=happy", HOSTILE]

@@ -6,12 +6,13 @@ from typing import Any
 
 import pytest
 
+from helpers.reports import data_of, text_of
 from helpers.study_results import GRAPH, TITLES, add_studies, add_study
 from saeworks.errors import UserError
-from saeworks.report import build, studies
 from saeworks.report.build import write_report
+from saeworks.report.pages import studies
 from saeworks.report.suites import read_suites
-from saeworks.results.names import question
+from saeworks.results.names import ON_LATENTS, question
 from saeworks.results.series import Histogram
 
 SITES = ("layers.0", "layers.1")
@@ -23,12 +24,6 @@ def suites(make_suite: Any) -> list[Path]:
     for suite in made:
         add_studies(suite, SITES)
     return made
-
-
-def page_data(page: Path) -> dict[str, Any]:
-    text = page.read_text(encoding="utf-8")
-    data: dict[str, Any] = json.loads(text.split('id="data">')[1].split("</script>")[0])
-    return data
 
 
 def test_the_order_is_that_of_a_readers_questions():
@@ -44,24 +39,28 @@ def test_the_order_is_that_of_a_readers_questions():
     assert question("reconstruction") is None
 
 
+def test_every_evaluation_of_latents_stands_on_one_page():
+    named = [name for _, _, names in studies.PAGES.values() for name in names]
+    assert sorted(named) == sorted(ON_LATENTS)
+
+
 def test_each_evaluation_has_a_section_and_stands_nowhere_else(suites, make_suite, tmp_path):
     page = write_report(suites, tmp_path / "with")
-    html = page.read_text(encoding="utf-8")
-    order = [html.index(f'<section id="{name}"') for name in TITLES]
-    assert order == sorted(order)
-    assert order[-1] < html.index('<section id="latents"')
-    assert all(f'<a href="#{name}">{title}</a>' in html for name, title in TITLES.items())
+    html = text_of(page)
+    assert all(html.count(f'<section id="{name}"') == 1 for name in TITLES)
+    meaning = text_of(page, "meaning")
+    names = ("concepts", "explanations", "study")
+    assert all(f'<a href="#{name}">{TITLES[name]}</a>' in meaning for name in names)
 
     plain = [make_suite(k=k, sites=SITES, arch="gated") for k in (16, 64)]
-    without = page_data(write_report(plain, tmp_path / "without"))
-    data = page_data(page)
+    without = data_of(write_report(plain, tmp_path / "without"))
+    data = data_of(page)
     added = {name for name in data if name.startswith("study")}
     assert len(added) == 2 * len(TITLES)
     assert data.keys() - added == without.keys()
-    for group in ("by_layer", "histograms"):
+    for group in ("by_layer", "more", "histograms"):
         assert [c["id"] for c in data[group]] == [c["id"] for c in without[group]]
-    layers = html.index('<section id="layers"')
-    assert "Not FVU" not in html[layers : min(order)]
+    assert "Not FVU" not in text_of(page, "layers").split('id="data"')[0]
     fvu = next(chart for chart in data["by_layer"] if chart["id"] == "metric-fvu")
     assert max(y for line in fvu["series"] for y in line["y"]) < 1
 
@@ -98,7 +97,7 @@ def test_sites_that_are_not_the_suites_own_stay_in_their_section(make_suite, tmp
     suite = make_suite(sites=SITES)
     add_study(suite, "circuits_ioi", ("all layers", *SITES))
     page = write_report([suite], tmp_path / "out")
-    assert page_data(page)["sites"] == list(SITES)
+    assert data_of(page)["sites"] == list(SITES)
     section = studies.sections(read_suites([suite]))[0]
     assert [row.site for row in section.tables[0].rows] == [*SITES, "all layers"]
     assert section.measured == ""
@@ -121,11 +120,12 @@ def test_a_view_has_its_place_its_script_and_its_files(make_suite, tmp_path, mon
     page = write_report(made, tmp_path / "out")
     written = (tmp_path / "out" / "data" / "view-0-0-1-2.js").read_text(encoding="utf-8")
     assert written == 'saeworks.receive("view-0-0-1-2",{"edges":[0.0,1.0],"counts":[3]});\n'
-    html = page.read_text(encoding="utf-8")
+    html = text_of(page, "circuits")
     assert html.count('data-view="histogram"') == 1
+    assert "assets/views.js" in html
+    assert "assets/views.js" not in text_of(page, "steering")
     write_report([make_suite(k=8)], tmp_path / "out")
     assert not list((tmp_path / "out" / "data").glob("view-*"))
-    assert "views.js" in build.SCRIPTS
 
 
 @pytest.mark.parametrize(
@@ -154,16 +154,16 @@ def test_words_from_outside_are_escaped(make_suite, tmp_path):
     result = json.loads((suite / "results" / "circuits_ioi.json").read_text(encoding="utf-8"))
     result["evaluation"] = f"circuits_{hostile}"
     (suite / "results" / "circuits_ioi.json").write_text(json.dumps(result), encoding="utf-8")
-    html = write_report([suite], tmp_path / "out").read_text(encoding="utf-8")
+    html = text_of(write_report([suite], tmp_path / "out"))
     assert "<img" not in html
 
 
 def test_a_circuit_has_its_graph_and_one_that_does_not_fit_is_refused(suites, tmp_path):
-    html = write_report(suites, tmp_path / "without").read_text(encoding="utf-8")
+    html = text_of(write_report(suites, tmp_path / "without"))
     assert 'data-view="circuit"' not in html
     add_study(suites[0], "circuits_sva", ("all sites",), series={"graph": GRAPH})
     page = write_report(suites, tmp_path / "with")
-    assert page.read_text(encoding="utf-8").count('data-view="circuit"') == 1
+    assert text_of(page).count('data-view="circuit"') == 1
     (file,) = (tmp_path / "with" / "data").glob("view-*-0-*-*")  # the first view
     assert '"The"," horses"' in file.read_text(encoding="utf-8")
     beyond = {"source": 0, "target": 9, "weight": 1.0}

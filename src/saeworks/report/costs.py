@@ -1,9 +1,11 @@
 """What an SAE costs: operations per token of its training, seconds, parameters."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from saeworks.report.numbers import count, number
 from saeworks.report.suites import SuiteData
+from saeworks.report.summary import Cell, Column, Row, Table, all_sites
 from saeworks.results.metric import Metric
 
 
@@ -88,3 +90,24 @@ COSTS = (
         _parameters,
     ),
 )
+
+
+def table(suites: Sequence[SuiteData]) -> Table:
+    """What each suite's SAE costs at each site; without columns where nothing is known."""
+    places = [
+        (order, site, index, suite)
+        for order, site in enumerate(all_sites(suites))
+        for index, suite in enumerate(suites)
+        if site in suite.meta.sites
+    ]
+    known = [cost for cost in COSTS if any(cost.at(suite, site) for _, site, _, suite in places)]
+    rows = [
+        Row(site, order, index, suite.label, [cell(cost.at(suite, site)) for cost in known])
+        for order, site, index, suite in places
+    ]
+    return Table("What the SAEs cost", [Column(cost.id, cost.metric) for cost in known], rows)
+
+
+def cell(value: float | None) -> Cell:
+    """A cost, of millions in words."""
+    return Cell(number(value) if value is None or value < 1e6 else count(value), "", value)

@@ -12,12 +12,11 @@ from itertools import groupby
 from statistics import fmean
 from typing import Any
 
-from saeworks.report.costs import COSTS
+from saeworks.report.costs import COSTS, cell
 from saeworks.report.numbers import (
     count,
     decimals,
     measured,
-    number,
     rounded,
 )
 from saeworks.report.suites import SuiteData
@@ -280,13 +279,9 @@ def table(suites: Sequence[SuiteData]) -> tuple[list[Column], list[Row]]:
                 Cell(*measured(v, d), v.value if v else None)
                 for v, d in zip(values, digits, strict=True)
             ]
-            cells += [Cell(_spoken(x), "", x) for x in (cost.at(suite, site) for cost in costs)]
+            cells += [cell(cost.at(suite, site)) for cost in costs]
             rows.append(Row(site, order, index, suite.label, cells))
     return [*columns, *(Column(cost.id, cost.metric) for cost in costs)], rows
-
-
-def _spoken(value: float | None) -> str:
-    return number(value) if value is None or value < 1e6 else count(value)
 
 
 def _places(suites: Sequence[SuiteData]) -> Iterator[tuple[int, str, int]]:

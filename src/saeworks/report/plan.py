@@ -6,12 +6,10 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
-from saeworks import __version__
 from saeworks.files.access import write_text
-from saeworks.report.build import embedded_json, write_assets
+from saeworks.report.build import write_assets
 from saeworks.report.numbers import count, number
+from saeworks.report.page import Page, embedded_json, environment
 from saeworks.results.plan import Plan
 
 SCRIPTS = ("charts.js", "heat.js")
@@ -30,24 +28,32 @@ def write_plan_page(plan_path: Path, out: Path) -> Path:
     """
     plan = Plan.read(plan_path)
     shown = _shown(plan)
-    environment = Environment(
-        loader=PackageLoader("saeworks.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    page = environment.get_template("plan.html.jinja").render(
-        plan=plan,
-        facts=_facts(plan),
-        shown=shown,
-        number=number,
-        embedded=embedded_json(shown),
+    page = Page(
+        "plan",
+        "Groups",
+        "Which sites can share an SAE",
+        sections=(
+            ("groups", "Groups"),
+            ("distances", "Distances"),
+            ("number", "Number of groups"),
+        ),
+        data=shown,
         scripts=SCRIPTS,
-        version=__version__,
+    )
+    text = (
+        environment()
+        .get_template("plan.html.jinja")
+        .render(
+            plan=plan,
+            facts=_facts(plan),
+            page=page,
+            pages=[page],
+            shown=shown,
+            embedded=embedded_json(shown),
+        )
     )
     write_assets(out / "assets", SCRIPTS)
-    write_text(out / "index.html", page)
+    write_text(out / "index.html", text)
     return out / "index.html"
 
 
@@ -74,6 +80,7 @@ def _shown(plan: Plan) -> dict[str, Any]:
     cells = [v for m in (plan.distances.raw, plan.distances.centred) for row in m for v in row]
     return {
         "sites": plan.sites,
+        "search": [],
         "short": _short(plan.sites),
         "files": [],
         "heat": [

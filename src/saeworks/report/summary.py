@@ -117,6 +117,12 @@ def _values(suite: SuiteData, metric: str) -> dict[str, float]:
     return {site: v.value for site, v in by_site.items() if v is not None and v.value is not None}
 
 
+def span(suite: SuiteData, metric: str) -> str:
+    """A metric's least and largest value, with their sites; empty where it was not measured."""
+    values = _values(suite, metric)
+    return _span(values) if values else ""
+
+
 def _span(values: dict[str, float]) -> str:
     """`0.08 (layers.0) to 0.21 (layers.5)`, or the one value."""
     low, high = min(values, key=values.__getitem__), max(values, key=values.__getitem__)

@@ -1,72 +1,25 @@
-/* Charts by the page's theme, and loading of the data files. */
-/* global Plotly */
+/* Charts by the page's theme. */
+/* global Plotly, saeworks */
 "use strict";
 
-var saeworks = (function () {
-  const data = JSON.parse(document.getElementById("data").textContent);
+Object.assign(saeworks, (function () {
+  const { data, number, style } = saeworks;
   const shapes = ["circle", "square", "diamond", "triangle-up", "cross", "x", "star", "pentagon"];
   const signs = ["●", "■", "◆", "▲", "✚", "✖", "★", "⬟"];
   const viridis = [[68, 1, 84], [65, 68, 135], [42, 120, 142], [34, 168, 132], [122, 209, 81], [220, 227, 25]];
   const NAMED = 40; // categories on an axis that are all named
-  const dark = window.matchMedia("(prefers-color-scheme: dark)");
   const drawn = new Map(); // element → its chart, to draw again when the theme changes
   const legends = new Map();
-  const waiting = {};
-
-  /* A file on disk can be had by a script element alone: no fetch on file://. */
-  function fetchFile(name, kept) {
-    if (waiting[name]) return waiting[name].promise;
-    waiting[name] = {};
-    waiting[name].promise = new Promise(function (resolve, reject) {
-      const script = document.createElement("script");
-      const end = function (finish) {
-        script.remove();
-        if (!kept) delete waiting[name];
-        finish();
-      };
-      waiting[name].receive = (value) => end(() => resolve(value));
-      script.onerror = () => end(() => reject(new Error("data/" + name + ".js is missing")));
-      script.src = "data/" + name + ".js";
-      document.head.append(script);
-    });
-    return waiting[name].promise;
-  }
-
-  function load(name) {
-    return data.files.includes(name) ? fetchFile(name, true) : Promise.resolve(null);
-  }
-
-  /* A numbered part of a file that is too long to be loaded, and to be kept, as one. */
-  function loadPart(name, number) {
-    return fetchFile(name + "-" + number, false);
-  }
-
-  function receive(name, value) {
-    if (waiting[name]) waiting[name].receive(value);
-  }
-
-  function number(value) {
-    if (value === null || value === undefined || !Number.isFinite(value)) return "–";
-    if (value === 0) return "0";
-    const size = Math.abs(value);
-    if (size >= 1e6) return number(value / 1e6) + "M";
-    const text = Number.isInteger(value) || size >= 100 ? Math.round(value).toLocaleString("en") : size >= 1e-3 ? value.toPrecision(3) : value.toExponential(1);
-    return text.replace(/-/g, "−");
-  }
 
   /* Plotly reads a little HTML in its labels; names are to be shown, not read. */
   function plain(text) {
     return String(text).replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
   }
 
-  function style(name) {
-    return getComputedStyle(document.documentElement).getPropertyValue(name).trim();
-  }
-
   function colour(series) {
     if (series.site === undefined && series.shade === undefined) return style("--c" + series.suite % 8);
     const share = series.shade !== undefined ? series.shade : data.sites.length > 1 ? series.site / (data.sites.length - 1) : 0.5;
-    const place = (dark.matches ? 0.3 + 0.7 * share : 0.86 * share) * (viridis.length - 1);
+    const place = (saeworks.dark() ? 0.3 + 0.7 * share : 0.86 * share) * (viridis.length - 1);
     const from = Math.min(Math.floor(place), viridis.length - 2);
     const part = viridis[from].map((c, i) => Math.round(c + (viridis[from + 1][i] - c) * (place - from)));
     return "rgb(" + part.join(",") + ")";
@@ -220,7 +173,8 @@ var saeworks = (function () {
     drawWhenNear(element, data[element.dataset.chart][Number(element.dataset.index)]);
   }
   for (const element of document.querySelectorAll("[data-legend]")) {
-    legend(element, data[element.dataset.legend].flatMap((chart) => chart.series));
+    const { legend: group, index } = element.dataset; // of one chart, or of all in a group
+    legend(element, data[group].filter((_, i) => index === undefined || i === Number(index)).flatMap((chart) => chart.series));
   }
   /* Of many suites, those of one line at a time: its own colours tell them apart. */
   function showLine(select) {
@@ -247,7 +201,7 @@ var saeworks = (function () {
       show(select);
     }
   }
-  dark.addEventListener("change", function () {
+  saeworks.onTheme(function () {
     for (const [element, chart] of drawn) draw(element, chart);
     for (const [element, series] of legends) legend(element, series);
   });
@@ -255,5 +209,5 @@ var saeworks = (function () {
     for (const element of document.querySelectorAll(".plot")) if (element.chart && !element.closest("[hidden]")) draw(element, element.chart);
   });
 
-  return { data, load, loadPart, receive, number, draw, drawWhenNear, forget, legend };
-})();
+  return { plain, draw, drawWhenNear, forget, legend };
+})());

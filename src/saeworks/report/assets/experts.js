@@ -3,11 +3,9 @@
 "use strict";
 
 (function () {
+  const { plain, style } = saeworks;
   const section = document.getElementById("experts");
   if (!section) return;
-  const plain = (text) => String(text).replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
-  const style = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
-  const dark = window.matchMedia("(prefers-color-scheme: dark)");
   const percent = (share) => (share === null || share === undefined ? "–" : (100 * share).toFixed(share < 0.1 ? 1 : 0) + "%");
   const range = (n) => [...Array(n).keys()];
   const known = (values) => values.filter((v) => v !== null);
@@ -49,7 +47,7 @@
 
   /* Hues around the wheel, neighbours in number far apart in hue. */
   function hue(expert) {
-    return "hsl(" + ((expert * 137.5) % 360).toFixed(0) + "," + (dark.matches ? "65%,64%" : "62%,44%") + ")";
+    return "hsl(" + ((expert * 137.5) % 360).toFixed(0) + "," + (saeworks.dark() ? "65%,64%" : "62%,44%") + ")";
   }
 
   function cloud(tsne, which, word) {
@@ -246,7 +244,7 @@
     form.addEventListener("change", draw);
     draw();
   }
-  dark.addEventListener("change", function () {
+  saeworks.onTheme(function () {
     if (grid) showDuplicates();
     for (const part of shown) if (part.element.querySelector(".main-svg")) part.draw(part.element);
   });

@@ -3,9 +3,7 @@
 "use strict";
 
 (function () {
-  const plain = (text) => String(text).replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
-  const style = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
-  const dark = window.matchMedia("(prefers-color-scheme: dark)");
+  const { plain, style } = saeworks;
   const sites = saeworks.data.sites;
   const short = saeworks.data.short;
 
@@ -37,6 +35,6 @@
   }
 
   const all = () => document.querySelectorAll("[data-heat]").forEach(draw);
-  dark.addEventListener("change", all);
+  saeworks.onTheme(all);
   all();
 })();

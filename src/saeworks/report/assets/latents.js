@@ -1,5 +1,5 @@
 /* The browser of latents: their list, search, filters. The address holds all of its state:
-   #latents/SUITE/SITE/LATENT?find=TEXT&in=…, of fields that are not at their defaults. */
+   #SUITE/SITE/LATENT?find=TEXT&in=…, of fields that are not at their defaults. */
 /* global saeworks */
 "use strict";
 
@@ -28,6 +28,7 @@
   let shown = nothing(-1, -1);
   let listed = []; // places of latents that the list holds or would hold
   let chosen = null; // number of the latent whose page is shown
+  const first = saeworks.data.files.map((name) => /^latents-(\d+)-(\d+)$/.exec(name)).find(Boolean).slice(1).map(Number);
   let opened = 0, asked = 0, sought = 0; // turns: of sites, latents, searches
   const files = new Map(); // of the site that is shown, the last used behind
 
@@ -71,7 +72,7 @@
       if (text !== usual) kept.set(name, text);
     }
     const query = kept.toString();
-    return "#latents/" + shown.suite + "/" + shown.site + "/" + id + (query ? "?" + query : "");
+    return "#" + shown.suite + "/" + shown.site + "/" + id + (query ? "?" + query : "");
   }
 
   /* The address follows what is shown, without a step for the browser's way back. */
@@ -355,7 +356,7 @@
   }
 
   function follow() {
-    const parts = /^#latents\/(\d+)\/(\d+)\/(\d+)(?:\?(.*))?$/.exec(location.hash);
+    const parts = /^#(?:(\d+)\/(\d+)\/(\d+))?(?:\?(.*))?$/.exec(location.hash);
     if (!parts) return;
     const query = new URLSearchParams(parts[4] || "");
     let changed = false;
@@ -367,7 +368,7 @@
       setField(name, wanted[name]);
     }
     for (const name of ["sort", "in"]) if (!field(name)) setField(name, FIELDS[name]);
-    const [suite, site, id] = parts.slice(1, 4).map(Number);
+    const [suite, site, id] = parts[1] ? parts.slice(1, 4).map(Number) : [...first, null];
     if (FILTERS.some((name) => wanted[name])) section.querySelector(".filters").open = true;
     if (suite === shown.suite && site === shown.site) {
       wanted = null;
@@ -400,12 +401,9 @@
   function press(event) {
     const over = event.target;
     if (event.ctrlKey || event.metaKey || event.altKey || over.closest("input, select, textarea")) return;
-    const box = section.getBoundingClientRect();
-    if (box.bottom < 0 || box.top > window.innerHeight) return;
     const by = { j: 1, k: -1 }[event.key] || (list.contains(over) && { ArrowDown: 1, ArrowUp: -1 }[event.key]);
-    if (by) step(by);
-    else if (event.key === "/") form.elements.find.focus();
-    else return;
+    if (!by) return;
+    step(by);
     event.preventDefault();
   }
 
@@ -446,7 +444,6 @@
   page.addEventListener("pointerleave", () => { value.hidden = true; });
   window.addEventListener("scroll", () => { value.hidden = true; }, { passive: true });
   window.addEventListener("hashchange", follow);
-  const first = saeworks.data.files.map((name) => /^latents-(\d+)-(\d+)$/.exec(name)).find(Boolean);
-  if (/^#latents\/\d/.test(location.hash)) follow();
-  else if (first) open(Number(first[1]), Number(first[2]), null).catch(tellMissing);
+  if (location.hash.length > 1) follow();
+  else open(...first, null).catch(tellMissing);
 })();

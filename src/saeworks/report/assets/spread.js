@@ -3,12 +3,11 @@
 "use strict";
 
 (function () {
+  const { plain, style } = saeworks;
   const section = document.getElementById("spread");
   if (!section) return;
   const select = section.querySelector("select");
   const figures = document.getElementById("spread-figures");
-  const plain = (text) => String(text).replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
-  const style = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
   const percent = (share) => Math.round(100 * share) + "%";
 
   function draw(element, map) {
@@ -59,6 +58,6 @@
 
   select.form.addEventListener("submit", (event) => event.preventDefault());
   select.addEventListener("change", show);
-  window.matchMedia("(prefers-color-scheme: dark)").addEventListener("change", show);
+  saeworks.onTheme(show);
   show();
 })();

@@ -8,7 +8,6 @@
 "use strict";
 
 saeworks.view = function (name, draw) {
-  const dark = window.matchMedia("(prefers-color-scheme: dark)");
   const chosen = (box, key) => {
     const select = box.querySelector("[name=" + key + "]");
     return select ? select.value : box.querySelector(".drawing").dataset[key];
@@ -39,7 +38,7 @@ saeworks.view = function (name, draw) {
       if (!entries.some((entry) => entry.isIntersecting)) return;
       near.disconnect();
       show();
-      dark.addEventListener("change", show);
+      saeworks.onTheme(show);
     }, { rootMargin: "600px" });
     near.observe(drawing);
     box.querySelector("form").addEventListener("change", show);
@@ -52,5 +51,5 @@ saeworks.view = function (name, draw) {
 /* A latent's address in the browser of latents; null of a site whose latents are not there. */
 saeworks.latentAddress = function (suite, site, number) {
   const at = saeworks.data.sites.indexOf(site);
-  return saeworks.data.files.includes("latents-" + suite + "-" + at) ? "#latents/" + suite + "/" + at + "/" + number : null;
+  return saeworks.data.files.includes("latents-" + suite + "-" + at) ? "latents.html#" + suite + "/" + at + "/" + number : null;
 };

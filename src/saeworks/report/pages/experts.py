@@ -1,4 +1,4 @@
-"""The section on experts: how the work is shared, how alike latents are, over N and k.
+"""The page on experts: how the work is shared, how alike latents are, over N and k.
 
 SAEs without experts stand beside the others as if cut into blocks of latents.
 """
@@ -9,12 +9,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from saeworks.report import charts, frontier
+from saeworks.report.baseline import ratios
+from saeworks.report.beside import beside, routed, shares
 from saeworks.report.numbers import (
     decimals,
     measured,
     number,
     rounded,
 )
+from saeworks.report.page import CHARTS, Page, Report, Verdict
 from saeworks.report.suites import SuiteData
 from saeworks.report.summary import (
     Cell,
@@ -84,8 +87,40 @@ class ExpertsSection:
         return {"experts_depth": self.depth, "duplicates": self.duplicates}
 
 
+def page(report: Report) -> Page | None:
+    """None where no suite has experts."""
+    suites = report.suites
+    with_experts = {at for at, suite in enumerate(suites) if routed(suite)}
+    shown = section(suites) if with_experts else None
+    if shown is None:
+        return None
+    told = [one for one in beside(suites) if one.index in with_experts]
+    sentences = [one.sentence for one in told if not shares(one.suite)]
+    drawn = ratios(suites, with_experts)
+    sections = [("experts_costs", "What experts save")] if drawn else []
+    sections += [("experts", "Work and duplicates")]
+    sections += [("detail", "One SAE in detail")] if shown.files else []
+    return Page(
+        "experts",
+        "Experts",
+        "How experts share the work",
+        sections=sections,
+        context={"alike": shown, "sentences": [one.sentence for one in told]},
+        data={"expert_ratios": drawn} | shown.data,
+        scripts=(*CHARTS, "experts.js"),
+        files=shown.files.items(),
+        loads=list(shown.files),
+        verdict=Verdict(sentences or _counts(suites), next(iter([*drawn, *shown.depth]), None)),
+    )
+
+
+def _counts(suites: Sequence[SuiteData]) -> list[str]:
+    counts = (f"{s.options[EXPERTS]} ({s.label})" for s in suites if routed(s))
+    return [f"Each token goes to some of the experts of an SAE: {', '.join(counts)}."]
+
+
 def section(suites: Sequence[SuiteData]) -> ExpertsSection | None:
-    """The section on experts; None if nothing in it was measured.
+    """What was measured of experts and of duplicates; None if nothing was.
 
     Raises:
         UserError: if a series of a result is not what it should be.

@@ -1,4 +1,5 @@
-"""What latents mean and do: a section for each evaluation of `results.names.ON_LATENTS`.
+"""The pages on what latents mean and do: a section for each evaluation of
+`results.names.ON_LATENTS`.
 
 A section has what its results say of themselves: title, findings, declared figures, metrics; and
 views, which a script of their own draws of a series.
@@ -22,11 +23,19 @@ from saeworks.report.figures import (
     metrics_table,
 )
 from saeworks.report.numbers import count
+from saeworks.report.page import CHARTS, Page, Report, Verdict
 from saeworks.report.suites import SuiteData
 from saeworks.report.summary import Table
-from saeworks.results.names import question
+from saeworks.results.names import EXPLANATIONS, question
 from saeworks.results.records import plain
 from saeworks.results.series import GRAPH, STEERED, CircuitGraph, SteeredConcepts
+
+PAGES: dict[str, tuple[str, str, tuple[str, ...]]] = {
+    "circuits": ("Circuits", "What tasks run through", ("circuits_*",)),
+    "meaning": ("Meaning", "What latents mean", ("concepts", "concepts_*", EXPLANATIONS, "study")),
+    "steering": ("Steering", "What pushing a latent does", ("steer",)),
+}
+"""Page → its title, its heading, and the evaluations that stand on it, `*` for any name."""
 
 SHOWN = 4
 """Findings of a suite that are not folded away."""
@@ -129,20 +138,56 @@ class StudySection:
         panels = (any("panel" in chart for chart in group.charts) for group in self.figures)
         return next((at for at, has in enumerate(panels) if has), 0)
 
-    def data(self) -> dict[str, list[Chart]]:
-        """The charts, by the names of their groups."""
-        return {group.id: group.charts for group in self.figures}
+
+def page(name: str, report: Report) -> Page | None:
+    """A page of `PAGES`; None where nothing on it was measured."""
+    title, heading, evaluations = PAGES[name]
+    shown = sections(report.suites, evaluations)
+    if not shown:
+        return None
+    files = {name: value for section in shown for name, value in section.files.items()}
+    views = dict.fromkeys(f"{one.view.name}.js" for section in shown for one in section.views)
+    return Page(
+        name,
+        title,
+        heading,
+        template="studies",
+        sections=[(section.id, section.title) for section in shown],
+        context={"studies": shown},
+        data={group.id: group.charts for section in shown for group in section.figures},
+        scripts=(*CHARTS, *(("views.js", *views) if views else ())),
+        files=files.items(),
+        loads=list(files),
+        verdict=_verdict(shown),
+    )
 
 
-def sections(suites: Sequence[SuiteData]) -> list[StudySection]:
-    """A section for each evaluation that some suite has.
+def _verdict(shown: Sequence[StudySection]) -> Verdict:
+    """The first finding of each section, and the first chart."""
+    told = [
+        f"{findings.label}: {findings.first[0]}" if findings.label else findings.first[0]
+        for section in shown
+        for findings in section.findings[:1]
+    ]
+    drawn = (chart for section in shown for group in section.figures for chart in group.charts)
+    return Verdict(told, next(drawn, None))
+
+
+def sections(
+    suites: Sequence[SuiteData], evaluations: Sequence[str] = ("*",)
+) -> list[StudySection]:
+    """A section for each of the evaluations that some suite has.
 
     Raises:
         UserError: if what a figure or a view draws is not what it should be.
     """
     names = {name: None for suite in suites for name in suite.studies}
     ordered = sorted(names, key=lambda name: (question(name) or 0, name))
-    return [_section(name, at, suites) for at, name in enumerate(ordered)]
+    return [
+        _section(name, at, suites)
+        for at, name in enumerate(ordered)
+        if any(fnmatchcase(name, evaluation) for evaluation in evaluations)
+    ]
 
 
 def _section(name: str, at: int, suites: Sequence[SuiteData]) -> StudySection:

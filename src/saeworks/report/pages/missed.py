@@ -1,4 +1,4 @@
-"""The audit's section: verdicts first, then the numbers behind them, each figure with its table.
+"""The page on what is missed: verdicts first, then the numbers behind them, figures and tables.
 
 All of it is what `saeworks audit` left in results/audit.json. Figures are those that its sections
 declare; here are the chapters in which they stand.
@@ -21,6 +21,7 @@ from saeworks.report.figures import (
     places,
 )
 from saeworks.report.numbers import count
+from saeworks.report.page import CHARTS, Page, Report, Verdict
 from saeworks.report.suites import SuiteData
 from saeworks.report.summary import Cell, Column, Row, Table
 from saeworks.results.audit import AuditResult
@@ -114,15 +115,21 @@ class Verdicts:
 class Block:
     """One chapter: its figures and its tables."""
 
+    id: Chapter
     title: str
     lead: str
     figures: list[Group]
     tables: list[Table]
     notes: list[str]
 
+    @property
+    def panels(self) -> bool:
+        """Whether it shows one suite at a time."""
+        return any("panel" in chart for group in self.figures for chart in group.charts)
+
 
 @dataclass(frozen=True)
-class AuditPage:
+class Audits:
     """All that the page shows of the audits."""
 
     verdicts: list[Verdicts]
@@ -131,25 +138,44 @@ class AuditPage:
     """Those to choose between, where not all are shown at once: number, label."""
     blocks: list[Block]
 
-    @property
-    def choice_at(self) -> int:
-        """The block, from 1, before which a suite is chosen: the first that shows one at a time."""
-        return next(
-            (
-                at
-                for at, block in enumerate(self.blocks, start=1)
-                if any("panel" in chart for group in block.figures for chart in group.charts)
-            ),
-            0,
-        )
-
     def data(self) -> dict[str, list[Chart]]:
         """The charts, by the names of their groups."""
         return {group.id: group.charts for block in self.blocks for group in block.figures}
 
 
-def section(suites: Sequence[SuiteData]) -> AuditPage | None:
-    """The audit's page; None if no suite was audited.
+def page(report: Report) -> Page | None:
+    """None if no suite was audited."""
+    audits = audited(report.suites)
+    if audits is None:
+        return None
+    data = audits.data()
+    first = [chart for charts_ in data.values() for chart in charts_]
+    return Page(
+        "missed",
+        "What is missed",
+        "What the SAEs miss",
+        "The error e = x − x̂ of every SAE, split into ℓ, its best affine prediction from the "
+        "activation x, and u, the rest; fitted on some held-out documents, measured on others, "
+        "with 95% intervals over those.",
+        sections=[
+            ("verdicts", "Verdicts"),
+            *((block.id, block.title) for block in audits.blocks),
+        ],
+        context={"audit": audits},
+        data=data,
+        scripts=CHARTS,
+        verdict=Verdict(_worst(audits), next(iter(first), None)),
+    )
+
+
+def _worst(audits: Audits) -> list[str]:
+    """The first sentence of each suite's last site: the errors of early layers are small."""
+    last = ((one, one.sites[-1]) for one in audits.verdicts if one.sites)
+    return [f"{one.label}, {site.name}: {site.first}" for one, site in last][:3]
+
+
+def audited(suites: Sequence[SuiteData]) -> Audits | None:
+    """What the audits say; None if no suite was audited.
 
     Raises:
         UserError: if what a figure draws is not what it should be.
@@ -166,7 +192,7 @@ def section(suites: Sequence[SuiteData]) -> AuditPage | None:
     )
     blocks = [_block(key, sources) for key in CHAPTERS]
     blocks[-1].tables.append(_measured_at(sources, audits))
-    return AuditPage(
+    return Audits(
         [_verdicts(source, audit) for source, audit in zip(sources, audits, strict=True)],
         list(dict.fromkeys(assumptions)),
         [(source.index, source.label) for source in sources] if len(sources) > 1 else [],
@@ -214,6 +240,7 @@ def _block(chapter: Chapter, sources: Sequence[FigureSource]) -> Block:
     tables += [lists_table(name, f, sources) for name, f in here if f.kind == "table"]
     told = widths.families(sources) if chapter == "widths" else []
     return Block(
+        chapter,
         *CHAPTERS[chapter],
         widths.drawn(told) + groups("audit", drawn),
         widths.tables(told) + [table for table in tables if table],

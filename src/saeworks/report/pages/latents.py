@@ -1,11 +1,13 @@
-"""The data of the latent browser."""
+"""The page on latents: the data of their browser."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
+from itertools import chain
 from typing import Any
 
 from saeworks.report.numbers import rounded
-from saeworks.report.of_latents import LatentNotes
+from saeworks.report.of_latents import LatentNotes, told
+from saeworks.report.page import Page, Report, Verdict
 from saeworks.report.suites import PackedLatents
 from saeworks.results.names import CONCEPTS, EXPERTS
 from saeworks.results.series import CHOICE, Latent, TokenContext, TokenEffect
@@ -18,6 +20,35 @@ CHUNK = 10_000
 LONGEST = 200
 """Characters of an explanation in the list."""
 NOTHING = LatentNotes()
+SCRIPTS = ("charts.js", "latent.js", "latents.js")
+
+
+def page(report: Report) -> Page | None:
+    """None where no latents were kept.
+
+    The names of files are of numbers alone: a site's name comes from outside.
+    """
+    browsed = {
+        f"latents-{s}-{i}": (suite.latents[site], told(suite, site))
+        for s, suite in enumerate(report.suites)
+        for i, site in enumerate(report.sites)
+        if suite.latents.get(site)
+    }
+    if not browsed:
+        return None
+    kept = sum(len(latents) for latents, _ in browsed.values())
+    return Page(
+        "latents",
+        "Latents",
+        "One latent at a time",
+        "Held-out text on which a latent is most active, and what is known of it. The stronger the "
+        "colour, the stronger the activation; point at a token, or tap it, for the value. The "
+        "address in the browser's bar leads back to what is shown.",
+        scripts=SCRIPTS,
+        files=chain.from_iterable(files(name, *of_site) for name, of_site in browsed.items()),
+        loads=list(browsed),
+        verdict=Verdict([f"{kept:,} latents to look at, with the text on which they fire."]),
+    )
 
 
 def files(

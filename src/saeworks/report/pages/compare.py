@@ -1,0 +1,54 @@
+"""The page that puts suites side by side: beside their baseline, over seeds, over sparsity."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from saeworks.report import baseline, frontier, over_seeds, summary
+from saeworks.report.beside import beside
+from saeworks.report.page import CHARTS, Page, Report, Verdict
+
+Chart = dict[str, Any]
+
+
+def page(report: Report) -> Page | None:
+    """None of one suite that was compared with none."""
+    suites = report.suites
+    contests = baseline.contests(suites)
+    drawn = baseline.charts(suites)
+    over_sparsity = frontier.charts(suites)
+    sentences = [] if report.many and len(report.lines) > 1 else summary.comparison(suites)
+    told = [one.sentence for one in beside(suites)]
+    if not (drawn or over_sparsity or sentences or told):
+        return None
+    columns, rows = frontier.table(suites)
+    sections = [("baseline", "Beside the baseline")] if drawn else []
+    sections += [("frontier", "Over sparsity and cost")] if over_sparsity else []
+    beside_columns, beside_rows = baseline.table(suites)
+    seeds_columns, seeds_rows = over_seeds.table(suites)
+    axes = {axis["id"]: axis["title"] for chart in over_sparsity for axis in chart["axes"]}
+    return Page(
+        "compare",
+        "Side by side",
+        "Suites side by side",
+        sections=sections,
+        context={
+            "sentences": [*told, *sentences],
+            "baselines": list(dict.fromkeys(contest.name for contest in contests)),
+            "beside_columns": beside_columns,
+            "beside_rows": beside_rows,
+            "seeds_columns": seeds_columns,
+            "seeds_rows": seeds_rows,
+            "frontier_axes": axes,
+            "frontier_columns": columns,
+            "frontier_rows": rows,
+        },
+        data={"baseline": drawn, "frontier": over_sparsity},
+        scripts=(*CHARTS, "frontier.js"),
+        verdict=Verdict([*told, *sentences][:4], _first([*drawn, *over_sparsity])),
+    )
+
+
+def _first(drawn: Sequence[Chart]) -> Chart | None:
+    """What suites cost against what they lose, where both are known."""
+    by_rank = sorted(drawn, key=lambda chart: not chart["id"].startswith("cost-flops"))
+    return next(iter(by_rank), None)
