@@ -6,18 +6,11 @@ Every suite of a family tells the same of it, so it is drawn once, of the first.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from saeworks.report.figures import (
-    Chart,
-    FigureSource,
-    Group,
-    Point,
-    chart_of,
-    line_of,
-    places,
-    stacked,
-)
+from saeworks.report.figures import Group
+from saeworks.report.marks import Chart, Point, chart_of, line_of, stacked, ticks
 from saeworks.report.numbers import measured, number
-from saeworks.report.summary import Cell, Column, Row, Table
+from saeworks.report.sources import FigureSource, places
+from saeworks.report.tables import Cell, Column, Row, Table
 from saeworks.results.families import SECTION, Family, Law, NormPair
 from saeworks.results.figure import GREY, LINEAR, NONLINEAR, Trace
 from saeworks.results.metric import Metric, Value
@@ -51,7 +44,7 @@ def families(sources: Sequence[FigureSource]) -> list[Told]:
         UserError: if a series on scaling is not what it should be.
     """
     told: dict[tuple[object, ...], Told] = {}
-    for order, site, source in places(sources):
+    for (order, site, _, _), source in places(sources):
         section = source.sections.get(SECTION)
         series = section.series.get(site) if section else None
         if not series:
@@ -75,8 +68,7 @@ def stacks(told: Sequence[Told]) -> list[Chart]:
             for part in sae.parts:
                 points[part.label].append((place, str(sae.width), part.value))
         bars = [line_of(trace, points[label], "stack") for label, trace in traces.items()]
-        ticks = {"values": list(range(len(saes))), "text": [str(sae.width) for sae in saes]}
-        x, y = {"title": "latents", "ticks": ticks}, {"title": "FVU", "zero": True}
+        x, y = ticks([str(sae.width) for sae in saes], "latents"), {"title": "FVU", "zero": True}
         chart = chart_of(f"widths-{at}", family.title, stacked(bars), x, y)
         out.append(chart | {"stack": True})
     return out
@@ -98,8 +90,7 @@ def laws(told: Sequence[Told]) -> list[Chart]:
             curve = [(width, f"{number(width)} latents", Value(fvu)) for width, fvu in pairs]
             lines.append(line_of(Trace("law", ink=GREY, mark="lines"), curve, "line"))
         x, y = {"title": "latents", "log": True}, {"title": "", "log": True}
-        chart = chart_of(f"law-{at}", family.title, lines, x, y)
-        out.append(chart | {"description": _in_words(law)})
+        out.append(chart_of(f"law-{at}", family.title, lines, x, y, _in_words(law)))
     return out
 
 
@@ -121,8 +112,7 @@ def per_token(told: Sequence[Told]) -> list[Chart]:
             line_of(Trace("from ‖e‖", ink=LINEAR), alone, "bar"),
             line_of(Trace("from ‖e‖ and ‖u‖", ink=NONLINEAR), both, "bar"),
         ]
-        ticks = {"values": list(range(len(pairs))), "text": names}
-        x = {"title": "latents, from → of", "ticks": ticks, "angle": -40}
+        x = ticks(names, "latents, from → of") | {"angle": -40}
         if pairs:
             y = {"title": "", "zero": True}
             out.append(chart_of(f"token-{at}", family.title, bars, x, y))

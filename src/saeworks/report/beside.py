@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from saeworks.report.baseline import contests
+from saeworks.report.contests import contests
 from saeworks.report.numbers import number
 from saeworks.report.suites import SuiteData
 from saeworks.results.headlines import FVU

@@ -1,8 +1,4 @@
-"""Charts as data: what is drawn, without colours or sizes, which the page chooses by its theme.
-
-A chart is {id, title, description, better, x: axis, y: axis, series: [...]}; a series has name,
-x, y, low and high (or null), `suite` and `site` numbers for its colour, and `shape`, `kind`.
-"""
+"""Charts over the layers, histograms, and curves of the training."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,15 +6,15 @@ from typing import Any
 
 from saeworks.files.seals import RESULTS
 from saeworks.report import figures
+from saeworks.report.marks import Chart, chart_of, series_of, ticks
 from saeworks.report.numbers import number, rounded
+from saeworks.report.sources import FigureSource, declared
 from saeworks.report.suites import SuiteData
 from saeworks.report.summary import all_metrics, all_sites
 from saeworks.results.headlines import DELTA_CE, FVU, L0
 from saeworks.results.log import LogLine
 from saeworks.results.metric import Metric
 from saeworks.results.names import ON_EXPERTS
-
-Chart = dict[str, Any]
 
 POINTS = 300
 """Points of a training curve that are kept: more than a chart's pixels can tell apart."""
@@ -41,19 +37,19 @@ def by_layer(
     sites = all_sites(suites)
     axis, places = _layer_axis(sites)
     charts = [
-        {
-            "id": f"metric-{name}",
-            "title": metric.title,
-            "description": metric.description,
-            "better": metric.better,
-            "x": axis,
-            "y": {"title": metric.unit, "zero": _from_zero(suites, name, metric)},
-            "series": [
+        chart_of(
+            f"metric-{name}",
+            metric.title,
+            [
                 series
                 for index, suite in enumerate(suites)
                 for series in _layer_series(suite, index, name, places)
             ],
-        }
+            axis,
+            {"title": metric.unit, "zero": _from_zero(suites, name, metric)},
+            metric.description,
+            metric.better,
+        )
         for name, metric in (all_metrics(suites) if metrics is None else metrics).items()
     ]
     return [chart | {"flat": _flat(chart)} for chart in charts]
@@ -99,8 +95,7 @@ def _layer_axis(sites: Sequence[str]) -> tuple[Chart, dict[str, tuple[str, float
         title = f"layer ({distinct[0]})" if len(distinct) == 1 else "layer"
         places = {s: (families[s], float(n.group())) for s, n in numbers.items() if n}
         return {"title": title, "whole": True}, places
-    ticks = {"values": list(range(len(sites))), "text": list(sites)}
-    return {"title": "site", "ticks": ticks}, {s: ("", float(i)) for i, s in enumerate(sites)}
+    return ticks(sites, "site"), {s: ("", float(i)) for i, s in enumerate(sites)}
 
 
 def _layer_series(
@@ -114,17 +109,9 @@ def _layer_series(
             if family_of_site == family and (value := suite.value(site, metric)) is not None
         )
         if points:
-            yield {
-                "name": suite.label if len(families) == 1 else f"{suite.label} {family}",
-                "x": [place for place, _, _ in points],
-                "y": [rounded(v.value) for _, _, v in points],
-                "low": [rounded(v.low) for _, _, v in points],
-                "high": [rounded(v.high) for _, _, v in points],
-                "text": [site for _, site, _ in points],
-                "suite": index,
-                "shape": index if len(families) == 1 else shape,
-                "kind": "both",
-            }
+            alone = len(families) == 1
+            name = suite.label if alone else f"{suite.label} {family}"
+            yield series_of(name, points, suite=index, shape=index if alone else shape)
 
 
 def histograms(suites: Sequence[SuiteData]) -> list[Chart]:
@@ -135,7 +122,7 @@ def histograms(suites: Sequence[SuiteData]) -> list[Chart]:
     """
     sites = all_sites(suites)
     sources = [
-        figures.FigureSource(
+        FigureSource(
             index,
             suite.label,
             sites,
@@ -146,7 +133,7 @@ def histograms(suites: Sequence[SuiteData]) -> list[Chart]:
     ]
     return [
         chart
-        for name, figure in figures.declared(sources)
+        for name, figure in declared(sources)
         if figure.kind == "histogram"
         for chart in figures.charts(name, figure, sources)
     ]

@@ -2,10 +2,12 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from saeworks.report.numbers import count, number
 from saeworks.report.suites import SuiteData
-from saeworks.report.summary import Cell, Column, Row, Table, all_sites
+from saeworks.report.summary import all_sites
+from saeworks.report.tables import Cell, Column, Row, Table
 from saeworks.results.metric import Metric
 
 
@@ -111,3 +113,55 @@ def table(suites: Sequence[SuiteData]) -> Table:
 def cell(value: float | None) -> Cell:
     """A cost, of millions in words."""
     return Cell(number(value) if value is None or value < 1e6 else count(value), "", value)
+
+
+@dataclass(frozen=True)
+class TrainingCost:
+    """What the training of each suite cost, by the suite's path."""
+
+    id: str
+    name: str
+    unit: str
+    about: str
+    values: dict[Path, float]
+
+
+def flops_of(suites: Sequence[SuiteData]) -> TrainingCost:
+    """Operations, in the largest unit of which some suite has one."""
+    values = {suite.path: x for suite in suites if (x := _training_flops(suite))}
+    largest = max(values.values(), default=0.0)
+    size, prefix = next(
+        ((size, p) for size, p in ((1e18, "E"), (1e15, "P"), (1e12, "T")) if largest >= size),
+        (1e9, "G"),
+    )
+    about = "As recorded by the training."
+    if not all("flops" in suite.meta.cost for suite in suites):
+        about = (
+            "By the paper's count: N·L·(24d² + 4·context·d) for the language model, shared by all "
+            "suites of a run but counted for each, and 10·d·M·N for an SAE."
+        )
+    values = {path: x / size for path, x in values.items()}
+    return TrainingCost("flops", "FLOPs of training", f"{prefix}FLOP", about, values)
+
+
+def seconds_of(suites: Sequence[SuiteData]) -> TrainingCost:
+    """Seconds of the training loop."""
+    values = {suite.path: suite.meta.seconds for suite in suites if suite.meta.seconds}
+    about = "Wall-clock of the training loop, with whatever else was trained in the same run."
+    return TrainingCost("seconds", "measured seconds", "seconds", about, values)
+
+
+def _training_flops(suite: SuiteData) -> float | None:
+    """As recorded; else by the paper's count: A + G·T with A = N·L·(24d² + 4·context·d) for the
+    language model and T = 10·d·M·N for an SAE (Group-SAE, 2410.21508)."""
+    recorded = suite.meta.cost.get("flops")
+    if isinstance(recorded, int | float):
+        return float(recorded)
+    meta, width = suite.meta, suite.options.get("width")
+    d = next((site.d for site in meta.sites.values()), None)
+    if not (meta.tokens and meta.groups and d and isinstance(width, int)):
+        return None
+    context = meta.text.get("context")
+    context = context if isinstance(context, int) else 1024
+    lm = meta.tokens * (meta.model.layers or 0) * (24 * d**2 + 4 * context * d)
+    return float(lm + len(meta.groups) * 10 * d * width * meta.tokens)

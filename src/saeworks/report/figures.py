@@ -1,109 +1,34 @@
-"""Figures as their studies declare them, as data of charts and tables for one suite or several.
+"""Figures as their studies declare them, as data of charts for one suite or several.
 
-A chart is {id, title, description, better, x: axis, y: axis, series: [...]}; a series has name,
-x, y, low and high (or null), `suite` and `site` numbers for its colour, and `shape`, `kind`. A
-chart of one suite has the suite's number as its `panel` where there are several to choose from.
+A chart of one suite has the suite's number as its `panel` where there are several to choose from.
 """
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from saeworks.errors import UserError
-from saeworks.report.baseline import site_axis
-from saeworks.report.numbers import decimals, measured, number, rounded
-from saeworks.report.summary import Cell, Column, Row, Table
-from saeworks.results.figure import Axis, Figure, Trace
+from saeworks.report.marks import (
+    Chart,
+    Point,
+    chart_of,
+    line_of,
+    series_of,
+    site_axis,
+    stacked,
+    ticks,
+)
+from saeworks.report.numbers import rounded
+from saeworks.report.sources import FigureSource, points
+from saeworks.results.figure import Figure, Trace
 from saeworks.results.metric import Metric, Value
-from saeworks.results.names import command
-from saeworks.results.result import Result
-from saeworks.results.section import Section
-
-Chart = dict[str, Any]
-Point = tuple[int | float | str, str, Value | None]
-"""x (in a table: a head), what to call it, y."""
 
 NO_TICKS: Chart = {"values": [], "text": []}
 """Of an axis along which suites stand in the order of the legend."""
-MARKS = {"bar": "bars", "stack": "bars", "scatter": "points", "histogram": "steps"}
 SHOWN_AT_ONCE = 4
 """Suites whose charts stand side by side where a figure asks for it; of more, one at a time."""
 MANY_SCATTERS, SMALL_SAMPLE = 12, 150
 """Of more scatters than that, each has no more points than that."""
-
-
-@dataclass(frozen=True)
-class FigureSource:
-    """The sections, or the results, of one suite that figures are drawn of.
-
-    Attributes:
-        index: the suite's number in the report.
-        file: that holds all sections; where each is a result of its own, their folder.
-    """
-
-    index: int
-    label: str
-    sites: list[str]
-    sections: Mapping[str, Section | Result]
-    file: Path
-
-    def value(self, site: str, section: str, metric: str) -> Value | None:
-        """A number, or None where it was not measured or is undefined; `metric` may name another
-        section before a dot."""
-        if "." in metric:
-            section, _, metric = metric.partition(".")
-        known = self.sections.get(section)
-        value = known.sites.get(site, {}).get(metric) if known else None
-        return value if value is not None and value.value is not None else None
-
-    def metric(self, section: str, key: str) -> Metric | None:
-        """The metric that a key names."""
-        known = self.sections.get(section)
-        return known.metrics.get(key) if known else None
-
-    def entries(self, site: str, section: str, key: str) -> list[Any] | None:
-        """A list of a site's series, None where there is none.
-
-        Raises:
-            UserError: if it is no list of finite numbers, nulls or words.
-        """
-        known = self.sections.get(section)
-        value: Any = known.series.get(site) if known else None
-        for part in key.split("."):
-            value = value.get(part) if isinstance(value, Mapping) else None
-        if value is None:
-            return None
-        if not isinstance(value, list) or not all(_drawable(entry) for entry in value):
-            raise UserError(self.broken(site, section, key, "no list of finite numbers"))
-        return value
-
-    def broken(self, site: str, section: str, key: str, why: str) -> str:
-        """The error for a series that is not what it should be."""
-        file, place, again = self.file, f"series.{site}.{key}", command(section)
-        if isinstance(self.sections[section], Section):
-            place, again = f"sections.{section}.{place}", "saeworks audit"
-        else:
-            file = file / f"{section}.json"
-        return f"{file}: {place!r} is {why}; run `{again}` again"
-
-
-def _drawable(entry: Any) -> bool:
-    if isinstance(entry, float):
-        return math.isfinite(entry)
-    return entry is None or (isinstance(entry, str | int) and not isinstance(entry, bool))
-
-
-def declared(sources: Sequence[FigureSource]) -> list[tuple[str, Figure]]:
-    """Every figure once, with the section that declares it."""
-    first = {
-        figure.id: (name, figure)
-        for source in reversed(sources)
-        for name, section in source.sections.items()
-        for figure in section.figures
-    }
-    return list(first.values())
 
 
 def charts(section: str, figure: Figure, sources: Sequence[FigureSource]) -> list[Chart]:
@@ -140,7 +65,7 @@ def _of_traces(
     if any(trace.y for trace in figure.traces):
         for at, site in enumerate(source.sites):
             lines = [
-                line_of(trace, _points(section, figure, trace, source, site, most), figure.kind)
+                line_of(trace, points(section, figure, trace, source, site, most), figure.kind)
                 for trace in figure.traces
             ]
             chart = _chart(section, figure, [source], lines, f"{source.index}-{at}")
@@ -162,7 +87,7 @@ def _of_sites(
     axis: Chart = {}
     if figure.traces[0].y:
         of_site = {
-            site: _points(section, figure, figure.traces[0], source, site, most)
+            site: points(section, figure, figure.traces[0], source, site, most)
             for site in source.sites
         }
     else:
@@ -179,11 +104,10 @@ def _of_sites(
             for site in source.sites
         }
         if all(t.at is None for t in known):
-            ticks = {"values": list(range(len(known))), "text": [t.label for t in known]}
-            axis = {"title": figure.x.title, "ticks": ticks}
+            axis = ticks([t.label for t in known], figure.x.title)
     lines = [
-        series_of(site, points) | {"site": at, "shape": at}
-        for at, (site, points) in enumerate(of_site.items())
+        series_of(site, marks, site=at, shape=at)
+        for at, (site, marks) in enumerate(of_site.items())
     ]
     yield _chart(section, figure, [source], lines, str(source.index), axis)
 
@@ -211,7 +135,7 @@ def _suites_of_lists(
         lines = [
             line_of(
                 Trace(source.label, ink=source.index),
-                _points(section, figure, figure.traces[0], source, site, None),
+                points(section, figure, figure.traces[0], source, site, None),
                 figure.kind,
             )
             for source in sources
@@ -242,28 +166,6 @@ def _above_zero(value: Value | None) -> bool:
     return value is not None and value.low is not None and value.low > 0
 
 
-def _points(
-    section: str, figure: Figure, trace: Trace, source: FigureSource, site: str, most: int | None
-) -> list[Point]:
-    """Two lists of a site's series; in a scatter the first of their points."""
-    x, y = (source.entries(site, section, key) for key in (trace.x, trace.y))
-    if x is None or y is None:
-        return []
-    if figure.kind == "histogram" and y:  # the last count reaches to the last edge
-        y = [*y, y[-1]]
-    if len(x) != len(y):
-        why = f"{len(y)} numbers, for {len(x)} of {trace.x!r}"
-        raise UserError(source.broken(site, section, trace.y, why))
-    if figure.kind == "scatter":
-        x, y = x[:most], y[:most]
-    return [(a, _called(a, figure.x), Value(b)) for a, b in zip(x, y, strict=True) if a is not None]
-
-
-def _called(value: Any, axis: Axis) -> str:
-    words = value if isinstance(value, str) else number(value)
-    return axis.each.replace("{}", words) if axis.each else f"{words} {axis.title}"
-
-
 def _chart(
     section: str,
     figure: Figure,
@@ -289,10 +191,10 @@ def _chart(
         title, y["title"] = sources[0].label, title
     caption = figure.caption or (first.description if figure.lines == "suites" else "")
     id_ = "-".join(filter(None, (figure.id, at)))
-    chart = chart_of(id_, title, stacked(lines) if figure.kind == "stack" else lines, x, y)
+    drawn = stacked(lines) if figure.kind == "stack" else lines
+    agreed = better.pop() if len(better) == 1 else None
     return (
-        chart
-        | {"description": caption, "better": better.pop() if len(better) == 1 else None}
+        chart_of(id_, title, drawn, x, y, caption, agreed)
         | ({"stack": True} if figure.kind == "stack" else {})
         | ({"wide": True} if figure.wide else {})
     )
@@ -316,63 +218,6 @@ def _on_one_scale(drawn: list[Chart]) -> list[Chart]:
     highest = max((top for top in tops if top is not None), default=1.0)
     scale = {"range": [0, rounded(1.05 * highest)]}
     return [chart | {"y": chart["y"] | scale} for chart in drawn]
-
-
-def chart_of(id_: str, title: str, series: Sequence[Chart], x: Chart, y: Chart) -> Chart:
-    """A chart without a description."""
-    return {
-        "id": id_,
-        "title": title,
-        "description": "",
-        "better": None,
-        "x": x,
-        "y": y,
-        "series": list(series),
-    }
-
-
-def line_of(trace: Trace, points: Iterable[Point], kind: str) -> Chart:
-    """The marks of a trace in a figure of a kind."""
-    shape = trace.ink if trace.shape is None else trace.shape
-    line = series_of(trace.label, points) | {"suite": trace.ink, "shape": shape}
-    line["kind"] = trace.mark or MARKS.get(kind, "both")
-    if trace.shade is not None:
-        line["shade"] = trace.shade
-    return line | ({"size": trace.size} if trace.size else {})
-
-
-def series_of(name: str, points: Iterable[Point]) -> Chart:
-    """Marks at points; those without a value are left out."""
-    known = [(x, text, v) for x, text, v in points if v is not None and v.value is not None]
-    return {
-        "name": name,
-        "x": [rounded(x) if isinstance(x, float) else x for x, _, _ in known],
-        "y": [rounded(v.value) for _, _, v in known],
-        "low": [rounded(v.low) for _, _, v in known],
-        "high": [rounded(v.high) for _, _, v in known],
-        "text": [text for _, text, _ in known],
-        "kind": "both",
-    }
-
-
-def stacked(lines: Sequence[Chart]) -> list[Chart]:
-    """Bars without intervals, then whiskers at the tops of their parts: a bar would hide them.
-
-    Parts of height below 0 hang from 0, as the page stacks them. Marks that are no bars stay."""
-    bars = [line for line in lines if line["kind"] == "bars"]
-    tops: dict[tuple[float, bool], float] = {}
-    whiskers = []
-    for bar in bars:
-        whisker = bar | {"kind": "whiskers", "y": [], "low": [], "high": []}
-        for x, y, low, high in zip(bar["x"], bar["y"], bar["low"], bar["high"], strict=True):
-            base = tops.get((x, y < 0), 0.0)
-            tops[x, y < 0] = base + y
-            for key, value in (("y", y), ("low", low), ("high", high)):
-                whisker[key].append(None if value is None else rounded(base + value))
-        whiskers.append(whisker)
-    none = [{"low": [None] * len(bar["x"]), "high": [None] * len(bar["x"])} for bar in bars]
-    plain = [bar | without for bar, without in zip(bars, none, strict=True)]
-    return [*plain, *whiskers, *(line for line in lines if line["kind"] != "bars")]
 
 
 @dataclass(frozen=True)
@@ -414,91 +259,3 @@ def _legend(figure: Figure) -> set[Any]:
 
 def _style(figure: Figure) -> str:
     return "small" if figure.small else "beside" if figure.beside else ""
-
-
-Place = tuple[int, str, FigureSource]
-
-
-def places(sources: Sequence[FigureSource]) -> list[Place]:
-    """(number of the site, site, source), site by site."""
-    sites = list(dict.fromkeys(site for source in sources for site in source.sites))
-    return [
-        (order, site, source)
-        for order, site in enumerate(sites)
-        for source in sources
-        if site in source.sites
-    ]
-
-
-def metrics_table(section: str, sources: Sequence[FigureSource]) -> Table | None:
-    """Every metric of a section; None where nothing was measured."""
-    known = [source.sections[section] for source in sources if section in source.sections]
-    metrics = {key: metric for part in known for key, metric in part.metrics.items()}
-    rows = places(sources)
-    values = {
-        key: [source.value(site, section, key) for _, site, source in rows] for key in metrics
-    }
-    values = {key: column for key, column in values.items() if any(column)}
-    if not values:
-        return None
-    digits = [decimals(column) for column in values.values()]
-    out = []
-    for (order, site, source), row_values in zip(
-        rows, zip(*values.values(), strict=True), strict=True
-    ):
-        if any(row_values):
-            cells = [
-                Cell(*measured(v, d), v.value if v else None)
-                for v, d in zip(row_values, digits, strict=True)
-            ]
-            out.append(Row(site, order, source.index, source.label, cells))
-    return Table(known[0].title, [Column(key, metrics[key]) for key in values], out)
-
-
-def lists_table(section: str, figure: Figure, sources: Sequence[FigureSource]) -> Table | None:
-    """A figure of kind `table`: lists of the series, a column per head.
-
-    Raises:
-        UserError: if a list is not what it should be.
-    """
-    shown, *beneath = figure.traces
-    filled = []
-    for order, site, source in places(sources):
-        cells = dict(_cells(section, figure, shown, source, site))
-        under = dict(_cells(section, figure, beneath[0], source, site)) if beneath else {}
-        if cells:
-            filled.append((order, site, source, cells, under))
-    heads = list(dict.fromkeys(head for *_, cells, _ in filled for head in cells))
-    if all(isinstance(head, int | float) for head in heads):
-        heads.sort()
-    if not heads:
-        return None
-    rows = [
-        Row(
-            site,
-            order,
-            source.index,
-            source.label,
-            [
-                Cell(
-                    number(cells.get(head)),
-                    f"{number(under.get(head))} {beneath[0].label}" if head in under else "",
-                    cells.get(head),
-                )
-                for head in heads
-            ],
-        )
-        for order, site, source, cells, under in filled
-    ]
-    columns = [Column(str(head), Metric(_called(head, figure.x), "")) for head in heads]
-    return Table(figure.title, columns, rows)
-
-
-def _cells(
-    section: str, figure: Figure, trace: Trace, source: FigureSource, site: str
-) -> list[tuple[Any, float | None]]:
-    return [
-        (head, value.value)
-        for head, _, value in _points(section, figure, trace, source, site, None)
-        if value is not None
-    ]

@@ -13,6 +13,7 @@ from statistics import fmean
 from typing import Any
 
 from saeworks.report.costs import COSTS, cell
+from saeworks.report.marks import Chart, chart_of
 from saeworks.report.numbers import (
     count,
     decimals,
@@ -20,18 +21,11 @@ from saeworks.report.numbers import (
     rounded,
 )
 from saeworks.report.suites import SuiteData
-from saeworks.report.summary import (
-    Cell,
-    Column,
-    Row,
-    all_metrics,
-    all_sites,
-)
+from saeworks.report.summary import all_metrics, all_sites
+from saeworks.report.tables import Cell, Column, Row
 from saeworks.results.headlines import DELTA_CE, FVU, L0
 from saeworks.results.metric import Metric, Value
 from saeworks.results.suite_meta import SuiteMeta
-
-Chart = dict[str, Any]
 
 SPARSITY = ("k", "target_l0", "l1", "l0_coefficient")
 """Options that choose a point of a line, not a line."""
@@ -197,15 +191,8 @@ def _of_site(
 
 def _chart(identity: str, title: str, about: str, metric: Metric, series: Sequence[Chart]) -> Chart:
     ends = [v for s in series for v in (*s["y"], *s["low"]) if v is not None]
-    return {
-        "id": identity,
-        "title": title,
-        "description": about,
-        "better": None,
-        "x": {"title": "", "log": True},
-        "y": {"title": metric.unit, "log": all(v > 0 for v in ends), "zero": True},
-        "series": list(series),
-    }
+    y = {"title": metric.unit, "log": all(v > 0 for v in ends), "zero": True}
+    return chart_of(identity, title, series, {"title": "", "log": True}, y, about)
 
 
 def _series(name: str, points: Sequence[_Point]) -> Chart:

@@ -2,16 +2,10 @@
 
 from collections.abc import Sequence
 
-from saeworks.report.baseline import (
-    BARS,
-    Compared,
-    contests,
-    metric_columns,
-    value_of,
-)
-from saeworks.report.numbers import decimals, measured
+from saeworks.report.baseline import BARS, metric_columns, value_of
+from saeworks.report.contests import Compared, contests
 from saeworks.report.suites import SuiteData
-from saeworks.report.summary import Cell, Column, Row
+from saeworks.report.tables import Column, Place, Row, rows_of
 from saeworks.results.metric import Value
 from saeworks.results.names import MEAN
 from saeworks.results.statistics import student
@@ -22,23 +16,18 @@ def table(suites: Sequence[SuiteData]) -> tuple[list[Column], list[Row]]:
     variants = _variants(suites)
     columns = _columns([member for members in variants for member in members])
     sites = list(dict.fromkeys(s for members in variants for m in members for s in _sites(m)))
-    places = [
-        (order, site, members)
+    rows = [
+        (Place(order, site, members[0].index, _label(members)), members)
         for order, site in enumerate([*sites, MEAN])
         for members in variants
         if site == MEAN or all(site in m.comparison.sites for m in members)
     ]
-    values = [[_over(members, site, c.id) for c in columns] for _, site, members in places]
-    digits = [decimals(column) for column in zip(*values, strict=True)] if values else []
-    rows = []
-    for (order, site, members), row in zip(places, values, strict=True):
-        cells = [
-            Cell(*measured(v, d), v.value if v else None) for v, d in zip(row, digits, strict=True)
-        ]
-        first = members[0]
-        label = f"{first.suite.meta.variant}, {len(members)} seeds"
-        rows.append(Row(site, order, first.index, label, cells))
-    return columns, rows
+    values = [[_over(members, place.site, c.id) for c in columns] for place, members in rows]
+    return columns, rows_of([place for place, _ in rows], values)
+
+
+def _label(members: Sequence[Compared]) -> str:
+    return f"{members[0].suite.meta.variant}, {len(members)} seeds"
 
 
 def _variants(suites: Sequence[SuiteData]) -> list[list[Compared]]:

@@ -11,10 +11,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from saeworks import __version__
 from saeworks.report import frontier, summary
+from saeworks.report.marks import Chart
 from saeworks.report.numbers import count, number
 from saeworks.report.suites import SuiteData
-
-Chart = dict[str, Any]
 
 MANY = 8
 """Suites, sites: of more, not all are named or drawn at once. As many as there are colours."""

@@ -1,6 +1,5 @@
 """The page of a plan: heat maps of the distances, dendrogram, AMAD against the number of groups."""
 
-import re
 from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
@@ -8,13 +7,12 @@ from typing import Any
 
 from saeworks.files.access import write_text
 from saeworks.report.build import write_assets
+from saeworks.report.marks import Chart, chart_of, short_names, ticks
 from saeworks.report.numbers import count, number
 from saeworks.report.page import Page, embedded_json, environment
 from saeworks.results.plan import Plan
 
 SCRIPTS = ("charts.js", "heat.js")
-
-Chart = dict[str, Any]
 
 
 def write_plan_page(plan_path: Path, out: Path) -> Path:
@@ -81,7 +79,7 @@ def _shown(plan: Plan) -> dict[str, Any]:
     return {
         "sites": plan.sites,
         "search": [],
-        "short": _short(plan.sites),
+        "short": short_names(plan.sites),
         "files": [],
         "heat": [
             {
@@ -100,13 +98,6 @@ def _shown(plan: Plan) -> dict[str, Any]:
         "curves": [_curve(plan)],
         "dendrogram": [_dendrogram(plan)],
     }
-
-
-def _short(sites: Sequence[str]) -> list[str]:
-    """The number in each name, where those tell the sites apart; else the names."""
-    matches = [re.search(r"\d+", site) for site in sites]
-    numbers = [match.group() for match in matches if match]
-    return numbers if len(set(numbers)) == len(sites) else list(sites)
 
 
 def _boxes(groups: Sequence[Sequence[int]]) -> list[list[int]]:
@@ -133,16 +124,16 @@ def _curve(plan: Plan) -> Chart:
     if plan.method != "user":
         at = plan.curve[chosen - 1].amad
         series.append({**_series("chosen", [chosen], [at], 3, "points"), "shape": 6, "size": 16})
-    return {
-        "id": "amad",
-        "title": "Distance within groups",
-        "description": "For every number of groups: the largest distance within each group, on "
-        "average over groups (AMAD), over sites, and of all groups.",
-        "better": "lower",
-        "x": {"title": "groups", "whole": True},
-        "y": {"title": "half turns", "zero": True},
-        "series": series,
-    }
+    return chart_of(
+        "amad",
+        "Distance within groups",
+        series,
+        {"title": "groups", "whole": True},
+        {"title": "half turns", "zero": True},
+        "For every number of groups: the largest distance within each group, on average over "
+        "groups (AMAD), over sites, and of all groups.",
+        "lower",
+    )
 
 
 def _series(name: str, x: Sequence[Any], y: Sequence[Any], ink: int, kind: str) -> Chart:
@@ -176,7 +167,7 @@ def _dendrogram(plan: Plan) -> Chart:
             order.append(node)
         else:
             waiting += reversed(children.pop(node))
-    names = [_short(plan.sites)[site] for site in order]
+    names = [short_names(plan.sites)[site] for site in order]
     leaves = [plan.sites[site] for site in order]
     middle = {site: float(at) for at, site in enumerate(order)}
     height = dict.fromkeys(range(sites), 0.0)
@@ -187,15 +178,14 @@ def _dendrogram(plan: Plan) -> Chart:
         x += [middle[a], middle[a], middle[b], middle[b], None]
         y += [height[a], distance, distance, height[b], None]
         middle[sites + i], height[sites + i] = (middle[a] + middle[b]) / 2, distance
-    return {
-        "id": "dendrogram",
-        "title": "Complete linkage",
-        "description": "Which clusters merge, and the largest distance within them when they do.",
-        "better": None,
-        "x": {"title": "site", "ticks": {"values": list(range(sites)), "text": names}},
-        "y": {"title": "half turns", "zero": True},
-        "series": [
+    return chart_of(
+        "dendrogram",
+        "Complete linkage",
+        [
             _series("complete linkage", x, y, 0, "lines"),
             {**_series("site", range(sites), [0.0] * sites, 0, "points"), "text": leaves},
         ],
-    }
+        ticks(names, "site"),
+        {"title": "half turns", "zero": True},
+        "Which clusters merge, and the largest distance within them when they do.",
+    )

@@ -1,16 +1,12 @@
 """What the numbers say, in a few careful sentences, and the tables."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from statistics import fmean
 
-from saeworks.report.numbers import (
-    count,
-    decimals,
-    measured,
-    number,
-)
+from saeworks.report.numbers import count, number
 from saeworks.report.suites import SuiteData
+from saeworks.report.tables import Column, Place, Row, rows_of
 from saeworks.results import regime
 from saeworks.results.headlines import (
     DEAD_SHARE,
@@ -38,43 +34,6 @@ MANY_DEAD = 0.1
 FEW_DOCUMENTS = 50
 
 
-@dataclass(frozen=True)
-class Cell:
-    """One number of a table: as text, as its interval, and as the key to sort by."""
-
-    text: str
-    interval: str
-    key: float | None
-
-
-@dataclass(frozen=True)
-class Column:
-    """One metric of a table."""
-
-    id: str
-    metric: Metric
-
-
-@dataclass(frozen=True)
-class Row:
-    """One site of one suite."""
-
-    site: str
-    order: int
-    suite: int
-    label: str
-    cells: list[Cell]
-
-
-@dataclass(frozen=True)
-class Table:
-    """A caption, columns, and a row per site and suite."""
-
-    caption: str
-    columns: list[Column]
-    rows: list[Row]
-
-
 def all_sites(suites: Sequence[SuiteData]) -> list[str]:
     """The suites' sites in the order of their model, then any that only results name."""
     names = [site for suite in suites for site in suite.meta.sites]
@@ -95,21 +54,14 @@ def columns(suites: Sequence[SuiteData], headline: bool) -> list[Column]:
 
 
 def rows(suites: Sequence[SuiteData], shown: Sequence[Column]) -> list[Row]:
-    """A row per site and suite, site by site; a column's numbers have the same decimals."""
-    places = [(site, suite) for site in all_sites(suites) for suite in suites]
-    digits = [decimals([suite.value(site, c.id) for site, suite in places]) for c in shown]
-    out = []
-    for at, (site, suite) in enumerate(places):
-        order, index = divmod(at, len(suites))
-        values = [suite.value(site, column.id) for column in shown]
-        if any(values):
-            cells = [_cell(v, d) for v, d in zip(values, digits, strict=True)]
-            out.append(Row(site, order, index, suite.label, cells))
-    return out
-
-
-def _cell(value: Value | None, digits: int | None) -> Cell:
-    return Cell(*measured(value, digits), value.value if value else None)
+    """A row per site and suite, site by site."""
+    places = [
+        Place(order, site, index, suite.label)
+        for order, site in enumerate(all_sites(suites))
+        for index, suite in enumerate(suites)
+    ]
+    values = [[suites[p.suite].value(p.site, column.id) for column in shown] for p in places]
+    return rows_of(places, values)
 
 
 def _values(suite: SuiteData, metric: str) -> dict[str, float]:

@@ -1,19 +1,17 @@
 """The page that puts suites side by side: beside their baseline, over seeds, over sparsity."""
 
 from collections.abc import Sequence
-from typing import Any
 
 from saeworks.report import baseline, frontier, over_seeds, summary
 from saeworks.report.beside import beside
+from saeworks.report.contests import contests
+from saeworks.report.marks import Chart
 from saeworks.report.page import CHARTS, Page, Report, Verdict
-
-Chart = dict[str, Any]
 
 
 def page(report: Report) -> Page | None:
     """None of one suite that was compared with none."""
     suites = report.suites
-    contests = baseline.contests(suites)
     drawn = baseline.charts(suites)
     over_sparsity = frontier.charts(suites)
     sentences = [] if report.many and len(report.lines) > 1 else summary.comparison(suites)
@@ -33,7 +31,7 @@ def page(report: Report) -> Page | None:
         sections=sections,
         context={
             "sentences": [*told, *sentences],
-            "baselines": list(dict.fromkeys(contest.name for contest in contests)),
+            "baselines": list(dict.fromkeys(contest.name for contest in contests(suites))),
             "beside_columns": beside_columns,
             "beside_rows": beside_rows,
             "seeds_columns": seeds_columns,

@@ -11,21 +11,12 @@ from typing import Any
 from saeworks.report import charts, frontier
 from saeworks.report.baseline import ratios
 from saeworks.report.beside import beside, routed, shares
-from saeworks.report.numbers import (
-    decimals,
-    measured,
-    number,
-    rounded,
-)
+from saeworks.report.marks import Chart
+from saeworks.report.numbers import number, rounded
 from saeworks.report.page import CHARTS, Page, Report, Verdict
 from saeworks.report.suites import SuiteData
-from saeworks.report.summary import (
-    Cell,
-    Column,
-    Row,
-    Table,
-    all_sites,
-)
+from saeworks.report.summary import all_sites
+from saeworks.report.tables import Column, Place, Table, rows_of
 from saeworks.results.metric import Metric, Value
 from saeworks.results.names import CONCEPTS, CONSISTENCY, EXPERTS, GEOMETRY, ON_EXPERTS
 from saeworks.results.records import plain
@@ -44,8 +35,6 @@ from saeworks.results.series import (
     Similarity,
     Tsne,
 )
-
-Chart = dict[str, Any]
 
 SERIES: dict[str, tuple[str, Any]] = {
     "load": (EXPERTS, Load),
@@ -249,32 +238,19 @@ def _filled(sentence: str, values: Mapping[str, Value]) -> str:
 def _table(suites: Sequence[SuiteData], evaluation: str) -> Table | None:
     """A table with every metric of one evaluation."""
     metrics = _metrics(suites, evaluation)
-    places = [
-        (order, site, index, suite)
+    columns = [Column(name, metric) for name, metric in metrics.items()]
+    rows = [
+        (Place(order, site, index, suite.label), suite.results[evaluation])
         for order, site in enumerate(all_sites(suites))
         for index, suite in enumerate(suites)
         if evaluation in suite.results and site in suite.results[evaluation].sites
     ]
-    columns = [Column(name, metric) for name, metric in metrics.items()]
-    values: list[list[Value | None]] = [
-        [suite.results[evaluation].sites[site].get(column.id) for column in columns]
-        for _, site, _, suite in places
-    ]
-    if not columns or not values:
+    if not columns or not rows:
         return None
-    digits = [decimals(column) for column in zip(*values, strict=True)]
-    rows = [
-        Row(
-            site, order, index, suite.label, [_cell(v, d) for v, d in zip(row, digits, strict=True)]
-        )
-        for (order, site, index, suite), row in zip(places, values, strict=True)
-    ]
-    result = places[0][-1].results[evaluation]
-    return Table(result.sentences.get(TABLE, result.title), columns, rows)
-
-
-def _cell(value: Value | None, digits: int | None) -> Cell:
-    return Cell(*measured(value, digits), value.value if value else None)
+    values = [[result.sites[p.site].get(column.id) for column in columns] for p, result in rows]
+    result = rows[0][1]
+    caption = result.sentences.get(TABLE, result.title)
+    return Table(caption, columns, rows_of([place for place, _ in rows], values))
 
 
 def _duplicates(suites: Sequence[SuiteData], sites: Sequence[str]) -> Chart | None:

@@ -2,6 +2,7 @@
 
 from saeworks.report import charts, summary
 from saeworks.report.beside import routed
+from saeworks.report.marks import Chart
 from saeworks.report.page import CHARTS, Page, Report, Verdict
 from saeworks.report.pages import experts
 from saeworks.results.headlines import DEAD_SHARE, DELTA_CE, FVU, L0, LOSS_RECOVERED_ZERO
@@ -55,7 +56,7 @@ def page(report: Report) -> Page | None:
     )
 
 
-def _verdict(report: Report, first: list[charts.Chart]) -> Verdict:
+def _verdict(report: Report, first: list[Chart]) -> Verdict:
     """Of one suite what its numbers say; of several, of each the range of its FVU."""
     suites = report.suites
     if len(suites) == 1:

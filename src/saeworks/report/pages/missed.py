@@ -9,21 +9,14 @@ from dataclasses import dataclass
 
 from saeworks.files.seals import RESULTS
 from saeworks.report import audit_widths as widths
-from saeworks.report.figures import (
-    Chart,
-    FigureSource,
-    Group,
-    charts,
-    declared,
-    groups,
-    lists_table,
-    metrics_table,
-    places,
-)
+from saeworks.report.figure_tables import lists_table, metrics_table
+from saeworks.report.figures import Group, charts, groups
+from saeworks.report.marks import Chart
 from saeworks.report.numbers import count
 from saeworks.report.page import CHARTS, Page, Report, Verdict
+from saeworks.report.sources import FigureSource, declared, places
 from saeworks.report.suites import SuiteData
-from saeworks.report.summary import Cell, Column, Row, Table
+from saeworks.report.tables import Cell, Column, Row, Table
 from saeworks.results.audit import AuditResult
 from saeworks.results.figure import Chapter
 from saeworks.results.metric import Metric
@@ -258,17 +251,17 @@ def _measured_at(sources: Sequence[FigureSource], audits: Sequence[AuditResult])
     }
     rows = [
         Row(
-            site,
-            order,
-            source.index,
-            source.label,
+            place.site,
+            place.order,
+            place.suite,
+            place.label,
             [
                 Cell(count(fold.tokens), f"{count(fold.documents)} documents", float(fold.tokens))
                 if fold
                 else Cell("–", "", None)
-                for fold in folds[source.index]
+                for fold in folds[place.suite]
             ],
         )
-        for order, site, source in places(sources)
+        for place, _ in places(sources)
     ]
     return Table("What was fitted and measured on", columns, rows)

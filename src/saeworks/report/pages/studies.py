@@ -12,20 +12,14 @@ from itertools import takewhile
 from typing import Any
 
 from saeworks.files.seals import RESULTS
-from saeworks.report.figures import (
-    Chart,
-    FigureSource,
-    Group,
-    charts,
-    declared,
-    groups,
-    lists_table,
-    metrics_table,
-)
+from saeworks.report.figure_tables import lists_table, metrics_table
+from saeworks.report.figures import Group, charts, groups
+from saeworks.report.marks import Chart
 from saeworks.report.numbers import count
 from saeworks.report.page import CHARTS, Page, Report, Verdict
+from saeworks.report.sources import FigureSource, declared
 from saeworks.report.suites import SuiteData
-from saeworks.report.summary import Table
+from saeworks.report.tables import Table
 from saeworks.results.names import EXPLANATIONS, question
 from saeworks.results.records import plain
 from saeworks.results.series import GRAPH, STEERED, CircuitGraph, SteeredConcepts
