@@ -14,10 +14,10 @@ from helpers.toy_audits import audit
 from saeworks.errors import UserError
 from saeworks.report import audit_widths as widths
 from saeworks.report.build import write_report
-from saeworks.report.figures import FigureSource
 from saeworks.report.pages import missed as section
+from saeworks.report.sources import FigureSource
 from saeworks.report.suites import read_suites
-from saeworks.report.summary import Table
+from saeworks.report.tables import Table
 
 SITES = ("layers.0", "layers.1", "layers.2")
 HOSTILE = "</script><script>alert(1)</script>"

@@ -12,7 +12,7 @@ from helpers.editing import edit
 from helpers.reports import pages_of, text_of
 from helpers.toy_comparisons import SITES, comparison
 from saeworks.errors import UserError
-from saeworks.report import baseline, frontier
+from saeworks.report import baseline, contests, frontier
 from saeworks.report.build import write_report
 from saeworks.report.suites import read_suites
 from saeworks.results.names import COMPARISON
@@ -145,13 +145,13 @@ def test_two_baselines_have_charts_of_their_own(run: list[Path]) -> None:
 
 def test_a_baseline_beside_itself_is_not_shown(run: list[Path]) -> None:
     comparison("topk-x8-k16", 0.0, {}).write(run[0])
-    assert [m.index for c in baseline.contests(read_suites(run)) for m in c.members] == [2, 1]
+    assert [m.index for c in contests.contests(read_suites(run)) for m in c.members] == [2, 1]
 
 
 def test_of_many_suites_colours_go_from_few_groups_to_many(
     run: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(baseline, "COLOURS", 2)
+    monkeypatch.setattr(contests, "COLOURS", 2)
     series = baseline.charts(read_suites(run))[0]["series"]
     assert [one.get("shade") for one in series] == [None, 0.0, 1.0]
 

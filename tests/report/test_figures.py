@@ -1,6 +1,6 @@
 """Figures as charts."""
 
-from saeworks.report.figures import stacked
+from saeworks.report.marks import stacked
 
 
 def test_whiskers_stand_on_the_tops_of_their_parts() -> None:

@@ -3,7 +3,7 @@
 All of it is what `saeworks compare` left in results/comparison.json.
 """
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from statistics import fmean
 
@@ -31,16 +31,6 @@ def charts(suites: Sequence[SuiteData]) -> list[Chart]:
         for chart in of_contest:
             title = f"{chart['title']}, beside {contest.name}" if several else chart["title"]
             out.append({**chart, "id": f"{chart['id']}-{number_}", "title": title})
-    return out
-
-
-def ratios(suites: Sequence[SuiteData], only: Collection[int]) -> list[Chart]:
-    """The chart of each contest's FVU over its baseline's, of some suites."""
-    out = []
-    for chart in charts(suites):
-        kept = [s for s in chart["series"] if s["suite"] in only or s["kind"] == "lines"]
-        if chart["id"].startswith(f"difference-{FVU}-") and len(kept) > 1:
-            out.append(chart | {"series": kept})
     return out
 
 

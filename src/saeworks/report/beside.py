@@ -1,12 +1,16 @@
 """What a suite costs and loses beside the one with an SAE of its own for every site."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
+from saeworks.report import baseline
+from saeworks.report.charts import by_layer
 from saeworks.report.contests import contests
-from saeworks.report.numbers import number
+from saeworks.report.marks import Chart, chart_of, series_of
+from saeworks.report.numbers import measured, number
 from saeworks.report.suites import SuiteData
+from saeworks.report.summary import all_metrics
 from saeworks.results.headlines import FVU
 from saeworks.results.metric import Value
 from saeworks.results.names import EXPERTS
@@ -38,23 +42,21 @@ class Beside:
         """In words."""
         told = []
         if shares(self.suite) and not shares(self.reference):
-            told.append(
-                f"{len(self.suite.meta.groups)} SAEs for {len(self.suite.meta.sites)} sites"
-            )
+            sites = len(self.suite.meta.sites)
+            told.append(f"has {len(self.suite.meta.groups)} SAEs for {sites} sites")
         if self.flops is not None:
-            told.append(f"{_times(self.flops)} the FLOPs of training")
+            told.append(f"takes {_change(self.flops)} FLOPs of training")
         if self.fvu is not None and self.fvu.value is not None:
-            span = (
-                ""
-                if self.fvu.low is None
-                else f" ({number(self.fvu.low)} to {number(self.fvu.high)})"
-            )
-            told.append(f"{_times(self.fvu.value)} the FVU{span}")
-        return f"{self.suite.label}: {', '.join(told)} of {self.reference.label}."
+            value, span = measured(self.fvu, None)
+            told.append(f"its FVU is {value} times as high{f' ({span})' if span else ''}")
+        *first, last = told or ["was trained"]
+        return f"{self.suite.label} {', '.join(first)}{' and ' if first else ''}{last}."
 
 
-def _times(ratio: float) -> str:
-    return f"{number(ratio)} times"
+def _change(ratio: float) -> str:
+    """`59% fewer`."""
+    percent = round(100 * (ratio - 1))
+    return "as many" if not percent else f"{abs(percent)}% {'more' if percent > 0 else 'fewer'}"
 
 
 def reference(suites: Sequence[SuiteData]) -> SuiteData | None:
@@ -78,21 +80,72 @@ def beside(suites: Sequence[SuiteData]) -> list[Beside]:
     ]
 
 
+def sentences(told: Sequence[Beside]) -> list[str]:
+    """What each suite costs and loses, with the reference named once."""
+    return [f"Beside {told[0].reference.label}:", *(one.sentence for one in told)] if told else []
+
+
+def cost_chart(suites: Sequence[SuiteData]) -> Chart | None:
+    """Mean FVU against the FLOPs of training the SAEs, a point per suite; None where fewer than
+    two are known."""
+    points = [
+        (at, suite.label, flops, fmean(values))
+        for at, suite in enumerate(suites)
+        if (flops := trained_flops(suite)) and (values := list(fvus(suite).values()))
+    ]
+    if len(points) < 2:
+        return None
+    series = [
+        series_of(
+            name, [(x, f"{number(x)} FLOPs", Value(y))], "points", suite=at, shape=at, size=10
+        )
+        for at, name, x, y in points
+    ]
+    x = {"title": "FLOPs of training the SAEs", "log": True}
+    return chart_of("cost-saes", "Mean FVU", series, x, {"title": "", "zero": True})
+
+
+def compared(suites: Sequence[SuiteData], only: Collection[int]) -> list[Chart]:
+    """FVU over the layers of some suites: over their baseline's where they were compared with one,
+    else beside the reference's."""
+    ratios = [c for c in baseline.charts(suites) if c["id"].startswith(f"difference-{FVU}-")]
+    first = reference(suites)
+    fvu = {key: metric for key, metric in all_metrics(suites).items() if key == FVU}
+    both = {*only, *(at for at, suite in enumerate(suites) if suite is first)}
+    drawn = ratios or (by_layer(suites, fvu) if first and fvu else [])
+    kept = (
+        chart
+        | {"series": [s for s in chart["series"] if s["suite"] in both or s["kind"] == "lines"]}
+        for chart in drawn
+    )
+    return [chart for chart in kept if len(chart["series"]) > 1]
+
+
+def fvus(suite: SuiteData) -> dict[str, float]:
+    """FVU by site."""
+    known = ((site, suite.value(site, FVU)) for site in suite.meta.sites)
+    return {site: v.value for site, v in known if v is not None and v.value is not None}
+
+
 def _fvu(suite: SuiteData, first: SuiteData) -> Value | None:
     """With the interval of the comparison, if that is with this reference."""
     for contest in contests([suite, first]):
         pair = contest.members[0].comparison.mean[FVU]
         if contest.baseline is first and pair.ratio is not None:
             return pair.ratio
-    both = [(suite.value(site, FVU), first.value(site, FVU)) for site in suite.meta.sites]
-    known = [(a.value, b.value) for a, b in both if a and b and a.value is not None and b.value]
-    if not known:
+    own, other = fvus(suite), fvus(first)
+    both = [site for site in own if other.get(site)]
+    if not both:
         return None
-    return Value(fmean(a for a, _ in known) / fmean(b for _, b in known))
+    return Value(fmean(own[site] for site in both) / fmean(other[site] for site in both))
+
+
+def trained_flops(suite: SuiteData) -> float | None:
+    """FLOPs of the SAEs' training, without the language model's reading."""
+    flops = suite.meta.cost.get("flops_saes")
+    return float(flops) if isinstance(flops, int | float) and flops > 0 else None
 
 
 def _flops(suite: SuiteData, first: SuiteData) -> float | None:
-    """Of the SAEs' training, without the language model's reading."""
-    own, other = (s.meta.cost.get("flops_saes") for s in (suite, first))
-    known = isinstance(own, int | float) and isinstance(other, int | float) and other > 0
-    return own / other if known else None
+    own, other = trained_flops(suite), trained_flops(first)
+    return own / other if own and other else None

@@ -1,11 +1,9 @@
 """The page that puts suites side by side: beside their baseline, over seeds, over sparsity."""
 
-from collections.abc import Sequence
-
 from saeworks.report import baseline, frontier, over_seeds, summary
-from saeworks.report.beside import beside
+from saeworks.report.beside import beside, cost_chart
+from saeworks.report.beside import sentences as beside_sentences
 from saeworks.report.contests import contests
-from saeworks.report.marks import Chart
 from saeworks.report.page import CHARTS, Page, Report, Verdict
 
 
@@ -15,11 +13,13 @@ def page(report: Report) -> Page | None:
     drawn = baseline.charts(suites)
     over_sparsity = frontier.charts(suites)
     sentences = [] if report.many and len(report.lines) > 1 else summary.comparison(suites)
-    told = [one.sentence for one in beside(suites)]
+    told = beside_sentences(beside(suites))
+    cost = cost_chart(suites)
     if not (drawn or over_sparsity or sentences or told):
         return None
     columns, rows = frontier.table(suites)
-    sections = [("baseline", "Beside the baseline")] if drawn else []
+    sections = [("price", "Loss against cost")] if cost else []
+    sections += [("baseline", "Beside the baseline")] if drawn else []
     sections += [("frontier", "Over sparsity and cost")] if over_sparsity else []
     beside_columns, beside_rows = baseline.table(suites)
     seeds_columns, seeds_rows = over_seeds.table(suites)
@@ -40,13 +40,9 @@ def page(report: Report) -> Page | None:
             "frontier_columns": columns,
             "frontier_rows": rows,
         },
-        data={"baseline": drawn, "frontier": over_sparsity},
+        data={"price": [cost] if cost else [], "baseline": drawn, "frontier": over_sparsity},
         scripts=(*CHARTS, "frontier.js"),
-        verdict=Verdict([*told, *sentences][:4], _first([*drawn, *over_sparsity])),
+        verdict=Verdict(
+            (told or sentences)[:5], cost or next(iter([*drawn, *over_sparsity]), None)
+        ),
     )
-
-
-def _first(drawn: Sequence[Chart]) -> Chart | None:
-    """What suites cost against what they lose, where both are known."""
-    by_rank = sorted(drawn, key=lambda chart: not chart["id"].startswith("cost-flops"))
-    return next(iter(by_rank), None)

@@ -1,19 +1,22 @@
 """The page on cost: operations, seconds and parameters, and how the training went."""
 
+from collections.abc import Sequence
+
 from saeworks.report import baseline, charts, costs
+from saeworks.report.beside import trained_flops
+from saeworks.report.figures import NO_TICKS
+from saeworks.report.marks import Chart, chart_of, series_of
 from saeworks.report.numbers import count, number
 from saeworks.report.page import CHARTS, Page, Report, Verdict
 from saeworks.report.suites import SuiteData
+from saeworks.results.metric import Value
 
 
 def page(report: Report) -> Page | None:
     """None where neither cost nor training was recorded."""
     suites = report.suites
-    curves = {
-        f"training-{at}": drawn
-        for at, suite in enumerate(suites)
-        if (drawn := charts.training(suite))
-    }
+    trained = ((f"training-{at}", charts.training(suite)) for at, suite in enumerate(suites))
+    curves = {name: of_suite for name, of_suite in trained if of_suite}
     told = [line for suite in suites if (line := _sentence(suite))]
     table = costs.table(suites)
     if not (curves or told or table.columns):
@@ -31,15 +34,15 @@ def page(report: Report) -> Page | None:
         scripts=(*CHARTS, "training.js"),
         files=curves.items(),
         loads=list(curves),
-        verdict=Verdict(told[:3], None if not drawn else drawn[-1]) if told else None,
+        verdict=Verdict(told if len(told) < 2 else _range(suites), _bars(suites)),
     )
 
 
 def _sentence(suite: SuiteData) -> str:
-    cost, told = suite.meta.cost, []
-    if isinstance(saes := cost.get("flops_saes"), int | float) and saes:
+    told = []
+    if saes := trained_flops(suite):
         told.append(f"{scientific(saes)} FLOPs for the SAEs")
-    if isinstance(lm := cost.get("flops_lm"), int | float) and lm:
+    if isinstance(lm := suite.meta.cost.get("flops_lm"), int | float) and lm:
         told.append(f"{scientific(lm)} for reading with the language model")
     if suite.meta.seconds:
         told.append(
@@ -48,6 +51,33 @@ def _sentence(suite: SuiteData) -> str:
     if not told:
         return ""
     return f"{suite.label}, on {count(suite.meta.tokens)} tokens: {'; '.join(told)}."
+
+
+def _range(suites: Sequence[SuiteData]) -> list[str]:
+    """The dearest and the cheapest suite."""
+    known = {suite.label: flops for suite in suites if (flops := trained_flops(suite))}
+    if not known:
+        return []
+    low, high = min(known, key=known.__getitem__), max(known, key=known.__getitem__)
+    return [
+        f"Training the SAEs took from {scientific(known[low])} FLOPs ({low}) to "
+        f"{scientific(known[high])} ({high}), besides the language model's reading."
+    ]
+
+
+def _bars(suites: Sequence[SuiteData]) -> Chart | None:
+    """FLOPs of each suite's SAEs; None of one suite."""
+    known = [
+        (at, suite, flops) for at, suite in enumerate(suites) if (flops := trained_flops(suite))
+    ]
+    if len(known) < 2:
+        return None
+    series = [
+        series_of(suite.label, [(x, suite.label, Value(spent))], "bars", suite=at)
+        for x, (at, suite, spent) in enumerate(known)
+    ]
+    y = {"title": "FLOPs", "zero": True}
+    return chart_of("flops", "Training the SAEs", series, {"title": "", "ticks": NO_TICKS}, y)
 
 
 def scientific(value: float) -> str:

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from saeworks.report import charts, frontier
-from saeworks.report.baseline import ratios
-from saeworks.report.beside import beside, routed, shares
+from saeworks.report.beside import beside, compared, routed, sentences, shares
 from saeworks.report.marks import Chart
 from saeworks.report.numbers import number, rounded
 from saeworks.report.page import CHARTS, Page, Report, Verdict
@@ -84,8 +83,8 @@ def page(report: Report) -> Page | None:
     if shown is None:
         return None
     told = [one for one in beside(suites) if one.index in with_experts]
-    sentences = [one.sentence for one in told if not shares(one.suite)]
-    drawn = ratios(suites, with_experts)
+    plain = sentences([one for one in told if not shares(one.suite)])
+    drawn = compared(suites, with_experts)
     sections = [("experts_costs", "What experts save")] if drawn else []
     sections += [("experts", "Work and duplicates")]
     sections += [("detail", "One SAE in detail")] if shown.files else []
@@ -94,12 +93,12 @@ def page(report: Report) -> Page | None:
         "Experts",
         "How experts share the work",
         sections=sections,
-        context={"alike": shown, "sentences": [one.sentence for one in told]},
+        context={"alike": shown, "sentences": sentences(told)},
         data={"expert_ratios": drawn} | shown.data,
         scripts=(*CHARTS, "experts.js"),
         files=shown.files.items(),
         loads=list(shown.files),
-        verdict=Verdict(sentences or _counts(suites), next(iter([*drawn, *shown.depth]), None)),
+        verdict=Verdict(plain or _counts(suites), next(iter([*drawn, *shown.depth]), None)),
     )
 
 

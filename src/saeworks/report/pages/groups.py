@@ -4,7 +4,7 @@ share."""
 from dataclasses import dataclass
 
 from saeworks.report import baseline
-from saeworks.report.beside import beside, routed, shares
+from saeworks.report.beside import beside, compared, routed, sentences, shares
 from saeworks.report.page import CHARTS, Page, Report, Verdict
 
 
@@ -32,8 +32,8 @@ def page(report: Report) -> Page | None:
         return None
     sharing = {group.suite for group in groups}
     told = [one for one in beside(suites) if one.index in sharing]
-    plain = [one.sentence for one in told if not routed(one.suite)]
-    drawn = baseline.ratios(suites, sharing)
+    plain = sentences([one for one in told if not routed(one.suite)])
+    drawn = compared(suites, sharing)
     spread = baseline.spreads(suites)
     sections = [("groups", "Which sites share an SAE")]
     sections += [("costs", "What sharing costs")] if drawn else []
@@ -43,7 +43,7 @@ def page(report: Report) -> Page | None:
         "Groups",
         "Layers that share an SAE",
         sections=sections,
-        context={"groups": groups, "sentences": [one.sentence for one in told]},
+        context={"groups": groups, "sentences": sentences(told)},
         data={"group_ratios": drawn, "spread": spread},
         scripts=(*CHARTS, "spread.js"),
         verdict=Verdict(plain or [_counts(report)], next(iter(drawn), None)),

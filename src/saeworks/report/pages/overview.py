@@ -10,6 +10,7 @@ from saeworks.report.page import CHARTS, Page, Report
 def page(report: Report, pages: Sequence[Page]) -> Page:
     """The overview of pages."""
     told = [page for page in pages if page.verdict and page.verdict.sentences]
+    told.sort(key=lambda page: page.verdict is None or page.verdict.chart is None)
     drawn = {page.name: page.verdict.chart for page in told if page.verdict and page.verdict.chart}
     return Page(
         "index",
