@@ -13,9 +13,13 @@ def text_of(index: Path, name: str = "") -> str:
 
 
 def data_of(index: Path, name: str = "") -> dict[str, Any]:
-    """What the scripts of a page are given; of all pages together without a name."""
+    """What the scripts of a page are given, with what all pages share; of all pages together
+    without a name."""
     parts = re.findall(
         r'<script type="application/json" id="data">(.*?)</script>', text_of(index, name), re.S
+    )
+    parts += re.findall(
+        r'saeworks.receive\("report",(.*)\);', (index.parent / "data" / "report.js").read_text()
     )
     return {key: value for part in parts for key, value in json.loads(part).items()}
 

@@ -158,6 +158,7 @@ def test_a_second_report_leaves_nothing_of_the_first(make_suite, tmp_path):
         "latents-0-0-index-0.js",
         "latents-0-0.js",
         "notes.js",
+        "report.js",
         "training-0.js",
     ]
     assert pages_of(page) == {"index", "layers", "latents", "cost", "reproduce", "groups"}

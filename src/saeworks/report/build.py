@@ -5,12 +5,13 @@ import shutil
 from collections.abc import Iterable, Sequence
 from importlib.resources import as_file, files
 from importlib.resources.abc import Traversable
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from saeworks.errors import UserError
 from saeworks.files.access import is_file, own_folder, replacing, write_text
-from saeworks.report.page import Page, Report, embedded_json, rendered
+from saeworks.report.page import Report, embedded_json, rendered, shared
 from saeworks.report.pages import NAMES, made
 from saeworks.report.suites import read_suites
 
@@ -42,6 +43,7 @@ def write_report(suite_paths: Sequence[Path], out: Path) -> Path:
         report = Report(read_suites([Path(path) for path in suite_paths]))
         pages = made(report)
         texts = rendered(report, pages)
+        for_all = shared(report, pages)
     except _UNFIT as error:
         raise UserError(
             f"report: what {', '.join(map(str, suite_paths))} say cannot be drawn "
@@ -52,7 +54,7 @@ def write_report(suite_paths: Sequence[Path], out: Path) -> Path:
         raise UserError(f"--out {out} is a file; name a folder for the report")
     try:
         write_assets(out / "assets", dict.fromkeys(name for page in pages for name in page.scripts))
-        _write_data(out / "data", pages)
+        _write_data(out / "data", chain([("report", for_all)], *(page.files for page in pages)))
         _clear(out)
         for name, text in texts.items():
             write_text(out / name, text)
@@ -86,15 +88,10 @@ def _copy(source: Traversable, target: Path) -> None:
         shutil.copyfile(real, temporary)
 
 
-def _write_data(folder: Path, pages: Sequence[Page]) -> None:
+def _write_data(folder: Path, data: Iterable[tuple[str, Any]]) -> None:
     if own_folder(folder.parent, folder.name).is_dir():
         for old in folder.iterdir():  # of an earlier report with more sites
             if _DATA_FILE.fullmatch(old.name):
                 old.unlink()
-    for page in pages:
-        for name, value in page.files:
-            _write_file(folder / f"{name}.js", name, value)
-
-
-def _write_file(path: Path, name: str, value: Any) -> None:
-    write_text(path, f'saeworks.receive("{name}",{embedded_json(value)});\n')
+    for name, value in data:
+        write_text(folder / f"{name}.js", f'saeworks.receive("{name}",{embedded_json(value)});\n')

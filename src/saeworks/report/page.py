@@ -102,16 +102,6 @@ class Page:
 
 def rendered(report: Report, pages: Sequence[Page]) -> dict[str, str]:
     """File → the page in its frame."""
-    loads = [name for page in pages for name in page.loads]
-    search = list(_places(pages))
-    shared = {
-        "suites": [suite.label for suite in report.suites],
-        "sites": report.sites,
-        "lines": [asdict(line) for line in report.lines],
-        "files": loads,
-        "search": search,
-        "latents": any(page.name == "latents" for page in pages),
-    }
     return {
         page.address: environment()
         .get_template(f"{page.template or page.name}.html.jinja")
@@ -121,10 +111,22 @@ def rendered(report: Report, pages: Sequence[Page]) -> dict[str, str]:
             pages=pages,
             page=page,
             shown=page.data,
-            embedded=embedded_json(shared | dict(page.data)),
+            embedded=embedded_json(dict(page.data)),
             **page.context,
         )
         for page in pages
+    }
+
+
+def shared(report: Report, pages: Sequence[Page]) -> dict[str, Any]:
+    """What the scripts of all pages are given."""
+    return {
+        "suites": [suite.label for suite in report.suites],
+        "sites": report.sites,
+        "lines": [asdict(line) for line in report.lines],
+        "files": [name for page in pages for name in page.loads],
+        "search": list(_places(pages)),
+        "latents": any(page.name == "latents" for page in pages),
     }
 
 

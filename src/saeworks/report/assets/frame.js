@@ -36,8 +36,10 @@ var saeworks = (function () {
     return fetchFile(name + "-" + number, false);
   }
 
+  /* What a data file says; that of all pages, report.js, comes without being asked for. */
   function receive(name, value) {
-    if (waiting[name]) waiting[name].receive(value);
+    if (name === "report") Object.assign(data, value);
+    else if (waiting[name]) waiting[name].receive(value);
   }
 
   function number(value) {
