@@ -188,7 +188,7 @@ def browse(page: Path, latents: int) -> dict[str, float | str]:
         browser.execute_script("window.tasks.length = 0")
         found["all_listed"] = timed(lambda: None, f"{listed} === '{latents:,} latents'")
         found["sorted"] = timed(lambda: choose("sort", "rare"), "document.querySelector('.list a')")
-        go = "location.hash = '#latents/0/0/7'"
+        go = "location.hash = '#0/0/7'"
         found["another_latent"] = timed(
             lambda: browser.execute_script(go), f"{ready}.textContent.startsWith('Latent 7 ')"
         )
@@ -245,7 +245,7 @@ def main() -> None:
             "processor": processor(),
             "report": {"latents": args.latents, "result_bytes": size}
             | alone("report", suite, folder / "out"),
-            "browser_seconds": browse(folder / "out" / "index.html", args.latents),
+            "browser_seconds": browse(folder / "out" / "latents.html", args.latents),
             "eval": alone("eval", args.followed, args.width, args.tokens),
         }
     finally:

@@ -206,7 +206,7 @@ Object.assign(saeworks, (function () {
     for (const [element, series] of legends) legend(element, series);
   });
   window.addEventListener("beforeprint", function () {
-    for (const element of document.querySelectorAll(".plot")) if (element.chart && !element.closest("[hidden]")) draw(element, element.chart);
+    for (const element of document.querySelectorAll(".plot")) if (element.chart && element.offsetParent) draw(element, element.chart);
   });
 
   return { plain, draw, drawWhenNear, forget, legend };

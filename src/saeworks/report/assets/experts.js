@@ -244,6 +244,7 @@
     form.addEventListener("change", draw);
     draw();
   }
+  if (grid) grid.closest("details").addEventListener("toggle", showDuplicates);
   saeworks.onTheme(function () {
     if (grid) showDuplicates();
     for (const part of shown) if (part.element.querySelector(".main-svg")) part.draw(part.element);

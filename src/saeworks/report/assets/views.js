@@ -3,7 +3,8 @@
    the chosen suite and site says, when it comes near, and again when another is chosen or the
    theme changes. page is {suite, site, narrow, latent(site, number)}: the suite's number, the
    site's name, whether the page is narrow, and a latent's address in the browser of latents, null
-   where it has no page there. */
+   where it has no page there. The page's address says which suite and site a view shows:
+   #SECTION/SUITE/SITE. */
 /* global saeworks */
 "use strict";
 
@@ -34,6 +35,19 @@ saeworks.view = function (name, draw) {
       else draw(drawing, record, { suite, site: named, narrow: drawing.clientWidth < 600, latent: (at, number) => saeworks.latentAddress(suite, at, number) });
     }
 
+    /* As the address says, where it is of this view. */
+    function follow() {
+      const place = /^#(.*)\/(\d+)\/(\d+)$/.exec(location.hash);
+      if (!place || place[1] !== section) return false;
+      ["suite", "site"].forEach(function (key, i) {
+        const select = box.querySelector("[name=" + key + "]");
+        if (select && [...select.options].some((option) => option.value === place[i + 2])) select.value = place[i + 2];
+      });
+      box.scrollIntoView();
+      return true;
+    }
+
+    const section = encodeURIComponent(box.closest("section").id);
     const near = new IntersectionObserver(function (entries) {
       if (!entries.some((entry) => entry.isIntersecting)) return;
       near.disconnect();
@@ -41,7 +55,12 @@ saeworks.view = function (name, draw) {
       saeworks.onTheme(show);
     }, { rootMargin: "600px" });
     near.observe(drawing);
-    box.querySelector("form").addEventListener("change", show);
+    box.querySelector("form").addEventListener("change", function () {
+      history.replaceState(null, "", "#" + section + "/" + chosen(box, "suite") + "/" + chosen(box, "site"));
+      show();
+    });
+    window.addEventListener("hashchange", () => { if (follow()) show(); });
+    follow();
     box.querySelector("form").addEventListener("submit", (event) => event.preventDefault());
   }
 
