@@ -34,6 +34,11 @@ def charts(suites: Sequence[SuiteData]) -> list[Chart]:
     return out
 
 
+def is_cost(chart: Chart) -> bool:
+    """Whether a chart is one of cost."""
+    return str(chart["id"]).startswith("cost-")
+
+
 def _sites(contest: Contest) -> list[str]:
     return list(dict.fromkeys(site for m in contest.members for site in m.comparison.sites))
 

@@ -8,7 +8,8 @@ from saeworks.report import baseline
 from saeworks.report.charts import by_layer
 from saeworks.report.contests import contests
 from saeworks.report.marks import Chart, chart_of, series_of
-from saeworks.report.numbers import measured, number
+from saeworks.report.numbers import measured
+from saeworks.report.page import Report
 from saeworks.report.suites import SuiteData
 from saeworks.report.summary import all_metrics
 from saeworks.results.headlines import FVU
@@ -85,22 +86,18 @@ def sentences(told: Sequence[Beside]) -> list[str]:
     return [f"Beside {told[0].reference.label}:", *(one.sentence for one in told)] if told else []
 
 
-def cost_chart(suites: Sequence[SuiteData]) -> Chart | None:
-    """Mean FVU against the FLOPs of training the SAEs, a point per suite; None where fewer than
-    two are known."""
-    points = [
-        (at, suite.label, flops, fmean(values))
-        for at, suite in enumerate(suites)
-        if (flops := trained_flops(suite)) and (values := list(fvus(suite).values()))
-    ]
-    if len(points) < 2:
+def cost_chart(report: Report) -> Chart | None:
+    """Mean FVU against the FLOPs of training the SAEs, a point per suite, of many in the colour of
+    its line; None where fewer than two are known."""
+    series = []
+    for at, suite in enumerate(report.suites):
+        flops, values, ink = trained_flops(suite), list(fvus(suite).values()), report.inks[at]
+        if flops and values:
+            name = report.lines[ink].name if report.many else suite.label
+            point = (flops, suite.label, Value(fmean(values)))
+            series.append(series_of(name, [point], "points", suite=ink, shape=ink, size=10))
+    if len(series) < 2:
         return None
-    series = [
-        series_of(
-            name, [(x, f"{number(x)} FLOPs", Value(y))], "points", suite=at, shape=at, size=10
-        )
-        for at, name, x, y in points
-    ]
     x = {"title": "FLOPs of training the SAEs", "log": True}
     return chart_of("cost-saes", "Mean FVU", series, x, {"title": "", "zero": True})
 

@@ -133,10 +133,10 @@ def shared(report: Report, pages: Sequence[Page]) -> dict[str, Any]:
 def _places(pages: Sequence[Page]) -> Iterable[tuple[str, str, str]]:
     """(address, title, page's title) of what the search finds: pages, sections, charts."""
     for page in pages:
-        yield page.address, page.heading, ""
+        yield page.address, page.title, page.heading
         for identity, title in page.sections:
             yield f"{page.address}#{identity}", title, page.title
-        for group, charts in page.data.items():
+        for group, charts in page.data.items() if page.name != "index" else ():
             for at, chart in enumerate(charts if isinstance(charts, list) else ()):
                 if isinstance(chart, dict) and chart.get("title") and not chart.get("flat"):
                     yield f"{page.address}#{group}-{at}", chart["title"], page.title

@@ -101,6 +101,11 @@
     for (let fold = target.closest("details"); fold; fold = fold.parentElement.closest("details")) fold.open = true;
     const own = target.querySelector(":scope > details.chapter");
     if (own) own.open = true;
+    const choices = target.dataset.panel === undefined ? [] : target.closest("section").querySelectorAll("[data-panels]");
+    for (const select of choices) {
+      select.value = target.dataset.panel;
+      select.dispatchEvent(new Event("change", { bubbles: true }));
+    }
     target.scrollIntoView();
   }
 

@@ -52,12 +52,13 @@
       plot.className = "plot";
       plot.setAttribute("role", "img");
       plot.setAttribute("aria-label", map.group + ": a heat map. " + map.about);
+      plot.map = map;
       draw(plot, map);
     }
   }
 
   select.form.addEventListener("submit", (event) => event.preventDefault());
   select.addEventListener("change", show);
-  saeworks.onTheme(show);
+  saeworks.onTheme(() => figures.querySelectorAll(".plot").forEach((plot) => draw(plot, plot.map)));
   show();
 })();

@@ -10,11 +10,11 @@ from saeworks.report.page import CHARTS, Page, Report, Verdict
 def page(report: Report) -> Page | None:
     """None of one suite that was compared with none."""
     suites = report.suites
-    drawn = baseline.charts(suites)
+    drawn = [chart for chart in baseline.charts(suites) if not baseline.is_cost(chart)]
     over_sparsity = frontier.charts(suites)
     sentences = [] if report.many and len(report.lines) > 1 else summary.comparison(suites)
     told = beside_sentences(beside(suites))
-    cost = cost_chart(suites)
+    cost = cost_chart(report)
     if not (drawn or over_sparsity or sentences or told):
         return None
     columns, rows = frontier.table(suites)

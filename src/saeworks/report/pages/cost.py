@@ -21,7 +21,7 @@ def page(report: Report) -> Page | None:
     table = costs.table(suites)
     if not (curves or told or table.columns):
         return None
-    drawn = [chart for chart in baseline.charts(suites) if chart["id"].startswith("cost-")]
+    drawn = [chart for chart in baseline.charts(suites) if baseline.is_cost(chart)]
     sections = [("spent", "What was spent")] if table.columns else []
     sections += [("training", "Training")] if curves else []
     return Page(

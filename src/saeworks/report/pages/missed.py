@@ -157,11 +157,11 @@ def page(report: Report) -> Page | None:
         context={"audit": audits},
         data=data,
         scripts=CHARTS,
-        verdict=Verdict(_worst(audits), next(iter(first), None)),
+        verdict=Verdict(_last(audits), next(iter(first), None)),
     )
 
 
-def _worst(audits: Audits) -> list[str]:
+def _last(audits: Audits) -> list[str]:
     """The first sentence of each suite's last site: the errors of early layers are small."""
     last = ((one, one.sites[-1]) for one in audits.verdicts if one.sites)
     return [f"{one.label}, {site.name}: {site.first}" for one, site in last][:3]

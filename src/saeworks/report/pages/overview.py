@@ -3,15 +3,19 @@
 from collections.abc import Sequence
 
 from saeworks.report import summary
+from saeworks.report.marks import Chart
 from saeworks.report.numbers import count
 from saeworks.report.page import CHARTS, Page, Report
+
+MOST = 12
+"""Lines of a figure of the overview."""
 
 
 def page(report: Report, pages: Sequence[Page]) -> Page:
     """The overview of pages."""
     told = [page for page in pages if page.verdict and page.verdict.sentences]
-    told.sort(key=lambda page: page.verdict is None or page.verdict.chart is None)
-    drawn = {page.name: page.verdict.chart for page in told if page.verdict and page.verdict.chart}
+    told.sort(key=lambda page: _chart(page) is None)
+    drawn = {page.name: chart for page in told if (chart := _chart(page))}
     return Page(
         "index",
         "Overview",
@@ -26,6 +30,12 @@ def page(report: Report, pages: Sequence[Page]) -> Page:
         data={"overview": list(drawn.values())},
         scripts=CHARTS,
     )
+
+
+def _chart(page: Page) -> Chart | None:
+    """The figure of a page's verdict, unless its lines are too many to be told apart."""
+    chart = page.verdict.chart if page.verdict else None
+    return chart if chart and len({line["name"] for line in chart["series"]}) <= MOST else None
 
 
 def _about(report: Report) -> str:
