@@ -104,7 +104,7 @@ def test_sites_that_are_not_the_suites_own_stay_in_their_section(make_suite, tmp
 
 
 VIEW = studies.SectionView(
-    "histogram", "circuits_*", "graph", Histogram, "The graph", "What it shows."
+    "circuit", "circuits_*", "graph", Histogram, "The graph", "What it shows."
 )
 
 
@@ -121,7 +121,7 @@ def test_a_view_has_its_place_its_script_and_its_files(make_suite, tmp_path, mon
     written = (tmp_path / "out" / "data" / "view-0-0-1-2.js").read_text(encoding="utf-8")
     assert written == 'saeworks.receive("view-0-0-1-2",{"edges":[0.0,1.0],"counts":[3]});\n'
     html = text_of(page, "circuits")
-    assert html.count('data-view="histogram"') == 1
+    assert html.count('data-view="circuit"') == 1
     assert "assets/views.js" in html
     assert "assets/views.js" not in text_of(page, "steering")
     write_report([make_suite(k=8)], tmp_path / "out")

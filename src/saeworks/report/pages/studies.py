@@ -31,8 +31,8 @@ PAGES: dict[str, tuple[str, str, tuple[str, ...]]] = {
 }
 """Page → its title, its heading, and the evaluations that stand on it, `*` for any name."""
 
-SHOWN = 4
-"""Findings of a suite that are not folded away."""
+SHOWN, FEW = 4, 2
+"""Findings of a suite that are not folded away; where there are more than two suites."""
 
 
 @dataclass(frozen=True)
@@ -157,11 +157,11 @@ def page(name: str, report: Report) -> Page | None:
 
 
 def _verdict(shown: Sequence[StudySection]) -> Verdict:
-    """The first finding of each section, and the first chart."""
+    """What each section finds first of all suites and of the first, and the first chart."""
     told = [
         f"{findings.label}: {findings.first[0]}" if findings.label else findings.first[0]
         for section in shown
-        for findings in section.findings[:1]
+        for findings in section.findings[:2]
     ]
     drawn = (chart for section in shown for group in section.figures for chart in group.charts)
     return Verdict(told, next(drawn, None))
@@ -247,11 +247,12 @@ def _findings(name: str, suites: Sequence[SuiteData]) -> Iterator[Findings]:
     first, *others = of_suite.values()
     shared = set(first).intersection(*others)
     before = list(takewhile(shared.__contains__, first))
+    most = SHOWN if len(of_suite) <= 2 else FEW
     if before:
         yield Findings(None, "", before[:SHOWN], before[SHOWN:])
     for at, lines in of_suite.items():
         if rest := [line for line in lines if line not in shared]:
-            yield Findings(at, suites[at].label, rest[:SHOWN], rest[SHOWN:])
+            yield Findings(at, suites[at].label, rest[:most], rest[most:])
     if after := [line for line in first if line in shared and line not in before]:
         yield Findings(None, "", after, [])
 
