@@ -71,9 +71,9 @@ class Page:
     """What a page says.
 
     Attributes:
-        name: of its file, and of its template unless `template` names another.
         title: in the navigation.
         heading, lead: at its top.
+        name: of its file, and of its template unless `template` names another; `PAGES` gives it.
         sections: id and title of each, for the navigation and the search.
         context: for the template.
         data: for the scripts.
@@ -81,10 +81,10 @@ class Page:
         loads: those names that the scripts ask for first; others follow from them.
     """
 
-    name: str
     title: str
     heading: str
     lead: str = ""
+    name: str = ""
     template: str = ""
     sections: Sequence[tuple[str, str]] = ()
     context: Mapping[str, Any] = field(default_factory=dict)

@@ -27,7 +27,6 @@ def write_plan_page(plan_path: Path, out: Path) -> Path:
     plan = Plan.read(plan_path)
     shown = _shown(plan)
     page = Page(
-        "plan",
         "Groups",
         "Which sites can share an SAE",
         sections=(

@@ -1,7 +1,9 @@
 """The pages of the report, each a module that says what it shows, or that there is nothing."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
+from types import ModuleType
 
 from saeworks.report.page import Page, Report
 from saeworks.report.pages import (
@@ -17,23 +19,23 @@ from saeworks.report.pages import (
     studies,
 )
 
-PAGES: dict[str, Callable[[Report], Page | None]] = {
-    "compare": compare.page,
-    "layers": layers.page,
-    "groups": groups.page,
-    "experts": experts.page,
-    "missed": missed.page,
+
+def _named(*modules: ModuleType) -> dict[str, Callable[[Report], Page | None]]:
+    return {module.__name__.rpartition(".")[2]: module.page for module in modules}
+
+
+PAGES = {
+    **_named(compare, layers, groups, experts, missed),
     **{name: partial(studies.page, name) for name in studies.PAGES},
-    "latents": latents.page,
-    "cost": cost.page,
-    "reproduce": reproduce.page,
+    **_named(latents, cost, reproduce),
 }
-"""Name of the file → what makes it, in the order of the navigation. A new page is a line here,
-its module and its template."""
+"""Name of the file → what makes it, in the order of the navigation. A new page is its module, named
+here, and its template."""
 NAMES = ("index", *PAGES)
 
 
 def made(report: Report) -> list[Page]:
     """The pages that have something to say; the overview, which speaks of the others, first."""
-    pages = [page for make in PAGES.values() if (page := make(report))]
+    told = ((name, make(report)) for name, make in PAGES.items())
+    pages = [replace(page, name=name) for name, page in told if page]
     return [overview.page(report, pages), *pages]

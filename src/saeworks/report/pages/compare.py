@@ -25,7 +25,6 @@ def page(report: Report) -> Page | None:
     seeds_columns, seeds_rows = over_seeds.table(suites)
     axes = {axis["id"]: axis["title"] for chart in over_sparsity for axis in chart["axes"]}
     return Page(
-        "compare",
         "Side by side",
         "Suites side by side",
         sections=sections,

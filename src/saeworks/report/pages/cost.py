@@ -25,7 +25,6 @@ def page(report: Report) -> Page | None:
     sections = [("spent", "What was spent")] if table.columns else []
     sections += [("training", "Training")] if curves else []
     return Page(
-        "cost",
         "Cost",
         "What the SAEs cost",
         sections=sections,

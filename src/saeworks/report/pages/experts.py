@@ -89,7 +89,6 @@ def page(report: Report) -> Page | None:
     sections += [("experts", "Work and duplicates")]
     sections += [("detail", "One SAE in detail")] if shown.files else []
     return Page(
-        "experts",
         "Experts",
         "How experts share the work",
         sections=sections,

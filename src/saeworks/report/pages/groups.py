@@ -39,7 +39,6 @@ def page(report: Report) -> Page | None:
     sections += [("costs", "What sharing costs")] if drawn else []
     sections += [("spread", "Shared latents")] if spread else []
     return Page(
-        "groups",
         "Groups",
         "Layers that share an SAE",
         sections=sections,

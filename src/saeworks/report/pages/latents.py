@@ -38,7 +38,6 @@ def page(report: Report) -> Page | None:
         return None
     kept = sum(len(latents) for latents, _ in browsed.values())
     return Page(
-        "latents",
         "Latents",
         "One latent at a time",
         "Held-out text on which a latent is most active, and what is known of it. The stronger the "

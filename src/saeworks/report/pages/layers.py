@@ -34,7 +34,6 @@ def page(report: Report) -> Page | None:
     sections += [("frequencies", "How often latents fire")] if histograms else []
     sections += [("alike", "How alike latents are")] if alike else []
     return Page(
-        "layers",
         "Layers",
         "What is lost at every layer",
         "Every metric at every site, on held-out documents. Bars are 95% intervals.",

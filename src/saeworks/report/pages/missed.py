@@ -144,7 +144,6 @@ def page(report: Report) -> Page | None:
     data = audits.data()
     first = [chart for charts_ in data.values() for chart in charts_]
     return Page(
-        "missed",
         "What is missed",
         "What the SAEs miss",
         "The error e = x − x̂ of every SAE, split into ℓ, its best affine prediction from the "

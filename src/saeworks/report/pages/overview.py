@@ -17,14 +17,14 @@ def page(report: Report, pages: Sequence[Page]) -> Page:
     told.sort(key=lambda page: _chart(page) is None)
     drawn = {page.name: chart for page in told if (chart := _chart(page))}
     return Page(
-        "index",
         "Overview",
         f"Sparse autoencoders on {report.title}",
         _about(report),
+        name="index",
         template="overview",
         context={
             "verdicts": told,
-            "places": {name: at for at, name in enumerate(drawn)},
+            "figure_of": {name: at for at, name in enumerate(drawn)},
             "caution": summary.caution(report.suites),
         },
         data={"overview": list(drawn.values())},

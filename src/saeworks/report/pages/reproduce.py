@@ -19,7 +19,6 @@ def page(report: Report) -> Page:
     sections += [("commands", "Commands")] if commands else []
     sections += [("checksums", "Checksums")] if files else []
     return Page(
-        "reproduce",
         "Reproduce",
         "How to get the same again",
         sections=sections,

@@ -20,13 +20,13 @@ from saeworks.report.page import CHARTS, Page, Report, Verdict
 from saeworks.report.sources import FigureSource, declared
 from saeworks.report.suites import SuiteData
 from saeworks.report.tables import Table
-from saeworks.results.names import EXPLANATIONS, question
+from saeworks.results.names import CONCEPTS, EXPLANATIONS, question
 from saeworks.results.records import plain
 from saeworks.results.series import GRAPH, STEERED, CircuitGraph, SteeredConcepts
 
 PAGES: dict[str, tuple[str, str, tuple[str, ...]]] = {
     "circuits": ("Circuits", "What tasks run through", ("circuits_*",)),
-    "meaning": ("Meaning", "What latents mean", ("concepts", "concepts_*", EXPLANATIONS, "study")),
+    "meaning": ("Meaning", "What latents mean", (CONCEPTS, "concepts_*", EXPLANATIONS, "study")),
     "steering": ("Steering", "What pushing a latent does", ("steer",)),
 }
 """Page → its title, its heading, and the evaluations that stand on it, `*` for any name."""
@@ -142,7 +142,6 @@ def page(name: str, report: Report) -> Page | None:
     files = {name: value for section in shown for name, value in section.files.items()}
     views = dict.fromkeys(f"{one.view.name}.js" for section in shown for one in section.views)
     return Page(
-        name,
         title,
         heading,
         template="studies",
