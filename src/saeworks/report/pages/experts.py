@@ -85,8 +85,8 @@ def page(report: Report) -> Page | None:
     told = [one for one in beside(suites) if one.index in with_experts]
     plain = sentences([one for one in told if not shares(one.suite)])
     drawn = compared(suites, with_experts)
-    sections = [("experts_costs", "What experts save")] if drawn else []
-    sections += [("experts", "Work and duplicates")]
+    sections = [("saved", "What experts save")] if drawn else []
+    sections += [("work", "Work and duplicates")]
     sections += [("detail", "One SAE in detail")] if shown.files else []
     return Page(
         "Experts",
