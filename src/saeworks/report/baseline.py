@@ -12,7 +12,7 @@ from saeworks.report.costs import flops_of, seconds_of
 from saeworks.report.marks import Chart, chart_of, series_of, site_axis
 from saeworks.report.numbers import count, number
 from saeworks.report.suites import SuiteData
-from saeworks.report.tables import Column, Place, Row, rows_of
+from saeworks.report.tables import Column, Row, RowPlace, rows_of
 from saeworks.results.comparison import Comparison, Paired
 from saeworks.results.headlines import DELTA_CE, FVU, MMCO, MMCS
 from saeworks.results.metric import Metric, Value
@@ -152,7 +152,7 @@ def table(suites: Sequence[SuiteData]) -> tuple[list[Column], list[Row]]:
     ]
     order = {site: at for at, site in enumerate(dict.fromkeys(site for site, _ in pairs))}
     order[MEAN] = len(order)
-    places = [Place(order[site], site, m.index, m.suite.label) for site, m in pairs]
+    places = [RowPlace(order[site], site, m.index, m.suite.label) for site, m in pairs]
     values = [[value_of(m, site, column.id) for column in columns] for site, m in pairs]
     return columns, rows_of(places, values)
 

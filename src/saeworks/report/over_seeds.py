@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from saeworks.report.baseline import BARS, metric_columns, value_of
 from saeworks.report.contests import Compared, contests
 from saeworks.report.suites import SuiteData
-from saeworks.report.tables import Column, Place, Row, rows_of
+from saeworks.report.tables import Column, Row, RowPlace, rows_of
 from saeworks.results.metric import Value
 from saeworks.results.names import MEAN
 from saeworks.results.statistics import student
@@ -17,7 +17,7 @@ def table(suites: Sequence[SuiteData]) -> tuple[list[Column], list[Row]]:
     columns = _columns([member for members in variants for member in members])
     sites = list(dict.fromkeys(s for members in variants for m in members for s in _sites(m)))
     rows = [
-        (Place(order, site, members[0].index, _label(members)), members)
+        (RowPlace(order, site, members[0].index, _label(members)), members)
         for order, site in enumerate([*sites, MEAN])
         for members in variants
         if site == MEAN or all(site in m.comparison.sites for m in members)

@@ -59,7 +59,7 @@ class Report:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class OverviewVerdict:
     """What the overview says of a page: sentences, the most important first, and one figure."""
 
     sentences: Sequence[str]
@@ -92,7 +92,7 @@ class Page:
     scripts: Sequence[str] = ()
     files: Iterable[tuple[str, Any]] = ()
     loads: Sequence[str] = ()
-    verdict: Verdict | None = None
+    verdict: OverviewVerdict | None = None
 
     @property
     def address(self) -> str:

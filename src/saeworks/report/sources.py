@@ -9,7 +9,7 @@ from typing import Any
 from saeworks.errors import UserError
 from saeworks.report.marks import Point
 from saeworks.report.numbers import number
-from saeworks.report.tables import Place
+from saeworks.report.tables import RowPlace
 from saeworks.results.figure import Axis, Figure, Trace
 from saeworks.results.metric import Metric, Value
 from saeworks.results.names import command
@@ -89,11 +89,11 @@ def declared(sources: Sequence[FigureSource]) -> list[tuple[str, Figure]]:
     return list(first.values())
 
 
-def places(sources: Sequence[FigureSource]) -> list[tuple[Place, FigureSource]]:
+def places(sources: Sequence[FigureSource]) -> list[tuple[RowPlace, FigureSource]]:
     """A row of a table for every site of every source, site by site."""
     sites = list(dict.fromkeys(site for source in sources for site in source.sites))
     return [
-        (Place(order, site, source.index, source.label), source)
+        (RowPlace(order, site, source.index, source.label), source)
         for order, site in enumerate(sites)
         for source in sources
         if site in source.sites

@@ -6,7 +6,7 @@ from statistics import fmean
 
 from saeworks.report.numbers import count, number
 from saeworks.report.suites import SuiteData
-from saeworks.report.tables import Column, Place, Row, rows_of
+from saeworks.report.tables import Column, Row, RowPlace, rows_of
 from saeworks.results import regime
 from saeworks.results.headlines import (
     DEAD_SHARE,
@@ -56,7 +56,7 @@ def columns(suites: Sequence[SuiteData], headline: bool) -> list[Column]:
 def rows(suites: Sequence[SuiteData], shown: Sequence[Column]) -> list[Row]:
     """A row per site and suite, site by site."""
     places = [
-        Place(order, site, index, suite.label)
+        RowPlace(order, site, index, suite.label)
         for order, site in enumerate(all_sites(suites))
         for index, suite in enumerate(suites)
     ]

@@ -45,7 +45,7 @@ class Table:
     rows: list[Row]
 
 
-class Place(NamedTuple):
+class RowPlace(NamedTuple):
     """Where a row belongs: number of the site and its name, number of the suite and its label."""
 
     order: int
@@ -54,7 +54,7 @@ class Place(NamedTuple):
     label: str
 
 
-def rows_of(places: Sequence[Place], values: Sequence[Sequence[Value | None]]) -> list[Row]:
+def rows_of(places: Sequence[RowPlace], values: Sequence[Sequence[Value | None]]) -> list[Row]:
     """The rows with any value; a column's numbers have the same decimals."""
     digits = [decimals(column) for column in zip(*values, strict=True)]
     return [

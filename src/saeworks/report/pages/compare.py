@@ -4,7 +4,7 @@ from saeworks.report import baseline, frontier, over_seeds, summary
 from saeworks.report.beside import beside, cost_chart
 from saeworks.report.beside import sentences as beside_sentences
 from saeworks.report.contests import contests
-from saeworks.report.page import CHARTS, Page, Report, Verdict
+from saeworks.report.page import CHARTS, OverviewVerdict, Page, Report
 
 
 def page(report: Report) -> Page | None:
@@ -41,7 +41,7 @@ def page(report: Report) -> Page | None:
         },
         data={"price": [cost] if cost else [], "baseline": drawn, "frontier": over_sparsity},
         scripts=(*CHARTS, "frontier.js"),
-        verdict=Verdict(
+        verdict=OverviewVerdict(
             (told or sentences)[:5], cost or next(iter([*drawn, *over_sparsity]), None)
         ),
     )

@@ -7,7 +7,7 @@ from saeworks.report.beside import trained_flops
 from saeworks.report.figures import NO_TICKS
 from saeworks.report.marks import Chart, chart_of, series_of
 from saeworks.report.numbers import count, number
-from saeworks.report.page import CHARTS, Page, Report, Verdict
+from saeworks.report.page import CHARTS, OverviewVerdict, Page, Report
 from saeworks.report.suites import SuiteData
 from saeworks.results.metric import Value
 
@@ -33,7 +33,7 @@ def page(report: Report) -> Page | None:
         scripts=(*CHARTS, "training.js"),
         files=curves.items(),
         loads=list(curves),
-        verdict=Verdict(told if len(told) < 2 else _range(suites), _bars(suites)),
+        verdict=OverviewVerdict(told if len(told) < 2 else _range(suites), _bars(suites)),
     )
 
 

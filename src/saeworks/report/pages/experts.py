@@ -12,10 +12,10 @@ from saeworks.report import charts, frontier
 from saeworks.report.beside import beside, compared, routed, sentences, shares
 from saeworks.report.marks import Chart
 from saeworks.report.numbers import number, rounded
-from saeworks.report.page import CHARTS, Page, Report, Verdict
+from saeworks.report.page import CHARTS, OverviewVerdict, Page, Report
 from saeworks.report.suites import SuiteData
 from saeworks.report.summary import all_sites
-from saeworks.report.tables import Column, Place, Table, rows_of
+from saeworks.report.tables import Column, RowPlace, Table, rows_of
 from saeworks.results.metric import Metric, Value
 from saeworks.results.names import CONCEPTS, CONSISTENCY, EXPERTS, GEOMETRY, ON_EXPERTS
 from saeworks.results.records import plain
@@ -97,7 +97,7 @@ def page(report: Report) -> Page | None:
         scripts=(*CHARTS, "experts.js"),
         files=shown.files.items(),
         loads=list(shown.files),
-        verdict=Verdict(plain or _counts(suites), next(iter([*drawn, *shown.depth]), None)),
+        verdict=OverviewVerdict(plain or _counts(suites), next(iter([*drawn, *shown.depth]), None)),
     )
 
 
@@ -238,7 +238,7 @@ def _table(suites: Sequence[SuiteData], evaluation: str) -> Table | None:
     metrics = _metrics(suites, evaluation)
     columns = [Column(name, metric) for name, metric in metrics.items()]
     rows = [
-        (Place(order, site, index, suite.label), suite.results[evaluation])
+        (RowPlace(order, site, index, suite.label), suite.results[evaluation])
         for order, site in enumerate(all_sites(suites))
         for index, suite in enumerate(suites)
         if evaluation in suite.results and site in suite.results[evaluation].sites

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 
 from saeworks.report import baseline
 from saeworks.report.beside import beside, compared, routed, sentences, shares
-from saeworks.report.page import CHARTS, Page, Report, Verdict
+from saeworks.report.page import CHARTS, OverviewVerdict, Page, Report
 
 
 @dataclass(frozen=True)
-class Group:
+class SharedSae:
     """Sites that share an SAE."""
 
     suite: int
@@ -23,7 +23,7 @@ def page(report: Report) -> Page | None:
     """None where every site has an SAE of its own."""
     suites = report.suites
     groups = [
-        Group(at, suite.label, name, group.sites, group.width)
+        SharedSae(at, suite.label, name, group.sites, group.width)
         for at, suite in enumerate(suites)
         if shares(suite)
         for name, group in suite.meta.groups.items()
@@ -45,7 +45,7 @@ def page(report: Report) -> Page | None:
         context={"groups": groups, "sentences": sentences(told)},
         data={"group_ratios": drawn, "spread": spread},
         scripts=(*CHARTS, "spread.js"),
-        verdict=Verdict(plain or [_counts(report)], next(iter(drawn), None)),
+        verdict=OverviewVerdict(plain or [_counts(report)], next(iter(drawn), None)),
     )
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from saeworks.report.numbers import rounded
 from saeworks.report.of_latents import LatentNotes, told
-from saeworks.report.page import Page, Report, Verdict
+from saeworks.report.page import OverviewVerdict, Page, Report
 from saeworks.report.suites import PackedLatents
 from saeworks.results.names import CONCEPTS, EXPERTS
 from saeworks.results.series import CHOICE, Latent, TokenContext, TokenEffect
@@ -46,7 +46,9 @@ def page(report: Report) -> Page | None:
         scripts=SCRIPTS,
         files=chain.from_iterable(files(name, *of_site) for name, of_site in browsed.items()),
         loads=list(browsed),
-        verdict=Verdict([f"{kept:,} latents to look at, with the text on which they fire."]),
+        verdict=OverviewVerdict(
+            [f"{kept:,} latents to look at, with the text on which they fire."]
+        ),
     )
 
 

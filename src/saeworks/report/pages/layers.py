@@ -3,7 +3,7 @@
 from saeworks.report import charts, summary
 from saeworks.report.beside import routed
 from saeworks.report.marks import Chart
-from saeworks.report.page import CHARTS, Page, Report, Verdict
+from saeworks.report.page import CHARTS, OverviewVerdict, Page, Report
 from saeworks.report.pages import experts
 from saeworks.results.headlines import DEAD_SHARE, DELTA_CE, FVU, L0, LOSS_RECOVERED_ZERO
 
@@ -55,7 +55,7 @@ def page(report: Report) -> Page | None:
     )
 
 
-def _verdict(report: Report, first: list[Chart]) -> Verdict:
+def _verdict(report: Report, first: list[Chart]) -> OverviewVerdict:
     """Of one suite what its numbers say; of several, of each the range of its FVU."""
     suites = report.suites
     if len(suites) == 1:
@@ -65,4 +65,4 @@ def _verdict(report: Report, first: list[Chart]) -> Verdict:
         sentences = [
             f"{suite.label}: FVU {span}." for suite, span in zip(suites, spans, strict=True) if span
         ]
-    return Verdict(sentences, next((chart for chart in first if not chart["flat"]), None))
+    return OverviewVerdict(sentences, next((chart for chart in first if not chart["flat"]), None))

@@ -13,7 +13,7 @@ from saeworks.report.figure_tables import lists_table, metrics_table
 from saeworks.report.figures import Group, charts, groups
 from saeworks.report.marks import Chart
 from saeworks.report.numbers import count
-from saeworks.report.page import CHARTS, Page, Report, Verdict
+from saeworks.report.page import CHARTS, OverviewVerdict, Page, Report
 from saeworks.report.sources import FigureSource, declared, places
 from saeworks.report.suites import SuiteData
 from saeworks.report.tables import Cell, Column, Row, Table
@@ -156,7 +156,7 @@ def page(report: Report) -> Page | None:
         context={"audit": audits},
         data=data,
         scripts=CHARTS,
-        verdict=Verdict(_last(audits), next(iter(first), None)),
+        verdict=OverviewVerdict(_last(audits), next(iter(first), None)),
     )
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from shlex import quote
 
 import yaml
 
@@ -9,6 +10,7 @@ from saeworks.report.numbers import count
 from saeworks.report.page import MANY, Page, Report, short
 from saeworks.report.suites import SuiteData
 from saeworks.results import regime
+from saeworks.results.names import CIRCUITS, command
 
 
 def page(report: Report) -> Page:
@@ -86,14 +88,29 @@ def _trained(suite: SuiteData) -> str:
 
 def _commands(suites: Sequence[SuiteData]) -> list[tuple[str, str, str]]:
     """(name, text, the commands that use it) of every different configuration."""
-    configs: dict[str, None] = {}
+    by_config: dict[str, list[SuiteData]] = {}
     for suite in suites:
         if suite.meta.config:
             text = yaml.safe_dump(suite.meta.config, sort_keys=False, allow_unicode=True)
-            configs[text] = None
+            by_config.setdefault(text, []).append(suite)
     out = []
-    for number, config in enumerate(configs, start=1):
-        name = "run" if len(configs) == 1 else f"run-{number}"
-        lines = f"saeworks train {name}.yaml --out {name}\nsaeworks eval {name}\n"
-        out.append((f"{name}.yaml", config, f"{lines}saeworks report {name}"))
+    for number, (config, of_run) in enumerate(by_config.items(), start=1):
+        name = "run" if len(by_config) == 1 else f"run-{number}"
+        lines = [f"saeworks train {name}.yaml --out {name}", *_measured(name, of_run)]
+        out.append((f"{name}.yaml", config, "\n".join([*lines, f"saeworks report {name}"])))
     return out
+
+
+def _measured(run: str, suites: Sequence[SuiteData]) -> list[str]:
+    """The commands that left the suites' results, to be pasted: names come from outside."""
+    lines = {f"saeworks eval {run}": None}
+    for suite in suites:
+        if suite.audit:
+            lines[f"saeworks audit {run}"] = None
+        if suite.comparison:
+            baseline = quote(f"{run}/{suite.comparison.baseline.variant}")
+            lines[f"saeworks compare {run} --baseline {baseline}"] = None
+        for evaluation in suite.studies:
+            task = evaluation.partition("_")[2] if evaluation.startswith(CIRCUITS) else ""
+            lines[f"{command(evaluation)} {run}{f' --task {quote(task)}' if task else ''}"] = None
+    return list(lines)

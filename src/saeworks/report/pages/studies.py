@@ -16,7 +16,7 @@ from saeworks.report.figure_tables import lists_table, metrics_table
 from saeworks.report.figures import Group, charts, groups
 from saeworks.report.marks import Chart
 from saeworks.report.numbers import count
-from saeworks.report.page import CHARTS, Page, Report, Verdict
+from saeworks.report.page import CHARTS, OverviewVerdict, Page, Report
 from saeworks.report.sources import FigureSource, declared
 from saeworks.report.suites import SuiteData
 from saeworks.report.tables import Table
@@ -155,7 +155,7 @@ def page(name: str, report: Report) -> Page | None:
     )
 
 
-def _verdict(shown: Sequence[StudySection]) -> Verdict:
+def _verdict(shown: Sequence[StudySection]) -> OverviewVerdict:
     """What each section finds first of all suites and of the first, and the first chart."""
     told = [
         f"{findings.label}: {findings.first[0]}" if findings.label else findings.first[0]
@@ -163,7 +163,7 @@ def _verdict(shown: Sequence[StudySection]) -> Verdict:
         for findings in section.findings[:2]
     ]
     drawn = (chart for section in shown for group in section.figures for chart in group.charts)
-    return Verdict(told, next(drawn, None))
+    return OverviewVerdict(told, next(drawn, None))
 
 
 def sections(
