@@ -1,59 +1,82 @@
-"""What Adam's moments in bfloat16 cost: the FVU of the same runs with both, over several seeds.
+"""What Adam's moments in bf16 do to an SAE: held-out FVU of the same runs with both, by seed.
 
-python benchmarks/moments.py          # the embedded model, some minutes a seed on one core
+.venv/bin/python benchmarks/moments.py                 # the embedded model's activations
+.venv/bin/python benchmarks/moments.py MODEL TEXT SITE
 """
 
 import argparse
 import json
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
-from statistics import mean
+from statistics import mean, stdev
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "src"))
+import torch
+from offset import BATCH, activations
+from torch import Tensor
 
-from saeworks.files.access import write_json  # noqa: E402
+import saeworks as sw
+from saeworks.cost.machine import processor
+from saeworks.files.access import write_json
 
-KINDS = ("float32", "bf16")
+OUT = Path(__file__).parent / "results" / "moments.json"
+SAES: dict[str, dict[str, Any]] = {
+    "topk": {"arch": "topk", "width": 2048, "k": 16},
+    "jumprelu": {"arch": "jumprelu", "width": 2048, "target_l0": 16},
+}
 
 
-def held_out(moments: str, seed: int, tokens: int) -> dict[str, float]:
-    """FVU by site at the end of a run."""
+def held_out(
+    sae: dict[str, Any], x_ND: Tensor, documents: Tensor, seed: int, tokens: int, moments: str
+) -> float:
+    """FVU at the end, of documents that were not trained on."""
     with tempfile.TemporaryDirectory() as folder:
-        settings = {
-            "train.moments": moments,
-            "train.tokens": tokens,
-            "train.eval_tokens": 32768,
-            "seed": seed,
-        }
-        sets = [f"--set={key}={value}" for key, value in settings.items()]
-        command = [sys.executable, "-m", "saeworks", "train", "--preset", "quick", *sets]
-        subprocess.run([*command, "--out", f"{folder}/run"], check=True, stdout=subprocess.DEVNULL)
-        (log,) = Path(folder).rglob("metrics.jsonl")
-        lines = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
-    return {line["site"]: line["fvu"] for line in lines if line["kind"] == "held_out"}
+        suite = sw.train(
+            *(x_ND, Path(folder) / "suite", sae),
+            documents=documents,
+            held_out=0.1,
+            seed=seed,
+            say=lambda line: None,
+            tokens=tokens,
+            batch=BATCH,
+            moments=moments,
+            eval_every=0,
+            checkpoint_every=0,
+        )
+        rows, at = x_ND[suite.held_out], suite.at("x")
+        with torch.no_grad():
+            error = (rows - at(rows)).square().sum()
+        return float(error / (rows - rows.mean(0)).square().sum())
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--tokens", type=int, default=1_000_000)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("where", nargs="*", default=["embedded", "embedded", "layers.3"])
+    parser.add_argument("--tokens", type=int, default=600_000)
     parser.add_argument("--seeds", type=int, default=3)
-    results = ROOT / "benchmarks" / "results"
-    parser.add_argument("--out", type=Path, default=results / "moments.json")
     args = parser.parse_args()
+    x_ND, documents = activations(*args.where)
     report: dict[str, Any] = {
-        "command": f"python benchmarks/moments.py --tokens {args.tokens} --seeds {args.seeds}",
-        "seeds": [],
+        "where": args.where,
+        "rows": len(x_ND),
+        "tokens": args.tokens,
+        "processor": processor(),
+        "torch": torch.__version__,
     }
-    for seed in range(args.seeds):
-        fvu = {kind: held_out(kind, seed, args.tokens) for kind in KINDS}
-        ratio = mean(fvu["bf16"][site] / fvu["float32"][site] for site in fvu["float32"])
-        report["seeds"].append({"seed": seed, "fvu": fvu, "mean_ratio": ratio})
-        write_json(args.out, report)
-        print(json.dumps(report["seeds"][-1]))
+    for name, sae in SAES.items():
+        runs = [(x_ND, documents, seed, args.tokens) for seed in range(args.seeds)]
+        fvu = {m: [held_out(sae, *run, m) for run in runs] for m in ("float32", "bf16")}
+        ratios = [low / full for low, full in zip(fvu["bf16"], fvu["float32"], strict=True)]
+        report[name] = {
+            "sae": sae,
+            "fvu": fvu,
+            "ratio": {"mean": mean(ratios), "of_each_seed": ratios},
+            "spread_over_seeds": stdev(fvu["float32"]) / mean(fvu["float32"]),
+        }
+        print(name, json.dumps(report[name]), flush=True)
+        write_json(OUT, report)
 
 
 if __name__ == "__main__":

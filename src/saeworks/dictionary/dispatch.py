@@ -18,9 +18,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.autograd.function import Function, once_differentiable
 
-from saeworks.dictionary.autograd import PairSort, apply
+from saeworks.dictionary.autograd import PairSort, apply, encoder_gradients
 from saeworks.dictionary.experts import Routing
-from saeworks.dictionary.kernels import gather_dot, gather_sum, segment_outer, triton_runs
+from saeworks.dictionary.kernels import gather_dot, gather_sum, triton_runs
 from saeworks.dictionary.selection import (
     Precision,
     candidate_margin,
@@ -255,12 +255,9 @@ class _Picked(Function):
         grad_x = grad_w = grad_b = None
         with stage("sparse backward"):
             grad_z = grad_z * (z > 0)
-            if ctx.needs_input_grad[1]:
+            if any(ctx.needs_input_grad[1:3]):
                 pairs = ctx.sort(indices, w_enc.shape[0], None)
-                grad_w = segment_outer(grad_z, shifted, pairs)
-            if ctx.needs_input_grad[2]:
-                total_M = grad_z.new_zeros(w_enc.shape[0])
-                total_M.index_add_(0, indices.view(-1), grad_z.view(-1))
+                grad_w, total_M, _ = encoder_gradients(grad_z, shifted, w_enc, None, pairs)
                 grad_b = -(total_M @ w_enc)
             if ctx.needs_input_grad[0]:
                 rows = gather_sum(grad_z, indices, w_enc)
