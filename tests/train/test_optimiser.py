@@ -134,7 +134,9 @@ def test_same_seed_same_bytes():
     assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
 
 
-def test_moments_in_bf16_are_half_as_large_and_continue_to_the_bit():
+def test_moments_in_bf16_are_half_as_large_and_continue_to_the_bit(monkeypatch):
+    monkeypatch.setattr(module, "_CHUNK_BYTES", 3 * D * 4)
+
     def run(steps):
         sae = build()
         adam = DictionaryAdam(sae, 0.01, moments="bf16")

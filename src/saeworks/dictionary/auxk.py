@@ -21,7 +21,7 @@ an expert), n dead latents, K of them per token.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -83,14 +83,18 @@ class AuxK:
     """The loss and its gradients with respect to the dead latents' rows.
 
     Attributes:
-        loss: Σ_b min_{α ≥ 0} ‖e_b − α ê_b‖² / Σ‖e − ē‖².
+        loss: Σ_b min_{α ≥ 0} ‖e_b − α ê_b‖² / Σ‖e − ē‖²; or the part of each row.
         w_enc, b_enc, w_dec: gradients, rows as in the `dead` it was computed for.
     """
 
-    loss: Float[Tensor, ""]
+    loss: Float[Tensor, "*rows"]
     w_enc: Float[Tensor, "n D"]
     b_enc: Float[Tensor, " n"]
     w_dec: Float[Tensor, "n D"]
+
+    def whole(self) -> "AuxK":
+        """With the loss of all rows."""
+        return replace(self, loss=self.loss.sum())
 
 
 def auxk_of_dead(
@@ -109,12 +113,12 @@ def auxk_of_dead(
         k: dead latents per token, at least 1 and at most n.
     """
     with torch.no_grad():
-        aux = auxk_with_gradients(x_BD, error_BD, w_enc_MD[dead], b_enc_M[dead], w_dec_MD[dead], k)
+        aux = auxkknown(x_BD, error_BD, w_enc_MD[dead], b_enc_M[dead], w_dec_MD[dead], k)
     gradients = (aux.w_enc, aux.b_enc, aux.w_dec)
-    return _with_gradients(aux.loss, dead, gradients, (w_enc_MD, b_enc_M, w_dec_MD))
+    return known(aux.loss, dead, gradients, (w_enc_MD, b_enc_M, w_dec_MD))
 
 
-def auxk_with_gradients(
+def auxkknown(
     x_BD: Float[Tensor, "B D"],
     error_BD: Float[Tensor, "B D"],
     w_enc_nD: Float[Tensor, "n D"],
@@ -140,7 +144,7 @@ def auxk_with_gradients(
         from saeworks.dictionary.triton.select import encoder_topk
 
         selected = encoder_topk(x_BD, w_enc_nD, b_enc_n, k)
-        return _sparse(x_BD, error_BD, w_enc_nD, w_dec_nD, *selected, 2 * inverse)
+        return sparse_auxk(x_BD, error_BD, w_enc_nD, w_dec_nD, *selected, 2 * inverse).whole()
     square = error_BD.new_zeros(())
     grad_enc, grad_bias = torch.zeros_like(w_enc_nD), torch.zeros_like(b_enc_n)
     grad_dec = torch.zeros_like(w_dec_nD)
@@ -165,7 +169,7 @@ def auxk_with_gradients(
     return AuxK(square * inverse, grad_enc, grad_bias, grad_dec)
 
 
-def _sparse(
+def sparse_auxk(
     x_VD: Float[Tensor, "V D"],
     error_VD: Float[Tensor, "V D"],
     w_enc_nD: Float[Tensor, "n D"],
@@ -174,7 +178,8 @@ def _sparse(
     indices_VK: Int[Tensor, "V K"],
     slope: Float[Tensor, "*V_1"],
 ) -> AuxK:
-    """The same by the sparse primitives, from the pre-activations that were selected.
+    """The same by the sparse primitives, from the pre-activations that were selected; the loss is
+    that of each visit.
 
     Args:
         slope: twice what ‖e_v − α ê_v‖² counts in the loss, for all or for each visit.
@@ -188,8 +193,8 @@ def _sparse(
     grad_VK = gather_dot(grad_VD, w_dec_nD, indices_VK).mul_(f_VK > 0).mul_(multiple_V1)
     pairs = sort_pairs(indices_VK, len(w_enc_nD))
     grad_enc, grad_bias, _ = encoder_gradients(grad_VK, x_VD, w_enc_nD, None, pairs)
-    loss = (residual_VD * grad_VD).sum() / 2
-    return AuxK(loss, grad_enc, grad_bias, segment_outer(f_VK, grad_VD, pairs))
+    loss_V = (residual_VD * grad_VD).sum(1) / 2
+    return AuxK(loss_V, grad_enc, grad_bias, segment_outer(f_VK, grad_VD, pairs))
 
 
 def auxk_of_experts(
@@ -220,7 +225,7 @@ def auxk_of_experts(
     with torch.no_grad():
         inverse = inverse_variation(error_BD) * (len(error_BD) / max(len(x_VD), 1))
         aux = compute(x_VD, error_BD, w_enc_MD[dead], w_dec_MD[dead], sent, owned, inverse)
-    return _with_gradients(aux.loss, dead, (aux.w_enc, aux.w_dec), (w_enc_MD, w_dec_MD))
+    return known(aux.loss, dead, (aux.w_enc, aux.w_dec), (w_enc_MD, w_dec_MD))
 
 
 def _experts_in_turn(
@@ -242,7 +247,7 @@ def _experts_in_turn(
             continue
         rows = (x_VD[first:last], error_BD[sent.token[first:last]])
         weights = (w_enc_nD[start:end], bias_n[start:end], w_dec_nD[start:end])
-        aux = auxk_with_gradients(*rows, *weights, k, inverse)
+        aux = auxkknown(*rows, *weights, k, inverse)
         loss += share * aux.loss
         grad_enc[start:end] = share * aux.w_enc
         grad_dec[start:end] = share * aux.w_dec
@@ -268,10 +273,11 @@ def _experts_at_once(
     expert_V = torch.searchsorted(sent.starts, visit, right=True).sub_(1)
     share_N = (owned.diff().to(x_VD.dtype) / half).clamp_max(1)
     slope_V1 = (2 * inverse * share_N[expert_V])[:, None]
-    return _sparse(x_VD, error_BD[sent.token], w_enc_nD, w_dec_nD, *selected, slope_V1)
+    error_VD = error_BD[sent.token]
+    return sparse_auxk(x_VD, error_VD, w_enc_nD, w_dec_nD, *selected, slope_V1).whole()
 
 
-def _with_gradients(
+def known(
     loss: Float[Tensor, ""],
     rows: Int[Tensor, " n"],
     gradients: Sequence[Tensor],

@@ -242,6 +242,10 @@ class SAE(Trainable):
     lower one makes all codes sparser."""
     labels: int | None = None
     """How many labels rows may have (`Batch.label`), for an SAE that is trained on them."""
+    stacks: tuple[str, ...] = ()
+    """Encoder, its bias, decoder and its bias, by name, where several SAEs of one shape can be
+    stepped as one: where the step is TopK, the decoder and AuxK, as `dictionary.stacked` computes
+    it from the options k and aux_coefficient. Empty for all others."""
 
     w_enc: nn.Parameter
     w_dec: nn.Parameter

@@ -1,7 +1,7 @@
 """Adam for dictionaries: projection, clip, update and renormalisation in two passes over memory."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Literal
 
 import torch
@@ -65,11 +65,39 @@ class DictionaryAdam:
         Returns:
             The gradient's norm after the projection and before the clip.
         """
+        lr = self.lr if lr is None else lr
+        if triton_runs(next(iter(self.parameters.values()))):
+            state = (self.exp_avg, self.exp_avg_sq, self.steps.view(1))
+            return self.step_on_gpu(self.parameters, *state, lr).squeeze(0)
         with stage("projection"):
             norm = self._project()
         with stage("adam"):
-            self._update(self.lr if lr is None else lr, norm)
+            self._update(lr, norm)
         return norm
+
+    def step_on_gpu(
+        self,
+        parameters: Mapping[str, Tensor],
+        exp_avg: Mapping[str, Tensor],
+        exp_avg_sq: Mapping[str, Tensor],
+        steps_S: Float[Tensor, " S"],
+        lr: float,
+    ) -> Float[Tensor, " S"]:
+        """`step`, of S SAEs' parameters that lie one after the other, in two launches for each
+        name; the norm of each SAE's gradient."""
+        from saeworks.dictionary.triton.adam import Trained, adam_step
+
+        trained = [
+            Trained(
+                *(w.detach(), w.grad, exp_avg[name], exp_avg_sq[name]),
+                lr=lr * self.lr_scales.get(name, 1.0),
+                unit=name in self.unit_norm,
+            )
+            for name, w in parameters.items()
+            if w.grad is not None
+        ]
+        with stage("adam"):
+            return adam_step(trained, steps_S, self.betas, self.eps, self.clip)
 
     def zero_grad(self) -> None:
         """Drop the gradients."""
@@ -106,13 +134,11 @@ class DictionaryAdam:
     def _project(self) -> Tensor:
         """Take the parallel component out of unit-norm rows' gradients; the norm of all that is
         left."""
-        if self._on_gpu():
-            return self._project_on_gpu()
         norms = []
         for name, parameter in self.parameters.items():
             if parameter.grad is None:
                 continue
-            for w, g in zip(_chunks(parameter), _chunks(parameter.grad), strict=True):
+            for w, g in _chunks(parameter, parameter.grad):
                 if name in self.unit_norm:
                     g.addcmul_(w, (w * g).sum(1, keepdim=True), value=-1)
                 norms.append(torch.linalg.vector_norm(g))
@@ -125,8 +151,6 @@ class DictionaryAdam:
         skip = norm.isfinite().logical_not().to(norm.dtype)
         scale = (norm / self.clip).clamp_min(1)
         self.steps += 1 - skip
-        if self._on_gpu():
-            return self._update_on_gpu(lr, scale, skip)
         for name, parameter in self.parameters.items():
             if parameter.grad is None:
                 continue
@@ -136,7 +160,7 @@ class DictionaryAdam:
                 self.exp_avg[name],
                 self.exp_avg_sq[name],
             )
-            for w, g, *kept in zip(*map(_chunks, tensors), strict=True):
+            for w, g, *kept in _chunks(*tensors):
                 m, v = (moment.to(w.dtype) for moment in kept)
                 torch._fused_adam_(
                     [w],
@@ -160,43 +184,17 @@ class DictionaryAdam:
                 if kept[0].dtype == torch.bfloat16:
                     for moment, new in zip(kept, (m, v), strict=True):
                         moment.copy_(rounded(new.float(), self.steps))
-        return None
-
-    def _on_gpu(self) -> bool:
-        return triton_runs(next(iter(self.parameters.values())))
-
-    def _trained(self) -> list[tuple[str, Tensor, Tensor]]:
-        """Name, numbers and gradient of each parameter that has one, side by side in memory."""
-        return [
-            (name, p.detach(), p.grad.contiguous())
-            for name, p in self.parameters.items()
-            if p.grad is not None
-        ]
-
-    def _project_on_gpu(self) -> Tensor:
-        from saeworks.dictionary.triton.adam import projected_squares
-
-        squares = [projected_squares(w, g, n in self.unit_norm) for n, w, g in self._trained()]
-        return torch.cat(squares).sum().sqrt() if squares else torch.zeros_like(self.steps)
-
-    def _update_on_gpu(self, lr: float, scale: Tensor, skip: Tensor) -> None:
-        from saeworks.dictionary.triton.adam import update
-
-        rest = [1 - beta ** self.steps.double() for beta in self.betas]
-        told = torch.stack([scale, skip, *(r.float() for r in rest), self.steps])
-        for name, w, g in self._trained():
-            moments = self.exp_avg[name], self.exp_avg_sq[name]
-            rate = lr * self.lr_scales.get(name, 1.0)
-            update(w, g, *moments, told, rate, self.betas, self.eps, name in self.unit_norm)
 
 
-def _chunks(tensor: Tensor) -> Iterator[Tensor]:
-    """Runs of rows that fit the cache; the whole tensor on a GPU, where launches cost more."""
-    if tensor.device.type != "cpu" or tensor.dim() < 2:
-        yield tensor.detach()
+def _chunks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """The same rows of each, as many as fit the cache; all of them on a GPU, where launches cost
+    more."""
+    first, *_ = tensors = tuple(tensor.detach() for tensor in tensors)
+    if first.device.type != "cpu" or first.dim() < 2:
+        yield tensors
         return
-    rows = max(1, _CHUNK_BYTES // (tensor.shape[1] * tensor.element_size()))
-    yield from torch.split(tensor.detach(), rows)
+    rows = max(1, _CHUNK_BYTES // (first.shape[1] * first.element_size()))
+    yield from zip(*(tensor.split(rows) for tensor in tensors), strict=True)
 
 
 def rounded(x: Float[Tensor, "*of"], step: Float[Tensor, ""]) -> Float[Tensor, "*of"]:

@@ -48,6 +48,7 @@ class TopK(SAE):
     arch = "topk"
     unit_norm = ("w_dec",)
     per_latent = ("w_enc", "b_enc", "w_dec")
+    stacks = ("w_enc", "b_enc", "w_dec", "b_dec")
 
     def __init__(self, d: int, config: TopKConfig) -> None:
         super().__init__(d, config)

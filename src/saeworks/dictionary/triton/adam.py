@@ -8,9 +8,11 @@ Bytes per number of a unit-norm parameter: 8 read (g, w), then 16 read (g, w, m,
 (w, m, v); 4 less read where there is no projection. At C that is 1.28 GB, 0.38 ms of an H100's 3.35
 TB/s. Moments in bfloat16: 8 bytes less, 0.29 ms. torch's operators, one after the other, move 76.
 
-Shapes: R rows of D numbers.
+Shapes: S SAEs that are stepped as one, each with its own norm and count of steps.
 """
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import no_type_check
 
 import torch
@@ -23,63 +25,86 @@ _FLAT = 4096
 """Numbers per program where rows do not matter."""
 
 
-def projected_squares(
-    w: Float[Tensor, "*of"], grad: Float[Tensor, "*of"], unit: bool
-) -> Float[Tensor, " R"]:
-    """‖g − (g·w)w‖² of each row, of unit-norm rows; else ‖g‖² of each piece of the parameter."""
-    rows, d, block = _cut(w, unit)
-    out_R = torch.empty(rows, dtype=torch.float32, device=w.device)
-    if rows:
-        _squares[(rows,)](w, grad, out_R, d, w.numel(), UNIT=unit, BLOCK=block)
-    return out_R
+@dataclass(frozen=True)
+class Trained:
+    """A parameter of S SAEs, one after the other in memory, and its state.
+
+    Attributes:
+        lr: its learning rate.
+        unit: whether its rows have norm 1.
+    """
+
+    w: Tensor
+    grad: Tensor
+    m: Tensor
+    v: Tensor
+    lr: float
+    unit: bool
 
 
-def update(
-    w: Float[Tensor, "*of"],
-    grad: Float[Tensor, "*of"],
-    m: Float[Tensor, "*of"],
-    v: Float[Tensor, "*of"],
-    told: Float[Tensor, " 5"],
-    lr: float,
+def adam_step(
+    trained: Sequence[Trained],
+    steps_S: Float[Tensor, " S"],
     betas: tuple[float, float],
     eps: float,
-    unit: bool,
-) -> None:
-    """Adam's step of one parameter, in place; unit-norm rows lose the gradient's component along
-    them before, and are divided by their norm afterwards.
+    clip: float,
+) -> Float[Tensor, " S"]:
+    """`DictionaryAdam.step` of S SAEs in place: the norms of their projected gradients."""
+    saes = len(steps_S)
+    squares = [_squares_of(each, saes) for each in trained]
+    norm_S = torch.cat(squares, 1).sum(1).sqrt() if squares else torch.zeros_like(steps_S)
+    skip_S = norm_S.isfinite().logical_not().to(norm_S.dtype)
+    steps_S += 1 - skip_S
+    rest = [(1 - beta ** steps_S.double()).float() for beta in betas]
+    told_S5 = torch.stack([(norm_S / clip).clamp_min(1), skip_S, *rest, steps_S], 1)
+    for each in trained:
+        rows, d, own, block = _cut(each.w, each.unit, saes)
+        if rows:
+            _update[rows, saes](
+                *(each.w, each.grad.contiguous(), each.m, each.v, told_S5, d, own),
+                *(each.lr, *betas, eps),
+                UNIT=each.unit,
+                ROUND=each.m.dtype == torch.bfloat16,
+                BLOCK=block,
+            )
+    return norm_S
 
-    Args:
-        told: what the device knows: by what the gradient is divided, whether to skip (1 or 0), the
-            bias corrections 1 − β₁ᵗ and 1 − β₂ᵗ, and t, which moments in bfloat16 are rounded with
-            (`optimiser.rounded`).
-    """
-    rows, d, block = _cut(w, unit)
+
+def _squares_of(each: Trained, saes: int) -> Float[Tensor, "S R"]:
+    """‖g − (g·w)w‖² of each unit-norm row; else ‖g‖² of each piece of the parameter."""
+    rows, d, own, block = _cut(each.w, each.unit, saes)
+    out_SR = torch.empty(saes, rows, dtype=torch.float32, device=each.w.device)
     if rows:
-        _update[(rows,)](
-            *(w, grad, m, v, told, d, w.numel(), lr, *betas, eps),
-            UNIT=unit,
-            ROUND=m.dtype == torch.bfloat16,
-            BLOCK=block,
-        )
+        grad = each.grad.contiguous()
+        _squares[rows, saes](each.w, grad, out_SR, d, own, UNIT=each.unit, BLOCK=block)
+    return out_SR
 
 
-def _cut(w: Tensor, unit: bool) -> tuple[int, int, int]:
-    """Programs, numbers of each, and the power of two above."""
-    d = w.shape[1] if unit else _FLAT
-    return triton.cdiv(w.numel(), d) if d else 0, d, triton.next_power_of_2(max(d, 1))
+def _cut(w: Tensor, unit: bool, saes: int) -> tuple[int, int, int, int]:
+    """Of each SAE: programs, numbers of each program, numbers in all; and the power of two that a
+    program has lanes for."""
+    d, own = w.shape[1] if unit else _FLAT, w.numel() // saes
+    return triton.cdiv(own, d) if d else 0, d, own, triton.next_power_of_2(max(d, 1))
 
 
 @triton.jit
 @no_type_check
-def _squares(w, grad, out, d, total, UNIT: tl.constexpr, BLOCK: tl.constexpr):
-    row = tl.program_id(0).to(tl.int64)
+def _place(d, own, BLOCK: tl.constexpr):
+    """Where this program's numbers are, and which of its lanes have one."""
     column = tl.arange(0, BLOCK)
-    at = row * d + column
-    mask = (column < d) & (at < total)
+    at = tl.program_id(0).to(tl.int64) * d + column
+    return at + tl.program_id(1).to(tl.int64) * own, (column < d) & (at < own)
+
+
+@triton.jit
+@no_type_check
+def _squares(w, grad, out, d, own, UNIT: tl.constexpr, BLOCK: tl.constexpr):
+    at, mask = _place(d, own, BLOCK)
     g = tl.load(grad + at, mask=mask, other=0)
     if UNIT:
         unit = tl.load(w + at, mask=mask, other=0)
         g -= unit * tl.sum(g * unit, 0)
+    row = tl.program_id(1) * tl.num_programs(0) + tl.program_id(0)
     tl.store(out + row, tl.sum(g * g, 0))
 
 
@@ -92,7 +117,7 @@ def _update(
     v,
     told,
     d,
-    total,
+    own,
     lr,
     beta1,
     beta2,
@@ -101,11 +126,9 @@ def _update(
     ROUND: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
+    told += tl.program_id(1) * 5  # divisor of g, whether to skip, 1 − β₁ᵗ, 1 − β₂ᵗ, t
     if tl.load(told + 1) == 0:
-        row = tl.program_id(0).to(tl.int64)
-        column = tl.arange(0, BLOCK)
-        at = row * d + column
-        mask = (column < d) & (at < total)
+        at, mask = _place(d, own, BLOCK)
         weight = tl.load(w + at, mask=mask, other=0)
         g = tl.load(grad + at, mask=mask, other=0)
         if UNIT:
