@@ -9,7 +9,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 
-class NoHostReads(TorchDispatchMode):
+class NoHostReads(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Refuses the operators whose result the host has to wait for, and the methods that copy a
     tensor to the host (on the CPU they are no operators). Triton's interpreter may use them."""
 
@@ -23,10 +23,10 @@ class NoHostReads(TorchDispatchMode):
         self._patches = [_refused(name) for name in self.COPY]
         for method in self._patches:
             method.__enter__()
-        return super().__enter__()
+        return super().__enter__()  # type: ignore[no-untyped-call]
 
     def __exit__(self, *exception: Any) -> None:
-        super().__exit__(*exception)
+        super().__exit__(*exception)  # type: ignore[no-untyped-call]
         for method in self._patches:
             method.__exit__(*exception)
 

@@ -82,7 +82,7 @@ class Stack:
         shifted_VD = (x_SBD - b_dec[:, None]).flatten(0, 1).detach()
         z_VK, indices_VK = self._select(shifted_VD, precision)
         inputs = (w_enc, b_enc, b_dec, shifted_VD, z_VK, indices_VK, sort)
-        f_VK: Tensor = apply(_PreActivations, *inputs).relu()
+        f_VK: Tensor = apply(_Selected, *inputs).relu()
         bare_VD = decode_sparse(f_VK, indices_VK, w_dec, b_dec.new_zeros(self.d), sort=sort)
         x_hat_SBD = bare_VD.view_as(x_SBD) + b_dec[:, None]
         square_SB = (x_hat_SBD - target_SBD).square().mean(2)
@@ -108,15 +108,15 @@ class Stack:
         """The K largest pre-activations of each row; 0 beyond its SAE's own k."""
         from saeworks.dictionary.triton.select import encoder_topk
 
-        weights = tuple(self.parameters.values())[:2]
+        w_enc, b_enc, *_ = self.parameters.values()
         k, spare = self._k, candidate_margin(self._k)
         groups = self._groups(len(x_VD))
         if in_bf16(x_VD, precision) and k + spare < self.width:
-            low = (t.bfloat16() for t in (x_VD, *weights))
+            low = (x_VD.bfloat16(), w_enc.bfloat16(), b_enc.bfloat16())
             _, indices = encoder_topk(*low, k + spare, groups)
-            z = gather_dot(x_VD, weights[0], indices).add_(weights[1][indices])
+            z = gather_dot(x_VD, w_enc, indices).add_(b_enc[indices])
         else:
-            z, indices = encoder_topk(x_VD, *weights, k, groups)
+            z, indices = encoder_topk(x_VD, w_enc, b_enc, k, groups)
         z_VK, place_VK = z.topk(k, dim=1)
         if not self._equal_k:
             beyond_SK = torch.arange(k, device=z.device) >= self._k_S1
@@ -161,7 +161,7 @@ def _variation(x_SBD: Tensor) -> Tensor:
     return (x_SBD - x_SBD.mean(1, keepdim=True)).square().sum((1, 2))
 
 
-class _PreActivations(Function):
+class _Selected(Function):
     """z at the selected pairs, in the graph of w_enc, b_enc and each SAE's b_dec."""
 
     @staticmethod

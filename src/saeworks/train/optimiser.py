@@ -194,7 +194,7 @@ def _chunks(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
         yield tensors
         return
     rows = max(1, _CHUNK_BYTES // (first.shape[1] * first.element_size()))
-    yield from zip(*(tensor.split(rows) for tensor in tensors), strict=True)
+    yield from zip(*(torch.split(tensor, rows) for tensor in tensors), strict=True)
 
 
 def rounded(x: Float[Tensor, "*of"], step: Float[Tensor, ""]) -> Float[Tensor, "*of"]:

@@ -1,5 +1,7 @@
 """The optimiser in Triton against the one on the CPU."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -38,7 +40,7 @@ def test_steps_are_the_cpus(clip, moments, device, through_triton):
     optimiser, our_norms = run(ours, 3, clip=clip, moments=moments)
     torch.testing.assert_close(our_norms, norms)
     state = optimiser.state_dict()
-    tolerance = {"rtol": 1e-4, "atol": 1e-6}
+    tolerance: dict[str, Any] = {"rtol": 1e-4, "atol": 1e-6}
     if moments == "bf16":  # where float32 differs in its last bit, chance may fall otherwise
         tolerance = {"rtol": 2**-6, "atol": 1e-4}
     for name, tensor in expected.state_dict().items():

@@ -91,6 +91,6 @@ def test_each_group_of_rows_has_its_latents_in_one_launch(dtype, device):
         expected = plain(x_BD[mine], w_MD[has], None, k)
         real = value_BK[mine] > -torch.inf
         assert real.sum() == k * len(x_BD[mine])
-        close = {"rtol": ROUNDING[dtype], "atol": 0}
-        torch.testing.assert_close(value_BK[mine][real], expected[0].flatten(), **close)
+        plain_values = expected[0].flatten()
+        torch.testing.assert_close(value_BK[mine][real], plain_values, rtol=ROUNDING[dtype], atol=0)
         assert torch.equal(latent_BK[mine][real], expected[1].flatten() + latents[i])

@@ -1,6 +1,7 @@
 """SAEs stepped as one against the same SAEs stepped alone on the CPU."""
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -34,7 +35,7 @@ def members(device, **options):
     return saes, [DictionaryAdam(sae, 1e-2, clip=0.1) for sae in saes]
 
 
-def inputs(device, dead, weighted):
+def inputs(device, dead, weighted) -> tuple[list[Batch], list[Context]]:
     generator = torch.Generator().manual_seed(1)
     batches, contexts = [], []
     for count in dead:
@@ -62,8 +63,8 @@ def test_steps_are_those_of_each_alone(dead, weighted, device, through_triton):
     assert alike(our_saes, our_optimisers) == [[0, 1]]
     stack = StackedTraining(our_saes, our_optimisers)
     for _ in range(2):
-        ours = stack.step(*inputs(device, dead, weighted), 1e-2)
-    close = {"rtol": 1e-3, "atol": 1e-4}
+        ours = stack.step(*inputs(device, dead, weighted), lr=1e-2)
+    close: dict[str, Any] = {"rtol": 1e-3, "atol": 1e-4}
     for mine, plain in zip(ours, expected, strict=True):
         assert mine.losses.keys() == plain.losses.keys() and mine.stats.keys() == plain.stats.keys()
         for name, term in (plain.losses | plain.stats).items():
@@ -82,10 +83,10 @@ def test_a_state_that_is_loaded_is_what_is_trained(device, through_triton):
     stack = StackedTraining(saes, optimisers)
     before = copy.deepcopy([each.state_dict() for each in (*saes, *optimisers)])
     told = inputs(device, (0, 0), False)
-    first = stack.step(*told, 1e-2)
+    first = stack.step(*told, lr=1e-2)
     for each, state in zip((*saes, *optimisers), before, strict=True):
         each.load_state_dict(state)
-    again = stack.step(*told, 1e-2)
+    again = stack.step(*told, lr=1e-2)
     for one, other in zip(first, again, strict=True):
         assert torch.equal(one.grad_norm, other.grad_norm)
 
@@ -95,7 +96,7 @@ def test_nothing_waits_for_the_device(device, through_triton):
     through_triton()
     stack, told = StackedTraining(saes, optimisers), inputs(device, (9, 3), False)
     with NoHostReads():
-        stack.step(*told, 1e-2)
+        stack.step(*told, lr=1e-2)
 
 
 def test_what_differs_is_not_stacked(device, through_triton):

@@ -1,5 +1,7 @@
 """Whole training steps on the path of a GPU: the plain path's values and gradients, no host."""
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -12,7 +14,7 @@ from saeworks.train.optimiser import DictionaryAdam
 from saeworks.train.step import train_step
 
 D, WIDTH, K, ROWS = 4, 16, 2, 8
-ARCHS = {
+ARCHS: dict[str, tuple[str, dict[str, Any]]] = {
     "topk": ("topk", {}),
     "switch": ("switch", {"experts": 4}),
     "two experts per token": ("switch", {"experts": 4, "router": "top-n", "active": 2}),

@@ -68,8 +68,8 @@ def encoder_topk(
     """
     rows, d = x_BD.shape
     if groups is None:
-        whole = (torch.arange(2, device=x_BD.device) * size for size in (rows, len(w_MD)))
-        groups = Groups(*whole, len(w_MD))
+        bounds = torch.arange(2, device=x_BD.device)
+        groups = Groups(bounds * rows, bounds * len(w_MD), len(w_MD))
     x_BD, w_MD = dense_rows(x_BD), dense_rows(w_MD)
     bits = 20 if x_BD.dtype == torch.bfloat16 else 32
     tiles, keep = triton.cdiv(groups.most, _LATENTS), min(k, _LATENTS)
