@@ -53,7 +53,7 @@ class Row:
     options: dict[str, int]
 
 
-WIDTHS = (4096, 16384, 65536, 262144)
+WIDTHS = (4096, 16384, 65536, 131072, 262144)
 ROWS = {
     "step/latents": Row(
         WIDTHS, (256, 512, 1024), 1, "the encoder's matmul", {"d": 256, "k": 32, "batch": 1024}
