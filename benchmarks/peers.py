@@ -104,7 +104,7 @@ def pipeline(args: argparse.Namespace) -> dict[str, Any]:
     """Whole trainings, each round of each in a process of its own."""
     with tempfile.TemporaryDirectory() as name:
         model, text = material(Path(name))
-        o = Pipeline(str(model), str(text), 98_304, width=2048, k=32, batch=2048)
+        o = Pipeline(str(model), str(text), 49_152, width=2048, k=32, batch=2048)
         if args.quick:
             o = replace(o, tokens=16_384, width=512, batch=1024, buffer=4096)
         names = chosen(args, PIPELINES)

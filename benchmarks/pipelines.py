@@ -52,7 +52,7 @@ class Pipeline:
     batch: int
     context: int = 128
     lr: float = 1e-3
-    buffer: int = 32768
+    buffer: int = 8192
     device: str = "cpu"
 
     @property
@@ -60,7 +60,7 @@ class Pipeline:
         return self.tokens // self.context
 
     def documents(self) -> list[str]:
-        """The text's documents, as many as the tokens need: four letters or fewer each."""
+        """The text's documents, as many as the tokens need: six letters or fewer each."""
         longest = 6 * self.tokens + 100_000
         return [part.strip() for part in Path(self.text).read_text()[:longest].split(SEPARATOR)]
 
