@@ -233,7 +233,7 @@ BAD = {
     "place beyond a list": (["train", "--set", "saes.1.k=9"], "saes is a list of 1: name a place"),
     "no value": (["train", "--seed"], "--seed"),
     "not a number": (["train", "--seed", "one"], "--seed"),
-    "bench without a subject": (["bench"], "step"),
+    "option of bench alone": (["bench", "--roundz", "2"], "did you mean --rounds?"),
     "unknown preset": (["train", "--preset", "qick"], "'qick' is unknown; choose one of quick"),
     "missing yaml": (["train", "none.yaml"], "none.yaml: No such file"),
     "unknown key": (["train", "--set", "train.bach=1"], "'train.bach'; did you mean 'batch'"),

@@ -39,6 +39,7 @@ def test_experts_multiply_less():
 
 def test_bench_alone_is_the_floor(capsys: pytest.CaptureFixture[str]):
     assert parse(["bench"]) == Bench(Floor())
+    assert parse(["bench", "--d", "9"]) == Bench(Floor(d=9))
     options = [part for name, value in TINY.items() for part in (f"--{name}", str(value))]
     assert main(["bench", "floor", *options, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["times_floor"] > 0

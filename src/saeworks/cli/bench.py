@@ -141,14 +141,13 @@ def print_floor(measured: Mapping[str, Any]) -> None:
 
 @dataclass(frozen=True)
 class Bench:
-    """A training step beside what this machine allows, as a table; `bench step` and `bench lm`
-    print one JSON line each."""
+    """Benchmarks: without a name `floor`, a table; the others print one JSON line each."""
 
     what: OmitSubcommandPrefixes[
         Annotated[Floor, subcommand("floor")]
         | Annotated[Step, subcommand("step")]
         | Annotated[LM, subcommand("lm")]
-    ] = Floor()
+    ]
 
     def __call__(self) -> int:
         """Run it."""

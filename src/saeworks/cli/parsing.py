@@ -73,7 +73,8 @@ _SHELLS = ("bash", "zsh", "fish", "tcsh")
 
 
 def parse(arguments: Sequence[str]) -> Callable[[], int]:
-    """The command with its options; without any, `train` asks for its help, as `saeworks` does.
+    """The command with its options; without any, `train` asks for its help, as `saeworks` does, and
+    `bench` without a benchmark is `bench floor`.
 
     Raises:
         UserError: for a command or options that do not parse, on one line.
@@ -81,6 +82,8 @@ def parse(arguments: Sequence[str]) -> Callable[[], int]:
     """
     if list(arguments) in ([], ["train"]):
         arguments = [*arguments, "--help"]
+    if arguments[0] == "bench" and re.match("(-(?!-help$|h$)|$)", "".join(arguments[1:2])):
+        arguments = ["bench", "floor", *arguments[1:]]  # nothing, or an option of it, comes next
     _check_names(arguments)
     _check_completion(arguments)
     refusal = io.StringIO()
