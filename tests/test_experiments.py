@@ -127,19 +127,24 @@ def test_together_is_judged_from_its_json(tmp_path: Path) -> None:
     assert text.count("**no different**") == 2
 
 
+NEAR = {"value": 0.1, "low": 0.09, "high": 0.12}
+
+
 def test_advice_is_judged_from_its_json(tmp_path: Path) -> None:
     study = importlib.import_module("experiments.advice.__main__")
 
     def arm(true: float) -> dict[str, object]:
-        near = {"value": 0.1, "low": 0.09, "high": 0.12}
-        sites = {"layers.0": {"fvu": near, "delta_ce": near}}
-        sizes = {"groups": 1, "width": 256, "experts": 1, "tokens": 10_000}
-        rest = {"fvu": near, "seconds": near, "flops": 1e12, "sites": sites}
+        sites = {"layers.0": {"fvu": NEAR, "delta_ce": NEAR}}
+        sizes = {"groups": 1, "width": 256, "experts": 1, "k": 16, "tokens": 10_000}
+        rest = {"fvu": NEAR, "seconds": NEAR, "flops": 1e12, "sites": sites}
         came = {"layers.0": {"fvu": true, "delta_ce": 0.1}}
         return {"advised": {**sizes, **rest}, "true": came, "seconds": 3.0, "cost": {}}
 
+    before = {"what": "", "site": "", "metric": "fvu", "predicted": NEAR, "true": 0.1}
+    rest = {"tokens": 1000, "seconds": 1.0, "share_of_budget": 0.1}
+    about = {"known": [before], "budget": "1e12flops", "scatter": 0.1}
     models = {
-        name: {"pilots": {"flops": flops, "tokens": 1000}, "arms": {"best": arm(true)}}
+        name: {"pilots": {"flops": flops, **rest}, "arms": {"best": arm(true)}, **about}
         for name, flops, true in (("embedded", 9e10, 0.1), ("a", 2e11, 0.1), ("b", 1e10, 0.2))
     }
     (tmp_path / "advice.json").write_text(json.dumps({"models": models}))
@@ -148,6 +153,7 @@ def test_advice_is_judged_from_its_json(tmp_path: Path) -> None:
     assert "FVU 1 of 2 sites, ΔCE 2 of 2 sites; the mean FVU of 1 of 2 runs: **in part**" in text
     assert "at most 20.0% of the run's operations: **not reproduced**" in text
     assert text.count("0.2000 **no**") == 1
+    assert "3 of 3 numbers hold" in text
 
 
 @pytest.mark.parametrize(

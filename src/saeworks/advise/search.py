@@ -184,7 +184,7 @@ class Space:
 
     def best(self, budget: Budget) -> list[Option]:
         """The run whose FVU is lowest at the upper end of its interval, so that of two with one
-        middle the surer is taken; and the best of another G or N. None where the budget allows no
+        middle the surer is taken; and the best of another sort. None where the budget allows no
         run as long as a pilot."""
         most = [(kind, self.affordable(kind, budget)) for kind in self.kinds]
         most = [(kind, tokens) for kind, tokens in most if tokens >= self.least_tokens]
@@ -198,7 +198,7 @@ class Space:
 
     def cheapest(self, budget: Budget, target: Goal) -> list[Option]:
         """The cheapest run that reaches the target at the upper end of its interval, and the
-        cheapest of another G or N. By seconds, or by operations where only these are bounded."""
+        cheapest of another sort. By seconds, or by operations where only these are bounded."""
         by_flops = budget.seconds is None and budget.flops is not None
         reaching = []
         for kind in self.kinds:
@@ -235,12 +235,13 @@ class Space:
 
 
 def _first_two(ranked: Sequence[tuple[Kind, float]]) -> Iterator[tuple[Kind, float]]:
-    """The first, and the first one of another number of groups or experts."""
+    """The first, and the first one that has another number of groups, or experts where it has none,
+    or none where it has."""
     if not ranked:
         return
     yield ranked[0]
     first = ranked[0][0]
     for kind, tokens in ranked[1:]:
-        if (kind.groups, kind.experts) != (first.groups, first.experts):
+        if (kind.groups, kind.experts > 1) != (first.groups, first.experts > 1):
             yield kind, tokens
             return
