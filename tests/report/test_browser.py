@@ -59,7 +59,7 @@ def test_a_heading_sorts_the_table_and_then_turns_it(browser, page):
     visit(browser, page, "layers")
 
     def column() -> list[float]:
-        cells = texts(browser, "#numbers tbody td:nth-child(3)")
+        cells = texts(browser, "#numbers details:nth-of-type(1) tbody td:nth-child(3)")
         return [float(cell.split()[0].split("\n")[0]) for cell in cells]
 
     def press() -> str:

@@ -142,7 +142,7 @@ Object.assign(saeworks, (function () {
     element.replaceChildren(...(names.size < 2 ? [] : [...names.values()].map(function (s) {
       const item = document.createElement("span");
       const sign = document.createElement("span");
-      sign.textContent = (s.kind === "both" ? signs[(s.shape || 0) % signs.length] : "●") + " ";
+      sign.textContent = (["both", "points"].includes(s.kind) ? signs[(s.shape || 0) % signs.length] : "●") + " ";
       sign.style.color = colour(s);
       item.append(sign, s.name);
       return item;
