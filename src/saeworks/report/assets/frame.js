@@ -71,10 +71,17 @@ var saeworks = (function () {
   function setTheme(theme) {
     if (theme) root.dataset.theme = theme;
     else delete root.dataset.theme;
+    tell();
+  }
+
+  let told = dark();
+  function tell() {
+    if (told === dark()) return;
+    told = dark();
     for (const listener of listeners) listener();
   }
 
-  system.addEventListener("change", () => { if (!root.dataset.theme) setTheme(""); });
+  system.addEventListener("change", tell);
 
   return { data, load, loadPart, receive, number, dark, style, onTheme, setTheme };
 })();

@@ -94,9 +94,18 @@
     }
   });
 
+  /* What the address names; a broken one names nothing. `:target` is not known yet when a page is read. */
+  function addressed() {
+    try {
+      return document.getElementById(decodeURIComponent(location.hash.slice(1)));
+    } catch (error) {
+      return null;
+    }
+  }
+
   /* A link into a folded part opens it. */
   function unfold() {
-    const target = document.querySelector("main :target");
+    const target = addressed();
     if (!target) return;
     for (let fold = target.closest("details"); fold; fold = fold.parentElement.closest("details")) fold.open = true;
     const own = target.querySelector(":scope > details.chapter");
