@@ -26,6 +26,7 @@ def through_triton(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     return take
 
 
+@pytest.hookimpl(tryfirst=True)  # before -m is looked at
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """These are device tests: `pytest -m cuda` runs them on the GPU."""
     for item in items:

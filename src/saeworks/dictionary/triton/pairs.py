@@ -110,8 +110,12 @@ def _block(d: int) -> int:
 def _span(row, offsets, per_row, RAGGED: tl.constexpr):
     """The token's pairs: first, last + 1."""
     if RAGGED:
-        return tl.load(offsets + row), tl.load(offsets + row + 1)
-    return row * per_row, (row + 1) * per_row
+        start = tl.load(offsets + row)
+        end = tl.load(offsets + row + 1)
+    else:
+        start = row * per_row
+        end = start + per_row
+    return start, end
 
 
 @triton.jit
