@@ -29,10 +29,13 @@ def dense(x, error, w_enc, b_enc, w_dec, dead, k):
     return auxk_by_angle(error, (f * kept) @ w_dec[dead]) / variation
 
 
-@pytest.mark.parametrize("tile", [1, 5, 1000])
+@pytest.mark.parametrize("tile", [1, 5, 1000, "sparse"])
 @pytest.mark.parametrize(("n", "k"), [(1, 1), (3, 3), (8, 3), (WIDTH, 5)])
 def test_value_and_gradients(monkeypatch, n, k, tile):
-    monkeypatch.setitem(module._TILE_BYTES, "cpu", tile * n * 8)
+    if tile == "sparse":
+        monkeypatch.setitem(module._DENSE_UP_TO, "cpu", 0)
+    else:
+        monkeypatch.setitem(module._TILE_BYTES, "cpu", tile * n * 8)
     arguments = inputs()
     dead = torch.randperm(WIDTH, generator=torch.Generator().manual_seed(1))[:n].sort().values
     ours, plain = auxk_of_dead(*arguments, dead, k), dense(*arguments, dead, k)

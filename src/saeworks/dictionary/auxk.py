@@ -12,9 +12,10 @@ docs/decisions.md.) 0 where e does not vary.
 The target is a constant, so the gradient is known as soon as the value is: nothing is kept for a
 backward pass, and memory is one tile of tokens plus the dead rows.
 
-Two ways compute the same. Dense matrices [t, n] within a tile of tokens, on the CPU and where most
-dead latents are used; or, on a GPU, the sparse primitives over the K latents of each token, which
-serve all experts at once.
+Two ways compute the same: dense matrices [t, n] within a tile of tokens, where many of the dead
+latents are used, in float32, since their values are read; or the sparse primitives over the K
+latents of each token, selected in the precision of the step. On a GPU those serve all experts at
+once.
 
 Shapes: B tokens, t tokens of a tile, D model width, M latents, N experts, V visits (of a token to
 an expert), n dead latents, K of them per token.
@@ -40,13 +41,15 @@ from saeworks.dictionary.kernels import (
     triton_runs,
 )
 from saeworks.dictionary.losses import total_variation
+from saeworks.dictionary.selection import Precision, select_topk
 from saeworks.dictionary.stages import stage
 
 _TILE_BYTES = {"cpu": 16 * 2**20, "cuda": 2**28}
-_DENSE_UP_TO = 32
-"""Dead latents per latent used, up to which a GPU takes dense matrices: in float32 an H100
-multiplies n · D numbers (60 TFLOP/s) about as fast as L2 delivers n/32 rows of D (4 TB/s). From
-those rates; not measured."""
+_DENSE_UP_TO = {"cpu": 10, "cuda": 32}
+"""Dead latents per latent used, up to which dense matrices are taken. CPU: measured on one core of
+a Xeon at D 768, K 384: 263 ms dense and 288 sparse with 3072 dead, 1082 and 646 with 12,288. GPU:
+in float32 an H100 multiplies n · D numbers (60 TFLOP/s) about as fast as L2 delivers n/32 rows of D
+(4 TB/s); from those rates, not measured."""
 
 
 def auxk_latents(d: int, dead: int) -> tuple[int, float]:
@@ -66,6 +69,7 @@ def auxk_terms(
     b_enc_M: Float[Tensor, " M"],
     w_dec_MD: Float[Tensor, "M D"],
     b_dec_D: Float[Tensor, " D"],
+    precision: Precision = "float32",
 ) -> dict[str, Float[Tensor, ""]]:
     """`auxk`, a term of the loss: coefficient · min(1, n/(D/2)) · AuxK of the n dead latents; no
     term where there are none, or the coefficient is 0."""
@@ -74,7 +78,7 @@ def auxk_terms(
         return {}
     with stage("auxk"):
         inputs = (x_BD - b_dec_D, target_BD - x_hat_BD)
-        auxk = auxk_of_dead(*inputs, w_enc_MD, b_enc_M, w_dec_MD, dead, k)
+        auxk = auxk_of_dead(*inputs, w_enc_MD, b_enc_M, w_dec_MD, dead, k, precision)
         return {"auxk": coefficient * weight * auxk}
 
 
@@ -105,6 +109,7 @@ def auxk_of_dead(
     w_dec_MD: Float[Tensor, "M D"],
     dead: Int[Tensor, " n"],
     k: int,
+    precision: Precision = "float32",
 ) -> Float[Tensor, ""]:
     """AuxK of the latents in `dead`; differentiable in their rows of w_enc, b_enc and w_dec alone.
 
@@ -113,12 +118,13 @@ def auxk_of_dead(
         k: dead latents per token, at least 1 and at most n.
     """
     with torch.no_grad():
-        aux = auxkknown(x_BD, error_BD, w_enc_MD[dead], b_enc_M[dead], w_dec_MD[dead], k)
+        rows = (w_enc_MD[dead], b_enc_M[dead], w_dec_MD[dead])
+        aux = auxk_with_gradients(x_BD, error_BD, *rows, k, precision=precision)
     gradients = (aux.w_enc, aux.b_enc, aux.w_dec)
     return known(aux.loss, dead, gradients, (w_enc_MD, b_enc_M, w_dec_MD))
 
 
-def auxkknown(
+def auxk_with_gradients(
     x_BD: Float[Tensor, "B D"],
     error_BD: Float[Tensor, "B D"],
     w_enc_nD: Float[Tensor, "n D"],
@@ -126,6 +132,7 @@ def auxkknown(
     w_dec_nD: Float[Tensor, "n D"],
     k: int,
     inverse: Float[Tensor, ""] | None = None,
+    precision: Precision = "float32",
 ) -> AuxK:
     """AuxK of n dead latents, and its gradients.
 
@@ -140,10 +147,10 @@ def auxkknown(
     """
     n = w_enc_nD.shape[0]
     inverse = inverse_variation(error_BD) if inverse is None else inverse
-    if triton_runs(x_BD) and n > _DENSE_UP_TO * k:
-        from saeworks.dictionary.triton.select import encoder_topk
-
-        selected = encoder_topk(x_BD, w_enc_nD, b_enc_n, k)
+    on_cpu = x_BD.device.type == "cpu"
+    if (on_cpu or triton_runs(x_BD)) and n > _DENSE_UP_TO[x_BD.device.type] * k:
+        nothing_D = x_BD.new_zeros(x_BD.shape[1])
+        selected = select_topk(x_BD, w_enc_nD, b_enc_n, nothing_D, k, precision)
         return sparse_auxk(x_BD, error_BD, w_enc_nD, w_dec_nD, *selected, 2 * inverse).whole()
     square = error_BD.new_zeros(())
     grad_enc, grad_bias = torch.zeros_like(w_enc_nD), torch.zeros_like(b_enc_n)
@@ -247,7 +254,7 @@ def _experts_in_turn(
             continue
         rows = (x_VD[first:last], error_BD[sent.token[first:last]])
         weights = (w_enc_nD[start:end], bias_n[start:end], w_dec_nD[start:end])
-        aux = auxkknown(*rows, *weights, k, inverse)
+        aux = auxk_with_gradients(*rows, *weights, k, inverse)
         loss += share * aux.loss
         grad_enc[start:end] = share * aux.w_enc
         grad_dec[start:end] = share * aux.w_dec

@@ -12,18 +12,24 @@ class _Clock:
     def __init__(self, synchronise: Callable[[], object]) -> None:
         self.seconds: dict[str, float] = {}
         self.synchronise = synchronise
+        self.inside = False
 
     @contextmanager
     def measure(self, name: str) -> Iterator[None]:
+        if self.inside:
+            yield
+            return
+        self.inside = True
         self.synchronise()
         start = perf_counter()
         yield
         self.synchronise()
+        self.inside = False
         self.seconds[name] = self.seconds.get(name, 0.0) + perf_counter() - start
 
 
 def stage(name: str) -> AbstractContextManager[None]:
-    """Mark a stage: `with stage("encoder"): …`. Stages do not nest."""
+    """Mark a stage: `with stage("encoder"): …`. One within another is part of it."""
     return _clocks[-1].measure(name) if _clocks else _OFF
 
 

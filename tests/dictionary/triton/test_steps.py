@@ -27,7 +27,7 @@ def small(monkeypatch):
     """Programs of few latents; AuxK is sparse as soon as there are more dead latents than D/2."""
     for name, size in {"_TOKENS": 16, "_LATENTS": 16, "_DEPTH": 16, "_MERGED": 32}.items():
         monkeypatch.setattr(select, name, size)
-    monkeypatch.setattr(auxk, "_DENSE_UP_TO", 1)
+    monkeypatch.setattr(auxk, "_DENSE_UP_TO", {"cpu": 1, "cuda": 1})
 
 
 def build(name, device):

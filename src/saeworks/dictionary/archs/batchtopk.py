@@ -83,7 +83,7 @@ class BatchSelection(SAE):
         x_hat, loss_terms = self._reconstruct(batch, z)
         weights = (self.w_enc, self.b_enc, self.w_dec, self.b_dec)
         aux = self.config.aux_coefficient, context.dead
-        loss_terms |= auxk_terms(*aux, batch.x, batch.target, x_hat, *weights)
+        loss_terms |= auxk_terms(*aux, batch.x, batch.target, x_hat, *weights, context.precision)
         with stage("statistics"), torch.no_grad():
             stats = {
                 "fvu": batch_fvu(batch.target, loss_terms["reconstruction"]),

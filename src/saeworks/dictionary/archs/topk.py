@@ -84,7 +84,7 @@ class TopK(SAE):
             loss_terms = {"reconstruction": reconstruction(batch.target, x_hat, batch.weight)}
         weights = (self.w_enc, self.b_enc, self.w_dec, self.b_dec)
         aux = self.config.aux_coefficient, context.dead
-        loss_terms |= auxk_terms(*aux, batch.x, batch.target, x_hat, *weights)
+        loss_terms |= auxk_terms(*aux, batch.x, batch.target, x_hat, *weights, context.precision)
         with stage("statistics"), torch.no_grad():
             fired = self._fired(values, indices)
             tokens = max(values.shape[0], 1)
