@@ -131,7 +131,8 @@ class Design:
 def batch_of(tokens: int) -> int:
     """Tokens per step of the pilots, and of the run that they are for: a power of two."""
     least, most = BATCHES
-    return min(most, max(least, 2 ** ((max(1, tokens // STEPS)).bit_length() - 1)))
+    power: int = 1 << (max(1, tokens // STEPS).bit_length() - 1)
+    return min(most, max(least, power))
 
 
 def run_pilot(
