@@ -13,6 +13,8 @@ from markdown.extensions import Extension
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "src"))
 sys.path.insert(0, str(Path(__file__).resolve().parent))
+# Here and not where it is needed: mkdocs takes the paths away once this file is loaded.
+from performance import filled
 
 
 class NoUnderscoreEmphasis(Extension):
@@ -41,8 +43,6 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
     if "<!-- architectures -->" in markdown:
         markdown = markdown.replace("<!-- architectures -->", architectures())
     if "<!-- peers -->" in markdown:
-        from performance import filled
-
         markdown = filled(markdown)
     return markdown
 
