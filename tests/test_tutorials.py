@@ -59,6 +59,7 @@ def test_a_tutorial_runs(
     if page in ON_THE_EMBEDDED:
         small["train"] += " --set text.max_documents=400 --set text.held_out=0.2"
     else:
+        small["train"] += " --set text.context=32"
         here["layers.3"] = "layers.1"
     here['("embedded", "embedded", sites="layers.*", tokens=100_000)'] = SHORT
     names: dict[str, object] = {}
