@@ -236,7 +236,7 @@ def test_the_pages_of_studies_read_well(browser, page, width, theme, name):
     ]
     assert texts(browser, ".study h2") == sections
     unfold(browser)
-    plots = "[...document.querySelectorAll('.study .plot')]"
+    plots = "[...document.querySelectorAll('.study [data-chart]')]"
     wait(browser, f"{plots}.every(p => p.querySelector('.trace'))")
     assert browser.execute_script(f"return {plots}.length") == 5 * len(sections)
     root = "document.documentElement"

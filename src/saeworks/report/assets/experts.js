@@ -4,8 +4,6 @@
 
 (function () {
   const { plain, style } = saeworks;
-  const section = document.getElementById("experts");
-  if (!section) return;
   const percent = (share) => (share === null || share === undefined ? "–" : (100 * share).toFixed(share < 0.1 ? 1 : 0) + "%");
   const range = (n) => [...Array(n).keys()];
   const known = (values) => values.filter((v) => v !== null);
@@ -229,7 +227,7 @@
     for (const [row, column, where, shares] of all.cells) if (where === site) z[row][column] = shares[at];
     const element = document.getElementById("duplicates-map");
     element.style.height = 110 + (element.clientWidth < 560 ? 52 : 34) * all.rows.length + "px";
-    heat(element, {
+    if (element.offsetParent) heat(element, { // folded, it has no width yet
       z, rows: all.rows, columns: all.columns, x: "k", y: "", largest: Math.max(...known(z.flat()), 0.001),
       say: (i, j) => plain(all.rows[i]) + ", k " + all.columns[j] + ": <b>" + percent(z[i][j]) + "</b>", inside: z.map((row) => row.map((v) => (v === null ? "" : percent(v))))
     });
