@@ -53,11 +53,11 @@ ARROWS: dict[str, set[str]] = {
     "train.caching": LEAVES
     | {"activations", "suite", "train", "measure", "train.cached_job", "train.live_job"},
     "train.job": LEAVES | {"train", "cost", "cost.calibrate", "train.cached_job", "train.live_job"},
-    "advise": LEAVES
+    "advice": LEAVES
     | {"lm", "groups", "suite", "cost", "cost.calibrate", "train", "train.live_job"},
     "cli": LEAVES
     | {
-        "advise",
+        "advice",
         "dictionary",
         "lm",
         "groups",

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from experiments.runs import read
-from saeworks.advise.law import FVULaw, Readings, Sizes, fit, interval
+from saeworks.advice.law import FVULaw, Readings, Sizes, fit, interval
 
 HERE = Path(__file__).parents[1]
 EVEN = np.array([3.0, 3.0, 3.0, 2.0, 2.0, 1.0])

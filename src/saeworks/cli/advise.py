@@ -10,7 +10,7 @@ from saeworks.config import DEFAULT_SAE, RunConfig
 from saeworks.errors import DONE, INTERRUPTED
 
 if TYPE_CHECKING:
-    from saeworks.advise.advice import Advice as Advised
+    from saeworks.advice.advice import Advice as Advised
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,8 @@ class Advise(RunOptions):
 
     def __call__(self) -> int:
         """Run it."""
-        from saeworks.advise.budget import Budget, Goal
-        from saeworks.advise.run import advise_run
+        from saeworks.advice.budget import Budget, Goal
+        from saeworks.advice.run import advise_run
 
         budget = Budget.parse(self.budget)
         target = None if self.target is None else Goal.parse(self.target)

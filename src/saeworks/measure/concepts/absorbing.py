@@ -149,7 +149,7 @@ def _ablated(
 
 def _by_document(values: np.ndarray, row: np.ndarray, rows: int) -> np.ndarray:
     columns = [np.bincount(row, column, minlength=rows) for column in values.T]
-    return np.asarray(np.stack(columns, axis=1))
+    return np.stack(columns, axis=1).astype(float)  # of no rows bincount counts in integers
 
 
 def needed(left_DA: Float[np.ndarray, "D A"]) -> Float[np.ndarray, " D"]:

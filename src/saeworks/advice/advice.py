@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import yaml
 
-from saeworks.advise.law import LEVEL, PRIORS, FVULaw, interval
-from saeworks.advise.search import Option, Space
+from saeworks.advice.law import LEVEL, PRIORS, FVULaw, interval
+from saeworks.advice.search import Option, Space
 from saeworks.config import RunConfig, default_of, show_bytes
 from saeworks.cost.progress import duration
 from saeworks.files.access import write_text

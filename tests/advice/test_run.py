@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 import saeworks as sw
-from saeworks.advise import pilot, pilots
+from saeworks.advice import pilot, pilots
 from saeworks.cli.main import main
 from saeworks.config import RunConfig, from_mapping, read_yaml
 from saeworks.errors import UserError

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from saeworks.advise.law import Readings, Sizes
+from saeworks.advice.law import Readings, Sizes
 from saeworks.config import DEFAULT_SAE, RunConfig
 from saeworks.errors import UserError
 from saeworks.lm.model import LanguageModel

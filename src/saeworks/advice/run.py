@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from saeworks.advise.advice import Advice, exponents, proposal, write_yaml
-from saeworks.advise.budget import Budget, Goal
-from saeworks.advise.law import LEVEL
-from saeworks.advise.pilots import Pilots, Taken
-from saeworks.advise.search import EVALUATIONS, Option, Space
+from saeworks.advice.advice import Advice, exponents, proposal, write_yaml
+from saeworks.advice.budget import Budget, Goal
+from saeworks.advice.law import LEVEL
+from saeworks.advice.pilots import Pilots, Taken
+from saeworks.advice.search import EVALUATIONS, Option, Space
 from saeworks.config import (
     DEFAULT_SAE,
     GroupsConfig,
@@ -41,7 +41,7 @@ def advise(
     """What to train for a budget: `sw.advise("embedded", "embedded", budget="10min")`.
 
     Trains pilots (at most a tenth of the budget, resumed if they were interrupted), fits the law of
-    `saeworks.advise.law.FVULaw` to them, and leaves the best run in `out/run.yaml`.
+    `saeworks.advice.law.FVULaw` to them, and leaves the best run in `out/run.yaml`.
 
     Args:
         budget: `2h`, `1e17flops`, `10GiB`, or several of different kinds.

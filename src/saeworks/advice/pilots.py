@@ -9,10 +9,10 @@ from pathlib import Path
 from statistics import pstdev
 from typing import Any
 
-from saeworks.advise.budget import Budget
-from saeworks.advise.costs import Speeds, calibration_of
-from saeworks.advise.law import fit
-from saeworks.advise.pilot import (
+from saeworks.advice.budget import Budget
+from saeworks.advice.costs import Speeds, calibration_of
+from saeworks.advice.law import fit
+from saeworks.advice.pilot import (
     EVAL_TOKENS,
     LEAST_TOKENS,
     NARROW,
@@ -22,7 +22,7 @@ from saeworks.advise.pilot import (
     run_pilot,
     seconds_of,
 )
-from saeworks.advise.search import Space
+from saeworks.advice.search import Space
 from saeworks.config import RunConfig, TrainConfig, parse_bytes, show_bytes
 from saeworks.cost.calibrate import calibrate
 from saeworks.cost.progress import duration

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from saeworks.advise.law import LEVEL, PRIORS, Array, Readings, Sizes, _law, fit, interval
+from saeworks.advice.law import LEVEL, PRIORS, Array, Readings, Sizes, _law, fit, interval
 
 SITES = 3
 PILOTS = [(256, 1, 32), (1024, 1, 32), (256, 1, 16), (1024, 4, 32)]

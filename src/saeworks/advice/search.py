@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from saeworks.advise.budget import Budget, Goal
-from saeworks.advise.costs import Speeds
-from saeworks.advise.law import Array, FVULaw, Sizes, interval
-from saeworks.advise.pilot import DENSE, EXPERTS
+from saeworks.advice.budget import Budget, Goal
+from saeworks.advice.costs import Speeds
+from saeworks.advice.law import Array, FVULaw, Sizes, interval
+from saeworks.advice.pilot import DENSE, EXPERTS
 from saeworks.cost.estimate import Part, Predicted, Workload
 from saeworks.groups.partition import even
 from saeworks.results.headlines import DELTA_CE

@@ -2,7 +2,7 @@
 
 import pytest
 
-from saeworks.advise.budget import Budget, Goal
+from saeworks.advice.budget import Budget, Goal
 from saeworks.errors import UserError
 
 

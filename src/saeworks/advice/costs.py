@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from saeworks.advise.law import Array
+from saeworks.advice.law import Array
 from saeworks.cost.estimate import (
     Calibration,
     Part,

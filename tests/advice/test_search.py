@@ -5,11 +5,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from advise.test_law import SITES, pilots, truth
-from saeworks.advise.budget import Budget, Goal
-from saeworks.advise.costs import Speeds
-from saeworks.advise.law import FVULaw, fit
-from saeworks.advise.search import Kind, Space
+from advice.test_law import SITES, pilots, truth
+from saeworks.advice.budget import Budget, Goal
+from saeworks.advice.costs import Speeds
+from saeworks.advice.law import FVULaw, fit
+from saeworks.advice.search import Kind, Space
 from saeworks.cost.estimate import Calibration, LMFacts, Part, PhaseSeconds, Workload
 
 D, BATCH = 128, 256
