@@ -23,7 +23,7 @@ SMALL = {
     "latents": "--tokens 1000",
     "explain": "--latents 2 --tokens 2000",
     "circuits": "--prompts 8 --nodes 1 10 --attribution plain --exact 0 --bootstrap 50",
-    "steer": "--prompts 4 --tokens 1000",
+    "steer": "--prompts 8 --tokens 3000",
 }
 """What is added to a command, in the place of its sizes."""
 SHORT = '("embedded", "corpus.txt", sites="layers.*", tokens=1_000)'

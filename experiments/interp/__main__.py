@@ -18,6 +18,8 @@ from experiments.runs import Given, saeworks, study, train
 
 HERE = Path(__file__).parent
 PROMPTS, TOKENS, LATENTS = "128", "60000", "64"
+TASKS: dict[str, tuple[str, ...]] = {"embedded": (), "real": ("--task", "agreement")}
+"""Options of the tasks that the model can do; all of them unless some are named."""
 
 
 def train_all(given: Given) -> None:
@@ -41,7 +43,8 @@ def measure_all(given: Given) -> None:
     for seed in given.seeds:
         every = suites(given.setting, seed)
         on_activations = [path for name, path in every.items() if name not in ERRORS.values()]
-        saeworks("circuits", *on_activations, "--prompts", PROMPTS, "--json")
+        tasks = TASKS[given.setting]
+        saeworks("circuits", *on_activations, *tasks, "--prompts", PROMPTS, "--json")
         saeworks("concepts", *on_activations, "--tokens", TOKENS, "--json")
         saeworks("explain", *every.values(), "--tokens", TOKENS, "--latents", LATENTS, "--json")
 
