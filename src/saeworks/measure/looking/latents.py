@@ -33,7 +33,7 @@ def latents(
 ) -> "SiteLatents":
     """The latents of one SAE of a suite, to look at.
 
-        latents = sw.latents("runs/quick/topk-x8-k32", "layers.3")
+        latents = sw.latents("runs/quick", "layers.3")
         latents.text("When Mary and John went to the shop")   # what fires, token by token
         latents[12]                                           # one latent
         latents[12].generate("When Mary", add=8.0)            # before and after
