@@ -4,7 +4,7 @@ import ast
 import importlib
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -189,7 +189,7 @@ def seeds_of(value: float) -> list[float]:
     return [value, value * 1.001, value * 0.999]
 
 
-def write_found(study: str, setting: str, found: dict[str, object], folder: Path) -> str:
+def write_found(study: str, setting: str, found: Mapping[str, object], folder: Path) -> str:
     """A study's Markdown from what it would have measured."""
     head = {"command": f"python -m experiments.{study} {setting}", "setting": setting}
     (folder / f"{setting}.json").write_text(json.dumps({**head, "seeds": [0, 1, 2], **found}))

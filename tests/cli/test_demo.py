@@ -11,6 +11,7 @@ from saeworks.cli import demo, parsing
 from saeworks.cli.demo import Demo, left
 from saeworks.cli.main import main
 from saeworks.config import PRESETS
+from saeworks.cost.progress import duration
 
 
 @pytest.fixture
@@ -60,7 +61,7 @@ def test_what_is_left_goes_by_the_pace_so_far() -> None:
     assert total <= 300
     first = phases[0]
     slow = left(phases, {first.line: 2.0 * first.seconds})
-    assert slow == f"about {demo.duration(2.0 * (total - first.seconds))} left"
+    assert slow == f"about {duration(2.0 * (total - first.seconds))} left"
 
 
 def test_it_ends_with_the_report(

@@ -66,7 +66,7 @@ def test_what_the_answers_amount_to(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert main(["study", str(folder), "--analyse"]) == 0
     told = capsys.readouterr().out
     assert "the last line of ann's answers is cut off; it is left out" in told
-    assert "is no longer in" in told and "100% (68 to 100) of 8 live latents" in told
+    assert "is no longer in" in told and "100% [68%, 100%] of 8 live latents" in told
     assert str(paths[1] / "results" / "study.json") in told
     assert not (moved / "results" / "study.json").exists()
     assert main(["study", str(folder), str(moved), "--analyse", "--json"]) == 0

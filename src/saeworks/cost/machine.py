@@ -50,7 +50,7 @@ def memory_kept() -> Iterator[None]:
     than to write to it: 6 to 11% of a TopK step at D 768, M 24,576. Elsewhere nothing happens.
     """
     libc = ctypes.CDLL(None) if platform.system() == "Linux" else None
-    if not (hasattr(libc, "mallopt") and hasattr(libc, "malloc_trim")):
+    if libc is None or not (hasattr(libc, "mallopt") and hasattr(libc, "malloc_trim")):
         yield
         return
     libc.mallopt(_M_MMAP_MAX, 0)

@@ -24,7 +24,7 @@ def _named(*modules: ModuleType) -> dict[str, Callable[[Report], Page | None]]:
     return {module.__name__.rpartition(".")[2]: module.page for module in modules}
 
 
-PAGES = {
+PAGES: dict[str, Callable[[Report], Page | None]] = {
     **_named(compare, layers, groups, experts, missed),
     **{name: partial(studies.page, name) for name in studies.PAGES},
     **_named(latents, cost, reproduce),
