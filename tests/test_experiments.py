@@ -23,7 +23,7 @@ SETTINGS: dict[str, tuple[str, ...]] = {
     "darkmatter": BOTH,
     "frontier": BOTH,
     "groups": BOTH,
-    "interp": BOTH[:1],
+    "interp": BOTH,
 }
 STUDIES = [*sorted(path.parent.name for path in HERE.glob("*/__main__.py")), "intervals.coverage"]
 MADE = {"table": "*.md", "figures": "*.svg"}
