@@ -40,7 +40,7 @@ ARROWS: dict[str, set[str]] = {
     "report": {"errors", "config", "files", "results"},
     "people": {"errors", "config", "files", "results", "cost.progress"},
     "cost.bench_step": LEAVES | {"dictionary", "train", "cost"},
-    "cost.bench_floor": LEAVES | {"cost", "cost.bench_step"},
+    "cost.bench_floor": LEAVES | {"cost"},
     "cost.bench_lm": LEAVES | {"lm"},
     "cost.calibrate": LEAVES | {"dictionary", "lm", "activations", "train", "cost", "measure"},
     "train.error_target": LEAVES | {"dictionary", "lm", "activations", "suite", "measure"},

@@ -17,8 +17,8 @@ Threads = Annotated[int | None, Doc("CPU threads: by default as many as torch ch
 
 
 @dataclass(frozen=True)
-class Step:
-    """Time the trainer's own step on random data; one JSON line on stdout, split by stage."""
+class StepOptions:
+    """A training step on random data."""
 
     arch: str = DEFAULT_SAE["arch"]
     """An architecture's name."""
@@ -33,10 +33,16 @@ class Step:
     experts: int | None = None
     """Experts, where the architecture has them."""
     threads: Threads = None
+    device: Device = "auto"
+
+
+@dataclass(frozen=True)
+class Step(StepOptions):
+    """Time the trainer's own step on random data; one JSON line on stdout, split by stage."""
+
     dtype: Literal["float32"] = "float32"
     """Precision of the parameters."""
     precision: Annotated[PrecisionChoice, SameAs(TrainConfig, "precision")] = "float32"
-    device: Device = "auto"
     rounds: int = 5
     """Timed steps, after one that is not counted."""
 
@@ -72,33 +78,21 @@ class LM:
 
 
 @dataclass(frozen=True)
-class Floor:
+class Floor(StepOptions):
     """Time a training step beside what this machine allows: its matmul and its memory, measured."""
 
-    arch: str = DEFAULT_SAE["arch"]
-    """An architecture's name."""
-    d: int = 768
-    """Width of the activations."""
-    width: int = 24576
-    """Latents, M."""
-    k: int | None = None
-    """Active latents per token: 32 by default, where the architecture has k."""
-    batch: int = 8192
-    """Tokens per step."""
-    experts: int | None = None
-    """Experts, where the architecture has them."""
     precision: Annotated[PrecisionChoice, SameAs(TrainConfig, "precision")] = "auto"
-    threads: Threads = None
-    device: Device = "auto"
     rounds: int = 3
     """Timed steps, after one that is not counted."""
     json: Json = False
 
     def __call__(self) -> int:
         """Run it."""
-        from saeworks.cost.bench_floor import bench_floor
+        from saeworks.cost.bench_floor import beside_floor
+        from saeworks.cost.bench_step import bench_step
 
-        measured = bench_floor(**{n: v for n, v in asdict(self).items() if n != "json"})
+        options = {name: value for name, value in asdict(self).items() if name != "json"}
+        measured = beside_floor(bench_step(**options))
         if self.json:
             print_json(measured)
         else:

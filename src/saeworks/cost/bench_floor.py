@@ -10,11 +10,8 @@ from typing import Any
 
 import torch
 
-from saeworks.config import DEFAULT_SAE, PrecisionChoice
-from saeworks.cost.bench_step import bench_step
 from saeworks.cost.estimate import meta_sae
 from saeworks.cost.precision import COLUMNS, ROWS, matmul
-from saeworks.lm.device import choose_device
 
 _COPIED_BYTES = 2**28
 _TIMINGS = 5
@@ -23,48 +20,22 @@ _ADAM_PASSES = 7
 """Adam reads weight, gradient and both moments, and writes all but the gradient."""
 
 
-def bench_floor(
-    arch: str = DEFAULT_SAE["arch"],
-    d: int = 768,
-    width: int = 24576,
-    k: int | None = None,
-    batch: int = 8192,
-    experts: int | None = None,
-    precision: PrecisionChoice = "auto",
-    threads: int | None = None,
-    device: str = "auto",
-    rounds: int = 3,
-) -> dict[str, Any]:
-    """Time a step by stage, and the machine's matmul and memory, at the step's own sizes.
+def beside_floor(step: dict[str, Any]) -> dict[str, Any]:
+    """A step that `bench_step` measured, with the machine's matmul and memory at its sizes.
 
     The floor is the encoder's matmul in the precision that is used, at the rate measured, and one
     pass of Adam over weights, gradients and moments, at the bandwidth measured. A stage's own
     bound is what it must multiply or move; a stage without one is all overhead.
-
-    Raises:
-        UserError: if an option is out of range.
     """
-    target = choose_device(device)
-    step = bench_step(
-        arch,
-        d,
-        width,
-        k,
-        batch,
-        experts,
-        threads,
-        device=device,
-        rounds=rounds,
-        precision=precision,
-    )
+    d, width, batch = step["d"], step["width"], step["batch"]
     before = torch.get_num_threads()
     torch.set_num_threads(step["threads"])
     try:
-        machine = measure_machine(d, width, batch, target)
+        machine = measure_machine(d, width, batch, torch.device(step["device"]))
     finally:
         torch.set_num_threads(before)
-    given = {"width": width, "k": step["k"], "experts": experts}
-    work = needed(arch, d, {n: v for n, v in given.items() if v is not None}, batch)
+    given = {name: step[name] for name in ("width", "k", "experts") if step[name] is not None}
+    work = needed(step["arch"], d, given, batch)
     rate = machine[f"matmul_{step['precision']}_flops_per_second"]
     moved = {name: size / machine["bytes_per_second"] for name, size in work["bytes"].items()}
     bounds = {"encoder": work["encoder_flops"] / rate, **moved}
