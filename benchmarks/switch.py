@@ -70,7 +70,7 @@ def dense_and_mask_step(
         return (x_BD - x_hat_BD).square().mean() + 0.03 * balance
 
     def step() -> None:
-        loss().backward()  # type: ignore[no-untyped-call]
+        loss().backward()
         with torch.no_grad():
             parallel_M1 = (w_dec_MD.grad * w_dec_MD).sum(1, keepdim=True)
             w_dec_MD.grad.sub_(parallel_M1 * w_dec_MD)

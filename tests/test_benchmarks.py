@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 
+from helpers.threads import torch_threads
 from saeworks.config import RunConfig, from_mapping
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -166,12 +167,8 @@ def test_stages_are_timed_in_turns_and_together() -> None:
         "train": {"tokens": 100_000, "batch": 128, "eval_every": 0, "precision": "float32"},
         "device": "cpu",
     }
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    try:
+    with torch_threads(2):
         found = stages.measured(from_mapping(RunConfig, run, "test"), rounds=1)
-    finally:
-        torch.set_num_threads(before)
     turns, together = (found["seconds"][name] for name in ("in turns", "together"))
     parts = sum(turns[part]["median"] for part in ("read", "draw", "step"))
     assert parts == pytest.approx(turns["whole"]["median"], rel=0.5)

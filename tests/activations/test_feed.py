@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from helpers.fakes import FakeLM, FakeStream, fake_source
+from helpers.threads import torch_threads
 from saeworks.activations.base import ActivationBatch
 from saeworks.activations.feed import Pending, TextRows
 from saeworks.activations.ring import RingSource
@@ -21,10 +22,8 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(autouse=True)
 def _three_threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(3)
-    yield
-    torch.set_num_threads(before)
+    with torch_threads(3):
+        yield
 
 
 class Late:
@@ -135,7 +134,20 @@ def test_passes_side_by_side_give_the_rows_of_passes_in_turn() -> None:
     with Workers(3, CPU) as workers:
         coming = [workers.reading.submit(partial(read, tokens_BT)) for tokens_BT in tokens]
         beside = [pending.result() for pending in coming]
-    torch.set_num_threads(1)
-    for rows, tokens_BT in zip(beside, tokens, strict=True):
-        again = read(tokens_BT)
+    with torch_threads(1):
+        in_turn = [read(tokens_BT) for tokens_BT in tokens]
+    for rows, again in zip(beside, in_turn, strict=True):
         assert all(torch.equal(again.planes[site], x_nD) for site, x_nD in rows.planes.items())
+
+
+def test_an_error_of_a_reading_thread_is_raised_where_its_rows_are_wanted() -> None:
+    def fail(lm: FakeLM) -> None:
+        if lm.sequences_run > 40:
+            raise RuntimeError("no memory left")
+
+    source = fake_source(lm=FakeLM(then=fail))
+    with Workers(3, CPU) as workers:
+        source.read_in(workers.reading)
+        with pytest.raises(RuntimeError, match="no memory left"):
+            for _ in range(40):
+                next(source)

@@ -38,7 +38,12 @@ class FakeLM:
     name, revision, fingerprint, layers = "fake", None, "fake-1", 3
     concurrent = True
 
-    def __init__(self, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(
+        self,
+        dtype: torch.dtype = torch.float32,
+        then: Callable[["FakeLM"], None] = lambda lm: None,
+    ) -> None:
+        """What is done after every pass is `then`."""
         random = generator("fake language model")
         self.device = torch.device("cpu")
         self.widths = {"layers.0": 16, "layers.1": 12, "layers.2": 16}
@@ -46,7 +51,7 @@ class FakeLM:
             site: torch.randn(VOCABULARY, d, generator=random).to(dtype)
             for site, d in self.widths.items()
         }
-        self.sequences_run = 0
+        self.sequences_run, self.then = 0, then
 
     def width(self, site: str) -> int:
         return self.widths[site]
@@ -56,6 +61,7 @@ class FakeLM:
         for site, hook in hooks.items():
             x_BTD = self.tables[site][tokens_BT]
             hook(x_BTD + 0.5 * x_BTD.cumsum(1) / (1 + torch.arange(CONTEXT)[:, None]))
+        self.then(self)
 
 
 @dataclass(frozen=True)

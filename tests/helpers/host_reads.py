@@ -9,7 +9,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 
-class NoHostReads(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class NoHostReads(TorchDispatchMode):
     """Refuses the operators whose result the host has to wait for, and the methods that copy a
     tensor to the host (on the CPU they are no operators). Triton's interpreter may use them."""
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, LlamaConfig
 
+from helpers.threads import torch_threads
 from helpers.toy_suites import written_suite
 from helpers.toys import saved_llama, tiny_llama
 from saeworks.config import ModelConfig
@@ -152,12 +153,8 @@ def test_a_setting_may_move() -> None:
 
 @pytest.mark.parametrize("threads", [1, 2])
 def test_threads_do_not_matter(threads: int) -> None:
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
+    with torch_threads(threads):
         assert fingerprint(build()) == LanguageModel.wrap(build(), None).fingerprint
-    finally:
-        torch.set_num_threads(before)
 
 
 def test_those_of_earlier_versions_are_recognised() -> None:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TextIO
+from unittest.mock import patch
 
 import torch
 
@@ -38,7 +39,7 @@ def slow_writing() -> None:
         time.sleep(0.01)
         return write(path, tensors)
 
-    checkpoints.write_tensors = slowly  # type: ignore[attr-defined]
+    patch.object(checkpoints, "write_tensors", slowly).start()
 
 
 def train(out: Path, seed: int) -> None:

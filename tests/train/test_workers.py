@@ -1,6 +1,7 @@
 """Steps side by side: a thread each where there are enough of them, and every error is told."""
 
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -8,6 +9,8 @@ import pytest
 import torch
 
 from helpers.fakes import StopAt, fake_source, fake_trainer, weights
+from helpers.threads import torch_threads
+from saeworks.activations.feed import TextRows
 from saeworks.train.workers import Workers
 
 CPU = torch.device("cpu")
@@ -15,10 +18,8 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(autouse=True)
 def _three_threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(3)
-    yield
-    torch.set_num_threads(before)
+    with torch_threads(3):
+        yield
 
 
 def threads_seen(jobs: int) -> set[int]:
@@ -57,6 +58,17 @@ def test_the_first_error_is_raised_when_all_jobs_have_ended():
     with Workers(5, CPU) as workers, pytest.raises(ValueError, match="job 1"):
         workers.run(work, range(5))
     assert sorted(done) == [0, 2, 3, 4]
+
+
+def test_a_rest_waits_until_nothing_is_read():
+    def read() -> TextRows:
+        time.sleep(0.05)
+        return TextRows({}, torch.arange(3), torch.arange(3))
+
+    with Workers(3, CPU) as workers:
+        coming = [workers.reading.submit(read) for _ in range(4)]
+        workers.rest()
+        assert all(pending.done() for pending in coming)
 
 
 @pytest.mark.parametrize("at", [9, 26])

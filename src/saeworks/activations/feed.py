@@ -10,14 +10,17 @@ Shapes: n rows, D width of a site.
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any, Protocol, final, runtime_checkable
+from typing import Any, Protocol, TypeVar, final, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from saeworks.errors import UserError
+
+Task = TypeVar("Task")
 
 
 @dataclass(frozen=True)
@@ -137,15 +140,10 @@ class PassageReader(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class _Read:
-    rows: TextRows
-
-    def done(self) -> bool:
-        return True
-
-    def result(self) -> TextRows:
-        return self.rows
+def in_turn(work: Callable[[Task], None], jobs: Iterable[Task]) -> None:
+    """Do one job after the other, in the caller's thread."""
+    for job in jobs:
+        work(job)
 
 
 @final
@@ -153,13 +151,12 @@ class InTurn:
     """Reads when it is asked to, in the caller's thread."""
 
     at_once, ahead = 1, False
+    each = staticmethod(in_turn)
 
     def submit(self, read: Callable[[], TextRows]) -> Pending:
-        return _Read(read())
-
-    def each(self, work: Callable[[str], None], sites: Iterable[str]) -> None:
-        for site in sites:
-            work(site)
+        rows: Future[TextRows] = Future()
+        rows.set_result(read())
+        return rows
 
 
 @final
@@ -170,18 +167,15 @@ class SideStream:
     """
 
     at_once, ahead = 2, True
+    each = staticmethod(in_turn)
 
     def __init__(self, device: torch.device) -> None:
-        self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        self._stream = torch.cuda.Stream(device)
 
     def submit(self, read: Callable[[], TextRows]) -> Pending:
         with torch.cuda.stream(self._stream):
             rows = read()
         return _OnStream(rows, self._stream.record_event())
-
-    def each(self, work: Callable[[str], None], sites: Iterable[str]) -> None:
-        for site in sites:
-            work(site)
 
 
 @final
@@ -191,7 +185,7 @@ class _OnStream:
     event: torch.cuda.Event
 
     def done(self) -> bool:
-        return bool(self.event.query())  # type: ignore[no-untyped-call]
+        return bool(self.event.query())
 
     def result(self) -> TextRows:
         finite = [] if self.rows.finite is None else [self.rows.finite]

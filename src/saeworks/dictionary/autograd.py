@@ -26,7 +26,7 @@ from saeworks.dictionary.stages import stage
 
 def apply(function: type[Function], *inputs: Any) -> Any:
     """`function.apply`, which torch leaves without types."""
-    return function.apply(*inputs)  # type: ignore[no-untyped-call]
+    return function.apply(*inputs)
 
 
 class PairSort:

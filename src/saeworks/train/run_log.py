@@ -21,7 +21,8 @@ class _Noted:
 
     learner: Learner
     numbers: Numbers
-    facts: dict[str, Any]
+    shared: dict[str, Any]
+    of_sae: dict[str, Any]
 
 
 class RunLog:
@@ -83,8 +84,7 @@ class RunLog:
                 "flops": spent(learner.sae, batch, step, steps),
                 "step_seconds": learner.seconds,
             }
-            numbers = learner.numbers(threshold)
-            self._noted.append(_Noted(learner, numbers, {"shared": shared, "of_sae": of_sae}))
+            self._noted.append(_Noted(learner, learner.numbers(threshold), shared, of_sae))
 
     def write(self) -> None:
         """Write what was noted; waits for the device where the numbers have not come."""
@@ -92,10 +92,9 @@ class RunLog:
         records: dict[str, list[dict[str, Any]]] = {variant: [] for variant in self._logs}
         for note in noted:
             learner, by_site = note.learner, note.numbers.by_site()
-            shared, of_sae = note.facts["shared"], note.facts["of_sae"]
-            self._warn(learner, shared["step"], by_site[0])
+            self._warn(learner, note.shared["step"], by_site[0])
             for site, numbers in zip(learner.view.sites, by_site, strict=True):
-                record = {"kind": "train", "site": site, **shared, **numbers, **of_sae}
+                record = {"kind": "train", "site": site, **note.shared, **numbers, **note.of_sae}
                 records[learner.member.variant].append(record)
         for variant, lines in records.items():
             if lines:

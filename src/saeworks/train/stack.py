@@ -56,7 +56,7 @@ class StackedTraining:
             torch.stack(weights) if weights else None,
             *(dead, contexts[0].precision),
         )
-        out.total.backward()  # type: ignore[no-untyped-call]
+        out.total.backward()
         parameters, moments = self._stack.parameters, self._moments
         with torch.no_grad():
             norm_S = self._adam.step_on_gpu(

@@ -49,7 +49,7 @@ def train_step(
     """
     batch = batch.to(sae.dtype)
     out = sae.step(batch, context)
-    torch.stack(list(out.loss_terms.values())).sum().backward()  # type: ignore[no-untyped-call]
+    torch.stack(list(out.loss_terms.values())).sum().backward()
     grad_norm = optimiser.step(lr)
     optimiser.zero_grad()
     sae.after_step(out.state)

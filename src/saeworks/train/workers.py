@@ -12,13 +12,20 @@ from concurrent.futures import Future, wait
 from queue import PriorityQueue
 from threading import Barrier, Thread
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 
-from saeworks.activations.feed import InTurn, PassageReader, Pending, SideStream, TextRows
+from saeworks.activations.feed import (
+    InTurn,
+    PassageReader,
+    Pending,
+    SideStream,
+    Task,
+    TextRows,
+    in_turn,
+)
 
-Task = TypeVar("Task")
 _END, _STEP, _READ = range(3)  # what goes first
 
 
@@ -46,11 +53,8 @@ class Workers:
 
     def run(self, work: Callable[[Task], None], jobs: Iterable[Task]) -> None:
         """Do every job; the first exception of a job is raised here when all have ended."""
-        if self._pool is None or not self._beside:
-            for job in jobs:
-                work(job)
-            return
-        self._pool.run(work, jobs)
+        do = self._pool.run if self._pool is not None and self._beside else in_turn
+        do(work, jobs)
 
     def rest(self) -> None:
         """Wait until nothing is read: who runs the language model otherwise may change it."""
@@ -145,8 +149,6 @@ class _PoolReading:
         return self._pool.submit(_READ, read)
 
     def each(self, work: Callable[[str], None], sites: Iterable[str]) -> None:
-        if self.ahead:  # the threads are at work: operations of several would wait for them
-            self._pool.run(work, sites)
-        else:
-            for site in sites:
-                work(site)
+        # Where the threads are at work, operations of several would wait for them.
+        do = self._pool.run if self.ahead else in_turn
+        do(work, sites)
